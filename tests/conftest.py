@@ -1,0 +1,12 @@
+"""Eight CPU devices and strict array promotion for the whole suite."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax  # noqa: E402  (XLA reads its flags when the backend starts)
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
