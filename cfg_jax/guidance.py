@@ -1,0 +1,152 @@
+"""How do labels steer a denoiser?
+
+    training   labels <- null_label with probability p_uncond
+    sampling   eps_hat = (1 + w) eps_hat(z, label) - w eps_hat(z, null)         classifier-free
+               eps_hat = eps_hat(z) - w sigma grad_z log p(label | z)           classifier
+
+`w` is the guidance weight of Ho & Salimans 2022: w = 0 is the conditional model, w = -1 the
+unconditional one. Imagen, Stable Diffusion and ADM speak of a scale s = 1 + w.
+
+Guidance composes denoisers; networks, losses and samplers do not know of it.
+"""
+
+import numbers
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cfg_jax import keys as keys_lib
+from cfg_jax.diffusion import alpha_sigma, expand
+from cfg_jax.types import Array, Denoiser, Key, Predict
+
+
+def drop_labels(key: Key, labels: Array, *, p_uncond: float, null_label: int) -> Array:
+    """label <- null_label with probability p_uncond, each example for itself.
+
+    Ho & Salimans 2022, Algorithm 1, line 3.
+
+    Args:
+      key: [] or [B]; consumed.
+      labels: [B] int32.
+      p_uncond: probability in [0, 1].
+      null_label: the label that stands for "no label".
+
+    Returns:
+      [B] int32.
+    """
+    dropped = keys_lib.uniform(keys_lib.per_example(key, labels.shape[0])) < p_uncond
+    return jnp.where(dropped, null_label, labels)
+
+
+def weight_per_step(w: Array | float, num_steps: int, batch_size: int) -> Array:
+    """w [T, B] from a scalar, [B] per sample, [T] or [T, 1] per step, or [T, B].
+
+    A vector of length B is per sample, also where T equals B; [T, 1] is always per step.
+
+    Raises:
+      ValueError: any other shape.
+    """
+    w = jnp.asarray(w, jnp.float32)
+    allowed = [(), (batch_size,), (num_steps,), (num_steps, 1), (num_steps, batch_size)]
+    if w.shape not in allowed:
+        raise ValueError(
+            f"w of shape {w.shape}: give a scalar, [{batch_size}] per sample, [{num_steps}] or "
+            f"[{num_steps}, 1] per step, or [{num_steps}, {batch_size}]"
+        )
+    if w.shape == (num_steps,) and num_steps != batch_size:
+        w = w[:, None]
+    elif w.ndim == 1:
+        w = w[None, :]
+    return jnp.broadcast_to(w, (num_steps, batch_size))
+
+
+def classifier_free_guidance(
+    predict: Predict,
+    labels: Array,
+    w: Array | float,
+    *,
+    null_label: int,
+    logsnrs: Array | None = None,
+) -> Denoiser:
+    """eps_hat = (1 + w) predict(z, labels) - w predict(z, null), in one forward of 2B.
+
+    Ho & Salimans 2022, equation 6. For the Python numbers w = 0 and w = -1 only the branch that
+    counts is evaluated, a forward of B.
+
+    Args:
+      predict: (z, logsnr, labels) -> eps_hat.
+      labels: [B] int32.
+      w: guidance weight; [] or [B], or with `logsnrs` anything `weight_per_step` takes.
+      null_label: the label of the unconditional branch.
+      logsnrs: [T], the sampler's grid; names the step that each row of a per-step w belongs to.
+
+    Returns:
+      A Denoiser for batches of B.
+
+    Raises:
+      ValueError: w of another shape; a batch that is not the labels' length.
+    """
+    labels = jnp.asarray(labels, jnp.int32)
+    nulls = jnp.full_like(labels, null_label)
+    if isinstance(w, numbers.Real) and w in (0, -1):
+        only = labels if w == 0 else nulls
+        return lambda z, logsnr: predict(z, jnp.broadcast_to(logsnr, labels.shape), only)
+    weight_at = _weight_lookup(w, labels.shape[0], logsnrs)
+
+    def denoiser(z: Array, logsnr: Array) -> Array:
+        if z.shape[:1] != labels.shape:
+            raise ValueError(f"labels of shape {labels.shape} for a batch of {z.shape[0]}: one each")
+        logsnr = jnp.broadcast_to(logsnr, labels.shape)
+        both = predict(
+            jnp.concatenate([z, z]),
+            jnp.concatenate([logsnr, logsnr]),
+            jnp.concatenate([labels, nulls]),
+        )
+        conditional, unconditional = jnp.split(both, 2)
+        weight = expand(weight_at(logsnr), z)
+        return (1 + weight) * conditional - weight * unconditional
+
+    return denoiser
+
+
+def _weight_lookup(
+    w: Array | float, batch_size: int, logsnrs: Array | None
+) -> Callable[[Array], Array]:
+    """logsnr [B] -> w, [] or [B], of the step that logsnr belongs to."""
+    if logsnrs is None:
+        w = jnp.asarray(w, jnp.float32)
+        if w.shape not in [(), (batch_size,)]:
+            raise ValueError(
+                f"w of shape {w.shape}: give a scalar or [{batch_size}] per sample; "
+                "a weight per step needs `logsnrs`, the sampler's grid"
+            )
+        return lambda logsnr: w
+    table = weight_per_step(w, logsnrs.shape[0], batch_size)
+
+    def nearest(logsnr: Array) -> Array:
+        step = jnp.argmin(jnp.abs(logsnrs[:, None] - logsnr[None, :]), axis=0)
+        return table[step, jnp.arange(batch_size)]
+
+    return nearest
+
+
+def classifier_guidance(
+    denoiser: Denoiser, log_prob: Callable[[Array, Array], Array], w: Array | float
+) -> Denoiser:
+    """eps_hat = denoiser(z) - w sigma grad_z log p(label | z): Ho & Salimans 2022, section 3.1.
+
+    On an unconditional denoiser w + 1 takes the place that w has on a conditional one.
+
+    Args:
+      denoiser: (z, logsnr) -> eps_hat.
+      log_prob: (z, logsnr) -> log p(label | z) [B], each entry a function of its own z only.
+      w: guidance weight, [] or [B].
+    """
+
+    def guided(z: Array, logsnr: Array) -> Array:
+        gradient = jax.grad(lambda z: log_prob(z, logsnr).sum())(z)
+        _, sigma = alpha_sigma(expand(logsnr, z))
+        return denoiser(z, logsnr) - expand(w, z) * sigma * gradient
+
+    return guided
