@@ -18,4 +18,5 @@ from cfg_jax.losses import diffusion_loss
 from cfg_jax.oracles import GaussianMixture
 from cfg_jax.samplers import ancestral_step, ddim_step, sample
 from cfg_jax.schedules import cosine_schedule, logsnr_grid
+from cfg_jax import keys
 from cfg_jax.types import Denoiser, Predict

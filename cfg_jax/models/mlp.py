@@ -1,0 +1,55 @@
+"""Which network denoises points?
+
+A residual perceptron for data without a grid, such as two-dimensional mixtures, conditioned on
+logsnr and label in the way of the U-Net.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cfg_jax.models.layers import Dropout, LabelEmbedding, LogsnrEmbedding, zeros
+
+Array = jax.Array
+
+
+class MLP(nn.Module):
+    """(z [B, D], logsnr [B], labels [B]) -> [B, out_channels], float32.
+
+    Args:
+      out_channels: D for one head, 2D for two.
+      num_classes: labels are 0..num_classes, the last one null; 0 for a network without labels.
+      channels: hidden features.
+      num_blocks: residual blocks h + Dense(SiLU(LayerNorm(h) (1 + scale) + shift)).
+      dropout: rate in every block.
+      dtype: "float32" or "bfloat16", of the matrix products.
+    """
+
+    out_channels: int
+    num_classes: int = 0
+    channels: int = 128
+    num_blocks: int = 3
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, z: Array, logsnr: Array, labels: Array, dropout_keys: Array | None = None
+    ) -> Array:
+        """Dropout acts when dropout_keys [B] are given, one key per example, and only then."""
+        if z.ndim != 2:
+            raise ValueError(f"data of shape {z.shape[1:]}: the MLP takes vectors, [B, D]")
+        dtype = jnp.dtype(self.dtype)
+        emb = LogsnrEmbedding(self.channels, dtype, name="logsnr_embedding")(logsnr)
+        if self.num_classes:
+            embed = LabelEmbedding(self.num_classes, emb.shape[-1], name="label_embedding")
+            emb = emb + embed(labels).astype(dtype)
+        h = nn.Dense(self.channels, dtype=dtype, name="in")(z)
+        for i in range(self.num_blocks):
+            modulation = nn.Dense(2 * self.channels, dtype=dtype, name=f"emb_{i}")(nn.silu(emb))
+            scale, shift = jnp.split(modulation, 2, axis=-1)
+            branch = nn.LayerNorm(dtype=dtype, name=f"norm_{i}")(h) * (1 + scale) + shift
+            branch = Dropout(self.dropout, name=f"dropout_{i}")(nn.silu(branch), dropout_keys)
+            h = h + nn.Dense(self.channels, dtype=dtype, name=f"out_{i}")(branch)
+        h = nn.silu(h).astype(jnp.float32)
+        return nn.Dense(self.out_channels, kernel_init=zeros, name="out")(h)

@@ -1,0 +1,97 @@
+"""Which device computes what?
+
+The state is one replicated tree without a device axis; a batch [B, ...] becomes [D, B/D, ...] and
+device d gets row d. One pmapped step serves training, one pmapped function sampling. Everything
+else in the package is written for a single device.
+"""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+
+
+def num_devices() -> int:
+    """D, the devices that this process computes on."""
+    return jax.local_device_count()
+
+
+def _sharding(*axes: str) -> NamedSharding:
+    return NamedSharding(Mesh(np.asarray(jax.local_devices()), (AXIS,)), PartitionSpec(*axes))
+
+
+def replicate(tree: Any) -> Any:
+    """A copy of every leaf on every device, without a device axis.
+
+    A copy also where the leaf already lies on a device: the result may be donated without
+    taking the original along.
+    """
+    return jax.device_put(tree, _sharding(), may_alias=False)
+
+
+def replicated_like(tree: Any) -> Any:
+    """The shapes and dtypes of `tree`, and that `replicate` would place it."""
+    placement = _sharding()
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=placement), tree
+    )
+
+
+def split_batch(tree: Any) -> Any:
+    """[B, ...] leaves as [D, B/D, ...], row d on device d.
+
+    Raises:
+      ValueError: B is not a multiple of D.
+    """
+    count = num_devices()
+
+    def split(array):
+        if array.shape[0] % count:
+            raise ValueError(
+                f"a batch of {array.shape[0]} on {count} devices: need a multiple of {count}"
+            )
+        return array.reshape(count, array.shape[0] // count, *array.shape[1:])
+
+    return jax.device_put(jax.tree.map(split, tree), _sharding(AXIS))
+
+
+def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
+    """`split_batch` of each, `size` of them on their way to the devices ahead of the one used."""
+    ahead = collections.deque()
+    for batch in batches:
+        ahead.append(split_batch(batch))
+        if len(ahead) > size:
+            yield ahead.popleft()
+    yield from ahead
+
+
+def pmap_step(step: Callable) -> Callable:
+    """(replicated state, batch [D, B/D, ...]) -> (replicated state, replicated metrics).
+
+    The step averages over axis `AXIS` itself: pmap takes outputs for replicated without looking,
+    and a step that forgets to average gives each device a state of its own. The state's buffers
+    are given up to the result.
+    """
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+
+
+def pmap_batch(function: Callable) -> Callable:
+    """function(shared, batch [B, ...]) -> result [B, ...], its batch spread over the devices.
+
+    A batch that the devices do not divide is filled up with copies of its last row, whose results
+    are dropped. `function` must compute each row from that row and `shared` alone.
+    """
+    mapped = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0))
+
+    def spread(shared: Any, batch: Any) -> Any:
+        size = jax.tree.leaves(batch)[0].shape[0]
+        filled = np.minimum(np.arange(-(-size // num_devices()) * num_devices()), size - 1)
+        result = mapped(shared, split_batch(jax.tree.map(lambda a: a[filled], batch)))
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:size], result)
+
+    return spread
