@@ -1,0 +1,89 @@
+"""Which examples make up batch k?
+
+Batch k is a pure function of (seed, k): every epoch is shuffled anew and complete, epochs follow
+one another without a gap, and the processes of a run hold consecutive parts of one global batch.
+So a run resumes from its step alone, on any number of processes. What an example is, is
+`sources`'s.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from cfg_jax.data.sources import Source
+
+Example = dict[str, np.ndarray]
+
+
+def batches(
+    source: Source,
+    *,
+    seed: int,
+    batch_size: int,
+    random_flip: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.MapDataset:
+    """The endless sequence of this process's parts of the global batches.
+
+    With b = batch_size / process_count, item k is {"x": float32 [b, ...], "labels": int32 [b],
+    "index": int32 [b]}. `index` is the place in the global batch, process_index * b + [0, b), to
+    derive random keys from: concatenated over processes, item k is the same for any process_count.
+
+    Args:
+      source: as `open_source` gives it; a batch may be larger than the source.
+      seed: of order and flips, in [0, 2**32).
+      batch_size: of the global batch, a multiple of process_count.
+      random_flip: mirrors each image left to right with probability 1/2, anew in every epoch.
+
+    Raises:
+      ValueError: an argument outside these ranges, or flips asked of examples without a width.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}: give an integer in [0, 2**32)")
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index is {process_index} of {process_count}: count from 0")
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size is {batch_size}: give a multiple of {process_count} processes"
+        )
+    if random_flip and len(source.shape) != 3:
+        raise ValueError(f"random_flip with examples {source.shape}: only images [H, W, C] flip")
+    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    if random_flip:
+        examples = examples.random_map(_flip)
+    size = batch_size // process_count
+    stack = functools.partial(_stack, first=process_index * size)
+    return examples.batch(size, batch_fn=stack)[process_index::process_count]
+
+
+def iterate(
+    dataset: grain.MapDataset, start: int = 0, *, num_threads: int = 2, num_prefetch: int = 8
+) -> Iterator[Mapping[str, Any]]:
+    """Items start, start + 1, ... of `batches`, read ahead in the background.
+
+    Args:
+      start: first item, the step to resume from; not negative.
+      num_threads: items read at the same time; each is read by one thread.
+      num_prefetch: items held ready at most. grain's own default, 16 threads and 500 items,
+        leaves a small machine no time to train.
+    """
+    if start < 0:
+        raise ValueError(f"start is {start}: give a step of at least 0")
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_prefetch)
+    return iter(dataset[start:].to_iter_dataset(options))
+
+
+def _flip(example: Example, rng: np.random.Generator) -> Example:
+    return {**example, "x": example["x"][:, ::-1]} if rng.random() < 0.5 else example
+
+
+def _stack(examples: Sequence[Example], *, first: int) -> Example:
+    return {
+        "x": np.stack([example["x"] for example in examples]),
+        "labels": np.array([example["label"] for example in examples], np.int32),
+        "index": np.arange(first, first + len(examples), dtype=np.int32),
+    }

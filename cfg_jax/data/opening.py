@@ -1,0 +1,129 @@
+"""Is the data set of this name here, whole and labelled?
+
+`open_source` refuses, in one line and before anything is compiled, a data set that is missing,
+unlabelled, in another format or shorter than it says. Writing data sets is `preparation`'s; what
+an opened one gives is `sources`'s.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+
+from cfg_jax.data.digits import prepare_digits
+from cfg_jax.data.mixture import open_mixture
+from cfg_jax.data.preparation import check_format, expand_user, find_builder, prepare_command
+from cfg_jax.data.sources import ImageSource, Source, one_line
+
+# Reading and decoding an example takes a quarter of a millisecond, which a small network on a
+# processor feels; 256 MiB hold CIFAR-10 and anything smaller.
+_MEMORY_BYTES = 2**28
+
+
+def open_source(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    **mixture: Any,
+) -> Source:
+    """Opens one split of a data set.
+
+    Args:
+      name: "digits" (written on first use), "mixture" (drawn), or a TFDS name prepared with
+        `prepare`, such as "cifar10", "imagenet_resized/64x64" or "imagenet2012".
+      split: as TFDS has it: "train", "train[:10%]", "train+test", "all".
+      data_dir: where data sets live; None is the TFDS default.
+      image_size: side of the square images are cropped and averaged to; None leaves them.
+      **mixture: for "mixture" only, the arguments of `mixture.open_mixture`.
+
+    Raises:
+      ValueError: an unknown name or split, a data set that is not prepared, not whole or without
+        labels, images of varying shape and no `image_size`.
+    """
+    if name == "mixture":
+        if image_size is not None:
+            raise ValueError(f"image_size is {image_size}, and mixture has no images: give None")
+        return open_mixture(split, **mixture)
+    if mixture:
+        raise ValueError(f"{', '.join(mixture)} given with {name}: only mixture takes arguments")
+    data_dir = expand_user(data_dir)
+    builder = prepare_digits(data_dir) if name == "digits" else find_builder(name, data_dir)
+    if not builder.is_prepared():
+        where = builder.data_path
+        raise ValueError(f"{name} is not in {where}: {prepare_command(builder, data_dir)}")
+    check_format(builder, data_dir)
+    features = dict(builder.info.features.items())
+    records = _open_records(builder, name, split)
+    shape = _image_shape(features, name, image_size)
+    source = ImageSource(
+        name=name,
+        version=str(builder.version),
+        split=split,
+        records=records,
+        shape=shape,
+        label_names=_label_names(features, name),
+        image_size=None if shape == features["image"].shape else image_size,
+        memory={} if len(records) * math.prod(shape) <= _MEMORY_BYTES else None,
+    )
+    try:
+        source[0]  # labels that are all -1 and files that cannot be decoded show here
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    return source
+
+
+def _open_records(builder, name: str, split: str) -> Sequence[Mapping[str, Any]]:
+    """The stored examples of `split`, once its files are seen to hold as many as they should."""
+    splits = builder.info.splits
+    try:
+        files = splits[split].file_instructions
+    except (ValueError, KeyError, AssertionError) as error:
+        raise ValueError(
+            f"split is {split!r}: {name} has {', '.join(splits)}, and slices such as"
+            " train[:10%] or sums such as a+b of them"
+        ) from error
+    if not files:
+        raise ValueError(f"split {split!r} of {name} has no examples: give a longer slice")
+    records = builder.as_data_source(split=split)
+    expected = {file.filename: file.examples_in_shard for file in files}
+    try:
+        # Only whole files are counted: a slice takes its length from the metadata.
+        found = len(grain.sources.ArrayRecordDataSource(sorted(expected)))
+    except Exception as error:
+        reason = one_line(error)
+        raise ValueError(
+            f"{builder.data_path} cannot be read ({reason}): delete it and prepare {name} again"
+        ) from error
+    if found != sum(expected.values()):
+        raise ValueError(
+            f"{builder.data_path} holds {found} of the {sum(expected.values())} examples in split"
+            f" {split!r}: delete it and prepare {name} again"
+        )
+    return records
+
+
+def _image_shape(features: dict, name: str, image_size: int | None) -> tuple[int, int, int]:
+    """(H, W, C) of every example; ValueError without an 8-bit image or where the shape varies."""
+    image = features.get("image")
+    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
+        raise ValueError(f"{name} has no 8-bit feature `image`: give an image data set")
+    height, width, channels = image.shape
+    if image_size is not None:
+        if image_size < 1:
+            raise ValueError(f"image_size is {image_size}: give a side of at least 1 pixel")
+        height = width = image_size
+    if None in (height, width):
+        raise ValueError(f"images of {name} vary in shape: give image_size, such as 64")
+    return height, width, channels
+
+
+def _label_names(features: dict, name: str) -> tuple[str, ...]:
+    label = features.get("label")
+    if not isinstance(label, tfds.features.ClassLabel):
+        raise ValueError(f"{name} has no class feature `label`: give a data set with labels")
+    return tuple(label.names)

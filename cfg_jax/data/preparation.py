@@ -1,0 +1,129 @@
+"""How does a data set get on disk in a form that is read without TensorFlow?
+
+TFDS writes it once as array_record; most of its builders need TensorFlow for that (the `tf`
+extra), reading never does. Reading, and refusing what is not whole, is left to `opening`.
+"""
+
+import importlib.util
+import os
+
+import tensorflow_datasets as tfds
+
+from cfg_jax.data.digits import prepare_digits
+from cfg_jax.data.sources import one_line
+
+DATASETS = ("digits", "mixture", "cifar10", "imagenet_resized/64x64", "imagenet2012")
+
+_WITH_TENSORFLOW = ("cifar10", "imagenet_resized", "imagenet2012")
+_NEEDS_TENSORFLOW = "needs TensorFlow to be prepared: run `pip install -e '.[tf]'`"
+_MANUAL_FILES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
+
+
+def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = None) -> str:
+    """Downloads the TFDS data set `name` and writes it under `data_dir` as array_record.
+
+    Args:
+      name: a TFDS name, as `open_source` takes it.
+      data_dir: where data sets live; None is the TFDS default.
+      manual_dir: where files lie that a person has to download; None is the TFDS default,
+        `data_dir`/downloads/manual.
+
+    Returns:
+      The directory of the prepared data set. One already there is left as it is.
+
+    Raises:
+      ValueError: an unknown name, another format in its place, a missing library or file, or a
+        disk or network that fails.
+    """
+    data_dir = expand_user(data_dir)
+    if name == "mixture":
+        raise ValueError("mixture is drawn when it is opened: there is nothing to prepare")
+    if name == "digits":
+        return str(prepare_digits(data_dir).data_path)
+    builder = find_builder(name, data_dir)
+    if not builder.is_prepared():
+        _check_requirements(builder, data_dir, manual_dir)
+        _download_and_prepare(builder, manual_dir)
+    check_format(builder, data_dir)
+    return str(builder.data_path)
+
+
+def expand_user(data_dir: str | None) -> str | None:
+    """`data_dir` with its ~ replaced: TFDS does so when it reads and array_record does not."""
+    return None if data_dir is None else os.path.expanduser(data_dir)
+
+
+def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """The TFDS builder of `name`, prepared or not; ValueError in one line if there is none."""
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        raise ValueError(
+            f"data set {name!r} is unknown: give one of {', '.join(DATASETS)}, or any TFDS image"
+            " data set with labels"
+        ) from error
+    except ImportError as error:
+        raise ValueError(f"data set {name!r} {_missing_library(str(error))}") from error
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"data set {name!r} cannot be opened: {reason}") from error
+
+
+def prepare_command(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> str:
+    """What to type, and what must be there, to prepare the builder's data set in `data_dir`."""
+    command = f"python -m launch.prepare --dataset={_full_name(builder)}"
+    if data_dir is not None:
+        command += f" --data_dir={os.fspath(data_dir)}"
+    needs = "after `pip install -e '.[tf]'`, as preparing needs TensorFlow"
+    if files := _MANUAL_FILES.get(builder.name):
+        command += " --manual_dir=DIR"
+        needs += f", with {' and '.join(files)} from image-net.org in DIR"
+    return f"run `{command}` ({needs})"
+
+
+def check_format(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> None:
+    """Raises ValueError unless the prepared data set can be read as array_record."""
+    formats = sorted(file_format.value for file_format in builder.info.available_file_formats())
+    if "array_record" not in formats:
+        elsewhere = os.path.join(data_dir or "~", "array_record")
+        raise ValueError(
+            f"{builder.data_path} holds {' and '.join(formats) or 'no known format'}, and only"
+            f" array_record is read: {prepare_command(builder, elsewhere)}"
+        )
+
+
+def _full_name(builder: tfds.core.DatasetBuilder) -> str:
+    return builder.name + (f"/{builder.builder_config.name}" if builder.builder_config else "")
+
+
+def _missing_library(reason: str) -> str:
+    # TFDS does not declare importlib_resources; the tf extra has both.
+    if "'tensorflow'" in reason or "'importlib_resources'" in reason:
+        return _NEEDS_TENSORFLOW
+    return f"needs a library that is not installed: {reason}"
+
+
+def _check_requirements(builder, data_dir: str | None, manual_dir: str | None) -> None:
+    """What is known to be missing is said before hours of downloading, not after."""
+    if builder.name in _WITH_TENSORFLOW and not importlib.util.find_spec("tensorflow"):
+        raise ValueError(f"data set {builder.name!r} {_NEEDS_TENSORFLOW}")
+    folder = tfds.core.Path(
+        expand_user(manual_dir)
+        or os.path.join(data_dir or tfds.core.constants.DATA_DIR, "downloads", "manual")
+    )
+    files = _MANUAL_FILES.get(builder.name, ())
+    if absent := [file for file in files if not (folder / file).exists()]:
+        raise ValueError(
+            f"{folder} lacks {' and '.join(absent)}: download them from image-net.org and give"
+            " their directory as --manual_dir"
+        )
+
+
+def _download_and_prepare(builder, manual_dir: str | None) -> None:
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir)
+    try:
+        builder.download_and_prepare(download_config=config, file_format="array_record")
+    except ImportError as error:
+        raise ValueError(f"data set {builder.name!r} {_missing_library(str(error))}") from error
+    except (OSError, AssertionError) as error:
+        raise ValueError(f"{builder.data_path} cannot be prepared: {one_line(error)}") from error

@@ -1,0 +1,116 @@
+"""What is example i of a data set?
+
+A `Source` gives it, whatever lies behind; `ImageSource` takes it from stored 8-bit images and
+checks each one it reads. Finding the stored records is `opening`'s, how pixels change is
+`preprocessing`'s, in which order examples come is `batching`'s.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from cfg_jax.data.preprocessing import to_float, to_square
+
+
+class Source(Protocol):
+    """Random access to one split: `source[i]` is {"x": float32 `shape`, "label": int32 []}.
+
+    Attributes:
+      shape: of one example: (H, W, C) for images, (D,) for points.
+      num_classes: labels are in [0, num_classes). label_names: one per class.
+    """
+
+    name: str
+    split: str
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def label_names(self) -> tuple[str, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+    def fingerprint(self) -> dict: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSource:
+    """A labelled image data set; images keep their channels, 1 for grey and 3 for colour.
+
+    Attributes:
+      records: `records[i]` is {"image": uint8 [h, w, C], "label": int}, whatever is stored.
+      image_size: side to crop and average to, or None to leave images as they are.
+      memory: examples read so far, by index, or None to read them every time.
+    """
+
+    name: str
+    version: str
+    split: str
+    records: Sequence[Mapping[str, Any]]
+    shape: tuple[int, int, int]
+    label_names: tuple[str, ...]
+    image_size: int | None = None
+    memory: dict[int, tuple[np.ndarray, np.int32]] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.label_names)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """{"x": float32 [H, W, C] in [-1, 1], "label": int32 [] in [0, num_classes)}.
+
+        Raises:
+          IndexError: outside the source.
+          RuntimeError: the example cannot be read (tried twice where the disk failed) or does not
+            have the shape or the label range of the data set.
+        """
+        index = range(len(self))[index]
+        memory = {} if self.memory is None else self.memory
+        if index not in memory:
+            try:
+                memory[index] = self._checked(self._record(index))
+            except Exception as error:
+                where = f"{self.name}, split {self.split}: example {index}"
+                raise RuntimeError(f"{where} cannot be used: {one_line(error)}") from error
+        image, label = memory[index]
+        return {"x": to_float(image), "label": label}
+
+    def _record(self, index: int) -> Mapping[str, Any]:
+        try:
+            return self.records[index]
+        except OSError:  # a network disk may fail once
+            return self.records[index]
+
+    def _checked(self, record: Mapping[str, Any]) -> tuple[np.ndarray, np.int32]:
+        """The record's image, uint8 `shape`, and its label; ValueError if they do not fit."""
+        image, label = record["image"], int(record["label"])
+        if self.image_size is not None:
+            image = to_square(image, self.image_size)
+        if image.shape != self.shape:
+            raise ValueError(f"its image is {image.shape}, not {self.shape}")
+        if not 0 <= label < self.num_classes:
+            raise ValueError(f"its label is {label}, not in [0, {self.num_classes})")
+        return image, np.int32(label)
+
+    def fingerprint(self) -> dict:
+        """What the examples depend on, as JSON values: compared when a run is resumed."""
+        resized = f"center crop, area mean to {self.image_size}"
+        return {
+            "dataset": self.name,
+            "version": self.version,
+            "split": self.split,
+            "num_examples": len(self),
+            "shape": list(self.shape),
+            "preprocessing": "none" if self.image_size is None else resized,
+        }
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text with its line breaks and runs of blanks made single blanks."""
+    return " ".join(str(error).split())

@@ -1,0 +1,27 @@
+"""Writes a data set to disk once, in the form `cfg_jax.data` reads.
+
+    python -m launch.prepare --dataset=cifar10 --data_dir=~/tensorflow_datasets
+
+Most TFDS data sets need `pip install -e '.[tf]'` for this, and imagenet2012 also the tar files of
+ILSVRC2012 in --manual_dir. Training and sampling never call it.
+"""
+
+from absl import flags
+
+from cfg_jax.data import prepare
+from launch.program import run
+
+_DATASET = flags.DEFINE_string("dataset", None, "TFDS name, such as cifar10.", required=True)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where data sets live; the TFDS default if unset."
+)
+_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Where files downloaded by hand lie.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    print(prepare(_DATASET.value, _DATA_DIR.value, _MANUAL_DIR.value))
+
+
+if __name__ == "__main__":
+    run(main)
