@@ -96,7 +96,9 @@ def classifier_free_guidance(
 
     def denoiser(z: Array, logsnr: Array) -> Array:
         if z.shape[:1] != labels.shape:
-            raise ValueError(f"labels of shape {labels.shape} for a batch of {z.shape[0]}: one each")
+            raise ValueError(
+                f"labels of shape {labels.shape} for a batch of {z.shape[0]}: one each"
+            )
         logsnr = jnp.broadcast_to(logsnr, labels.shape)
         both = predict(
             jnp.concatenate([z, z]),

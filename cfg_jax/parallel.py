@@ -37,9 +37,7 @@ def replicate(tree: Any) -> Any:
 def replicated_like(tree: Any) -> Any:
     """The shapes and dtypes of `tree`, and that `replicate` would place it."""
     placement = _sharding()
-    return jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=placement), tree
-    )
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=placement), tree)
 
 
 def split_batch(tree: Any) -> Any:

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from cfg_jax import keys as keys_lib
 from cfg_jax.types import Array, Key
 
 Batch = dict[str, Array]
@@ -32,7 +31,6 @@ class TrainState:
     ema_params: their exponential moving average, of the same structure.
     opt_state: the optimizer's.
     skipped: [] int32, steps left out since the start because something was not finite.
-    skipped_in_row: [] int32, of those, the ones since the last good step.
     """
 
     step: Array
@@ -40,14 +38,13 @@ class TrainState:
     ema_params: Any
     opt_state: Any
     skipped: Array
-    skipped_in_row: Array
 
 
 def create_train_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step; the average starts at the parameters."""
     zero = jnp.zeros((), jnp.int32)
     ema_params = jax.tree.map(jnp.copy, params)
-    return TrainState(zero, params, ema_params, optimizer.init(params), zero, zero.copy())
+    return TrainState(zero, params, ema_params, optimizer.init(params), zero.copy())
 
 
 def create_optimizer(
@@ -56,7 +53,7 @@ def create_optimizer(
     warmup_steps: int,
     b1: float,
     b2: float,
-    grad_clip: float | None,
+    grad_clip: float,
     weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
     """Adam (AdamW with weight decay), learning rate warmed up linearly, gradient norm clipped.
@@ -68,12 +65,13 @@ def create_optimizer(
       learning_rate: after the warm-up.
       warmup_steps: steps from 0 to learning_rate; 0 for none.
       b1, b2: Adam's decay rates.
-      grad_clip: largest global norm, or None.
+      grad_clip: largest global norm; 0 for no clipping.
       weight_decay: AdamW's, per unit of learning rate.
     """
-    schedule = optax.linear_schedule(learning_rate / max(warmup_steps, 1), learning_rate,
-                                     max(warmup_steps - 1, 0))
-    adam = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay)
+    rate = learning_rate
+    if warmup_steps:
+        rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    adam = optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay)
     return optax.chain(optax.clip_by_global_norm(grad_clip), adam) if grad_clip else adam
 
 
@@ -113,7 +111,7 @@ def make_train_step(
         loss, metrics = loss_fn(params, keys, batch)
         metrics = {"loss": (loss, jnp.ones_like(loss)), **metrics}
         return loss.mean(), {
-            name: (jnp.sum(values * weights), jnp.sum(weights))
+            name: (jnp.sum(jnp.where(weights > 0, values * weights, 0)), jnp.sum(weights))
             for name, (values, weights) in metrics.items()
         }
 
@@ -148,11 +146,7 @@ def make_train_step(
             (state, nothing),
         )
         skipped = 1 - finite.astype(jnp.int32)
-        new = new.replace(
-            step=state.step + 1,
-            skipped=state.skipped + skipped,
-            skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
-        )
+        new = new.replace(step=state.step + 1, skipped=state.skipped + skipped)
         metrics["param_norm"] = (optax.tree.norm(new.params), one)
         metrics["skipped"] = (skipped.astype(jnp.float32), one)
         return new, metrics

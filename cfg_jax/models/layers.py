@@ -124,8 +124,10 @@ class Dropout(nn.Module):
         if keys is None or self.rate == 0:
             return h
         place = zlib.crc32("/".join(self.path).encode())
-        draw = lambda key: jax.random.bernoulli(  # noqa: E731
-            jax.random.fold_in(key, place), 1 - self.rate, h.shape[1:]
+        draw = (
+            lambda key: jax.random.bernoulli(  # noqa: E731
+                jax.random.fold_in(key, place), 1 - self.rate, h.shape[1:]
+            )
         )
         return jnp.where(jax.vmap(draw)(keys), h / (1 - self.rate), 0).astype(h.dtype)
 

@@ -34,7 +34,8 @@ class UNet(nn.Module):
       channel_mult: features at each resolution, in units of `channels`; halving between them.
       num_blocks: residual blocks at each resolution (ADM's depth).
       attention_resolutions: heights at which every block is followed by attention.
-      head_channels: features per attention head; num_heads, when given, fixes their number.
+      head_channels: features per attention head.
+      num_heads: heads at every resolution where their number is fixed instead; 0 for head_channels.
       dropout: rate in every residual block.
       norm_groups: groups of each GroupNorm.
       dtype: "float32" or "bfloat16", of convolutions and matrix products.
@@ -48,7 +49,7 @@ class UNet(nn.Module):
     num_blocks: int = 2
     attention_resolutions: Sequence[int] = (16, 8)
     head_channels: int = 64
-    num_heads: int | None = None
+    num_heads: int = 0
     dropout: float = 0.0
     norm_groups: int = 32
     dtype: str = "float32"

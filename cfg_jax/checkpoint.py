@@ -1,0 +1,316 @@
+"""How is a run kept on disk, and which step may be trusted when it is read back?
+
+A step is a directory `<directory>/<step>` with four items: `state` and `ema` (trees of arrays),
+`config` and `meta` (JSON; `manifest.py` says what is in it).
+
+Orbax writes, commits and removes steps. It returns a flipped byte without complaint, casts to
+another dtype in silence and takes the newest step for a good one; checking what it returns and
+falling back to an older step are added here.
+
+When to save and what the trees mean is left to `train.py`, where arrays live to `parallel.py`.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from cfg_jax import manifest
+
+
+class Restored(NamedTuple):
+    """A run to continue; `state` and `ema` have the structure and placement asked for."""
+
+    step: int
+    state: Any
+    ema: Any
+    config: dict[str, Any]
+    meta: dict[str, Any]
+
+
+class LoadedEma(NamedTuple):
+    """Averaged parameters to sample with; `ema` is a nested dict on one device."""
+
+    step: int
+    ema: dict[str, Any]
+    config: dict[str, Any]
+    meta: dict[str, Any]
+
+
+class SaveError(RuntimeError):
+    """A step could not be written; those written before it are as they were."""
+
+    def __init__(self, step: int | None, error: Exception):
+        super().__init__(
+            f"step {step} was not written, earlier ones are untouched ({manifest.reason(error)}): "
+            "look for a full disk or missing permissions, then save again."
+        )
+        self.step = step
+
+
+class Checkpoints:
+    """The checkpoints of one run, written in the background. A context manager.
+
+    Kept are the `keep_latest` newest steps, those divisible by `keep_every` (None: no such rule)
+    and the `keep_best` with the lowest finite loss; others go once a newer one is on disk.
+
+    Args:
+      directory: created if missing, e.g. `<workdir>/checkpoints`.
+      save_every: `save` writes the steps divisible by this.
+
+    Raises:
+      ValueError: `directory` is a file, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        save_every: int = 1,
+        keep_latest: int = 2,
+        keep_every: int | None = None,
+        keep_best: int = 0,
+    ):
+        if min(save_every, keep_latest, keep_best + 1, 1 if keep_every is None else keep_every) < 1:
+            raise ValueError(
+                f"{save_every=}, {keep_latest=}, {keep_every=}, {keep_best=}: expected 1 or more, "
+                "for keep_every also None and for keep_best also 0."
+            )
+        self._save_every = save_every
+        self._losses: dict[int, float] = {}
+        policies = ocp.checkpoint_managers
+        rules = [policies.LatestN(keep_latest), _LowestLoss(keep_best, self._losses)]
+        rules += [] if keep_every is None else [policies.EveryNSteps(keep_every)]
+        kept = policies.AnyPreservationPolicy(rules)
+        self._manager = _open(directory, cleanup_tmp_directories=True, preservation_policy=kept)
+        if keep_best:
+            self._losses |= {step: self._read_loss(step) for step in self._manager.all_steps()}
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def latest_step(self) -> int | None:
+        """The newest step written or being written; None if there is none."""
+        return self._manager.latest_step()
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        ema: Any,
+        *,
+        config: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        loss: float,
+        force: bool = False,
+    ) -> bool:
+        """Starts writing one step and says whether it did; the arrays may be donated after it.
+
+        Args:
+          step: larger than `latest_step()`.
+          state, ema: trees of replicated arrays, no typed PRNG keys among them.
+          config, meta: what JSON can hold; tuples are read back as lists. The keys that
+            `manifest.py` names are overwritten in `meta`.
+          loss: scalar at this step, lower is better.
+          force: save although `step` is not divisible by `save_every`.
+
+        Raises:
+          ValueError: `step` is not larger than `latest_step()`, or JSON cannot hold `config`
+            or `meta`.
+          SaveError: its `step` could not be written. If that is an earlier step, this one is
+            being written nevertheless.
+        """
+        if not force and step % self._save_every:
+            return False
+        failure = self._settle()
+        latest = self.latest_step()
+        if latest is not None and step <= latest:
+            raise ValueError(
+                f"step {step} cannot be saved: step {latest} is there already and steps only grow; "
+                "compare with latest_step(), or save to another directory."
+            ) from failure
+        config, meta = manifest.describe({"state": state, "ema": ema}, config, meta, loss)
+        arrays = {"state": ocp.args.StandardSave(state), "ema": ocp.args.StandardSave(ema)}
+        texts = {"config": ocp.args.JsonSave(config), "meta": ocp.args.JsonSave(meta)}
+        self._losses[step] = meta["loss"]
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**arrays, **texts), force=True)
+        except Exception as error:
+            raise SaveError(step, error) from error
+        if failure:
+            raise failure
+        return True
+
+    def restore_latest(self, state: Any, ema: Any) -> Restored | None:
+        """The newest step that reads back whole; None where nothing was ever saved.
+
+        One that does not (an error, a missing item, a digest that differs) is moved to
+        `<directory>.corrupt/` with a warning, after an older one has been read in its stead.
+
+        Args:
+          state, ema: trees of arrays or `jax.ShapeDtypeStruct` with the structure, shapes, dtypes
+            and shardings to restore; a leaf without sharding goes to the first local device.
+
+        Raises:
+          MismatchError: a ValueError naming the leaf that has another shape or dtype; none moves.
+          ValueError: there are checkpoints and none can be read; none moves.
+          SaveError: the running save failed.
+        """
+        self.wait()
+        steps = self._manager.all_steps()
+        if not steps:
+            return None
+        target = {"state": state, "ema": ema}
+
+        def read(step: int) -> Restored:
+            config, meta = _read_json(self._manager, step)
+            found = {item: _saved_form(self._manager, step, item) for item in target}
+            manifest.check_leaves(found, target)
+            arrays = _read_arrays(self._manager, step, target, meta)
+            return Restored(step, arrays["state"], arrays["ema"], config, meta)
+
+        restored, damaged = manifest.newest_whole(self._manager.directory, steps, read)
+        for step in damaged:
+            _move_aside(self._manager.directory, step)
+        self._manager.reload()
+        return restored
+
+    def wait(self) -> None:
+        """Blocks until the running save is on disk. Raises SaveError if it failed."""
+        if failure := self._settle():
+            raise failure
+
+    def close(self) -> None:
+        """Waits and releases threads, whatever happens. Raises SaveError if the save failed."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _settle(self) -> SaveError | None:
+        step = self.latest_step()
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            _remove_partial(self._manager.directory)
+            # Orbax has already struck off its list the steps this save would have replaced.
+            self._manager.reload()
+            return SaveError(step, error)
+        return None
+
+    def _read_loss(self, step: int) -> float:
+        try:
+            return _read_json(self._manager, step)[1]["loss"]
+        except Exception:  # such a step is never among the best; restoring says what is wrong
+            return math.inf
+
+
+def load_ema(directory: str | os.PathLike[str], step: int | None = None) -> LoadedEma:
+    """The averaged parameters of a run, on the first local device whatever devices wrote them.
+
+    Needs neither model nor optimizer, writes nothing, and may be called while the run goes on.
+
+    Args:
+      directory: the one given to `Checkpoints`.
+      step: None for the newest that reads back whole; a warning names those that do not.
+
+    Raises:
+      ValueError: no checkpoint there, no such step, none readable, or not written by cfg_jax.
+    """
+    with _open(directory, create=False) as manager:
+        steps = manager.all_steps()
+        if not steps:
+            raise ValueError(
+                f"no checkpoint in {directory}: expected a directory of checkpoints as "
+                "`python -m launch.train --workdir=...` writes them."
+            )
+        if step is not None and step not in steps:
+            raise ValueError(f"no step {step} in {directory}: choose one of {steps}.")
+
+        def read(step: int) -> LoadedEma:
+            config, meta = _read_json(manager, step)
+            target = {"ema": _saved_form(manager, step, "ema")}
+            arrays = _read_arrays(manager, step, target, meta)
+            return LoadedEma(step, arrays["ema"], config, meta)
+
+        return manifest.newest_whole(directory, steps if step is None else [step], read)[0]
+
+
+@dataclasses.dataclass
+class _LowestLoss:
+    """Preservation policy. Orbax's own keeps the loss in a file that, damaged, locks the run."""
+
+    n: int
+    losses: Mapping[int, float]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        losses = {c.step: self.losses.get(c.step, math.inf) for c in checkpoints}
+        finite = [step for step, loss in losses.items() if math.isfinite(loss)]
+        best = sorted(finite, key=losses.__getitem__)[: self.n]
+        return [c.step in best for c in checkpoints]
+
+
+def _open(directory: str | os.PathLike[str], **options: Any) -> ocp.CheckpointManager:
+    name = os.fspath(directory)
+    path = epath.Path(name if "://" in name else os.path.abspath(os.path.expanduser(name)))
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{directory} is a file: expected a directory of checkpoints.")
+    return ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(**options))
+
+
+def _read_json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    items = ocp.args.Composite(config=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
+    path = manager.directory / str(step)
+    if absent := [item for item in ("config", "ema", "meta") if not (path / item).exists()]:
+        raise ValueError(f"{' and '.join(absent)} missing, damaged or of another program")
+    restored = manager.restore(step, args=items)
+    manifest.check_json(restored["config"], restored["meta"])
+    return restored["config"], restored["meta"]
+
+
+def _saved_form(manager: ocp.CheckpointManager, step: int, item: str) -> Any:
+    """The tree of one item with shapes and dtypes for leaves; touches no other item."""
+    return ocp.StandardCheckpointHandler().metadata(manager.directory / str(step) / item).tree
+
+
+def _read_arrays(
+    manager: ocp.CheckpointManager, step: int, target: dict[str, Any], meta: dict[str, Any]
+) -> Mapping[str, Any]:
+    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def placed(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = getattr(leaf, "sharding", None)
+        here = isinstance(sharding, jax.sharding.Sharding)  # metadata names the devices of then
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding if here else default)
+
+    items = {item: ocp.args.StandardRestore(jax.tree.map(placed, target[item])) for item in target}
+    arrays = manager.restore(step, args=ocp.args.Composite(**items))
+    manifest.check_digests(arrays, meta)
+    return arrays
+
+
+def _remove_partial(directory: epath.Path) -> None:
+    """Frees the space of a failed save, for the next one may need it."""
+    with contextlib.suppress(OSError):
+        for partial in ocp.utils.tmp_checkpoints(directory):
+            partial.get().rmtree()
+
+
+def _move_aside(directory: epath.Path, step: int) -> None:
+    aside = epath.Path(f"{directory}.corrupt")
+    aside.mkdir(parents=True, exist_ok=True)
+    names = (f"{step}.{n}" if n else f"{step}" for n in itertools.count())
+    free = next(aside / name for name in names if not (aside / name).exists())
+    (directory / str(step)).rename(free)
+    logging.warning("checkpoint %d could not be read and was moved to %s", step, free)

@@ -1,0 +1,167 @@
+"""Is this config one that can be run, and is it the one that a run was started with?
+
+Every rule is checked before anything is compiled or written. Configs travel in checkpoints as
+JSON.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cfg_jax.diffusion import HEADS
+from cfg_jax.experiment import NETWORKS, STEPS
+from cfg_jax.losses import WEIGHTINGS
+
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def _at_least(least: float) -> Rule:
+    return (lambda value: value >= least, f"at least {least}")
+
+
+def _one_of(names) -> Rule:
+    return (lambda value: value in names, f"one of {', '.join(map(repr, names))}")
+
+
+_POSITIVE: Rule = (lambda value: value > 0, "above 0")
+_SHARE: Rule = (lambda value: 0 <= value <= 1, "in [0, 1]")
+_BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "in [0, 1)")
+_POSITIVE_EACH: Rule = (
+    lambda values: len(values) > 0 and all(value >= 1 for value in values),
+    "positive integers, at least one",
+)
+
+RULES: dict[str, Rule] = {
+    "seed": _at_least(0),
+    "network": _one_of(list(NETWORKS)),
+    "data.name": (bool, "the name of a data set"),
+    "data.image_size": _at_least(0),
+    "data.num_threads": _at_least(1),
+    "model.channels": _at_least(1),
+    "model.channel_mult": _POSITIVE_EACH,
+    "model.num_blocks": _at_least(1),
+    "model.head_channels": _at_least(1),
+    "model.num_heads": _at_least(0),
+    "model.dropout": _BELOW_ONE,
+    "model.norm_groups": _at_least(1),
+    "model.dtype": _one_of(["float32", "bfloat16"]),
+    "diffusion.prediction": _one_of(list(HEADS)),
+    "diffusion.weighting": _one_of(list(WEIGHTINGS)),
+    "diffusion.p_uncond": _SHARE,
+    "optim.learning_rate": _POSITIVE,
+    "optim.warmup_steps": _at_least(0),
+    "optim.b1": _BELOW_ONE,
+    "optim.b2": _BELOW_ONE,
+    "optim.weight_decay": _at_least(0),
+    "optim.grad_clip": _at_least(0),
+    "optim.ema_decay": _BELOW_ONE,
+    "train.num_steps": _at_least(1),
+    "train.batch_size": _at_least(1),
+    "train.num_microbatches": _at_least(1),
+    "train.log_every": _at_least(1),
+    "train.checkpoint_every": _at_least(1),
+    "train.preview_every": _at_least(0),
+    "train.preview_w": (lambda values: len(values) > 0, "at least one weight"),
+    "train.max_skipped_in_row": _at_least(1),
+    "checkpoint.keep_latest": _at_least(1),
+    "checkpoint.keep_every": _at_least(0),
+    "checkpoint.keep_best": _at_least(0),
+    "sampling.num_steps": _at_least(2),
+    "sampling.step": _one_of(list(STEPS)),
+    "sampling.logvar_interp": _SHARE,
+}
+
+# What may differ when a run is resumed: how long, how often, and where things are kept.
+_FREE_AT_RESUME = {
+    "data.data_dir",
+    "data.num_threads",
+    "train.num_steps",
+    "train.num_microbatches",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.preview_every",
+    "train.preview_w",
+    "train.max_skipped_in_row",
+    "train.allow_config_change",
+    "model.remat",
+}
+_FREE_SECTIONS = ("checkpoint.", "sampling.")
+
+
+def validate(config: ConfigDict, num_devices: int) -> None:
+    """Checks every value's range, and that the batch divides over devices and microbatches.
+
+    Raises:
+      ValueError: one line with the field, its value, what is allowed.
+    """
+    values = dict(flatten(config.to_dict()))
+    for field, value in values.items():
+        numbers = value if isinstance(value, tuple | list) else [value]
+        for number in numbers:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"config.{field}={value}: need a finite number")
+    for field, (holds, allowed) in RULES.items():
+        if field in values and not holds(values[field]):
+            raise ValueError(f"config.{field}={values[field]!r}: need {allowed}")
+    low, high = values["diffusion.logsnr_min"], values["diffusion.logsnr_max"]
+    if not low < high:
+        raise ValueError(
+            f"config.diffusion.logsnr_min={low} is not below logsnr_max={high}: "
+            "the paper has -20 and 20"
+        )
+    batch_size, parts = values["train.batch_size"], values["train.num_microbatches"]
+    if batch_size % (num_devices * parts):
+        raise ValueError(
+            f"config.train.batch_size={batch_size} on {num_devices} devices in {parts} "
+            f"microbatches: need a multiple of {num_devices * parts}"
+        )
+
+
+def flatten(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("section.field", value) of every field."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def to_json(config: ConfigDict) -> dict:
+    """The config as plain JSON values."""
+    return json.loads(config.to_json())
+
+
+def from_json(values: dict) -> ConfigDict:
+    """The config that `to_json` was given; lists become tuples again."""
+
+    def restored(value):
+        if isinstance(value, dict):
+            return {name: restored(entry) for name, entry in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return ConfigDict(restored(values))
+
+
+def check_same_run(now: Mapping, before: Mapping, workdir: str) -> None:
+    """Refuses to continue a run under settings, or with data, that would make it another one.
+
+    Args:
+      now, before: JSON values of config and data, of this start and of the checkpoint.
+      workdir: named in the error.
+
+    Raises:
+      ValueError: the first field that differs, with both values.
+    """
+    now, before = (dict(flatten(json.loads(json.dumps(tree)))) for tree in (now, before))
+    for field in sorted(now.keys() | before.keys()):
+        if field in _FREE_AT_RESUME or field.startswith(_FREE_SECTIONS):
+            continue
+        if now.get(field) != before.get(field):
+            raise ValueError(
+                f"{field}={now.get(field)!r}, but the run in {workdir} was started with "
+                f"{before.get(field)!r}: use that value, another --workdir, or "
+                "--config.train.allow_config_change=True"
+            )

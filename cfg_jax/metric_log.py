@@ -1,0 +1,102 @@
+"""Where do a run's numbers go?
+
+To `metrics.jsonl`, one JSON object per line, which is the record; to TensorBoard event files
+beside it; and to a person, as a progress bar on a terminal and as plain lines elsewhere.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from absl import logging
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class MetricLog:
+    """Writes scalars by step; a failing disk costs one warning, not the run.
+
+    Args:
+      workdir: an existing folder.
+      start: the step that training starts from. Records beyond it, left by a run that was cut
+        before it could save a checkpoint, are taken out, since those steps are made again.
+    """
+
+    def __init__(self, workdir: Path, start: int):
+        self._path = workdir / "metrics.jsonl"
+        self._warned = False
+        self._guarded(self._take_out_beyond, start)
+        self._events = SummaryWriter(str(workdir / "events"), purge_step=start + 1)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """One line {"step": step, name: value, ...} and one event per name."""
+        self._guarded(self._append, {"step": step, **scalars})
+        for name, value in scalars.items():
+            self._guarded(self._events.add_scalar, name, value, step)
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._guarded(self._events.close)
+
+    def _append(self, record: Mapping[str, float]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def _take_out_beyond(self, start: int) -> None:
+        if not self._path.exists():
+            return
+        kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= start]
+        unfinished = self._path.with_suffix(".unfinished")
+        unfinished.write_text("".join(line + "\n" for line in kept))
+        unfinished.replace(self._path)
+
+    def _guarded(self, action, *args) -> None:
+        try:
+            action(*args)
+        except OSError as error:
+            if not self._warned:
+                logging.warning("metrics are not being written: %s", error)
+            self._warned = True
+
+
+def _step_of(line: str) -> float:
+    """The step of a record, infinite for a line that a cut left half written."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class Progress:
+    """How far, how good, how long still: a bar on a terminal, plain lines elsewhere.
+
+    Args:
+      start, total: steps done and steps in all.
+      unit: what is counted.
+    """
+
+    def __init__(self, start: int, total: int, unit: str = "step"):
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            initial=start, total=total, unit=unit, dynamic_ncols=True, disable=not self._terminal
+        )
+        self._total = total
+
+    def advance(self, count: int = 1) -> None:
+        self._bar.update(count)
+
+    def report(self, step: int, text: str) -> None:
+        """Shows `text` at `step`, with the time left in `text` where there is no bar."""
+        if self._terminal:
+            self._bar.set_postfix_str(text)
+        else:
+            print(f"step {step}/{self._total}  {text}", flush=True)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def with_progress(items: Iterable, total: int, unit: str) -> Iterator:
+    """`items`, with a bar on a terminal."""
+    return iter(tqdm(items, total=total, unit=unit, disable=not sys.stderr.isatty()))

@@ -1,0 +1,31 @@
+"""Handwritten digits, 8 x 8, from scikit-learn: the demo.
+
+    python -m launch.train --config=configs/digits.py --workdir=runs/digits
+
+Needs no download. Result: see README, made by `bash launch/demo.sh`.
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.data.name = "digits"
+    config.model.channels = 32
+    config.model.channel_mult = (1, 2)
+    config.model.num_blocks = 1
+    config.model.attention_resolutions = (4,)
+    config.model.head_channels = 32
+    config.model.norm_groups = 8
+    config.diffusion.prediction = "v"
+    config.diffusion.weighting = "v"
+    config.optim.learning_rate = 1e-3
+    config.optim.warmup_steps = 100
+    config.optim.ema_decay = 0.995
+    config.train.num_steps = 1_500
+    config.train.batch_size = 128
+    config.train.log_every = 50
+    config.train.checkpoint_every = 500
+    config.train.preview_every = 500
+    config.sampling.num_steps = 64
+    return config

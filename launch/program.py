@@ -1,0 +1,57 @@
+"""How does a program start, and how does it end when a person made a mistake?
+
+`run(main)` is absl's app.run in which a mistake costs one line on standard error and exit code 2,
+instead of a traceback. `-v=1` brings the traceback back.
+"""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Parses the flags, calls main, and exits: 0, or 2 with one line for a ValueError."""
+
+    def guarded(argv: list[str]) -> int:
+        if len(argv) > 1:
+            return _fail(f"unexpected argument {argv[1]!r}: every option is a --flag=value")
+        try:
+            return main(argv) or 0
+        except ValueError as error:
+            return _fail(error)
+        except KeyboardInterrupt:
+            return _fail("interrupted", code=130)
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        message = f"{error} (--help lists the flags)"
+    except (AttributeError, KeyError) as error:
+        message = f"{error} (configs/base.py lists the fields)"
+    except (OSError, ImportError, SyntaxError, TypeError, ValueError) as error:
+        message = f"cannot read the config: {error}"
+    sys.exit(_fail(message))
+
+
+def _fail(message: object, code: int = 2) -> int:
+    if isinstance(message, BaseException) and logging.level_debug():
+        raise message
+    print("error:", " ".join(str(message).split()), file=sys.stderr)
+    return code
+
+
+def numbers(flag: str, text: str) -> list[float]:
+    """The numbers of a comma-separated flag.
+
+    Raises:
+      ValueError: something in it is no number.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--{flag}={text}: need numbers with commas between them") from error

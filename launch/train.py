@@ -1,0 +1,28 @@
+"""Trains a model, or goes on training one.
+
+    python -m launch.train --config=configs/digits.py --workdir=runs/digits \\
+        --config.train.batch_size=64
+
+Every field of configs/base.py is a flag. Started again with the same --workdir, it resumes from
+the newest checkpoint there.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from launch.program import run
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+flags.mark_flag_as_required("config")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from cfg_jax.train import train
+
+    train(_CONFIG.value, _WORKDIR.value)
+
+
+if __name__ == "__main__":
+    run(main)
