@@ -90,7 +90,8 @@ class Checkpoints:
         rules = [policies.LatestN(keep_latest), _LowestLoss(keep_best, self._losses)]
         rules += [] if keep_every is None else [policies.EveryNSteps(keep_every)]
         kept = policies.AnyPreservationPolicy(rules)
-        self._manager = _open(directory, cleanup_tmp_directories=True, preservation_policy=kept)
+        self._manager = _open(directory, preservation_policy=kept)
+        _remove_partial(self._manager.directory)
         if keep_best:
             self._losses |= {step: self._read_loss(step) for step in self._manager.all_steps()}
 
@@ -266,7 +267,11 @@ def _open(directory: str | os.PathLike[str], **options: Any) -> ocp.CheckpointMa
     path = epath.Path(name if "://" in name else os.path.abspath(os.path.expanduser(name)))
     if path.exists() and not path.is_dir():
         raise ValueError(f"{directory} is a file: expected a directory of checkpoints.")
-    return ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(**options))
+    # Made in the background, a directory that cannot be made holds the process at its exit until
+    # the threads that wait for it give up, after 20 minutes.
+    at_once = ocp.AsyncOptions(create_directories_asynchronously=False)
+    options = ocp.CheckpointManagerOptions(async_options=at_once, **options)
+    return ocp.CheckpointManager(path, options=options)
 
 
 def _read_json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -301,7 +306,7 @@ def _read_arrays(
 
 
 def _remove_partial(directory: epath.Path) -> None:
-    """Frees the space of a failed save, for the next one may need it."""
+    """Frees the space of saves that failed or were killed; the next one may need it."""
     with contextlib.suppress(OSError):
         for partial in ocp.utils.tmp_checkpoints(directory):
             partial.get().rmtree()

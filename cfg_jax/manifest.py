@@ -114,7 +114,9 @@ def newest_whole(
             raise MismatchError(f"checkpoint {step} in {directory}: {error}") from None
         except Exception as error:  # a damaged file raises many types
             reasons[step] = reason(error)
-            logging.warning("checkpoint %d in %s: %s", step, directory, reasons[step])
+            logging.warning(
+                "checkpoint %d in %s cannot be read: %s", step, directory, reasons[step]
+            )
     raise ValueError(
         f"no readable checkpoint in {directory}, which stays as it is; step {steps[-1]}: "
         f"{reasons[steps[-1]]}. Use a copy of it, or another directory to start from step 0."
@@ -123,6 +125,7 @@ def newest_whole(
 
 def reason(error: Exception) -> str:
     """Type and message of an error on one line of at most 403 characters."""
+    error = error.__cause__ or error  # orbax wraps some in a bare Exception
     line = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
     # Orbax says what it did at the head, the operating system why it failed at the tail.
     return line if len(line) <= 400 else f"{line[:200]}...{line[-200:]}"

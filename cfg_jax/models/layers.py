@@ -91,22 +91,27 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, scale: Array | None = None, shift: Array | None = None) -> Array:
-        batch, channels = h.shape[0], h.shape[-1]
+        channels = h.shape[-1]
         weight = self.param("scale", nn.initializers.ones_init(), (channels,))
         bias = self.param("bias", zeros, (channels,))
-        grouped = h.reshape(batch, -1, self.groups, channels // self.groups).astype(jnp.float32)
-        mean = jnp.mean(grouped, axis=(1, 3))
-        variance = jnp.mean((grouped - mean[:, None, :, None]) ** 2, axis=(1, 3))
-        per_channel = channels // self.groups
-        mean = jnp.repeat(mean, per_channel, axis=1)
-        factor = jnp.repeat(jax.lax.rsqrt(variance + self.epsilon), per_channel, axis=1)
-        factor = factor * weight[None]
+        # Reduced over pixels first: that keeps channels, the dimension that is contiguous, whole.
+        pixels = tuple(range(1, h.ndim - 1))
+        wide = h.astype(jnp.float32)
+        mean = self._group_mean(jnp.mean(wide, axis=pixels))
+        square = self._group_mean(jnp.mean(wide**2, axis=pixels))
+        factor = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + self.epsilon) * weight[None]
         offset = bias[None] - mean * factor
         if scale is not None:
             gain = 1 + scale.astype(jnp.float32)
             factor, offset = factor * gain, offset * gain + shift.astype(jnp.float32)
-        spread = (batch,) + (1,) * (h.ndim - 2) + (channels,)
+        spread = (h.shape[0],) + (1,) * (h.ndim - 2) + (channels,)
         return h * factor.reshape(spread).astype(h.dtype) + offset.reshape(spread).astype(h.dtype)
+
+    def _group_mean(self, values: Array) -> Array:
+        """[B, C] to [B, C], each channel's value replaced by the mean of its group."""
+        batch, channels = values.shape
+        means = values.reshape(batch, self.groups, -1).mean(axis=2)
+        return jnp.repeat(means, channels // self.groups, axis=1)
 
 
 class Dropout(nn.Module):
@@ -124,17 +129,17 @@ class Dropout(nn.Module):
         if keys is None or self.rate == 0:
             return h
         place = zlib.crc32("/".join(self.path).encode())
-        draw = (
-            lambda key: jax.random.bernoulli(  # noqa: E731
-                jax.random.fold_in(key, place), 1 - self.rate, h.shape[1:]
-            )
-        )
+
+        def draw(key):
+            return jax.random.bernoulli(jax.random.fold_in(key, place), 1 - self.rate, h.shape[1:])
+
         return jnp.where(jax.vmap(draw)(keys), h / (1 - self.rate), 0).astype(h.dtype)
 
 
 def downsample(h: Array) -> Array:
     """Mean of 2 x 2 pixels: [B, H, W, C] to [B, H/2, W/2, C]."""
-    return nn.avg_pool(h, (2, 2), (2, 2))
+    batch, height, width, channels = h.shape
+    return h.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
 def upsample(h: Array) -> Array:
