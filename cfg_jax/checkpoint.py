@@ -119,18 +119,16 @@ class Checkpoints:
         """Starts writing one step and says whether it did; the arrays may be donated after it.
 
         Args:
-          step: larger than `latest_step()`.
+          step: larger than `latest_step()`; without `force` also divisible by `save_every`, else
+            nothing is done.
           state, ema: trees of replicated arrays, no typed PRNG keys among them.
-          config, meta: what JSON can hold; tuples are read back as lists. The keys that
-            `manifest.py` names are overwritten in `meta`.
+          config, meta: what JSON can hold; tuples are read back as lists, and `meta` gains the
+            keys that `manifest.py` names.
           loss: scalar at this step, lower is better.
-          force: save although `step` is not divisible by `save_every`.
 
         Raises:
-          ValueError: `step` is not larger than `latest_step()`, or JSON cannot hold `config`
-            or `meta`.
-          SaveError: its `step` could not be written. If that is an earlier step, this one is
-            being written nevertheless.
+          ValueError: `step` is too small, or JSON cannot hold `config` or `meta`.
+          SaveError: its `step` was not written. If that is an earlier one, this one is under way.
         """
         if not force and step % self._save_every:
             return False
@@ -141,12 +139,13 @@ class Checkpoints:
                 f"step {step} cannot be saved: step {latest} is there already and steps only grow; "
                 "compare with latest_step(), or save to another directory."
             ) from failure
-        config, meta = manifest.describe({"state": state, "ema": ema}, config, meta, loss)
-        arrays = {"state": ocp.args.StandardSave(state), "ema": ocp.args.StandardSave(ema)}
-        texts = {"config": ocp.args.JsonSave(config), "meta": ocp.args.JsonSave(meta)}
+        trees = {"state": state, "ema": ema}
+        config, meta = manifest.describe(trees, config, meta, loss)
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        items |= {"config": ocp.args.JsonSave(config), "meta": ocp.args.JsonSave(meta)}
         self._losses[step] = meta["loss"]
         try:
-            self._manager.save(step, args=ocp.args.Composite(**arrays, **texts), force=True)
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:
             raise SaveError(step, error) from error
         if failure:
@@ -164,8 +163,8 @@ class Checkpoints:
             and shardings to restore; a leaf without sharding goes to the first local device.
 
         Raises:
-          MismatchError: a ValueError naming the leaf that has another shape or dtype; none moves.
-          ValueError: there are checkpoints and none can be read; none moves.
+          manifest.MismatchError: a ValueError; names a leaf of another shape or dtype. None moves.
+          ValueError: there are checkpoints and none can be read. None moves.
           SaveError: the running save failed.
         """
         self.wait()
@@ -200,19 +199,20 @@ class Checkpoints:
             self._manager.close()
 
     def _settle(self) -> SaveError | None:
-        step = self.latest_step()
+        failure, step = None, self.latest_step()
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            _remove_partial(self._manager.directory)
             # Orbax has already struck off its list the steps this save would have replaced.
             self._manager.reload()
-            return SaveError(step, error)
-        return None
+            failure = SaveError(step, error)
+        # Not only after a failure: its other threads may still write for a moment.
+        _remove_partial(self._manager.directory)
+        return failure
 
     def _read_loss(self, step: int) -> float:
         try:
-            return _read_json(self._manager, step)[1]["loss"]
+            return float(_read_json(self._manager, step)[1]["loss"])
         except Exception:  # such a step is never among the best; restoring says what is wrong
             return math.inf
 

@@ -1,0 +1,21 @@
+# Sourced by the scripts here: makes a virtual environment once, and reuses it.
+#   $PYTHON  the interpreter to make it from (default python3)
+#   $VENV    where it lives (default .venv)
+
+make_environment() { # make_environment EXTRAS, e.g. "[test]"
+  local python=${PYTHON:-python3} venv=${VENV:-.venv} extras=$1
+  if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "error: $("$python" --version) is too old: need Python 3.11 or newer; set PYTHON=..." >&2
+    exit 2
+  fi
+  [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+  # What setup.py asks for is installed once for each version of setup.py.
+  local wanted installed=$venv/.installed$extras
+  wanted=$(cksum <setup.py)
+  if [ "$wanted" != "$(cat "$installed" 2>/dev/null)" ]; then
+    echo "installing into $venv (about two minutes, once)"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".$extras"
+    echo "$wanted" >"$installed"
+  fi
+  export PATH="$PWD/$venv/bin:$PATH"
+}

@@ -1,0 +1,42 @@
+"""Draws what guidance does to three Gaussians: figure 2 of Ho & Salimans 2022.
+
+    python -m launch.mixture --out=runs/mixture.png --w=0,0.5,1,2,4
+
+Above the guided densities, solved on a grid; below them samples of the real sampler with the exact
+denoiser. Nothing is trained.
+"""
+
+import math
+from pathlib import Path
+
+from absl import flags
+
+from cfg_jax import images, mixture_figure
+from launch.program import numbers, run
+
+_OUT = flags.DEFINE_string("out", "runs/mixture.png", "PNG file to write.")
+_W = flags.DEFINE_string("w", "0,0.5,1,2,4", "Guidance weights.")
+_STD = flags.DEFINE_float("std", 0.5, "Standard deviation of each class; the means' radius is 1.")
+_COUNT = flags.DEFINE_integer("count", 1000, "Samples a class at each w.", lower_bound=1)
+_NUM_STEPS = flags.DEFINE_integer("num_steps", 256, "Sampling steps T.", lower_bound=2)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise.", lower_bound=0)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    weights = numbers("w", _W.value)
+    if not all(math.isfinite(weight) for weight in weights):
+        raise ValueError(f"--w={_W.value}: need finite guidance weights")
+    if not (math.isfinite(_STD.value) and _STD.value > 0):
+        raise ValueError(f"--std={_STD.value}: need a number above 0")
+    mixture = mixture_figure.three_gaussians(_STD.value)
+    samples = mixture_figure.guided_samples(
+        mixture, weights, count=_COUNT.value, num_steps=_NUM_STEPS.value, seed=_SEED.value
+    )
+    path = Path(_OUT.value)
+    images.save_png(path, mixture_figure.figure(mixture, weights, samples))
+    print(path)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,52 @@
+"""Package metadata: `pip install -e '.[test]'`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="cfg_jax",
+    version="0.1.0",
+    description="Classifier-free and classifier guidance of diffusion models in JAX and Flax",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["cfg_jax", "cfg_jax.*"]),
+    # Lower bounds are the versions that the test suite was run with; upper bounds stop before the
+    # release whose names are announced to change.
+    install_requires=[
+        "jax>=0.10.2,<0.13",
+        "flax>=0.12.8,<0.13",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<1.0",
+        "tensorflow-datasets>=4.9.10,<4.10",
+        "array_record>=0.8.6,<0.9",
+        "grain>=0.2.18,<0.3",
+        "ml-collections>=1.1.0,<2",
+        "absl-py>=2.5,<3",
+        "numpy>=2.4,<3",
+        "scikit-learn>=1.9,<2",
+        "matplotlib>=3.11,<4",
+        "pillow>=13,<14",
+        "tensorboardX>=2.6.5,<3",
+        "tqdm>=4.70,<5",
+    ],
+    extras_require={
+        "test": [
+            "chex>=0.1.92,<0.2",
+            "pytest>=9.2,<10",
+            "ruff>=0.17.6,<0.18",
+            "scipy>=1.17,<2",
+            "tensorboard>=2.21,<3",
+            "ipykernel>=7,<8",
+            "nbclient>=0.11,<0.12",
+            "nbformat>=5.10,<6",
+        ],
+        "notebook": ["jupyterlab>=4.4,<5", "ipykernel>=7,<8"],
+        "tf": ["tensorflow-cpu>=2.21,<3", "importlib_resources>=6.4"],
+        "torch": ["torch>=2.11,<3"],
+        "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+        "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
+    },
+)
