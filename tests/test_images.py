@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from cfg_jax import images
+
+
+def test_every_grey_level_survives_the_way_to_x_and_back():
+    levels = np.arange(256)
+    np.testing.assert_array_equal(images.to_images(levels / 127.5 - 1), levels)
+
+
+def test_values_beyond_the_range_are_clipped_and_not_wrapped():
+    np.testing.assert_array_equal(images.to_images(np.array([-7.0, 7.0])), [0, 255])
+
+
+def test_each_image_stands_at_its_row_and_column():
+    tiles = np.zeros((2, 3, 4, 4, 1), np.uint8)
+    tiles[1, 2] = 200
+    tiles[0, 1] = 100
+    picture = images.grid(tiles, gap=0)
+    assert picture.shape == (2 * 64, 3 * 64, 3)
+    assert picture[64 + 32, 2 * 64 + 32].tolist() == [200] * 3
+    assert picture[32, 64 + 32].tolist() == [100] * 3
+    assert (picture == 200).sum() == (picture == 100).sum() == 64 * 64 * 3
+
+
+def test_captions_are_added_beside_the_grid_and_not_over_it():
+    tiles = np.full((2, 2, 8, 8, 3), 7, np.uint8)
+    captioned = np.asarray(images.captioned_grid(tiles, ["zero", "one"], ["w = 0", "w = 1"]))
+    plain = images.grid(tiles)
+    np.testing.assert_array_equal(captioned[-plain.shape[0] :, -plain.shape[1] :], plain)
+
+
+def test_a_png_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "new" / "a.png"
+    images.save_png(path, Image.new("RGB", (3, 2), "red"))
+    assert Image.open(path).size == (3, 2)
+    assert [p.name for p in path.parent.iterdir()] == ["a.png"]
+
+
+def test_points_are_drawn_one_panel_a_column():
+    points = np.random.default_rng(0).standard_normal((2, 3, 5, 2))
+    picture = images.scatter(points, ["a", "b"], ["w = 0", "w = 1", "w = 3"])
+    assert picture.width > 2.5 * picture.height
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_and_colour_images_make_colour_grids(channels):
+    assert images.grid(np.zeros((1, 1, 64, 64, channels), np.uint8)).shape == (68, 68, 3)

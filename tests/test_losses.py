@@ -1,0 +1,226 @@
+"""The denoising loss where its expectation is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import cfg_jax
+from cfg_jax import losses
+from tests.closed_form import alpha_sigma
+
+BATCH, SIZE = 64, 512
+LOGSNR = np.repeat(np.float32([-20, -6, -2, -0.5, 0.5, 2, 6, 12]), BATCH // 8)
+LABELS = np.int32(np.arange(BATCH) % 3)
+NULL = 3
+KEYS = jax.random.split(jax.random.key(7), BATCH)
+MEAN, VARIANCE = 0.4, 0.3
+X = (MEAN + VARIANCE**0.5 * np.random.default_rng(0).standard_normal((BATCH, SIZE))).astype("f")
+
+
+@jax.jit
+def every_loss(key, x, labels, logsnr, mean, variance):
+    """Each weighting's loss, one aux, and what the Predict was given.
+
+    The Predict is exact for data N(mean, variance): eps_hat = sigma (z - alpha mean) / Var z.
+    The schedule says `logsnr`, whatever u is: any function of u will do.
+    """
+    calls = []
+
+    def predict(z, logsnr, labels):
+        calls.append((z, logsnr, labels))
+        alpha, sigma = (value[:, None] for value in cfg_jax.alpha_sigma(logsnr))
+        return sigma * (z - alpha * mean) / (alpha**2 * variance + sigma**2)
+
+    found = {
+        weighting: cfg_jax.diffusion_loss(
+            key,
+            predict,
+            x,
+            labels,
+            schedule=lambda u: logsnr,
+            p_uncond=0.5,
+            null_label=NULL,
+            weighting=weighting,
+        )
+        for weighting in losses.WEIGHTINGS
+    }
+    assert len(calls) == len(found), "the network is called once for each loss"
+    z, logsnr_seen, labels_seen = calls[0]
+    seen = {"z": z, "logsnr": logsnr_seen, "labels": labels_seen}
+    return {name: loss for name, (loss, _) in found.items()}, found["eps"][1], seen
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """The losses of a network that knows the data's distribution."""
+    return jax.device_get(every_loss(KEYS, X, LABELS, LOGSNR, MEAN, VARIANCE))
+
+
+def test_losses_are_one_number_per_example(exact):
+    found, aux, _ = exact
+    assert set(found) == {"eps", "x", "v", "truncated_snr"}
+    assert set(aux) >= {"logsnr", "dropped", "eps_mse"}
+    for value in (*found.values(), *aux.values()):
+        assert value.shape == (BATCH,)
+    np.testing.assert_array_equal(found["eps"], aux["eps_mse"])
+
+
+def uncertainty(weighting, logsnr):
+    """Var(. | z) of what the weighting measures, from that of x: precisions add.
+
+    At fixed z an error of x is one of eps = (z - alpha x) / sigma, alpha / sigma times as large,
+    and of v = alpha eps - sigma x, 1 / sigma times as large.
+    """
+    alpha, sigma = alpha_sigma(logsnr)
+    of_x = 1 / (1 / VARIANCE + (alpha / sigma) ** 2)
+    scale = {
+        "eps": alpha / sigma,
+        "x": 1.0,
+        "v": 1 / sigma,
+        "truncated_snr": np.maximum(alpha / sigma, 1),
+    }
+    return of_x * scale[weighting] ** 2
+
+
+@pytest.mark.parametrize("weighting", ["eps", "x", "v", "truncated_snr"])
+def test_the_loss_of_an_exact_network_is_the_remaining_uncertainty(exact, weighting):
+    """Its error is Gaussian: loss / expectation is chi-squared over SIZE for every example."""
+    loss = exact[0][weighting].astype(np.float64)
+    ratio = loss / uncertainty(weighting, LOGSNR)
+    assert stats.kstest(ratio * SIZE, stats.chi2(SIZE).cdf).pvalue > 1e-3
+    for level in ratio.reshape(8, -1):
+        assert abs(level.mean() - 1) < 4.5 * np.sqrt(2 / SIZE / len(level))
+
+
+def test_a_network_that_knows_the_noise_has_no_loss():
+    """With all data at one point, variance 0, z tells the noise exactly."""
+    point = np.full_like(X, MEAN)
+    logsnr = np.minimum(LOGSNR, 6)
+    found, aux, _ = every_loss(KEYS, point, LABELS, logsnr, MEAN, 0.0)
+    assert np.all(aux["eps_mse"] < 1e-10)
+    assert np.all(found["truncated_snr"][8:] < 1e-8)
+
+
+def test_each_weighting_is_the_squared_error_of_its_quantity():
+    """A wrong network: the errors of x and of v, formed from z and eps_hat in float64."""
+    found, _, seen = jax.device_get(every_loss(KEYS, X, LABELS, LOGSNR, -0.7, 2.0))
+    alpha, sigma = (value[:, None] for value in alpha_sigma(LOGSNR))
+    z = np.float64(seen["z"])
+    eps = (z - alpha * X) / sigma
+    eps_hat = sigma * (z + 0.7 * alpha) / (2 * alpha**2 + sigma**2)
+    x_hat = (z - sigma * eps_hat) / alpha
+    error = {
+        "eps": eps - eps_hat,
+        "x": X - x_hat,
+        "v": (alpha * eps - sigma * X) - (alpha * eps_hat - sigma * x_hat),
+        "truncated_snr": np.maximum(alpha / sigma, 1) * (X - x_hat),
+    }
+    for weighting, difference in error.items():
+        # At +12 the noise is read off z, of which it is a four-hundredth.
+        expected = np.mean(difference**2, axis=1)
+        np.testing.assert_allclose(found[weighting], expected, rtol=1e-4, err_msg=weighting)
+
+
+@pytest.mark.parametrize("logsnr", [-20, 20])
+def test_every_weighting_is_finite_at_both_ends(logsnr):
+    found, _, _ = every_loss(KEYS, X, LABELS, np.full_like(LOGSNR, logsnr), -0.7, 2.0)
+    for loss in found.values():
+        assert np.all(np.isfinite(loss)) and np.all(loss > 0)
+
+
+def test_the_noise_is_standard_normal_and_its_own_in_every_example(exact):
+    _, _, seen = exact
+    alpha, sigma = (value[:, None] for value in alpha_sigma(LOGSNR))
+    eps = ((seen["z"] - alpha * X) / sigma)[LOGSNR < 12]
+    assert abs(eps.mean()) < 4.5 / np.sqrt(eps.size)
+    assert abs(np.mean(eps**2) - 1) < 4.5 * np.sqrt(2 / eps.size)
+    correlation = np.corrcoef(eps) - np.eye(len(eps))
+    assert np.abs(correlation).max() < 5.5 / np.sqrt(SIZE)
+
+
+def test_dropped_examples_are_those_that_the_network_saw_without_a_label(exact):
+    _, aux, seen = exact
+    np.testing.assert_array_equal(seen["labels"], np.where(aux["dropped"], NULL, LABELS))
+    assert 14 < aux["dropped"].sum() < 50
+    np.testing.assert_array_equal(aux["logsnr"], LOGSNR)
+    np.testing.assert_array_equal(seen["logsnr"], LOGSNR)
+
+
+def test_the_loss_of_an_example_does_not_depend_on_its_neighbours(exact):
+    order = np.random.default_rng(1).permutation(BATCH)
+    moved = every_loss(KEYS[order], X[order], LABELS[order], LOGSNR[order], MEAN, VARIANCE)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[order], b), exact, moved)
+    others = np.where(np.arange(BATCH)[:, None] == 5, X, -X)
+    alone = every_loss(KEYS, others, LABELS, LOGSNR, MEAN, VARIANCE)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[5], b[5]), exact, alone)
+    assert not np.any(alone[0]["eps"][6:] == exact[0]["eps"][6:])
+
+
+MANY = 8192
+
+
+@pytest.fixture(scope="module")
+def scheduled():
+    """aux of a large batch under the paper's schedule, from one key, and u."""
+    schedule, us = cfg_jax.cosine_schedule(), []
+
+    def record(u):
+        us.append(u)
+        return schedule(u)
+
+    @jax.jit
+    def run(key):
+        labels = jnp.zeros(MANY, jnp.int32)
+        _, aux = cfg_jax.diffusion_loss(
+            key,
+            lambda z, logsnr, labels: z,
+            jnp.zeros((MANY, 1)),
+            labels,
+            schedule=record,
+            p_uncond=0.1,
+            null_label=1,
+        )
+        return aux | {"u": us[0]}
+
+    return jax.device_get(run(jax.random.key(11)))
+
+
+def test_log_snrs_follow_the_papers_density(scheduled):
+    """P(logsnr > l) = (arctan(exp(-l / 2)) - b) / a, with the ends at 20 and -20."""
+    b = np.arctan(np.exp(-10))
+    a = np.arctan(np.exp(10)) - b
+
+    def cdf(logsnr):
+        return 1 - (np.arctan(np.exp(-logsnr / 2)) - b) / a
+
+    assert stats.kstest(np.float64(scheduled["logsnr"]), cdf).pvalue > 1e-3
+    assert len(np.unique(scheduled["u"])) > 0.99 * MANY
+
+
+def test_labels_are_dropped_at_their_rate_whatever_the_noise_level(scheduled):
+    """One key for both would drop exactly the cleanest examples."""
+    dropped, u = scheduled["dropped"], scheduled["u"]
+    assert dropped.dtype == bool
+    assert abs(dropped.mean() - 0.1) < 4.5 * np.sqrt(0.1 * 0.9 / MANY)
+    assert abs(u[dropped].mean() - 0.5) < 4.5 / np.sqrt(12 * dropped.sum())
+
+
+def refused(**options):
+    options = dict(schedule=cfg_jax.cosine_schedule(), p_uncond=0.1, null_label=NULL) | options
+    x = np.zeros((2, 3), np.float32)
+    return cfg_jax.diffusion_loss(
+        jax.random.key(0), lambda z, logsnr, labels: z, x, np.int32([0, 1]), **options
+    )
+
+
+@pytest.mark.parametrize("p_uncond", [-0.1, 1.1, float("nan")])
+def test_a_probability_outside_zero_to_one_is_refused(p_uncond):
+    with pytest.raises(ValueError, match="p_uncond"):
+        refused(p_uncond=p_uncond)
+
+
+def test_an_unknown_weighting_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="'snr'.*eps, x, v, truncated_snr"):
+        refused(weighting="snr")

@@ -1,0 +1,221 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from cfg_jax.models import MLP, UNet
+from cfg_jax.models.layers import (
+    Attention,
+    Dropout,
+    GroupNorm,
+    LabelEmbedding,
+    downsample,
+    logsnr_position,
+    sinusoidal_embedding,
+    upsample,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def small_unet(**overrides):
+    settings = dict(
+        out_channels=1,
+        num_classes=3,
+        channels=8,
+        channel_mult=(1, 2),
+        num_blocks=1,
+        attention_resolutions=(4,),
+        head_channels=8,
+        norm_groups=4,
+    )
+    return UNet(**(settings | overrides))
+
+
+def inputs(batch=4, size=8, channels=1):
+    z = jnp.asarray(RNG.standard_normal((batch, size, size, channels)), jnp.float32)
+    return z, jnp.linspace(-10, 10, batch), jnp.arange(batch) % 4
+
+
+def randomised(params, key=0):
+    """Parameters of the same shapes that are nowhere zero, so that every path counts."""
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(key)
+    drawn = [jnp.asarray(0.2 * rng.standard_normal(leaf.shape), leaf.dtype) for leaf in leaves]
+    return jax.tree.unflatten(tree, drawn)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    net = small_unet()
+    shapes = jax.eval_shape(net.init, jax.random.key(0), *inputs())["params"]
+    return net, randomised(shapes), jax.jit(lambda p, *a: net.apply({"params": p}, *a))
+
+
+def test_group_norm_equals_flax_with_any_scale_and_shift():
+    h = jnp.asarray(3 + 2 * RNG.standard_normal((2, 4, 4, 12)), jnp.float32)
+    scale, shift = jnp.asarray(RNG.standard_normal((2, 2, 12)), jnp.float32)
+    params = {"scale": jnp.asarray(RNG.standard_normal(12), jnp.float32), "bias": jnp.arange(12.0)}
+    reference = nn.GroupNorm(num_groups=3, epsilon=1e-5, use_fast_variance=False)
+    plain = reference.apply({"params": params}, h)
+    expected = plain * (1 + scale[:, None, None]) + shift[:, None, None]
+    ours = GroupNorm(groups=3)
+    np.testing.assert_allclose(ours.apply({"params": params}, h), plain, atol=1e-4)
+    np.testing.assert_allclose(ours.apply({"params": params}, h, scale, shift), expected, atol=2e-4)
+
+
+def test_attention_equals_numpy_softmax_attention():
+    h = jnp.asarray(RNG.standard_normal((2, 3, 3, 8)), jnp.float32)
+    layer = Attention(num_heads=2, norm_groups=4)
+    params = randomised(jax.eval_shape(layer.init, jax.random.key(0), h)["params"])
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    normed = np.asarray(GroupNorm(4).apply({"params": params["norm"]}, h), np.float64)
+    expected = np.zeros((2, 9, 8))
+    for b in range(2):
+        qkv = normed[b].reshape(9, 8) @ p["qkv"]["kernel"] + p["qkv"]["bias"]
+        for head in range(2):
+            q, k, v = (qkv[:, 8 * i + 4 * head : 8 * i + 4 * head + 4] for i in range(3))
+            weights = np.exp(q @ k.T / 2.0)
+            expected[b, :, 4 * head : 4 * head + 4] = weights / weights.sum(1, keepdims=True) @ v
+    expected = expected @ p["proj"]["kernel"] + p["proj"]["bias"]
+    got = layer.apply({"params": params}, h)
+    np.testing.assert_allclose(got, h + expected.reshape(2, 3, 3, 8), atol=1e-5)
+
+
+def test_downsampling_undoes_upsampling_and_keeps_the_mean():
+    h = jnp.asarray(RNG.standard_normal((2, 4, 6, 3)), jnp.float32)
+    assert upsample(h).shape == (2, 8, 12, 3)
+    np.testing.assert_array_equal(upsample(h)[:, 1::2, ::2], h)
+    np.testing.assert_allclose(downsample(upsample(h)), h, rtol=1e-6)
+    np.testing.assert_allclose(downsample(h).mean((1, 2)), h.mean((1, 2)), rtol=1e-5, atol=1e-6)
+
+
+def test_position_runs_from_zero_for_data_to_a_thousand_for_noise():
+    position = logsnr_position(jnp.array([200.0, 0.0, -80.0]))
+    np.testing.assert_allclose(position, [0.0, 500.0, 1000.0], atol=1e-3)
+
+
+def test_sinusoidal_embedding_is_cosines_then_sines():
+    embedding = np.asarray(sinusoidal_embedding(jnp.array([0.0, 2.0]), 4))
+    np.testing.assert_allclose(embedding[0], [1, 1, 0, 0], atol=1e-7)
+    expected = [np.cos(2), np.cos(0.02), np.sin(2), np.sin(0.02)]
+    np.testing.assert_allclose(embedding[1], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("label", [-1, 4, 1000])
+def test_a_label_beyond_the_null_label_gives_nan_and_not_its_nearest_neighbour(label):
+    layer = LabelEmbedding(num_classes=3, features=2)
+    params = layer.init(jax.random.key(0), jnp.arange(4))
+    out = layer.apply(params, jnp.array([0, label, 3]))
+    assert np.isnan(out[1]).all() and np.isfinite(out[jnp.array([0, 2])]).all()
+
+
+def test_the_unet_starts_at_zero_output():
+    net = small_unet()
+    variables = jax.jit(net.init)(jax.random.key(0), *inputs())
+    np.testing.assert_array_equal(net.apply(variables, *inputs()), 0)
+
+
+def test_the_unet_depends_on_pixels_logsnr_and_label(unet):
+    _, params, apply = unet
+    z, logsnr, labels = inputs()
+    out = apply(params, z, logsnr, labels)
+    assert out.shape == z.shape and out.dtype == jnp.float32
+    for changed in [(z + 0.1, logsnr, labels), (z, logsnr + 1, labels), (z, logsnr, 3 - labels)]:
+        assert np.abs(apply(params, *changed) - out).max() > 1e-4
+
+
+def test_an_example_is_not_changed_by_its_neighbours(unet):
+    _, params, apply = unet
+    z, logsnr, labels = inputs()
+    out = apply(params, z, logsnr, labels)
+    others = apply(params, z.at[1:].add(1.0), logsnr.at[1:].add(2.0), labels.at[1:].set(3))
+    np.testing.assert_array_equal(others[0], out[0])
+    assert np.abs(others[1:] - out[1:]).max() > 1e-3
+
+
+def test_dropout_acts_only_with_keys_and_on_each_example_by_its_own_key():
+    h = jnp.ones((3, 50, 40))
+    layer = Dropout(0.25)
+    np.testing.assert_array_equal(layer.apply({}, h, None), h)
+    keys = jax.random.split(jax.random.key(0), 3)
+    out = layer.apply({}, h, keys)
+    np.testing.assert_allclose(np.unique(out), [0, 1 / 0.75], rtol=1e-6)
+    assert abs(float((out == 0).mean()) - 0.25) < 0.02
+    np.testing.assert_array_equal(layer.apply({}, h[1:2], keys[1:2])[0], out[1])
+    assert not np.array_equal(out[0], out[1])
+
+
+def test_bfloat16_inside_gives_float32_outside_near_the_float32_answer(unet):
+    _, params, apply = unet
+    small = small_unet(dtype="bfloat16")
+    exact = apply(params, *inputs())
+    rough = small.apply({"params": params}, *inputs())
+    assert rough.dtype == jnp.float32
+    assert 0 < np.abs(rough - exact).max() < 0.1 * np.abs(exact).max()
+
+
+def test_rematerialisation_changes_neither_parameters_nor_gradients(unet):
+    net, params, _ = unet
+    remat = small_unet(remat=True, dropout=0.1)
+    keys = jax.random.split(jax.random.key(1), 4)
+
+    def loss(net):
+        return lambda p: (net.apply({"params": p}, *inputs_fixed, keys) ** 2).mean()
+
+    inputs_fixed = inputs()
+    expected = jax.jit(jax.grad(loss(small_unet(dropout=0.1))))(params)
+    got = jax.jit(jax.grad(loss(remat)))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, expected)
+
+
+def test_the_imagenet64_network_has_the_published_number_of_parameters():
+    # Dhariwal & Nichol 2021, table 11: 296M with 6 output channels; ours has 3 and a null label.
+    from configs import imagenet64
+
+    net = UNet(out_channels=3, num_classes=1000, **imagenet64.get_config().model)
+    example = jnp.zeros((1, 64, 64, 3)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+    params = jax.eval_shape(net.init, jax.random.key(0), *example)["params"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    adm = count + 3 * (9 * 192 + 1) - 4 * 192
+    assert round(adm / 1e6) == 296
+
+
+def test_the_imagenet128_network_has_the_published_number_of_parameters():
+    from configs import imagenet128
+
+    net = UNet(out_channels=3, num_classes=1000, **imagenet128.get_config().model)
+    example = jnp.zeros((1, 128, 128, 3)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+    params = jax.eval_shape(net.init, jax.random.key(0), *example)["params"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    adm = count + 3 * (9 * 256 + 1) - 4 * 256
+    assert round(adm / 1e6) == 422
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "said"),
+    [
+        (small_unet(channel_mult=(1, 1, 1)), (1, 6, 6, 1), "multiples of 4"),
+        (small_unet(norm_groups=3), (1, 8, 8, 1), "norm_groups=3"),
+        (small_unet(), (1, 8), "channel_mult"),
+        (MLP(out_channels=2), (1, 8, 8, 1), "vectors"),
+    ],
+)
+def test_data_that_does_not_fit_the_network_is_refused(net, shape, said):
+    with pytest.raises(ValueError, match=said):
+        jax.eval_shape(
+            net.init, jax.random.key(0), jnp.zeros(shape), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+        )
+
+
+def test_the_mlp_depends_on_point_logsnr_and_label():
+    net = MLP(out_channels=2, num_classes=3, channels=16, num_blocks=2)
+    point = jnp.ones((4, 2)), jnp.linspace(-5, 5, 4), jnp.arange(4)
+    params = randomised(jax.eval_shape(net.init, jax.random.key(0), *point)["params"])
+    apply = jax.jit(lambda *a: net.apply({"params": params}, *a))
+    out = apply(*point)
+    assert out.shape == (4, 2)
+    z, logsnr, labels = point
+    for changed in [(z + 0.1, logsnr, labels), (z, logsnr + 1, labels), (z, logsnr, 3 - labels)]:
+        assert np.abs(apply(*changed) - out).max() > 1e-4
