@@ -45,7 +45,7 @@ class LoadedEma(NamedTuple):
     meta: dict[str, Any]
 
 
-class SaveError(RuntimeError):
+class SaveError(OSError):
     """A step could not be written; those written before it are as they were."""
 
     def __init__(self, step: int | None, error: Exception):

@@ -91,15 +91,11 @@ def classifier_free_guidance(
     nulls = jnp.full_like(labels, null_label)
     if isinstance(w, numbers.Real) and w in (0, -1):
         only = labels if w == 0 else nulls
-        return lambda z, logsnr: predict(z, jnp.broadcast_to(logsnr, labels.shape), only)
+        return lambda z, logsnr: predict(z, _one_each(logsnr, z, labels), only)
     weight_at = _weight_lookup(w, labels.shape[0], logsnrs)
 
     def denoiser(z: Array, logsnr: Array) -> Array:
-        if z.shape[:1] != labels.shape:
-            raise ValueError(
-                f"labels of shape {labels.shape} for a batch of {z.shape[0]}: one each"
-            )
-        logsnr = jnp.broadcast_to(logsnr, labels.shape)
+        logsnr = _one_each(logsnr, z, labels)
         both = predict(
             jnp.concatenate([z, z]),
             jnp.concatenate([logsnr, logsnr]),
@@ -110,6 +106,13 @@ def classifier_free_guidance(
         return (1 + weight) * conditional - weight * unconditional
 
     return denoiser
+
+
+def _one_each(logsnr: Array, z: Array, labels: Array) -> Array:
+    """logsnr [B] from [] or [B]; ValueError unless data z [B, ...] have one label each."""
+    if z.shape[:1] != labels.shape:
+        raise ValueError(f"labels of shape {labels.shape} for a batch of {z.shape[0]}: one each")
+    return jnp.broadcast_to(logsnr, labels.shape)
 
 
 def _weight_lookup(

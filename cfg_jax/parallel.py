@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -31,7 +32,8 @@ def replicate(tree: Any) -> Any:
     A copy also where the leaf already lies on a device: the result may be donated without
     taking the original along.
     """
-    return jax.device_put(tree, _sharding(), may_alias=False)
+    # device_put alone shares the buffer of a leaf that lies on one of the devices already.
+    return jax.device_put(jax.tree.map(jnp.copy, tree), _sharding())
 
 
 def replicated_like(tree: Any) -> Any:

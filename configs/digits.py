@@ -12,7 +12,7 @@ def get_config():
     config = base.get_config()
     config.data.name = "digits"
     config.model.channels = 32
-    config.model.channel_mult = (1, 2)
+    config.model.channel_mult = (1, 1)
     config.model.num_blocks = 1
     config.model.attention_resolutions = (4,)
     config.model.head_channels = 32
@@ -22,10 +22,10 @@ def get_config():
     config.optim.learning_rate = 1e-3
     config.optim.warmup_steps = 100
     config.optim.ema_decay = 0.995
-    config.train.num_steps = 1_500
-    config.train.batch_size = 128
+    config.train.num_steps = 900
+    config.train.batch_size = 64
     config.train.log_every = 50
-    config.train.checkpoint_every = 500
-    config.train.preview_every = 500
-    config.sampling.num_steps = 64
+    config.train.checkpoint_every = 300
+    config.train.preview_every = 450
+    config.sampling.num_steps = 32
     return config

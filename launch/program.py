@@ -11,7 +11,11 @@ from absl import app, flags, logging
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Parses the flags, calls main, and exits: 0, or 2 with one line for a ValueError."""
+    """Parses the flags, calls main, and exits with what it returns, 0 for None.
+
+    A ValueError, a person's mistake, gives one line and code 2; what the world did, an OSError or
+    a run that lost its numbers, one line and code 1.
+    """
 
     def guarded(argv: list[str]) -> int:
         if len(argv) > 1:
@@ -20,6 +24,8 @@ def run(main: Callable[[list[str]], None]) -> None:
             return main(argv) or 0
         except ValueError as error:
             return _fail(error)
+        except (FloatingPointError, OSError) as error:
+            return _fail(error, code=1)
         except KeyboardInterrupt:
             return _fail("interrupted", code=130)
 
@@ -28,7 +34,10 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # orbax and tfds tell of every step they take
+        return rest
     except flags.Error as error:
         message = f"{error} (--help lists the flags)"
     except (AttributeError, KeyError) as error:

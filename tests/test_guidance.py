@@ -93,7 +93,7 @@ class Recorder:
         return z + like(logsnr, z) + 10.0 * like(labels, z)
 
 
-@pytest.mark.parametrize("w", [1.5, -1.5, W, np.float32(0), jnp.float32(-1)])
+@pytest.mark.parametrize("w", [1.5, -1.5, W, jnp.float32(0), jnp.float32(-1)])
 def test_both_branches_are_one_forward_of_twice_the_batch(w):
     predict = Recorder()
     denoiser = cfg_jax.classifier_free_guidance(predict, LABELS, w, null_label=NULL)

@@ -5,6 +5,9 @@ The builder turns grey levels 0..16 into 0..255 and keeps scikit-learn's order: 
 which are what TFDS can write without TensorFlow. Opening the result is left to `opening`.
 """
 
+import contextlib
+import io
+
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
@@ -66,7 +69,9 @@ def prepare_digits(data_dir: str | None = None) -> Digits:
         return builder
     path = builder.data_path
     try:
-        builder.download_and_prepare(file_format="array_record")
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            # TFDS speaks of a download, and draws bars for what takes a second.
+            builder.download_and_prepare(file_format="array_record")
     except OSError as error:
         if not Digits(data_dir=data_dir).is_prepared():
             raise ValueError(

@@ -1,0 +1,193 @@
+"""What happens between two steps of training?
+
+Feed the next batch, read the metrics of steps that are done, stop a run that has gone wrong, log,
+save, draw a preview. Batch and noise of step k are functions of (seed, k), so a run that is
+resumed makes the same steps as one that never stopped.
+"""
+
+import collections
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from cfg_jax import configuration, data, experiment, generate, parallel
+from cfg_jax.checkpoint import Checkpoints, SaveError
+from cfg_jax.metric_log import MetricLog, Progress
+from cfg_jax.model import Model
+from cfg_jax.train_state import TrainState
+
+# Steps whose metrics may still be on the devices: reading one waits for it, and a host that waits
+# for every step leaves the devices idle in between.
+STEPS_IN_FLIGHT = 2
+
+
+class Run(NamedTuple):
+    """What stays the same during training."""
+
+    config: ConfigDict
+    workdir: Path
+    source: data.Source
+    experiment: experiment.Experiment
+
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint says of its data, as JSON values."""
+        return {
+            "data": {
+                "shape": self.source.shape,
+                "label_names": self.source.label_names,
+                "fingerprint": self.source.fingerprint(),
+            }
+        }
+
+
+class Loop:
+    """All steps from `start` to the config's last, and what happens between them.
+
+    Raises:
+      FloatingPointError: too many steps in a row with a loss or gradient that is not finite.
+      SaveError: the last checkpoint could not be written.
+    """
+
+    def __init__(self, run: Run, checkpoints: Checkpoints, start: int):
+        self.run, self.checkpoints, self.start = run, checkpoints, start
+        self.total = run.config.train.num_steps
+        self.in_flight = collections.deque()
+        self.logged = _Window()
+        self.since_checkpoint = _Window()
+        self.skipped_in_row = 0
+        self.model: Model | None = None
+
+    def __call__(self, state: TrainState, step_fn: Callable) -> None:
+        config = self.run.config
+        order = data.batches(
+            self.run.source,
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            random_flip=config.data.random_flip,
+        )
+        ahead = data.iterate(order, self.start, num_threads=config.data.num_threads)
+        batches = parallel.prefetch(itertools.islice(ahead, max(self.total - self.start, 0)))
+        self.log = MetricLog(self.run.workdir, self.start)
+        self.progress = Progress(self.start, self.total)
+        try:
+            for step, batch in enumerate(batches, self.start + 1):
+                state, metrics = step_fn(state, batch)
+                self._between(step, state, metrics)
+        finally:
+            self.progress.close()
+            self.log.close()
+        print(f"step {max(self.start, self.total)} of {self.total} done, in {self.run.workdir}")
+
+    def _between(self, step: int, state: TrainState, metrics: dict) -> None:
+        every, last = self.run.config.train, step == self.total
+        self.in_flight.append((step, metrics))
+        saving = last or step % every.checkpoint_every == 0
+        logging_now = last or step % every.log_every == 0
+        first = step == self.start + 1
+        self._account(0 if saving or logging_now or first else STEPS_IN_FLIGHT)
+        self.progress.advance()
+        if first:
+            seconds = self.logged.restart_clock()
+            print(f"first step, with compiling: {seconds:.1f} s", flush=True)
+        if logging_now:
+            self._write_log(step)
+        if saving:
+            self._save(step, state, last)
+        if every.preview_every and (last or step % every.preview_every == 0):
+            self._preview(step, state)
+
+    def _account(self, keep_in_flight: int) -> None:
+        """Adds up the metrics of finished steps; stops a run of steps that are not finite."""
+        limit = self.run.config.train.max_skipped_in_row
+        while len(self.in_flight) > keep_in_flight:
+            step, metrics = self.in_flight.popleft()
+            metrics = jax.device_get(metrics)
+            self.logged.add(metrics)
+            self.since_checkpoint.add(metrics)
+            self.skipped_in_row = self.skipped_in_row + 1 if metrics["skipped"][0] else 0
+            if self.skipped_in_row >= limit:
+                raise FloatingPointError(
+                    f"loss or gradient not finite in steps {step - limit + 1} to {step}, "
+                    f"{limit} in a row: the checkpoint of step {self.checkpoints.latest_step()} "
+                    "is the last good one; lower config.optim.learning_rate or look at the data"
+                )
+
+    def _write_log(self, step: int) -> None:
+        scalars = self.logged.means()
+        rate = self.logged.steps / max(self.logged.restart_clock(), 1e-9)
+        scalars["images_per_second"] = rate * self.run.config.train.batch_size
+        self.logged.clear()
+        self.log.write(step, scalars)
+        left = (self.total - step) / max(rate, 1e-9)
+        self.progress.report(
+            step,
+            f"loss {scalars.get('loss', float('nan')):.4f}  "
+            f"{scalars['images_per_second']:.0f} images/s  {left:.0f} s left",
+        )
+
+    def _save(self, step: int, state: TrainState, last: bool) -> None:
+        loss = self.since_checkpoint.means().get("loss", float("nan"))
+        self.since_checkpoint.clear()
+        try:
+            self.checkpoints.save(
+                step,
+                state.replace(ema_params=None),
+                state.ema_params,
+                config=configuration.to_json(self.run.config),
+                meta=self.run.meta(),
+                loss=loss,
+            )
+            if last:
+                self.checkpoints.wait()
+        except SaveError as error:
+            if last:
+                raise
+            logging.error("%s", error)
+
+    def _preview(self, step: int, state: TrainState) -> None:
+        if self.model is None:
+            source = self.run.source
+            self.model = Model(
+                self.run.config,
+                state.ema_params,
+                step=step,
+                shape=source.shape,
+                label_names=source.label_names,
+            )
+        generate.preview(
+            self.model.with_params(state.ema_params, step),
+            self.run.config.train.preview_w,
+            self.run.workdir / "previews",
+        )
+
+
+class _Window:
+    """Sums of metrics over some steps, and the time they took."""
+
+    def __init__(self):
+        self.clear()
+        self._since = time.monotonic()
+
+    def clear(self) -> None:
+        self.sums, self.steps = None, 0
+
+    def add(self, metrics: dict) -> None:
+        self.sums = metrics if self.sums is None else jax.tree.map(np.add, self.sums, metrics)
+        self.steps += 1
+
+    def means(self) -> dict[str, float]:
+        """Weighted means; a name that no example counted for is left out."""
+        pairs = (self.sums or {}).items()
+        return {name: float(total / weight) for name, (total, weight) in pairs if weight > 0}
+
+    def restart_clock(self) -> float:
+        """Seconds since the last call."""
+        since, self._since = self._since, time.monotonic()
+        return self._since - since
