@@ -1,0 +1,122 @@
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from cfg_jax import checkpoint, data
+from cfg_jax.train import train
+from tests.tiny import tiny_config
+
+
+def parameters(workdir):
+    return checkpoint.load_ema(workdir / "checkpoints").ema
+
+
+def records(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_checkpoints_numbers_events_and_a_preview(tiny_run):
+    assert sorted(p.name for p in (tiny_run / "checkpoints").iterdir()) == ["2", "4"]
+    assert [record["step"] for record in records(tiny_run)] == [2, 4]
+    assert (tiny_run / "previews" / "step_00000004.png").exists()
+    assert list((tiny_run / "events").iterdir())
+
+
+def test_the_record_tells_losses_bands_drop_rate_norms_and_speed(tiny_run):
+    last = records(tiny_run)[-1]
+    assert {
+        "loss",
+        "loss_conditional",
+        "drop_rate",
+        "grad_norm",
+        "param_norm",
+        "skipped",
+        "images_per_second",
+        "loss_logsnr_-inf_to_-2",
+        "loss_logsnr_2_to_inf",
+    } <= last.keys()
+    assert 0 <= last["drop_rate"] <= 1 and last["skipped"] == 0
+    # A network that starts at zero answers v_hat = 0, and v has unit variance at noise: E|v|^2
+    # lies between the data's mean square and one.
+    assert 0.4 < records(tiny_run)[0]["loss"] < 1.2
+
+
+def test_a_run_cut_in_the_middle_and_resumed_ends_bit_for_bit_as_the_unbroken_one(
+    tiny_run, tmp_path, data_dir
+):
+    half = tmp_path / "resumed"
+    train(tiny_config(**{"data.data_dir": data_dir, "train.num_steps": 2}), half)
+    train(tiny_config(**{"data.data_dir": data_dir, "train.num_steps": 4}), half)
+    jax.tree.map(np.testing.assert_array_equal, parameters(half), parameters(tiny_run))
+    assert [record["loss"] for record in records(half)] == [
+        record["loss"] for record in records(tiny_run)
+    ]
+
+
+def test_an_unreadable_newest_checkpoint_is_set_aside_and_the_one_before_used(
+    tiny_run, tmp_path, data_dir, capsys
+):
+    copy = tmp_path / "damaged"
+    shutil.copytree(tiny_run, copy)
+    for file in (copy / "checkpoints" / "4").rglob("*"):
+        if file.is_file() and file.stat().st_size > 1000:
+            file.write_bytes(file.read_bytes()[:500])
+    train(tiny_config(**{"data.data_dir": data_dir}), copy)
+    assert "resuming from step 2" in capsys.readouterr().out
+    assert (copy / "checkpoints.corrupt").exists()
+    jax.tree.map(np.testing.assert_array_equal, parameters(copy), parameters(tiny_run))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 7}, "seed=7"),
+        ({"train.batch_size": 32}, "train.batch_size=32"),
+        ({"data.split": "test"}, "data.split='test'"),
+        ({"model.channels": 16}, "params"),
+    ],
+)
+def test_a_workdir_of_another_run_is_refused_and_left_as_it_was(
+    tiny_run, tmp_path, data_dir, change, said
+):
+    copy = tmp_path / "run"
+    shutil.copytree(tiny_run, copy)
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file()}
+    with pytest.raises(ValueError, match=said):
+        train(tiny_config(**({"data.data_dir": data_dir, "train.num_steps": 6} | change)), copy)
+    assert {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file()} == before
+
+
+def test_a_workdir_that_is_a_file_is_refused_before_anything_is_compiled(tmp_path, data_dir):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ValueError, match="cannot be written"):
+        train(tiny_config(**{"data.data_dir": data_dir}), tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_steps_that_are_never_finite_stop_the_run_and_keep_the_last_good_checkpoint(
+    tiny_run, tmp_path, data_dir, monkeypatch
+):
+    copy = tmp_path / "run"
+    shutil.copytree(tiny_run, copy)
+    whole = data.batches
+
+    def poisoned(*args, **kwargs):
+        return whole(*args, **kwargs).map(lambda batch: batch | {"x": batch["x"] * np.nan})
+
+    monkeypatch.setattr(data, "batches", poisoned)
+    config = tiny_config(
+        **{
+            "data.data_dir": data_dir,
+            "train.num_steps": 40,
+            "train.max_skipped_in_row": 3,
+            "train.log_every": 40,
+            "train.checkpoint_every": 40,
+        }
+    )
+    with pytest.raises(FloatingPointError, match="steps 5 to 7.*checkpoint of step 4"):
+        train(config, copy)
+    jax.tree.map(np.testing.assert_array_equal, parameters(copy), parameters(tiny_run))
