@@ -4,7 +4,7 @@ Importing this package loads neither TensorFlow nor tfds, grain or orbax; `load`
 reads a checkpoint when it is called.
 """
 
-from cfg_jax import keys
+from cfg_jax import images, keys
 from cfg_jax.diffusion import (
     alpha_sigma,
     as_predict,
@@ -46,6 +46,7 @@ __all__ = [
     "diffuse",
     "diffusion_loss",
     "drop_labels",
+    "images",
     "keys",
     "load",
     "logsnr_grid",

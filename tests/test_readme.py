@@ -1,0 +1,55 @@
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_library_example_runs_as_printed(tiny_run, monkeypatch):
+    example = next(block for block in blocks("python") if "cfg_jax.load" in block)
+    assert len(example.strip().splitlines()) <= 12
+    monkeypatch.chdir(tiny_run)
+    names = {}
+    exec(example.replace("runs/digits", str(tiny_run)), names)
+    assert names["images"].shape == (10, 8, 8, 1) and names["images"].dtype == np.uint8
+
+
+def test_the_mathematics_example_runs_as_printed():
+    example = next(block for block in blocks("python") if "GaussianMixture" in block)
+    names = {}
+    exec(example, names)
+    assert names["x"].shape == (1000, 2)
+    # Guidance moves each class away from the others, so beyond its mean.
+    assert np.abs(names["x"]).max() < 10
+
+
+def commands():
+    for block in blocks("bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip() and not line.startswith("#"):
+                yield shlex.split(line.split(" # ")[0])
+
+
+@pytest.mark.parametrize("command", list(commands()), ids=" ".join)
+def test_what_a_command_names_is_there(command):
+    for part in command:
+        if part.startswith("--config="):
+            part = part.removeprefix("--config=")
+        if part.startswith(("launch.", "configs/", "launch/", "notebooks/")):
+            path = (
+                part.replace("launch.", "launch/") + ".py" if part.startswith("launch.") else part
+            )
+            assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+def test_a_link_leads_to_a_file(link):
+    assert (ROOT / link).exists()
