@@ -71,7 +71,7 @@ def classifier_free_guidance(
 ) -> Denoiser:
     """eps_hat = (1 + w) predict(z, labels) - w predict(z, null), in one forward of 2B.
 
-    Ho & Salimans 2022, equation 6. For the Python numbers w = 0 and w = -1 only the branch that
+    Ho & Salimans 2022, equation 6. For the Python or NumPy numbers w = 0 and w = -1 only the branch that
     counts is evaluated, a forward of B.
 
     Args:
@@ -85,9 +85,11 @@ def classifier_free_guidance(
       A Denoiser for batches of B.
 
     Raises:
-      ValueError: w of another shape; a batch that is not the labels' length.
+      ValueError: labels or w of another shape; a batch that is not the labels' length.
     """
     labels = jnp.asarray(labels, jnp.int32)
+    if labels.ndim != 1:
+        raise ValueError(f"labels of shape {labels.shape}: give one per example, [B]")
     nulls = jnp.full_like(labels, null_label)
     if isinstance(w, numbers.Real) and w in (0, -1):
         only = labels if w == 0 else nulls

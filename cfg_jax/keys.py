@@ -18,8 +18,10 @@ def per_example(key: Key, batch_size: int) -> Key:
       batch_size: B.
 
     Raises:
-      ValueError: an array of keys whose shape is neither [] nor [B].
+      ValueError: no key; an array of keys whose shape is neither [] nor [B].
     """
+    if not isinstance(key, jax.Array):
+        raise ValueError(f"key={key!r}: need jax.random.key(seed), or one key per example")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.shape == ():

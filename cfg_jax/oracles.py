@@ -88,7 +88,10 @@ class GaussianMixture:
         return jnp.take_along_axis(table, labels[:, None], axis=1)[:, 0]
 
     def predict(self, z: Array, logsnr: Array, labels: Array) -> Array:
-        """The exact Predict: -sigma grad_z log p(z | label), the marginal's for the null label."""
+        """The exact Predict: -sigma grad_z log p(z | label), the marginal's for the null label.
+
+        NaN for a label that is neither, so that a wrong null label cannot go unnoticed.
+        """
         alpha, sigma, total = self._moments(logsnr)
         flat, means = self._flat(z)
         each = (sigma / total)[:, :, None] * (flat - alpha[:, :, None] * means)
@@ -97,6 +100,8 @@ class GaussianMixture:
             jnp.exp(self.log_posterior(z, logsnr)),
             jax.nn.one_hot(labels, self.num_classes),
         )
+        known = (labels >= 0) & (labels <= self.null_label)
+        share = jnp.where(known[:, None], share, jnp.nan)
         # Summed over c, not contracted, so that one class's answer comes back bit for bit.
         return jnp.sum(share[:, :, None] * each, axis=1).reshape(z.shape)
 
@@ -109,7 +114,9 @@ class GaussianMixture:
         return (1 + w) * conditional - w * self.log_prob(z, logsnr)
 
     def draw(self, key: Key, labels: Array) -> Array:
-        """x | labels: [B, ...] for labels [B]; key [] or [B], consumed."""
+        """x | labels: [B, ...] for labels [B], NaN for no class; key [] or [B], consumed."""
         shape = (labels.shape[0], *self.means.shape[1:])
         noise = keys_lib.normal(keys_lib.per_example(key, shape[0]), shape)
-        return self.means[labels] + expand(jnp.sqrt(self.variance[labels]), noise) * noise
+        known = (labels >= 0) & (labels < self.num_classes)
+        deviation = jnp.where(known, jnp.sqrt(self.variance[labels]), jnp.nan)
+        return self.means[labels] + expand(deviation, noise) * noise

@@ -79,11 +79,13 @@ def sample(
       x_hat at the last log-SNR, of `shape`.
 
     Raises:
-      ValueError: a grid that is not a vector.
+      ValueError: a grid that is not a vector, or, where its values are known, not ascending.
     """
     logsnrs = jnp.asarray(logsnrs, jnp.float32)
     if logsnrs.ndim != 1 or logsnrs.size == 0:
         raise ValueError(f"logsnrs of shape {logsnrs.shape}: need a grid [T] from `logsnr_grid`")
+    if not isinstance(logsnrs, jax.core.Tracer) and bool(jnp.any(jnp.diff(logsnrs) < 0)):
+        raise ValueError("logsnrs descend: need an ascending grid, from noise to data")
     num_steps = logsnrs.shape[0]
     keys = keys_lib.per_example(key, shape[0])
 

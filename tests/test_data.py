@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from data_files import random_images, stack, write_dataset
+from tests.data_files import random_images, stack, write_dataset
 from sklearn.datasets import load_digits
 
 from cfg_jax.data import open_source, prepare

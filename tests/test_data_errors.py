@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from data_files import random_images, replace_download, write_dataset
+from tests.data_files import random_images, replace_download, write_dataset
 
 from cfg_jax.data import batches, iterate, open_source, prepare
 from cfg_jax.data.digits import prepare_digits

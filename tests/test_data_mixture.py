@@ -1,7 +1,7 @@
 """The points of the embedded Gaussian mixture."""
 
 import numpy as np
-from data_files import stack
+from tests.data_files import stack
 
 from cfg_jax.data import open_source
 

@@ -199,6 +199,13 @@ def test_a_batch_without_one_label_each_is_refused(w, count, logsnr):
         denoiser(Z, logsnr)
 
 
+@pytest.mark.parametrize("labels", [2, [[0, 1]]])
+@pytest.mark.parametrize("w", [2.0, 0])
+def test_labels_that_are_no_vector_are_refused(labels, w):
+    with pytest.raises(ValueError, match="one per example"):
+        cfg_jax.classifier_free_guidance(MIXTURE.predict, labels, w, null_label=NULL)
+
+
 @jax.jit
 def classifier_guided(z, logsnr, labels, base_labels, w):
     """The mixture's exact classifier steers its model with `base_labels`."""

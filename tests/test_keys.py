@@ -67,3 +67,9 @@ def test_split_gives_each_example_keys_that_occur_nowhere_else():
         np.testing.assert_array_equal(data(split[:, i]), data(jax.random.split(key, 3)))
     everything = np.concatenate([data(split).reshape(-1, 2), data(BATCH)])
     assert len(np.unique(everything, axis=0)) == len(everything)
+
+
+@pytest.mark.parametrize("key", [0, None, np.zeros(2, np.uint32)])
+def test_a_seed_is_no_key(key):
+    with pytest.raises(ValueError, match="jax.random.key"):
+        keys.per_example(key, 3)

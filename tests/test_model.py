@@ -31,30 +31,31 @@ def test_a_model_gives_images_of_the_data_it_was_trained_on(model):
     assert model.label_names == tuple("0123456789") and model.step == 4
 
 
-def test_a_sample_is_the_same_in_a_batch_of_one_four_or_eight(model):
-    labels = np.array([3, 1, 4, 1, 5, 9, 2, 6])
-    whole = draw(model, labels, w=1.5)
-    for size in (1, 4):
-        np.testing.assert_array_equal(draw(model, labels[:size], w=1.5), whole[:size])
-
-
-def test_a_sample_is_the_same_on_one_device_and_on_eight(model):
-    from cfg_jax.guidance import classifier_free_guidance
-    from cfg_jax.samplers import sample
-
-    labels, logsnrs = jnp.arange(8), cfg_jax.logsnr_grid(cfg_jax.cosine_schedule(), 4)
+def on_one_device(model, labels, w):
+    """The same draw by the library's pieces under plain jit, on the first device alone."""
+    logsnrs = cfg_jax.logsnr_grid(cfg_jax.cosine_schedule(), 4)
     params = jax.device_put(jax.device_get(model.params), jax.devices()[0])
 
     @jax.jit
-    def on_one_device(params, key):
-        denoiser = classifier_free_guidance(
-            model.bind(params), labels, jnp.float32(1.5), null_label=10
+    def sample(params, key):
+        denoiser = cfg_jax.classifier_free_guidance(
+            model.bind(params), labels, jnp.float32(w), null_label=10
         )
-        return sample(key, denoiser, (8, 8, 8, 1), logsnrs)
+        return cfg_jax.sample(key, denoiser, (len(labels), 8, 8, 1), logsnrs)
 
-    np.testing.assert_allclose(
-        on_one_device(params, jax.random.key(0)), draw(model, labels, w=1.5), atol=2e-5
+    return np.asarray(sample(params, jax.random.key(0)))
+
+
+@pytest.mark.parametrize("size", [1, 4, 8])
+def test_a_sample_is_the_same_in_any_batch_on_one_device_and_on_eight(model, size):
+    labels = np.array([3, 1, 4, 1, 5, 9, 2, 6])
+    on_eight = draw(model, labels, w=1.5)
+    on_one = on_one_device(model, labels[:size], 1.5)
+    np.testing.assert_array_equal(draw(model, labels[:size], w=1.5), on_eight[:size])
+    np.testing.assert_array_equal(
+        cfg_jax.images.to_images(on_one), cfg_jax.images.to_images(on_eight[:size])
     )
+    np.testing.assert_allclose(on_one, on_eight[:size], atol=2e-5)
 
 
 def test_moving_w_labels_seed_and_variance_compiles_nothing_new(model, monkeypatch):
@@ -82,9 +83,10 @@ def test_w_zero_is_the_conditional_model_and_minus_one_the_unconditional(model):
     conditional = draw(model, [3, 3], w=0.0)
     assert np.abs(conditional - draw(model, [4, 4], w=0.0)).max() > 1e-3
     np.testing.assert_allclose(draw(model, [3, 3], w=-1.0), draw(model, [4, 4], w=-1.0), atol=1e-5)
-    np.testing.assert_allclose(
-        draw(model, [3, 3], w=-1.0), draw(model, [model.null_label] * 2, w=5.0), atol=1e-4
-    )
+    # Both branches of w = 5 are the null label's; x_hat at the first step is eps_hat times 22026,
+    # and so is the rounding of 6 eps_hat - 5 eps_hat.
+    nulls = draw(model, [model.null_label] * 2, w=5.0)
+    np.testing.assert_allclose(draw(model, [3, 3], w=-1.0), nulls, atol=0.05)
 
 
 def test_a_weight_per_sample_and_per_step_reach_their_place(model):

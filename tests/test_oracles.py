@@ -156,10 +156,20 @@ def test_drawn_data_have_the_moments_of_their_class_and_their_own_noise():
         expected = VARIANCE[c] * np.eye(4)
         atol = 5 * VARIANCE[c] * np.sqrt(2 / len(points))
         np.testing.assert_allclose(np.cov(points.T), expected, atol=atol)
-    # Row i depends on its own label and place only.
-    others = np.asarray(draw(jax.random.key(0), (labels + (labels == 1)) % 3))
+    # Row i depends on its own label and place only; without a class there is nothing to draw.
+    unknown = np.where(labels == 1, np.arange(size) % 2 * 4 - 1, labels)
+    others = np.asarray(draw(jax.random.key(0), unknown))
     np.testing.assert_array_equal(others[labels != 1], x[labels != 1])
+    assert np.all(np.isnan(others[labels == 1])) and set(unknown) == {0, 2, NULL, -1}
     assert len(np.unique(x[:, 0, 0, 0])) > 0.99 * size
+
+
+def test_a_label_that_does_not_exist_is_answered_with_nan():
+    """A null label beyond the last one, clamped to a class, would guide without a trace."""
+    labels = np.array([0, 4, 1, -1, 2, 100, 3, 2])
+    found = np.isnan(predict(Z, LOGSNR, labels))
+    np.testing.assert_array_equal(found.all(axis=1), (labels < 0) | (labels > NULL))
+    np.testing.assert_array_equal(found.any(axis=1), found.all(axis=1))
 
 
 @pytest.mark.parametrize(

@@ -321,3 +321,9 @@ def test_guidance_moves_samples_away_from_the_other_classes(clouds):
 def test_a_grid_that_is_no_vector_is_refused(shape):
     with pytest.raises(ValueError, match="need a grid"):
         cfg_jax.sample(jax.random.key(0), lambda z, logsnr: z, (2, 3), np.zeros(shape, np.float32))
+
+
+def test_a_descending_grid_is_refused():
+    grid = cfg_jax.logsnr_grid(cfg_jax.cosine_schedule(), 4)[::-1]
+    with pytest.raises(ValueError, match="ascending"):
+        cfg_jax.sample(jax.random.key(0), lambda z, logsnr: z, (2, 2), grid)

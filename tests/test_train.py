@@ -7,7 +7,15 @@ import pytest
 
 from cfg_jax import checkpoint, data
 from cfg_jax.train import train
-from tests.tiny import tiny_config
+from tests.tiny import tiny_points
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of `tiny_points` that was never stopped."""
+    workdir = tmp_path_factory.mktemp("finished")
+    train(tiny_points(), workdir)
+    return workdir
 
 
 def parameters(workdir):
@@ -45,29 +53,29 @@ def test_the_record_tells_losses_bands_drop_rate_norms_and_speed(tiny_run):
 
 
 def test_a_run_cut_in_the_middle_and_resumed_ends_bit_for_bit_as_the_unbroken_one(
-    tiny_run, tmp_path, data_dir
+    finished, tmp_path
 ):
     half = tmp_path / "resumed"
-    train(tiny_config(**{"data.data_dir": data_dir, "train.num_steps": 2}), half)
-    train(tiny_config(**{"data.data_dir": data_dir, "train.num_steps": 4}), half)
-    jax.tree.map(np.testing.assert_array_equal, parameters(half), parameters(tiny_run))
+    train(tiny_points(**{"train.num_steps": 2}), half)
+    train(tiny_points(**{"train.num_steps": 4}), half)
+    jax.tree.map(np.testing.assert_array_equal, parameters(half), parameters(finished))
     assert [record["loss"] for record in records(half)] == [
-        record["loss"] for record in records(tiny_run)
+        record["loss"] for record in records(finished)
     ]
 
 
 def test_an_unreadable_newest_checkpoint_is_set_aside_and_the_one_before_used(
-    tiny_run, tmp_path, data_dir, capsys
+    finished, tmp_path, capsys
 ):
     copy = tmp_path / "damaged"
-    shutil.copytree(tiny_run, copy)
+    shutil.copytree(finished, copy)
     for file in (copy / "checkpoints" / "4").rglob("*"):
         if file.is_file() and file.stat().st_size > 1000:
             file.write_bytes(file.read_bytes()[:500])
-    train(tiny_config(**{"data.data_dir": data_dir}), copy)
+    train(tiny_points(), copy)
     assert "resuming from step 2" in capsys.readouterr().out
     assert (copy / "checkpoints.corrupt").exists()
-    jax.tree.map(np.testing.assert_array_equal, parameters(copy), parameters(tiny_run))
+    jax.tree.map(np.testing.assert_array_equal, parameters(copy), parameters(finished))
 
 
 @pytest.mark.parametrize(
@@ -76,41 +84,38 @@ def test_an_unreadable_newest_checkpoint_is_set_aside_and_the_one_before_used(
         ({"seed": 7}, "seed=7"),
         ({"train.batch_size": 32}, "train.batch_size=32"),
         ({"data.split": "test"}, "data.split='test'"),
-        ({"model.channels": 16}, "params"),
+        ({"model.channels": 16}, r"float32\[16\] there and float32\[32\] here"),
     ],
 )
-def test_a_workdir_of_another_run_is_refused_and_left_as_it_was(
-    tiny_run, tmp_path, data_dir, change, said
-):
+def test_a_workdir_of_another_run_is_refused_and_left_as_it_was(finished, tmp_path, change, said):
     copy = tmp_path / "run"
-    shutil.copytree(tiny_run, copy)
+    shutil.copytree(finished, copy)
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file()}
     with pytest.raises(ValueError, match=said):
-        train(tiny_config(**({"data.data_dir": data_dir, "train.num_steps": 6} | change)), copy)
+        train(tiny_points(**({"train.num_steps": 6} | change)), copy)
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file()} == before
 
 
-def test_a_workdir_that_is_a_file_is_refused_before_anything_is_compiled(tmp_path, data_dir):
+def test_a_workdir_that_is_a_file_is_refused_before_anything_is_compiled(tmp_path):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(ValueError, match="cannot be written"):
-        train(tiny_config(**{"data.data_dir": data_dir}), tmp_path / "file")
+        train(tiny_points(), tmp_path / "file")
     assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_steps_that_are_never_finite_stop_the_run_and_keep_the_last_good_checkpoint(
-    tiny_run, tmp_path, data_dir, monkeypatch
+    finished, tmp_path, monkeypatch
 ):
     copy = tmp_path / "run"
-    shutil.copytree(tiny_run, copy)
+    shutil.copytree(finished, copy)
     whole = data.batches
 
     def poisoned(*args, **kwargs):
         return whole(*args, **kwargs).map(lambda batch: batch | {"x": batch["x"] * np.nan})
 
     monkeypatch.setattr(data, "batches", poisoned)
-    config = tiny_config(
+    config = tiny_points(
         **{
-            "data.data_dir": data_dir,
             "train.num_steps": 40,
             "train.max_skipped_in_row": 3,
             "train.log_every": 40,
@@ -119,4 +124,4 @@ def test_steps_that_are_never_finite_stop_the_run_and_keep_the_last_good_checkpo
     )
     with pytest.raises(FloatingPointError, match="steps 5 to 7.*checkpoint of step 4"):
         train(config, copy)
-    jax.tree.map(np.testing.assert_array_equal, parameters(copy), parameters(tiny_run))
+    jax.tree.map(np.testing.assert_array_equal, parameters(copy), parameters(finished))
