@@ -71,8 +71,8 @@ def classifier_free_guidance(
 ) -> Denoiser:
     """eps_hat = (1 + w) predict(z, labels) - w predict(z, null), in one forward of 2B.
 
-    Ho & Salimans 2022, equation 6. For the Python or NumPy numbers w = 0 and w = -1 only the branch that
-    counts is evaluated, a forward of B.
+    Ho & Salimans 2022, equation 6. Where w is the Python or NumPy number 0 or -1, only the branch
+    that counts is evaluated, a forward of B.
 
     Args:
       predict: (z, logsnr, labels) -> eps_hat.

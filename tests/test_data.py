@@ -5,12 +5,14 @@ import math
 
 import numpy as np
 import pytest
-from tests.data_files import random_images, stack, write_dataset
+import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
-from cfg_jax.data import open_source, prepare
+from cfg_jax.data import batches, open_source, prepare
 from cfg_jax.data.digits import Digits, prepare_digits
 from cfg_jax.data.preprocessing import to_square
+from cfg_jax.data.sources import ImageSource
+from tests.data_files import random_images, stack, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +170,30 @@ def test_fingerprints_are_json_and_tell_data_sets_apart(digits_dir):
     assert len(set(texts)) == len(texts)
     same = open_source("digits", "train", data_dir=digits_dir, image_size=8)
     assert json.dumps(same.fingerprint()) == texts[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "side"),
+    [
+        ("cifar10", None, 32),
+        ("imagenet_resized/64x64", None, 64),
+        ("imagenet2012", 64, 64),
+        ("imagenet2012", 128, 128),
+    ],
+)
+def test_tfds_own_mock_of_a_data_set_goes_through_source_and_batches(name, image_size, side):
+    with tfds.testing.mock_data(num_examples=5):
+        records = tfds.data_source(name, split="train")
+        source = ImageSource(
+            name=name,
+            version="mock",
+            split="train",
+            records=records,
+            shape=(side, side, 3),
+            label_names=tuple(tfds.builder(name).info.features["label"].names),
+            image_size=image_size,
+        )
+        batch = batches(source, seed=0, batch_size=4, random_flip=True)[0]
+    assert batch["x"].shape == (4, side, side, 3) and batch["x"].dtype == np.float32
+    assert -1 <= batch["x"].min() < batch["x"].max() <= 1
+    assert batch["labels"].max() < source.num_classes in (10, 1000)

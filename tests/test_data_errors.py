@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from tests.data_files import random_images, replace_download, write_dataset
 
 from cfg_jax.data import batches, iterate, open_source, prepare
 from cfg_jax.data.digits import prepare_digits
 from cfg_jax.data.sources import ImageSource
+from tests.data_files import random_images, replace_download, write_dataset
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """The points of the embedded Gaussian mixture."""
 
 import numpy as np
-from tests.data_files import stack
 
 from cfg_jax.data import open_source
+from tests.data_files import stack
 
 
 def test_mixture_points_have_the_frequencies_means_and_deviations_asked_for():

@@ -1,3 +1,4 @@
+import functools
 import json
 import shutil
 
@@ -5,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from cfg_jax import checkpoint, data
-from cfg_jax.train import train
+from cfg_jax import checkpoint, data, experiment, parallel
+from cfg_jax.train import diffusion_loss_fn, train
+from cfg_jax.train_state import create_optimizer, create_train_state, make_train_step
 from tests.tiny import tiny_points
 
 
@@ -62,6 +64,32 @@ def test_a_run_cut_in_the_middle_and_resumed_ends_bit_for_bit_as_the_unbroken_on
     assert [record["loss"] for record in records(half)] == [
         record["loss"] for record in records(finished)
     ]
+
+
+def test_the_diffusion_step_with_dropout_agrees_on_one_device_and_on_eight():
+    config = tiny_points(**{"train.batch_size": 16})
+    source = data.open_source("mixture", "train", std=0.25, size=64)
+    described = experiment.assemble(config, source.shape, source.num_classes)
+    optimizer = create_optimizer(
+        learning_rate=0.1, warmup_steps=0, b1=0.9, b2=0.99, grad_clip=0.5, weight_decay=0.0
+    )
+    params = jax.jit(described.init)(jax.random.key(0))
+    settings = dict(seed=1, ema_decay=0.9)
+    loss_fn = diffusion_loss_fn(described, p_uncond=0.3, weighting="eps")
+    one = jax.jit(make_train_step(loss_fn, optimizer, **settings))
+    eight = parallel.pmap_step(
+        make_train_step(loss_fn, optimizer, axis_name=parallel.AXIS, **settings)
+    )
+    alone = create_train_state(params, optimizer)
+    spread = parallel.replicate(alone)
+    order = data.batches(source, seed=0, batch_size=16)
+    for k in range(3):
+        alone, metrics = one(alone, order[k])
+        spread, spread_metrics = eight(spread, parallel.split_batch(order[k]))
+        for name, pair in metrics.items():
+            np.testing.assert_allclose(spread_metrics[name], pair, rtol=2e-4, atol=1e-4)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+    jax.tree.map(close, spread.params, alone.params)
 
 
 def test_an_unreadable_newest_checkpoint_is_set_aside_and_the_one_before_used(

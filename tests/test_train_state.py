@@ -105,13 +105,14 @@ def test_metrics_are_weighted_sums_over_the_global_batch():
 
 
 def test_the_average_follows_its_warm_up_rule():
-    # d = min(0.9, (1 + n) / (10 + n)): 0.1, 2/11, 3/12 in the first three steps.
-    ema, history = np.array([1.0, -2.0, 0.5]), []
-    for k in range(3):
-        history.append(np.asarray(run(k + 1, pmapped=False)[0].params["p"]))
-    for decay, params in zip([1 / 10, 2 / 11, 3 / 12], history, strict=True):
-        ema = decay * ema + (1 - decay) * params
-    np.testing.assert_allclose(run(3, pmapped=False)[0].ema_params["p"], ema, rtol=1e-5)
+    # d = min(0.2, (1 + n) / (10 + n)): 1/10, 2/11, then 0.2 in the first four steps.
+    step = jax.jit(make_train_step(quadratic, optax.sgd(0.1), seed=3, ema_decay=0.2))
+    state = fresh(optax.sgd(0.1))
+    average = np.asarray(state.params["p"])
+    for k, decay in enumerate([1 / 10, 2 / 11, 0.2, 0.2]):
+        state, _ = step(state, batch_of(k))
+        average = decay * average + (1 - decay) * np.asarray(state.params["p"])
+        np.testing.assert_allclose(state.ema_params["p"], average, rtol=1e-5)
 
 
 @pytest.mark.parametrize("poison", [jnp.nan, jnp.inf])
