@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cfg_jax import keys as keys_lib
 from cfg_jax.diffusion import diffuse, posterior, predict_eps, predict_x
@@ -84,7 +85,7 @@ def sample(
     logsnrs = jnp.asarray(logsnrs, jnp.float32)
     if logsnrs.ndim != 1 or logsnrs.size == 0:
         raise ValueError(f"logsnrs of shape {logsnrs.shape}: need a grid [T] from `logsnr_grid`")
-    if not isinstance(logsnrs, jax.core.Tracer) and bool(jnp.any(jnp.diff(logsnrs) < 0)):
+    if not isinstance(logsnrs, jax.core.Tracer) and (np.diff(np.asarray(logsnrs)) < 0).any():
         raise ValueError("logsnrs descend: need an ascending grid, from noise to data")
     num_steps = logsnrs.shape[0]
     keys = keys_lib.per_example(key, shape[0])

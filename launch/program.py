@@ -36,7 +36,9 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # orbax and tfds tell of every step they take
+            logging.set_verbosity(logging.WARNING)  # orbax tells of every step it takes
+            # TFDS warns of folders it is about to make and of image decoders it can do without.
+            logging.get_absl_logger().addFilter(lambda r: "tensorflow_datasets" not in r.pathname)
         return rest
     except flags.Error as error:
         message = f"{error} (--help lists the flags)"
