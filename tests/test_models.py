@@ -15,6 +15,7 @@ from cfg_jax.models.layers import (
     sinusoidal_embedding,
     upsample,
 )
+from configs import imagenet64, imagenet128
 
 RNG = np.random.default_rng(0)
 
@@ -170,27 +171,18 @@ def test_rematerialisation_changes_neither_parameters_nor_gradients(unet):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, expected)
 
 
-def test_the_imagenet64_network_has_the_published_number_of_parameters():
-    # Dhariwal & Nichol 2021, table 11: 296M with 6 output channels; ours has 3 and a null label.
-    from configs import imagenet64
-
-    net = UNet(out_channels=3, num_classes=1000, **imagenet64.get_config().model)
-    example = jnp.zeros((1, 64, 64, 3)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+@pytest.mark.parametrize(
+    ("config", "size", "millions"), [(imagenet64, 64, 296), (imagenet128, 128, 422)]
+)
+def test_an_imagenet_network_has_the_published_number_of_parameters(config, size, millions):
+    # Dhariwal & Nichol 2021, table 11. Theirs has 6 output channels and no null label.
+    model = config.get_config().model
+    net = UNet(out_channels=3, num_classes=1000, **model)
+    example = jnp.zeros((1, size, size, 3)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
     params = jax.eval_shape(net.init, jax.random.key(0), *example)["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    adm = count + 3 * (9 * 192 + 1) - 4 * 192
-    assert round(adm / 1e6) == 296
-
-
-def test_the_imagenet128_network_has_the_published_number_of_parameters():
-    from configs import imagenet128
-
-    net = UNet(out_channels=3, num_classes=1000, **imagenet128.get_config().model)
-    example = jnp.zeros((1, 128, 128, 3)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
-    params = jax.eval_shape(net.init, jax.random.key(0), *example)["params"]
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    adm = count + 3 * (9 * 256 + 1) - 4 * 256
-    assert round(adm / 1e6) == 422
+    theirs = count + 3 * (9 * model.channels + 1) - 4 * model.channels
+    assert round(theirs / 1e6) == millions
 
 
 @pytest.mark.parametrize(
