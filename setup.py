@@ -1,14 +1,20 @@
 """Package metadata: `pip install -e '.[test]'`."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (HERE / "cfg_jax" / "__init__.py").read_text("utf-8"), re.MULTILINE
+).group(1)
+
 setup(
     name="cfg_jax",
-    version="0.1.0",
+    version=VERSION,
     description="Classifier-free and classifier guidance of diffusion models in JAX and Flax",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",

@@ -4,6 +4,7 @@ Every rule is checked before anything is compiled or written. Configs travel in 
 JSON.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -30,12 +31,12 @@ _POSITIVE: Rule = (lambda value: value > 0, "above 0")
 _SHARE: Rule = (lambda value: 0 <= value <= 1, "in [0, 1]")
 _BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "in [0, 1)")
 _POSITIVE_EACH: Rule = (
-    lambda values: len(values) > 0 and all(value >= 1 for value in values),
+    lambda values: len(values) > 0 and all(isinstance(v, int) and v >= 1 for v in values),
     "positive integers, at least one",
 )
 
 RULES: dict[str, Rule] = {
-    "seed": _at_least(0),
+    "seed": (lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
     "network": _one_of(list(NETWORKS)),
     "data.name": (bool, "the name of a data set"),
     "data.image_size": _at_least(0),
@@ -64,7 +65,10 @@ RULES: dict[str, Rule] = {
     "train.log_every": _at_least(1),
     "train.checkpoint_every": _at_least(1),
     "train.preview_every": _at_least(0),
-    "train.preview_w": (lambda values: len(values) > 0, "at least one weight"),
+    "train.preview_w": (
+        lambda values: len(values) > 0 and all(isinstance(v, int | float) for v in values),
+        "numbers, at least one",
+    ),
     "train.max_skipped_in_row": _at_least(1),
     "checkpoint.keep_latest": _at_least(1),
     "checkpoint.keep_every": _at_least(0),
@@ -106,6 +110,13 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     for field, (holds, allowed) in RULES.items():
         if field in values and not holds(values[field]):
             raise ValueError(f"config.{field}={values[field]!r}: need {allowed}")
+    known = {field.name for field in dataclasses.fields(NETWORKS[values["network"]])}
+    for name in config.model:
+        if name not in known:
+            raise ValueError(
+                f"config.model.{name} is no argument of config.network={values['network']!r}: "
+                "give a config whose model section is that network's"
+            )
     low, high = values["diffusion.logsnr_min"], values["diffusion.logsnr_max"]
     if not low < high:
         raise ValueError(

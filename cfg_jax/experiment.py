@@ -50,6 +50,17 @@ class Experiment(NamedTuple):
         return self.network.init(key, *example)["params"]
 
 
+def data_arguments(config: ConfigDict) -> dict[str, Any]:
+    """What `data.open_source` is given besides the split, which training alone is tied to."""
+    arguments = {
+        name: value
+        for name, value in config.data.items()
+        if name not in ("split", "random_flip", "num_threads")
+    }
+    optional = {name: arguments[name] or None for name in ("data_dir", "image_size")}
+    return arguments | optional
+
+
 def assemble(config: ConfigDict, shape: tuple[int, ...], num_classes: int) -> Experiment:
     """The experiment that `config` describes, for data of one shape and number of classes."""
     heads = 2 if config.diffusion.prediction == "x_and_eps" else 1

@@ -4,6 +4,8 @@ Rows are labels, columns are weights; a row starts from the same noise in every 
 the same noise at every step, so that what changes along it is w alone.
 """
 
+import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -97,20 +99,17 @@ def write_guidance_strip(
     The `.npz` holds `images` uint8 [labels, samples_per_label, weights, H, W, C] (for points `x`,
     float32), `labels`, `w`, `label_names`, `seed`, `num_steps` and the model's `step`.
 
+    The files are named after all that they depend on, so that samples of other settings stay.
+
     Raises:
-      ValueError: what `Model.sample_x` refuses; a directory that cannot be written.
+      ValueError: what `Model.sample_x` refuses.
+      OSError: a directory that cannot be written.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{directory} cannot be written ({error.strerror}): use --out") from error
     x = guided(model, seed, labels, weights, **options)
-    name = f"guidance_step{model.step}_seed{seed}"
-    is_images = len(model.shape) == 3
-    arrays = {"images": images.to_images(x)} if is_images else {"x": x}
+    arrays = {"images": images.to_images(x)} if len(model.shape) == 3 else {"x": x}
     num_steps = options.get("num_steps") or model.config.sampling.num_steps
-    archive = directory / f"{name}.npz"
-    np.savez_compressed(
+    archive = directory / f"{_name(model, seed, labels, weights, num_steps, options)}.npz"
+    _save_npz(
         archive,
         labels=np.asarray(labels),
         w=np.asarray(weights),
@@ -120,6 +119,22 @@ def write_guidance_strip(
         step=model.step,
         **arrays,
     )
-    strip = directory / f"{name}.png"
+    strip = archive.with_suffix(".png")
     images.save_png(strip, picture(model, x, labels, weights))
     return archive, strip
+
+
+def _name(model, seed, labels, weights, num_steps, options) -> str:
+    """What a reader wants to see, and a digest of the rest."""
+    rest = {"labels": list(labels), **options}
+    digest = zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+    listed = "_".join(f"{weight:g}" for weight in weights)
+    return f"step{model.step}_w{listed}_T{num_steps}_seed{seed}_{digest:08x}"
+
+
+def _save_npz(path: Path, **arrays: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    unfinished.replace(path)

@@ -5,7 +5,8 @@
                eps_hat = eps_hat(z) - w sigma grad_z log p(label | z)           classifier
 
 `w` is the guidance weight of Ho & Salimans 2022: w = 0 is the conditional model, w = -1 the
-unconditional one. Imagen, Stable Diffusion and ADM speak of a scale s = 1 + w.
+unconditional one. Imagen and Stable Diffusion speak of a scale s = 1 + w. ADM's classifier scale
+is w on a conditional model, and 1 + w on an unconditional one.
 
 Guidance composes denoisers; networks, losses and samplers do not know of it.
 """

@@ -11,8 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.svm import SVC
 
-from cfg_jax import data, generate
+from cfg_jax import data, experiment, generate
 from cfg_jax.model import Model
+
+MOST_EXAMPLES = 20_000
+"""Beyond it fitting takes hours: its time grows with the square of the examples."""
 
 
 class Verdict(NamedTuple):
@@ -93,13 +96,12 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 def _arrays(model: Model, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The real images [N, H W C] and labels [N] of a split."""
-    settings = model.config.data
-    source = data.open_source(
-        settings.name,
-        split,
-        data_dir=settings.data_dir or None,
-        image_size=settings.image_size or None,
-    )
+    source = data.open_source(split=split, **experiment.data_arguments(model.config))
+    if len(source) > MOST_EXAMPLES:
+        raise ValueError(
+            f"{source.name} has {len(source)} examples in split {split}: a support vector machine "
+            f"takes {MOST_EXAMPLES} at most"
+        )
     examples = [source[i] for i in range(len(source))]
     x = np.stack([example["x"].ravel() for example in examples])
     return x, np.array([example["label"] for example in examples])

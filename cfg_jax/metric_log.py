@@ -20,24 +20,27 @@ class MetricLog:
     Args:
       workdir: an existing folder.
       start: the step that training starts from. Records beyond it, left by a run that was cut
-        before it could save a checkpoint, are taken out, since those steps are made again.
+        before it could save a checkpoint, are taken out, since those steps are made again. At step
+        0 a record that is there belongs to another run, and is kept under another name.
     """
 
     def __init__(self, workdir: Path, start: int):
         self._path = workdir / "metrics.jsonl"
         self._warned = False
+        self._events = None
         self._guarded(self._take_out_beyond, start)
-        self._events = SummaryWriter(str(workdir / "events"), purge_step=start + 1)
+        self._guarded(self._open_events, workdir / "events", start)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """One line {"step": step, name: value, ...} and one event per name."""
         self._guarded(self._append, {"step": step, **scalars})
-        for name, value in scalars.items():
+        for name, value in scalars.items() if self._events else ():
             self._guarded(self._events.add_scalar, name, value, step)
 
     def close(self) -> None:
         """Writes out what is buffered."""
-        self._guarded(self._events.close)
+        if self._events:
+            self._guarded(self._events.close)
 
     def _append(self, record: Mapping[str, float]) -> None:
         with self._path.open("a") as file:
@@ -46,10 +49,16 @@ class MetricLog:
     def _take_out_beyond(self, start: int) -> None:
         if not self._path.exists():
             return
+        if start == 0:
+            self._path.replace(_unused(self._path))
+            return
         kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= start]
         unfinished = self._path.with_suffix(".unfinished")
         unfinished.write_text("".join(line + "\n" for line in kept))
         unfinished.replace(self._path)
+
+    def _open_events(self, folder: Path, start: int) -> None:
+        self._events = SummaryWriter(str(folder), purge_step=start + 1)
 
     def _guarded(self, action, *args) -> None:
         try:
@@ -58,6 +67,14 @@ class MetricLog:
             if not self._warned:
                 logging.warning("metrics are not being written: %s", error)
             self._warned = True
+
+
+def _unused(path: Path) -> Path:
+    """metrics.1.jsonl, or the first number after it that is free."""
+    number = 1
+    while (other := path.with_suffix(f".{number}{path.suffix}")).exists():
+        number += 1
+    return other
 
 
 def _step_of(line: str) -> float:

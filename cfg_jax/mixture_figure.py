@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from cfg_jax.guidance import classifier_free_guidance
-from cfg_jax.oracles import GaussianMixture
+from cfg_jax.oracles import GaussianMixture, triangle
 from cfg_jax.samplers import sample
 from cfg_jax.schedules import cosine_schedule, logsnr_grid
 
@@ -27,9 +27,7 @@ REACH = 3.0
 
 def three_gaussians(std: float) -> GaussianMixture:
     """Three classes of one weight on a circle of radius 1."""
-    angles = np.pi / 2 + 2 * np.pi / 3 * np.arange(3)
-    means = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return GaussianMixture(means, std**2, np.ones(3))
+    return GaussianMixture(triangle(), std**2, np.ones(3))
 
 
 def guided_densities(mixture: GaussianMixture, w: float, resolution: int) -> np.ndarray:

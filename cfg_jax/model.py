@@ -20,7 +20,7 @@ from cfg_jax import configuration, experiment, images, parallel
 from cfg_jax import keys as keys_lib
 from cfg_jax.guidance import classifier_free_guidance, weight_per_step
 from cfg_jax.samplers import sample
-from cfg_jax.schedules import logsnr_grid
+from cfg_jax.schedules import CosineSchedule, logsnr_grid
 from cfg_jax.types import Array, Key
 
 
@@ -52,13 +52,18 @@ class Model:
         self.label_names = tuple(label_names)
         self.null_label = len(self.label_names)
         self._experiment = experiment.assemble(config, self.shape, self.null_label)
-        self._compiled = functools.cache(self._make_sampler)
+        self._compiled = functools.cache(functools.partial(_make_sampler, self._experiment))
 
     def with_params(self, params: Any, step: int) -> "Model":
         """The same model with other parameters; it shares what is compiled."""
         other = copy.copy(self)
         other.params, other.step = parallel.replicate(params), step
         return other
+
+    @property
+    def schedule(self) -> CosineSchedule:
+        """u -> logsnr that it was trained with; `logsnr_grid(model.schedule, T)` samples it."""
+        return self._experiment.schedule
 
     def predict(self, z: Array, logsnr: Array, labels: Array) -> Array:
         """The network as a Predict, for guidance and samplers of one's own.
@@ -101,8 +106,8 @@ class Model:
         Args:
           key: [] (sample i gets fold_in(key, i)) or [B]; consumed.
           labels: [B] integers in 0..num_classes; num_classes is "no label".
-          w: guidance weight: scalar, [B] per sample, [T] or [T, 1] per step, or [T, B]. 0 is the
-            conditional model, -1 the unconditional one.
+          w: guidance weight: scalar, [B] per sample, [T] or [T, 1] per step, or [T, B]; a vector
+            is per sample where T equals B. 0 is the conditional model, -1 the unconditional one.
           num_steps: T, network calls on 2B examples each.
           step: "ancestral" or "ddim".
           logvar_interp: the paper's v in [0, 1], for ancestral steps.
@@ -113,6 +118,7 @@ class Model:
         Raises:
           ValueError: labels out of range or not integers, w not finite or of another shape, and
             what `logsnr_grid` and `per_example` refuse.
+          FloatingPointError: the samples are not finite.
         """
         defaults = self.config.sampling
         num_steps = defaults.num_steps if num_steps is None else int(num_steps)
@@ -126,14 +132,16 @@ class Model:
             raise ValueError(f"logvar_interp={logvar_interp}: need a number in [0, 1]")
         if not np.isfinite(w).all():
             raise ValueError(f"w={w}: need finite guidance weights")
-        weights = np.asarray(weight_per_step(w, num_steps, labels.size)).T
+        sampler = self._compiled(num_steps, step, clip_x)
         batch = {
             "keys": keys_lib.per_example(key, labels.size),
             "labels": labels,
-            "w": weights,
+            "w": np.asarray(weight_per_step(w, num_steps, labels.size)).T,
         }
-        sampler = self._compiled(num_steps, step, clip_x)
-        return np.asarray(sampler((self.params, jnp.float32(logvar_interp)), batch))
+        x = np.asarray(sampler((self.params, jnp.float32(logvar_interp)), batch))
+        if not np.isfinite(x).all():
+            raise FloatingPointError(f"the model of step {self.step} gave samples not finite")
+        return x
 
     def _checked_labels(self, labels: Array) -> np.ndarray:
         labels = np.asarray(labels)
@@ -148,30 +156,32 @@ class Model:
             )
         return labels.astype(np.int32)
 
-    def _make_sampler(self, num_steps: int, step: str, clip_x: bool):
-        logsnrs = logsnr_grid(self._experiment.schedule, num_steps)
 
-        def draw(shared, batch):
-            params, logvar_interp = shared
-            denoiser = classifier_free_guidance(
-                self.bind(params),
-                batch["labels"],
-                batch["w"].T,
-                null_label=self.null_label,
-                logsnrs=logsnrs,
-            )
-            options = {"logvar_interp": logvar_interp} if step == "ancestral" else {}
-            return sample(
-                batch["keys"],
-                denoiser,
-                (batch["labels"].shape[0], *self.shape),
-                logsnrs,
-                step=experiment.STEPS[step],
-                clip_x=clip_x,
-                **options,
-            )
+def _make_sampler(exp: experiment.Experiment, num_steps: int, step: str, clip_x: bool):
+    """((params, logvar_interp), batch) -> x: Algorithm 2 over all devices."""
+    logsnrs = logsnr_grid(exp.schedule, num_steps)
 
-        return parallel.pmap_batch(draw)
+    def draw(shared, batch):
+        params, logvar_interp = shared
+        denoiser = classifier_free_guidance(
+            exp.predict(params),
+            batch["labels"],
+            batch["w"].T,
+            null_label=exp.null_label,
+            logsnrs=logsnrs,
+        )
+        options = {"logvar_interp": logvar_interp} if step == "ancestral" else {}
+        return sample(
+            batch["keys"],
+            denoiser,
+            (batch["labels"].shape[0], *exp.shape),
+            logsnrs,
+            step=experiment.STEPS[step],
+            clip_x=clip_x,
+            **options,
+        )
+
+    return parallel.pmap_batch(draw)
 
 
 def load(workdir: str | Path, step: int | None = None) -> Model:

@@ -75,17 +75,17 @@ class GaussianMixture:
         return jax.nn.log_softmax(self.log_weights[None] + self.log_prob_given_each(z, logsnr))
 
     def log_prob_label(self, z: Array, logsnr: Array, labels: Array) -> Array:
-        """log p(labels | z): [B]."""
-        return jnp.take_along_axis(self.log_posterior(z, logsnr), labels[:, None], axis=1)[:, 0]
+        """log p(labels | z): [B], NaN for no class."""
+        return _chosen(self.log_posterior(z, logsnr), labels)
 
     def log_prob(self, z: Array, logsnr: Array, labels: Array | None = None) -> Array:
-        """log p(z | labels), or log p(z) for labels None or the null label: [B], nats."""
+        """log p(z | labels), log p(z) for None or the null label, NaN for no class: [B], nats."""
         each = self.log_prob_given_each(z, logsnr)
         marginal = jax.nn.logsumexp(self.log_weights[None] + each, axis=1)
         if labels is None:
             return marginal
         table = jnp.concatenate([each, marginal[:, None]], axis=1)
-        return jnp.take_along_axis(table, labels[:, None], axis=1)[:, 0]
+        return _chosen(table, labels)
 
     def predict(self, z: Array, logsnr: Array, labels: Array) -> Array:
         """The exact Predict: -sigma grad_z log p(z | label), the marginal's for the null label.
@@ -120,3 +120,16 @@ class GaussianMixture:
         known = (labels >= 0) & (labels < self.num_classes)
         deviation = jnp.where(known, jnp.sqrt(self.variance[labels]), jnp.nan)
         return self.means[labels] + expand(deviation, noise) * noise
+
+
+def _chosen(table: Array, labels: Array) -> Array:
+    """table[i, labels[i]], NaN where there is no such column: [B]."""
+    known = (labels >= 0) & (labels < table.shape[1])
+    column = jnp.where(known, labels, 0)[:, None]
+    return jnp.where(known, jnp.take_along_axis(table, column, axis=1)[:, 0], jnp.nan)
+
+
+def triangle() -> np.ndarray:
+    """Three means on the unit circle, the first on top: [3, 2]."""
+    angles = np.pi / 2 + 2 * np.pi / 3 * np.arange(3)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)

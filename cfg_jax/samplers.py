@@ -3,7 +3,8 @@
     z_1 ~ N(0, I);   x_hat_t = (z_t - sigma_t eps_hat_t) / alpha_t;   z_{t+1} ~ step(z_t, x_hat_t)
 
 A step rule is a function (key, z_t, x_hat, logsnr_t, logsnr_s) -> z_s from logsnr_t to the higher
-logsnr_s; `sample` scans one over a grid. The paper's sampler is `ancestral_step`.
+logsnr_s; `sample` scans one over a grid. The paper's sampler is `ancestral_step`. At the last call
+there is no higher log-SNR: a step rule is then given the same one twice, and its answer not used.
 
 Source: Ho & Salimans 2022, Algorithm 2.
 """

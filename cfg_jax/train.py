@@ -42,6 +42,11 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
       SaveError: the last checkpoint could not be written.
     """
     configuration.validate(config, parallel.num_devices())
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"{jax.process_count()} processes: training over several hosts is not supported yet; "
+            "start one process on one host"
+        )
     run = _open(config, Path(workdir).expanduser())
     optimizer = create_optimizer(
         **{name: value for name, value in config.optim.items() if name != "ema_decay"}
@@ -117,17 +122,15 @@ def diffusion_loss_fn(exp: experiment.Experiment, *, p_uncond: float, weighting:
 
 def _open(config: ConfigDict, workdir: Path) -> Run:
     """The data and the experiment of a config."""
-    own = ("name", "split", "data_dir", "image_size", "random_flip", "num_threads")
-    options = {name: value for name, value in config.data.items() if name not in own}
-    source = data.open_source(
-        config.data.name,
-        config.data.split,
-        data_dir=config.data.data_dir or None,
-        image_size=config.data.image_size or None,
-        **options,
+    source = data.open_source(split=config.data.split, **experiment.data_arguments(config))
+    order = data.batches(
+        source,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        random_flip=config.data.random_flip,
     )
     exp = experiment.assemble(config, source.shape, source.num_classes)
-    return Run(config, workdir, source, exp)
+    return Run(config, workdir, source, order, exp)
 
 
 def _check_writable(workdir: Path) -> None:

@@ -6,9 +6,10 @@ resumed makes the same steps as one that never stopped.
 """
 
 import collections
+import contextlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,11 +30,12 @@ STEPS_IN_FLIGHT = 2
 
 
 class Run(NamedTuple):
-    """What stays the same during training."""
+    """What stays the same during training; `order[k]` is the batch of step k + 1."""
 
     config: ConfigDict
     workdir: Path
     source: data.Source
+    order: Any
     experiment: experiment.Experiment
 
     def meta(self) -> dict[str, Any]:
@@ -65,14 +67,8 @@ class Loop:
         self.model: Model | None = None
 
     def __call__(self, state: TrainState, step_fn: Callable) -> None:
-        config = self.run.config
-        order = data.batches(
-            self.run.source,
-            seed=config.seed,
-            batch_size=config.train.batch_size,
-            random_flip=config.data.random_flip,
-        )
-        ahead = data.iterate(order, self.start, num_threads=config.data.num_threads)
+        threads = self.run.config.data.num_threads
+        ahead = data.iterate(self.run.order, self.start, num_threads=threads)
         batches = parallel.prefetch(itertools.islice(ahead, max(self.total - self.start, 0)))
         self.log = MetricLog(self.run.workdir, self.start)
         self.progress = Progress(self.start, self.total)
@@ -94,14 +90,16 @@ class Loop:
         self._account(0 if saving or logging_now or first else STEPS_IN_FLIGHT)
         self.progress.advance()
         if first:
-            seconds = self.logged.restart_clock()
-            print(f"first step, with compiling: {seconds:.1f} s", flush=True)
+            print(f"first step, with compiling: {self.logged.seconds():.1f} s", flush=True)
+            self.logged.restart_clock()
         if logging_now:
             self._write_log(step)
         if saving:
-            self._save(step, state, last)
+            with self.logged.paused():
+                self._save(step, state, last)
         if every.preview_every and (last or step % every.preview_every == 0):
-            self._preview(step, state)
+            with self.logged.paused():
+                self._preview(step, state)
 
     def _account(self, keep_in_flight: int) -> None:
         """Adds up the metrics of finished steps; stops a run of steps that are not finite."""
@@ -113,24 +111,24 @@ class Loop:
             self.since_checkpoint.add(metrics)
             self.skipped_in_row = self.skipped_in_row + 1 if metrics["skipped"][0] else 0
             if self.skipped_in_row >= limit:
+                saved = self.checkpoints.latest_step()
+                kept = "nothing was saved yet" if saved is None else f"step {saved} is saved"
                 raise FloatingPointError(
                     f"loss or gradient not finite in steps {step - limit + 1} to {step}, "
-                    f"{limit} in a row: the checkpoint of step {self.checkpoints.latest_step()} "
-                    "is the last good one; lower config.optim.learning_rate or look at the data"
+                    f"{limit} in a row; {kept}: lower config.optim.learning_rate or look at the "
+                    "data"
                 )
 
     def _write_log(self, step: int) -> None:
         scalars = self.logged.means()
-        rate = self.logged.steps / max(self.logged.restart_clock(), 1e-9)
-        scalars["images_per_second"] = rate * self.run.config.train.batch_size
+        text = f"loss {scalars.get('loss', float('nan')):.4f}"
+        if rate := self.logged.steps_per_second():
+            scalars["images_per_second"] = rate * self.run.config.train.batch_size
+            left = (self.total - step) / rate
+            text += f"  {scalars['images_per_second']:.0f} images/s  {left:.0f} s left"
         self.logged.clear()
         self.log.write(step, scalars)
-        left = (self.total - step) / max(rate, 1e-9)
-        self.progress.report(
-            step,
-            f"loss {scalars.get('loss', float('nan')):.4f}  "
-            f"{scalars['images_per_second']:.0f} images/s  {left:.0f} s left",
-        )
+        self.progress.report(step, text)
 
     def _save(self, step: int, state: TrainState, last: bool) -> None:
         loss = self.since_checkpoint.means().get("loss", float("nan"))
@@ -161,11 +159,11 @@ class Loop:
                 shape=source.shape,
                 label_names=source.label_names,
             )
-        generate.preview(
-            self.model.with_params(state.ema_params, step),
-            self.run.config.train.preview_w,
-            self.run.workdir / "previews",
-        )
+        model = self.model.with_params(state.ema_params, step)
+        try:
+            generate.preview(model, self.run.config.train.preview_w, self.run.workdir / "previews")
+        except OSError as error:
+            logging.warning("no preview of step %d: %s", step, error)
 
 
 class _Window:
@@ -173,21 +171,34 @@ class _Window:
 
     def __init__(self):
         self.clear()
-        self._since = time.monotonic()
 
     def clear(self) -> None:
-        self.sums, self.steps = None, 0
+        self.sums = None
+        self.restart_clock()
 
     def add(self, metrics: dict) -> None:
         self.sums = metrics if self.sums is None else jax.tree.map(np.add, self.sums, metrics)
-        self.steps += 1
+        self._steps += 1
 
     def means(self) -> dict[str, float]:
         """Weighted means; a name that no example counted for is left out."""
         pairs = (self.sums or {}).items()
         return {name: float(total / weight) for name, (total, weight) in pairs if weight > 0}
 
-    def restart_clock(self) -> float:
-        """Seconds since the last call."""
-        since, self._since = self._since, time.monotonic()
-        return self._since - since
+    def restart_clock(self) -> None:
+        self._steps, self._since = 0, time.monotonic()
+
+    def seconds(self) -> float:
+        """Since the last restart, pauses left out."""
+        return time.monotonic() - self._since
+
+    def steps_per_second(self) -> float:
+        """0 where no step was timed."""
+        return self._steps / max(self.seconds(), 1e-9)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside does not count."""
+        elapsed = self.seconds()
+        yield
+        self._since = time.monotonic() - elapsed

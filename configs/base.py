@@ -15,9 +15,7 @@ def get_config() -> ConfigDict:
     data.name = "digits"  # "digits", "mixture", or a TFDS name such as "cifar10"
     data.split = "train"  # TFDS split, e.g. "train[:90%]"
     data.data_dir = ""  # where data sets live; "" is the TFDS default, ~/tensorflow_datasets
-    data.image_size = (
-        0  # pixels, centre crop and area-downsample to it; 0 leaves images as they are
-    )
+    data.image_size = 0  # pixels, to centre-crop and area-downsample to; 0 leaves images alone
     data.num_threads = 2  # that read and decode ahead; 16 for ImageNet's JPEGs
     data.random_flip = False  # mirror left to right with probability 1/2
 

@@ -2,7 +2,8 @@
 
     python -m launch.train --config=configs/digits.py --workdir=runs/digits
 
-Needs no download. Result: see README, made by `bash launch/demo.sh`.
+Needs no download. Two CPU cores, about three minutes. Result: see README, made by
+`bash launch/demo.sh`.
 """
 
 from configs import base

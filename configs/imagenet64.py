@@ -1,13 +1,14 @@
-"""ImageNet 64 x 64 of the CFG paper (Ho & Salimans 2022), tables 1 and figure 4.
+"""ImageNet 64 x 64 of the CFG paper (Ho & Salimans 2022), table 1 and figure 4.
 
     pip install -e '.[tf]' && python -m launch.prepare --dataset=imagenet2012 --manual_dir=...
     python -m launch.train --config=configs/imagenet64.py --workdir=runs/imagenet64
 
 From the paper: log-SNR +-20, p_uncond 0.1 (0.2 and 0.5 are the others it studies), v = 0.3,
-400k steps; ADM's network and optimizer (Dhariwal & Nichol 2021, table 11) by reference. Warm-up
-and clipping of the gradient, which the paper does not give, are those of Salimans & Ho 2022
-(arXiv 2202.00512); T = 256 is the natural reading, not stated for this table. Published: FID
-1.55 and IS 66.11 at w = 0.1. Hardware, time and our score: not yet run.
+400k steps; ADM's network and optimizer (Dhariwal & Nichol 2021, table 11) by reference. Neither
+gives warm-up, gradient clipping, flips or clipping of x_hat: the first two are those of Salimans &
+Ho 2022 (arXiv 2202.00512), flips and clipping are on. T = 256 is the natural reading, not stated
+for this table. Published: FID 1.55 and IS 66.11 at w = 0.1. Hardware, time and our score: not yet
+run.
 """
 
 from configs import base

@@ -8,7 +8,8 @@ make_environment() { # make_environment EXTRAS, e.g. "[test]"
     echo "error: $("$python" --version) is too old: need Python 3.11 or newer; set PYTHON=..." >&2
     exit 2
   fi
-  [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+  # A folder that an interrupted run left without pip is made again.
+  "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$venv"
   # What setup.py asks for is installed once for each version of setup.py.
   local wanted installed=$venv/.installed$extras
   wanted=$(cksum <setup.py)
@@ -17,7 +18,8 @@ make_environment() { # make_environment EXTRAS, e.g. "[test]"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".$extras"
     echo "$wanted" >"$installed"
   fi
-  export PATH="$PWD/$venv/bin:$PATH"
+  PATH="$(cd "$venv" && pwd)/bin:$PATH"
+  export PATH
 }
 
 # XLA's YNNPACK fusions, on by default in jaxlib 0.10.2, make the U-Net's step on a CPU 1.7 times

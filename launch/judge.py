@@ -18,8 +18,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", req
 _W = flags.DEFINE_string("w", "0,1,3", "Guidance weights, ascending.")
 _MIN_ACCURACY = flags.DEFINE_string("min_accuracy", "0.97,0.99,0.99", "Least accuracy at each w.")
 _SAMPLES = flags.DEFINE_integer("samples_per_label", 50, "Samples a class at each w.", 2)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise.", lower_bound=0)
-_NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Sampling steps T; the config's if unset.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise.", 0, 2**32 - 1)
+_NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps T; the config's if unset.", 2)
 
 
 def main(argv: list[str]) -> int:

@@ -19,7 +19,7 @@ _W = flags.DEFINE_string("w", "0,0.5,1,2,4", "Guidance weights.")
 _STD = flags.DEFINE_float("std", 0.5, "Standard deviation of each class; the means' radius is 1.")
 _COUNT = flags.DEFINE_integer("count", 1000, "Samples a class at each w.", lower_bound=1)
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 256, "Sampling steps T.", lower_bound=2)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise.", 0, 2**32 - 1)
 
 
 def main(argv: list[str]) -> None:
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     samples = mixture_figure.guided_samples(
         mixture, weights, count=_COUNT.value, num_steps=_NUM_STEPS.value, seed=_SEED.value
     )
-    path = Path(_OUT.value)
+    path = Path(_OUT.value).expanduser()
     images.save_png(path, mixture_figure.figure(mixture, weights, samples))
     print(path)
 

@@ -24,7 +24,7 @@ def run(main: Callable[[list[str]], None]) -> None:
             return main(argv) or 0
         except ValueError as error:
             return _fail(error)
-        except (FloatingPointError, OSError) as error:
+        except (FloatingPointError, OSError, RuntimeError) as error:
             return _fail(error, code=1)
         except KeyboardInterrupt:
             return _fail("interrupted", code=130)

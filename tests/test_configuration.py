@@ -63,6 +63,9 @@ def test_imagenet_configs_carry_the_paper_values():
         ("model.dtype", "float16"),
         ("model.dropout", 1.0),
         ("model.channel_mult", ()),
+        ("model.channel_mult", (1.5, 2.0)),
+        ("model.channel_mult", (1, "a")),
+        ("seed", 2**32),
         ("network", "transformer"),
         ("train.num_steps", 0),
         ("train.preview_w", (0.0, float("nan"))),
@@ -85,6 +88,11 @@ def test_a_batch_must_divide_over_devices_and_microbatches():
     configuration.validate(config, num_devices=4)
     with pytest.raises(ValueError, match=r"batch_size=24 on 8 devices.*multiple of 16"):
         configuration.validate(config, num_devices=8)
+
+
+def test_a_model_section_of_another_network_is_refused():
+    with pytest.raises(ValueError, match=r"config\.model\.channel_mult is no argument.*'mlp'"):
+        configuration.validate(tiny_config(network="mlp"), num_devices=1)
 
 
 def test_a_run_may_go_on_longer_but_not_with_another_seed():

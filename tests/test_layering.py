@@ -51,7 +51,7 @@ OWN_IMPORTS = {
         "checkpoint",
     },
     "generate": {"images", "keys", "metric_log", "model"},
-    "judge": {"data", "generate", "model"},
+    "judge": {"data", "experiment", "generate", "model"},
 }
 ONLY_HERE = {
     "flax.linen": ["models/"],
@@ -114,7 +114,7 @@ def test_no_file_or_function_outgrows_its_reader():
             if isinstance(node, ast.FunctionDef):
                 docstring = ast.get_docstring(node, clean=False) or ""
                 lines = node.end_lineno - node.lineno + 1 - len(docstring.splitlines())
-                assert lines <= 60, f"{path}: {node.name} has {lines} lines"
+                assert lines <= 50, f"{path}: {node.name} has {lines} lines"
 
 
 def test_importing_the_package_loads_no_data_or_checkpoint_library():

@@ -34,6 +34,14 @@ def test_going_on_from_a_step_takes_out_the_records_after_it_and_half_a_line(tmp
     assert [record["step"] for record in records(tmp_path)] == [10, 20]
 
 
+def test_the_record_of_another_run_is_kept_under_another_name(tmp_path):
+    for name in ("metrics.jsonl", "metrics.1.jsonl"):
+        (tmp_path / name).write_text(name)
+    MetricLog(tmp_path, 0).close()
+    assert (tmp_path / "metrics.2.jsonl").read_text() == "metrics.jsonl"
+    assert (tmp_path / "metrics.1.jsonl").read_text() == "metrics.1.jsonl"
+
+
 def test_a_disk_that_fails_costs_one_warning_and_not_the_run(tmp_path, caplog):
     log = MetricLog(tmp_path, 0)
     (tmp_path / "metrics.jsonl").mkdir()

@@ -108,6 +108,39 @@ def test_rows_of_a_strip_share_their_noise(model):
     np.testing.assert_array_equal(x, whole)
 
 
+def test_dropout_is_off_while_sampling(model, tiny_run):
+    with_dropout = model.config.model.dropout
+    assert with_dropout > 0
+    z, logsnr, labels = jnp.ones((2, 8, 8, 1)), jnp.zeros(2), jnp.arange(2)
+    first, second = (model.predict(z, logsnr, labels) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    config = model.config.copy_and_resolve_references()
+    config.model.dropout = 0.0
+    bare = cfg_jax.Model(
+        config, model.params, step=0, shape=model.shape, label_names=model.label_names
+    )
+    np.testing.assert_array_equal(bare.predict(z, logsnr, labels), first)
+
+
+def test_samples_of_other_settings_do_not_overwrite_each_other(model, tmp_path):
+    paths = set()
+    for labels, weights, options in [
+        ([3], [0.0], {}),
+        ([4], [0.0], {}),
+        ([3], [1.0], {}),
+        ([3], [0.0], {"step": "ddim"}),
+        ([3], [0.0], {"num_steps": 3}),
+    ]:
+        paths.update(generate.write_guidance_strip(model, tmp_path, 0, labels, weights, **options))
+    assert len(paths) == 10 and set(tmp_path.iterdir()) == paths
+
+
+def test_samples_that_are_not_finite_are_not_turned_into_black_images(model):
+    broken = model.with_params(jax.tree.map(lambda a: a * np.nan, model.params), 7)
+    with pytest.raises(FloatingPointError, match="step 7"):
+        broken.sample(jax.random.key(0), labels=[1])
+
+
 def test_a_strip_is_written_as_numbers_and_as_a_picture(model, tmp_path):
     archive, picture = generate.write_guidance_strip(model, tmp_path, 0, [3, 5], [0.0, 2.0])
     with np.load(archive, allow_pickle=False) as arrays:

@@ -66,6 +66,17 @@ def test_group_norm_equals_flax_with_any_scale_and_shift():
     np.testing.assert_allclose(ours.apply({"params": params}, h, scale, shift), expected, atol=2e-4)
 
 
+def test_group_norm_in_bfloat16_loses_no_more_than_its_rounding():
+    # Far from zero, where a multiply-add in bfloat16 would cancel leading digits.
+    h = jnp.asarray(20 + RNG.standard_normal((2, 8, 8, 8)), jnp.bfloat16)
+    layer = GroupNorm(groups=4)
+    params = layer.init(jax.random.key(0), h)
+    exact = layer.apply(params, h.astype(jnp.float32))
+    rounded = layer.apply(params, h)
+    assert rounded.dtype == jnp.bfloat16
+    np.testing.assert_allclose(rounded.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
+
+
 def test_attention_equals_numpy_softmax_attention():
     h = jnp.asarray(RNG.standard_normal((2, 3, 3, 8)), jnp.float32)
     layer = Attention(num_heads=2, norm_groups=4)
@@ -190,6 +201,9 @@ def test_an_imagenet_network_has_the_published_number_of_parameters(config, size
     [
         (small_unet(channel_mult=(1, 1, 1)), (1, 6, 6, 1), "multiples of 4"),
         (small_unet(norm_groups=3), (1, 8, 8, 1), "norm_groups=3"),
+        (small_unet(num_heads=3), (1, 8, 8, 1), "num_heads=3"),
+        (small_unet(head_channels=5), (1, 8, 8, 1), "head_channels=5"),
+        (small_unet(attention_resolutions=(16,)), (1, 8, 8, 1), r"heights here are \[8, 4\]"),
         (small_unet(), (1, 8), "channel_mult"),
         (MLP(out_channels=2), (1, 8, 8, 1), "vectors"),
     ],

@@ -43,7 +43,7 @@ MISTAKES = {
         "python -m launch.prepare --dataset=cifar10",
     ),
     "no checkpoint": (["launch.sample", "--workdir={new}"], "python -m launch.train"),
-    "a foreign checkpoint": (["launch.sample", "--workdir={foreign}"], "not"),
+    "a foreign checkpoint": (["launch.sample", "--workdir={foreign}"], "not written by cfg_jax"),
     "a label out of range": (["launch.sample", "--workdir={run}", "--labels=3,11"], "0..9"),
     "a label that is a word": (
         ["launch.sample", "--workdir={run}", "--labels=cat"],
@@ -51,7 +51,12 @@ MISTAKES = {
     ),
     "a w that is no number": (["launch.sample", "--workdir={run}", "--w=1,x"], "--w=1,x"),
     "a w that is not finite": (["launch.sample", "--workdir={run}", "--w=nan"], "finite"),
-    "one step": (["launch.sample", "--workdir={run}", "--num_steps=1"], "num_steps=1"),
+    "one step": (["launch.sample", "--workdir={run}", "--num_steps=1"], "num_steps"),
+    "an infinite label": (["launch.sample", "--workdir={run}", "--labels=inf"], "whole numbers"),
+    "accuracies that do not match": (
+        ["launch.judge", "--workdir={run}", "--w=0,1"],
+        "one accuracy",
+    ),
     "a figure without spread": (["launch.mixture", "--std=0", "--out={new}/a.png"], "--std=0"),
 }
 

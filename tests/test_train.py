@@ -2,6 +2,7 @@ import functools
 import json
 import shutil
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tests.tiny import tiny_points
 def finished(tmp_path_factory):
     """A run of `tiny_points` that was never stopped."""
     workdir = tmp_path_factory.mktemp("finished")
-    train(tiny_points(), workdir)
+    train(tiny_points(**{"train.checkpoint_every": 1, "checkpoint.keep_every": 1}), workdir)
     return workdir
 
 
@@ -60,10 +61,44 @@ def test_a_run_cut_in_the_middle_and_resumed_ends_bit_for_bit_as_the_unbroken_on
     half = tmp_path / "resumed"
     train(tiny_points(**{"train.num_steps": 2}), half)
     train(tiny_points(**{"train.num_steps": 4}), half)
-    jax.tree.map(np.testing.assert_array_equal, parameters(half), parameters(finished))
+    chex.assert_trees_all_equal(parameters(half), parameters(finished))
     assert [record["loss"] for record in records(half)] == [
         record["loss"] for record in records(finished)
     ]
+
+
+def test_what_is_loaded_is_the_average_and_not_the_last_parameters(finished):
+    # Replayed: the average of steps 3 and 4 with the warm-up decays 3/12 and 4/13, from the average
+    # and the parameters that the checkpoints of steps 2, 3 and 4 hold.
+    from orbax.checkpoint import StandardCheckpointer
+
+    def saved(step, item):
+        tree = StandardCheckpointer().restore(finished / "checkpoints" / str(step) / item)
+        return tree["params"] if item == "state" else tree
+
+    raw, average = saved(4, "state"), parameters(finished)
+    average_before, raw_before = saved(3, "ema"), saved(4, "state")
+    replayed = jax.tree.map(lambda e, p: 4 / 13 * e + 9 / 13 * p, average_before, raw_before)
+    chex.assert_trees_all_close(average, replayed, rtol=1e-5, atol=1e-7)
+    gaps = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), average, raw)
+    assert max(jax.tree.leaves(gaps)) > 1e-5
+
+
+def test_dropout_acts_in_training():
+    # A network that is all dropout: the same batch and noise give another loss without it.
+    source = data.open_source("mixture", "train", std=0.25, size=64)
+    batch = data.batches(source, seed=0, batch_size=16)[0]
+    keys = jax.random.split(jax.random.key(0), 16)
+    losses = []
+    for rate in (0.0, 0.5):
+        described = experiment.assemble(
+            tiny_points(**{"model.dropout": rate}), source.shape, source.num_classes
+        )
+        params = jax.jit(described.init)(jax.random.key(0))
+        params = jax.tree.map(lambda a: a + 0.1, params)
+        loss_fn = diffusion_loss_fn(described, p_uncond=0.3, weighting="eps")
+        losses.append(jax.jit(loss_fn)(params, keys, batch)[0])
+    assert np.abs(losses[0] - losses[1]).min() > 1e-4
 
 
 def test_the_diffusion_step_with_dropout_agrees_on_one_device_and_on_eight():
@@ -101,9 +136,9 @@ def test_an_unreadable_newest_checkpoint_is_set_aside_and_the_one_before_used(
         if file.is_file() and file.stat().st_size > 1000:
             file.write_bytes(file.read_bytes()[:500])
     train(tiny_points(), copy)
-    assert "resuming from step 2" in capsys.readouterr().out
+    assert "resuming from step 3" in capsys.readouterr().out
     assert (copy / "checkpoints.corrupt").exists()
-    jax.tree.map(np.testing.assert_array_equal, parameters(copy), parameters(finished))
+    chex.assert_trees_all_equal(parameters(copy), parameters(finished))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +185,6 @@ def test_steps_that_are_never_finite_stop_the_run_and_keep_the_last_good_checkpo
             "train.checkpoint_every": 40,
         }
     )
-    with pytest.raises(FloatingPointError, match="steps 5 to 7.*checkpoint of step 4"):
+    with pytest.raises(FloatingPointError, match="steps 5 to 7, 3 in a row; step 4 is saved"):
         train(config, copy)
-    jax.tree.map(np.testing.assert_array_equal, parameters(copy), parameters(finished))
+    chex.assert_trees_all_equal(parameters(copy), parameters(finished))

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,7 +126,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(poison):
     state, metrics = step(good, batch)
     same = [(state.params, good.params), (state.ema_params, good.ema_params)]
     for after, before in [*same, (state.opt_state, good.opt_state)]:
-        jax.tree.map(np.testing.assert_array_equal, after, before)
+        chex.assert_trees_all_equal(after, before)
     assert (state.step, state.skipped) == (2, 1)
     assert metrics["skipped"][0] == 1 and metrics["loss"] == (0, 0)
     after, metrics = step(state, batch_of(2))
@@ -148,7 +149,7 @@ def test_stopping_and_going_on_is_bit_for_bit_the_unbroken_run():
     whole, _ = run(6, pmapped=True)
     half, _ = run(3, pmapped=True)
     resumed, _ = run(3, pmapped=True, start=jax.device_get(half), first=3)
-    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    chex.assert_trees_all_equal(resumed, whole)
 
 
 def test_the_learning_rate_climbs_in_a_line_and_stays():

@@ -5,15 +5,13 @@ in closed form (`cfg_jax.oracles`), in the same form as the image data sets of `
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-SPLITS = ("train", "test")
+from cfg_jax.oracles import triangle
 
-# Three classes on an equilateral triangle, as in Figure 2 of the classifier-free guidance paper.
-TRIANGLE = ((0.0, 1.0), (-math.sqrt(3) / 2, -0.5), (math.sqrt(3) / 2, -0.5))
+SPLITS = ("train", "test")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +69,7 @@ class MixtureSource:
 def open_mixture(
     split: str,
     *,
-    means: Sequence[Sequence[float]] = TRIANGLE,
+    means: Sequence[Sequence[float]] | None = None,
     std: float | Sequence[float] = 0.25,
     weights: Sequence[float] | None = None,
     size: int = 10_000,
@@ -81,7 +79,7 @@ def open_mixture(
 
     Args:
       split: "train" or "test".
-      means: [K, D], one per class.
+      means: [K, D], one per class; None is `oracles.triangle`.
       std: positive, one for all classes or [K].
       weights: [K], not negative, any positive sum; None is equal weights.
       size: number of points, at least 1.
@@ -90,7 +88,7 @@ def open_mixture(
     Raises:
       ValueError: an argument outside these ranges.
     """
-    means, std, weights = _parameters(means, std, weights)
+    means, std, weights = _parameters(triangle() if means is None else means, std, weights)
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}: the mixture has the splits {', '.join(SPLITS)}")
     if size < 1 or seed < 0:

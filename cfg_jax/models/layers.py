@@ -105,7 +105,7 @@ class GroupNorm(nn.Module):
             gain = 1 + scale.astype(jnp.float32)
             factor, offset = factor * gain, offset * gain + shift.astype(jnp.float32)
         spread = (h.shape[0],) + (1,) * (h.ndim - 2) + (channels,)
-        return h * factor.reshape(spread).astype(h.dtype) + offset.reshape(spread).astype(h.dtype)
+        return (wide * factor.reshape(spread) + offset.reshape(spread)).astype(h.dtype)
 
     def _group_mean(self, values: Array) -> Array:
         """[B, C] to [B, C], each channel's value replaced by the mean of its group."""

@@ -62,7 +62,7 @@ class UNet(nn.Module):
         )
 
     def _attend(self, h: Array, name: str) -> Array:
-        heads = self.num_heads or max(1, h.shape[-1] // self.head_channels)
+        heads = self.num_heads or h.shape[-1] // self.head_channels
         return Attention(heads, self.norm_groups, jnp.dtype(self.dtype), name=name)(h)
 
     @nn.compact
@@ -113,8 +113,22 @@ class UNet(nn.Module):
                 f"images of shape {z.shape[1:]}: {len(self.channel_mult)} resolutions need "
                 f"[H, W, C] with H and W multiples of {halvings}; change channel_mult"
             )
-        for channels in (self.channels * mult for mult in self.channel_mult):
+        sizes = [z.shape[1] >> level for level in range(len(self.channel_mult))]
+        for resolution in self.attention_resolutions:
+            if resolution not in sizes:
+                raise ValueError(
+                    f"attention_resolutions has {resolution}, but the heights here are {sizes}"
+                )
+        for channels, size in zip(
+            (self.channels * mult for mult in self.channel_mult), sizes, strict=True
+        ):
             if channels % self.norm_groups:
                 raise ValueError(
                     f"norm_groups={self.norm_groups} does not divide {channels} channels"
+                )
+            attends = size in self.attention_resolutions or size == sizes[-1]
+            if attends and channels % (self.num_heads or self.head_channels):
+                raise ValueError(
+                    f"num_heads={self.num_heads}, head_channels={self.head_channels}: one head "
+                    f"size has to divide the {channels} channels that attend at {size} x {size}"
                 )

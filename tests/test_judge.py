@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+import cfg_jax
+from cfg_jax import judge
+from cfg_jax.judge import Verdict
+
+REAL = Verdict(None, 0.95, 0.3)
+
+
+def test_good_samples_fall_short_of_nothing():
+    verdicts = [REAL, Verdict(0.0, 0.98, 0.28), Verdict(1.0, 1.0, 0.25)]
+    assert judge.failures(verdicts, {0.0: 0.97, 1.0: 0.99}) == []
+
+
+def test_an_accuracy_below_its_limit_is_named():
+    verdicts = [REAL, Verdict(0.0, 0.96, 0.28), Verdict(1.0, 1.0, 0.25)]
+    (said,) = judge.failures(verdicts, {0.0: 0.97, 1.0: 0.99})
+    assert said == "accuracy 0.960 at w = 0, below 0.97"
+
+
+def test_a_spread_that_does_not_fall_is_named():
+    verdicts = [REAL, Verdict(0.0, 1.0, 0.25), Verdict(1.0, 1.0, 0.25)]
+    (said,) = judge.failures(verdicts, {0.0: 0.97, 1.0: 0.99})
+    assert said.startswith("spread 0.2500 at w = 1 is not below 0.2500 at w = 0")
+
+
+def test_the_table_has_a_row_for_the_real_images_and_one_for_each_weight():
+    lines = judge.table([REAL, Verdict(0.5, 0.98, 0.28)]).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["real", "w"]
+    assert "0.980" in lines[2] and "0.2800" in lines[2]
+
+
+def test_an_untrained_model_is_judged_to_guess_and_real_digits_are_known(tiny_run):
+    verdicts = judge.judge(cfg_jax.load(tiny_run), [0.0, 1.0], samples_per_label=3)
+    assert [verdict.w for verdict in verdicts] == [None, 0.0, 1.0]
+    # 297 held-out digits of other writers.
+    assert verdicts[0].accuracy > 0.9
+    assert verdicts[1].accuracy < 0.5
+    assert all(0 < verdict.spread < 1 for verdict in verdicts)
+
+
+def test_spread_is_the_pixel_deviation_within_a_class():
+    x = np.array([[0.0, 0.0], [2.0, 0.0], [5.0, 5.0], [5.0, 9.0]])
+    assert judge._spread(x, np.array([0, 0, 1, 1])) == pytest.approx((0.5 + 1.0) / 2)
+
+
+def test_a_data_set_too_large_for_the_judge_is_refused(tiny_run, monkeypatch):
+    monkeypatch.setattr(judge, "MOST_EXAMPLES", 100)
+    with pytest.raises(ValueError, match="1500 examples.*100 at most"):
+        judge.judge(cfg_jax.load(tiny_run), [0.0], samples_per_label=2)
