@@ -6,6 +6,7 @@ array. So an example's noise does not depend on the batch, the devices or the ho
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cfg_jax.types import Array, Key
 
@@ -20,7 +21,7 @@ def per_example(key: Key, batch_size: int) -> Key:
     Raises:
       ValueError: no key; an array of keys whose shape is neither [] nor [B].
     """
-    if not isinstance(key, jax.Array):
+    if not isinstance(key, jax.Array | np.ndarray):
         raise ValueError(f"key={key!r}: need jax.random.key(seed), or one key per example")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)

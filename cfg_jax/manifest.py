@@ -109,14 +109,15 @@ def newest_whole(
     reasons: dict[int, str] = {}
     for step in reversed(steps):
         try:
-            return read(step), list(reasons)
+            whole = read(step)
         except MismatchError as error:
             raise MismatchError(f"checkpoint {step} in {directory}: {error}") from None
         except Exception as error:  # a damaged file raises many types
             reasons[step] = reason(error)
-            logging.warning(
-                "checkpoint %d in %s cannot be read: %s", step, directory, reasons[step]
-            )
+            continue
+        for bad, why in reasons.items():
+            logging.warning("checkpoint %d in %s cannot be read: %s", bad, directory, why)
+        return whole, list(reasons)
     raise ValueError(
         f"no readable checkpoint in {directory}, which stays as it is; step {steps[-1]}: "
         f"{reasons[steps[-1]]}. Use a copy of it, or another directory to start from step 0."

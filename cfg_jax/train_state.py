@@ -115,23 +115,10 @@ def make_train_step(
             for name, (values, weights) in metrics.items()
         }
 
-    gradient = jax.grad(mean_loss, has_aux=True)
-
-    def accumulated_gradient(params, batch, step):
-        if num_microbatches == 1:
-            return gradient(params, batch, step)
-        parts = jax.tree.map(lambda a: _split_leading(a, num_microbatches), batch)
-
-        def add(total, part):
-            return jax.tree.map(jnp.add, total, gradient(params, part, step)), None
-
-        one_part = jax.eval_shape(gradient, params, jax.tree.map(lambda a: a[0], parts), step)
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), one_part)
-        (grads, metrics), _ = jax.lax.scan(add, zeros, parts)
-        return jax.tree.map(lambda g: g / num_microbatches, grads), metrics
+    gradient = _in_parts(jax.grad(mean_loss, has_aux=True), num_microbatches)
 
     def step_fn(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Weighted]]:
-        grads, metrics = accumulated_gradient(state.params, batch, state.step)
+        grads, metrics = gradient(state.params, batch, state.step)
         if axis_name is not None:
             grads = jax.lax.pmean(grads, axis_name)
             metrics = jax.lax.psum(metrics, axis_name)
@@ -163,6 +150,25 @@ def _updated(
     decay = jnp.minimum(ema_decay, (1 + good_steps) / (10 + good_steps))
     ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
     return state.replace(params=params, ema_params=ema_params, opt_state=opt_state)
+
+
+def _in_parts(gradient: Callable, parts: int) -> Callable:
+    """`gradient` of a batch as the mean over its parts, computed one after the other."""
+    if parts == 1:
+        return gradient
+
+    def accumulated(params, batch, step):
+        split = jax.tree.map(lambda a: _split_leading(a, parts), batch)
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, gradient(params, part, step)), None
+
+        one_part = jax.eval_shape(gradient, params, jax.tree.map(lambda a: a[0], split), step)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), one_part)
+        (grads, metrics), _ = jax.lax.scan(add, zeros, split)
+        return jax.tree.map(lambda g: g / parts, grads), metrics
+
+    return accumulated
 
 
 def _split_leading(array: Array, parts: int) -> Array:

@@ -3,8 +3,8 @@
     python -m launch.train --config=configs/mixture.py --workdir=runs/mixture
     python -m launch.sample --workdir=runs/mixture --w=0,1,3 --labels=all --samples_per_label=500
 
-The exact denoiser's figure is `python -m launch.mixture`; tests/test_long.py says how near to it the
-learned one has to come.
+The exact denoiser's figure is `python -m launch.mixture`; tests/test_long.py says how near to it
+the learned one has to come.
 """
 
 from ml_collections import ConfigDict

@@ -4,6 +4,7 @@
 instead of a traceback. `-v=1` brings the traceback back.
 """
 
+import logging as std_logging
 import sys
 from collections.abc import Callable
 
@@ -37,8 +38,7 @@ def _parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # orbax tells of every step it takes
-            # TFDS warns of folders it is about to make and of image decoders it can do without.
-            logging.get_absl_logger().addFilter(lambda r: "tensorflow_datasets" not in r.pathname)
+            logging.get_absl_logger().addFilter(_matters)
         return rest
     except flags.Error as error:
         message = f"{error} (--help lists the flags)"
@@ -47,6 +47,15 @@ def _parse(argv: list[str]) -> list[str]:
     except (OSError, ImportError, SyntaxError, TypeError, ValueError) as error:
         message = f"cannot read the config: {error}"
     sys.exit(_fail(message))
+
+
+def _matters(record: std_logging.LogRecord) -> bool:
+    """No for the warnings of libraries whose errors we turn into our own.
+
+    TFDS warns of folders it is about to make and of image decoders it can do without, orbax of
+    files of which a checkpoint is then said to be damaged.
+    """
+    return not any(name in record.pathname for name in ("tensorflow_datasets", "orbax"))
 
 
 def _fail(message: object, code: int = 2) -> int:

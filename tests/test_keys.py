@@ -69,7 +69,7 @@ def test_split_gives_each_example_keys_that_occur_nowhere_else():
     assert len(np.unique(everything, axis=0)) == len(everything)
 
 
-@pytest.mark.parametrize("key", [0, None, np.zeros(2, np.uint32)])
+@pytest.mark.parametrize("key", [0, None])
 def test_a_seed_is_no_key(key):
     with pytest.raises(ValueError, match="jax.random.key"):
         keys.per_example(key, 3)

@@ -43,7 +43,7 @@ MISTAKES = {
         "python -m launch.prepare --dataset=cifar10",
     ),
     "no checkpoint": (["launch.sample", "--workdir={new}"], "python -m launch.train"),
-    "a foreign checkpoint": (["launch.sample", "--workdir={foreign}"], "not written by cfg_jax"),
+    "a foreign checkpoint": (["launch.sample", "--workdir={foreign}"], "of another program"),
     "a label out of range": (["launch.sample", "--workdir={run}", "--labels=3,11"], "0..9"),
     "a label that is a word": (
         ["launch.sample", "--workdir={run}", "--labels=cat"],
