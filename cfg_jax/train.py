@@ -41,6 +41,8 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
       FloatingPointError: too many steps in a row with a loss or gradient that is not finite.
       SaveError: the last checkpoint could not be written.
     """
+    if not str(workdir):
+        raise ValueError("--workdir is empty: give the folder of a run, such as runs/digits")
     configuration.validate(config, parallel.num_devices())
     if jax.process_count() > 1:
         raise ValueError(

@@ -2,7 +2,7 @@ import json
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cfg_jax.metric_log import MetricLog
+from cfg_jax.metric_log import MetricLog, Progress
 
 
 def records(folder):
@@ -50,3 +50,24 @@ def test_a_disk_that_fails_costs_one_warning_and_not_the_run(tmp_path, caplog):
         log.write(2, {"loss": 1.0})
     log.close()
     assert sum("not being written" in record.message for record in caplog.records) == 1
+
+
+def test_without_a_terminal_progress_is_plain_lines(capsys):
+    progress = Progress(0, 10)
+    progress.advance()
+    progress.report(1, "loss 0.5")
+    progress.close()
+    out, err = capsys.readouterr()
+    assert out == "step 1/10  loss 0.5\n" and err == ""
+
+
+def test_on_a_terminal_progress_is_a_bar_with_the_loss_and_the_time_left(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    progress = Progress(0, 4)
+    for step in range(1, 5):
+        progress.advance()
+        progress.report(step, f"loss {step / 8}")
+    progress.close()
+    out, err = capsys.readouterr()
+    assert out == "" and "4/4" in err and "loss 0.5" in err and "<00:00" in err

@@ -157,6 +157,11 @@ def test_a_workdir_of_another_run_is_refused_and_left_as_it_was(finished, tmp_pa
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file()} == before
 
 
+def test_an_empty_workdir_is_refused_and_not_taken_for_the_current_folder():
+    with pytest.raises(ValueError, match="--workdir is empty"):
+        train(tiny_points(), "")
+
+
 def test_a_workdir_that_is_a_file_is_refused_before_anything_is_compiled(tmp_path):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(ValueError, match="cannot be written"):
