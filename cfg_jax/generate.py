@@ -109,7 +109,7 @@ def write_guidance_strip(
     arrays = {"images": images.to_images(x)} if len(model.shape) == 3 else {"x": x}
     num_steps = options.get("num_steps") or model.config.sampling.num_steps
     archive = directory / f"{_name(model, seed, labels, weights, num_steps, options)}.npz"
-    _save_npz(
+    images.save_npz(
         archive,
         labels=np.asarray(labels),
         w=np.asarray(weights),
@@ -130,11 +130,3 @@ def _name(model, seed, labels, weights, num_steps, options) -> str:
     digest = zlib.crc32(json.dumps(rest, sort_keys=True).encode())
     listed = "_".join(f"{weight:g}" for weight in weights)
     return f"step{model.step}_w{listed}_T{num_steps}_seed{seed}_{digest:08x}"
-
-
-def _save_npz(path: Path, **arrays: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    unfinished.replace(path)

@@ -5,8 +5,10 @@
 Grids and captioned strips of images, scatter plots of points, written as PNG.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -61,12 +63,10 @@ def scatter(
     points: np.ndarray, row_captions: Sequence[str], column_captions: Sequence[str]
 ) -> Image.Image:
     """Points [rows, columns, N, 2] as one plot a column, one colour a row, on equal axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = points.shape[1]
     figure = Figure(figsize=(3 * columns, 3.2), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     reach = 1.05 * np.abs(points).max()
     for column, caption in enumerate(column_captions):
         axes = figure.add_subplot(1, columns, column + 1, aspect="equal", title=caption)
@@ -74,13 +74,35 @@ def scatter(
         for row, label in enumerate(row_captions):
             axes.plot(*points[row, column].T, ".", markersize=2, label=label)
     axes.legend(loc="upper right", markerscale=4, fontsize="small")
+    return rendered(figure)
+
+
+def rendered(figure) -> Image.Image:
+    """A matplotlib figure as a picture, drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def save_png(path: Path, picture: Image.Image) -> None:
     """Writes `picture` at `path`, its folders made; a reader never sees half a file."""
+    with whole_file(path) as file:
+        picture.save(file, format="PNG")
+
+
+def save_npz(path: Path, **arrays: np.ndarray) -> None:
+    """Writes named arrays at `path`, its folders made; a reader never sees half a file."""
+    with whole_file(path) as file:
+        np.savez_compressed(file, **arrays)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to that takes its place at `path` once all is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
-    picture.save(unfinished, format="PNG")
+    with unfinished.open("wb") as file:
+        yield file
     unfinished.replace(path)

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from cfg_jax.guidance import classifier_free_guidance
+from cfg_jax.images import rendered
 from cfg_jax.oracles import GaussianMixture, triangle
 from cfg_jax.samplers import sample
 from cfg_jax.schedules import cosine_schedule, logsnr_grid
@@ -72,11 +73,9 @@ def figure(
     mixture: GaussianMixture, weights: Sequence[float], samples: np.ndarray, resolution: int = 301
 ) -> Image.Image:
     """Guided densities above, samples of the sampler below, one column for each weight."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(3 * len(weights), 6.2), layout="constrained")
-    canvas = FigureCanvasAgg(drawing)
     panel = functools.partial(
         drawing.add_subplot, aspect="equal", xlim=(-REACH, REACH), ylim=(-REACH, REACH)
     )
@@ -92,5 +91,4 @@ def figure(
             axes.plot(*drawn.T, ".", markersize=1.5, color=colour)
     drawing.axes[0].set_ylabel("guided density, on a grid")
     drawing.axes[1].set_ylabel("samples, exact denoiser")
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    return rendered(drawing)

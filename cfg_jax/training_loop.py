@@ -159,9 +159,12 @@ class Loop:
                 shape=source.shape,
                 label_names=source.label_names,
             )
-        model = self.model.with_params(state.ema_params, step)
+        else:
+            self.model = self.model.with_params(state.ema_params, step)
         try:
-            generate.preview(model, self.run.config.train.preview_w, self.run.workdir / "previews")
+            generate.preview(
+                self.model, self.run.config.train.preview_w, self.run.workdir / "previews"
+            )
         except OSError as error:
             logging.warning("no preview of step %d: %s", step, error)
 

@@ -37,7 +37,7 @@ OWN_IMPORTS = {
     "metric_log": set(),
     "experiment": {"types", "diffusion", "models", "samplers", "schedules"},
     "configuration": {"diffusion", "experiment", "losses"},
-    "mixture_figure": {"guidance", "oracles", "samplers", "schedules"},
+    "mixture_figure": {"guidance", "images", "oracles", "samplers", "schedules"},
     "model": {
         "types",
         "keys",
