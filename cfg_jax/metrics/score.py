@@ -1,0 +1,164 @@
+"""Are images recognised with confidence, and as many different things?
+
+    score of a split = exp(mean over its rows of KL(p(y|x) || p(y))),   p(y) = mean of p(y|x)
+    KL summed = (sum of p log p) / n - p(y) log p(y)
+
+A split is a run of consecutive rows in the order of the images, not shuffled; the inception score
+is the mean over splits. A small split scores lower, so only scores of equal split sizes compare:
+the customary ones are 10 splits of 50,000 images, and ADM's 5,000 rows per split, which are the
+same for 50,000 images. ADM takes its logits from Inception's last layer without the bias.
+
+Source: Salimans et al. 2016, arXiv 1606.03498, section 4.
+"""
+
+import dataclasses
+import math
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from cfg_jax.metrics.rows import as_rows
+
+
+class InceptionScore(NamedTuple):
+    """Mean and population standard deviation of the scores of the splits, each in [1, K]."""
+
+    mean: float
+    std: float
+
+
+def inception_score(logits: np.ndarray, splits: int = 10) -> InceptionScore:
+    """Mean and deviation over splits of exp(mean KL(p(y|x) || p(y))), p = softmax of the logits.
+
+    Split s is rows floor(N s / splits) to floor(N (s + 1) / splits), in the order given.
+
+    Args:
+      logits: [N, K], N >= splits.
+
+    Raises:
+      ValueError: splits below 1 or above N, not [N, K], or a number that is not finite.
+    """
+    total = len(as_rows(logits, "logits"))
+    if not 1 <= splits <= total:
+        raise ValueError(
+            f"splits={splits} of {total} rows: choose from 1 to the number of rows, 10 is customary"
+        )
+    sums = ScoreSums.empty(np.shape(logits)[1], Fraction(total, splits))
+    return sums.update(logits, np.arange(total)).score()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScoreSums:
+    """Per split, the sums that its score needs; a value, `update` and `merge` return another.
+
+    Each row comes with its place among all images, so batches, devices and processes may divide
+    them in any way. The advice on sending the fields of `FeatureStatistics` holds here too.
+
+    Attributes:
+      split_size: rows of a split: 5,000 for ADM's; for a known number of splits
+        `Fraction(total, splits)`, whose splits differ by one row where it does not divide.
+      count: rows seen of each split, int64 [S]; S grows with the rows.
+      p: sum of p, [S, K].
+      p_log_p: sum over rows and classes of p log p, [S].
+    """
+
+    split_size: Fraction
+    count: np.ndarray
+    p: np.ndarray
+    p_log_p: np.ndarray
+
+    @classmethod
+    def empty(cls, num_classes: int, split_size: int | Fraction = 5_000) -> "ScoreSums":
+        """Those of no rows.
+
+        Raises:
+          ValueError: split_size below 1.
+        """
+        if not split_size >= 1:
+            raise ValueError(f"split_size={split_size}: give 1 row or more, 5000 is customary")
+        counts = np.zeros(0, np.int64)
+        return cls(Fraction(split_size), counts, np.zeros((0, num_classes)), np.zeros(0))
+
+    def update(self, logits: np.ndarray, index: np.ndarray) -> "ScoreSums":
+        """Those of the rows so far and of logits [n, K], row i being image index[i] of all.
+
+        Args:
+          index: integers [n], 0 for the first image of all; each image once.
+
+        Raises:
+          ValueError: not [n, K], a number that is not finite, an index that is no place, or more
+            rows in a split than it has, as when an image is counted twice.
+        """
+        logits, index = as_rows(logits, "logits"), np.asarray(index)
+        whole = np.issubdtype(index.dtype, np.integer) and index.shape == logits.shape[:1]
+        if not whole or (index < 0).any():
+            raise ValueError(
+                f"index of shape {index.shape} and dtype {index.dtype} for {len(logits)} rows: "
+                "give each row the place of its image among all, an integer from 0"
+            )
+        logits = logits - logits.max(axis=1, keepdims=True)
+        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        p = np.exp(log_p)
+        # The split s with floor(size s) <= index < floor(size (s + 1)), in whole numbers.
+        size = self.split_size
+        split = ((index.astype(np.int64) + 1) * size.denominator - 1) // size.numerator
+        member = (np.arange(split.max(initial=-1) + 1)[:, None] == split).astype(np.float64)
+        sums = (member.sum(axis=1).astype(np.int64), member @ p, member @ (p * log_p).sum(axis=1))
+        return self.merge(ScoreSums(size, *sums))
+
+    def merge(self, other: "ScoreSums") -> "ScoreSums":
+        """Those of the rows of both.
+
+        Raises:
+          ValueError: unlike split sizes or numbers of classes, or more rows in a split than it has.
+        """
+        if (self.split_size, self.p.shape[1]) != (other.split_size, other.p.shape[1]):
+            raise ValueError(
+                f"sums over splits of {other.split_size} rows and {other.p.shape[1]} classes join "
+                f"those of {self.split_size} and {self.p.shape[1]}: use the same of both"
+            )
+        splits = max(len(self.count), len(other.count))
+        count, p, p_log_p = (
+            _grown(getattr(self, name), splits) + _grown(getattr(other, name), splits)
+            for name in ("count", "p", "p_log_p")
+        )
+        merged = ScoreSums(self.split_size, count, p, p_log_p)
+        surplus = np.flatnonzero(count > merged._sizes())
+        if surplus.size:
+            split = surplus[0]
+            raise ValueError(
+                f"split {split} has {count[split]} rows of {merged._sizes()[split]}: images were "
+                "counted twice; give each its own index, and leave padding out"
+            )
+        return merged
+
+    def score(self) -> InceptionScore:
+        """The inception score of the rows so far; the last split may be a short one, as in ADM.
+
+        Raises:
+          ValueError: no rows, or a split before the last that lacks some.
+        """
+        if not self.count.size:
+            raise ValueError("no rows to score: update with the logits of one image or more")
+        lacking = np.flatnonzero(self.count[:-1] < self._sizes()[:-1])
+        if lacking.size:
+            split = lacking[0]
+            raise ValueError(
+                f"split {split} has {self.count[split]} of {self._sizes()[split]} rows while later "
+                "splits have some: merge the sums of all processes before scoring"
+            )
+        marginal = self.p / self.count[:, None]
+        # p log p is 0 at p = 0.
+        entropy = -(marginal * np.log(np.where(marginal > 0, marginal, 1.0))).sum(axis=1)
+        scores = np.exp(entropy + self.p_log_p / self.count)
+        return InceptionScore(float(scores.mean()), float(scores.std()))
+
+    def _sizes(self) -> np.ndarray:
+        """Rows of each full split, int64 [S]."""
+        starts = [math.floor(self.split_size * s) for s in range(len(self.count) + 1)]
+        return np.diff(starts).astype(np.int64)
+
+
+def _grown(sums: np.ndarray, splits: int) -> np.ndarray:
+    return np.concatenate([sums, np.zeros((splits - len(sums), *sums.shape[1:]), sums.dtype)])

@@ -1,0 +1,128 @@
+"""How are the moments of a reference set kept?
+
+In one `.npz`: `mu` [D] and `sigma` [D, D], where wanted `mu_s` and `sigma_s` of the spatial
+features (sFID), `count` and `count_s`, and `manifest`, a JSON text that says what they were
+computed from. The four arrays have the names of ADM's reference batches and of pytorch-fid's
+statistics, so either program reads these files, and `load_statistics` reads theirs. Nothing is ever
+unpickled.
+"""
+
+import json
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cfg_jax.images import save_npz
+from cfg_jax.metrics.moments import FeatureStatistics
+
+
+class Moments(NamedTuple):
+    """mean [D] and covariance [D, D], float64, of `count` rows; None where the file is silent."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    count: int | None
+
+
+class SavedStatistics(NamedTuple):
+    """What a file holds; `spatial` is None and `manifest` empty where it holds none."""
+
+    pool: Moments
+    spatial: Moments | None
+    manifest: dict[str, Any]
+
+
+def save_statistics(
+    path: str | Path,
+    stats: FeatureStatistics,
+    *,
+    spatial: FeatureStatistics | None = None,
+    **manifest: Any,
+) -> None:
+    """Writes the moments of pool features, and of spatial ones, at `path`; whole or not at all.
+
+    Args:
+      path: usually `*.npz`; its folders are made.
+      stats, spatial: of two rows or more each. ADM's evaluator asks for both.
+      **manifest: where the numbers come from, as JSON can hold it: data set, resize, weights.
+
+    Raises:
+      ValueError: fewer than two rows, or a manifest that JSON cannot hold.
+      OSError: a path that cannot be written.
+    """
+    try:
+        arrays = {"manifest": json.dumps(manifest)}
+    except TypeError as error:
+        raise ValueError(f"the manifest must be what JSON can hold: {error}") from error
+    for suffix, moments in (("", stats), ("_s", spatial)):
+        if moments is not None:
+            arrays[f"mu{suffix}"] = moments.mean
+            arrays[f"sigma{suffix}"] = moments.covariance
+            arrays[f"count{suffix}"] = moments.count
+    save_npz(Path(path), **arrays)
+
+
+def load_statistics(path: str | Path) -> SavedStatistics:
+    """The moments in a file of `save_statistics`, of ADM or of pytorch-fid.
+
+    Images that the file holds beside them, as ADM's do, are not read.
+
+    Raises:
+      ValueError: no such file, not an `.npz`, damaged, one that asks to be unpickled, without
+        `mu` and `sigma`, or whose moments do not fit each other or are not finite.
+    """
+    try:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("it is a single array")
+        with file:
+            wanted = ("mu", "sigma", "count", "mu_s", "sigma_s", "count_s", "manifest")
+            names = list(file.files)
+            arrays = {name: file[name] for name in wanted if name in names}
+            manifest = json.loads(str(arrays.pop("manifest", "{}")))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} {_complaint(error)}") from error
+    if not {"mu", "sigma"} <= set(arrays):
+        raise ValueError(
+            f"{path} holds {', '.join(names) or 'nothing'}, no mu and sigma: give a file of "
+            "statistics, or compute them from the images"
+        )
+    spatial = None
+    if {"mu_s", "sigma_s"} <= set(arrays):
+        spatial = _moments(path, arrays, "_s")
+    return SavedStatistics(_moments(path, arrays, ""), spatial, manifest)
+
+
+def _complaint(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is not there: give an .npz with mu and sigma, or compute it from the images"
+    if "pickle" in str(error):
+        return (
+            "is no .npz of plain arrays; pickles and Python objects could run code and are not "
+            "opened: give an .npz with mu and sigma, or compute the statistics from the images"
+        )
+    what = " ".join(str(error).split())
+    return f"cannot be read ({type(error).__name__}: {what}): give a whole .npz with mu and sigma"
+
+
+def _moments(path: str | Path, arrays: dict[str, np.ndarray], suffix: str) -> Moments:
+    mean, covariance = arrays[f"mu{suffix}"], arrays[f"sigma{suffix}"]
+    numbers = all(array.dtype.kind in "fiu" for array in (mean, covariance))
+    if not numbers or mean.ndim != 1 or covariance.shape != mean.shape * 2:
+        raise ValueError(
+            f"{path} has mu{suffix} {mean.dtype}{list(mean.shape)} and sigma{suffix} "
+            f"{covariance.dtype}{list(covariance.shape)}: give numbers of shapes [D] and [D, D]"
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError(
+            f"{path} has nan or inf in mu{suffix} or sigma{suffix}: compute the statistics anew"
+        )
+    count = arrays.get(f"count{suffix}")
+    return Moments(
+        mean.astype(np.float64),
+        covariance.astype(np.float64),
+        None if count is None else int(count),
+    )
