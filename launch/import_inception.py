@@ -1,0 +1,29 @@
+"""Converts the weights of the FID Inception network, once, to a file that needs no other library.
+
+    python -m launch.import_inception --weights=FILE --out=inception.safetensors
+
+FILE is `pt_inception-2015-12-05-6726825d.pth`, which the pytorch-fid project publishes (needs
+`pip install -e '.[torch]'`), or `classify_image_graph_def.pb` of TensorFlow's
+inception-2015-12-05.tgz (needs `pip install tensorboard`, and no TensorFlow). It has to be there:
+nothing is downloaded.
+"""
+
+from absl import flags
+
+from cfg_jax.metrics import inception_weights
+from launch.program import run
+
+_WEIGHTS = flags.DEFINE_string("weights", None, "The .pth or .pb file.", required=True)
+_OUT = flags.DEFINE_string("out", None, "The .safetensors file to write.", required=True)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    state_dict = inception_weights.load_weights(_WEIGHTS.value)
+    digest = inception_weights.store(_OUT.value, state_dict)
+    print(f"read {_WEIGHTS.value}, sha256 {inception_weights.sha256(_WEIGHTS.value)}")
+    print(f"wrote {_OUT.value}, sha256 {digest}")
+
+
+if __name__ == "__main__":
+    run(main)
