@@ -75,12 +75,12 @@ def load_statistics(path: str | Path) -> SavedStatistics:
         `mu` and `sigma`, or whose moments do not fit each other or are not finite.
     """
     try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise ValueError("it is a single array")
-        with file:
+        with Path(path).open("rb") as opened:  # NumPy would leave a damaged one open
+            file = np.load(opened, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise ValueError("it is a single array")
             wanted = ("mu", "sigma", "count", "mu_s", "sigma_s", "count_s", "manifest")
-            names = list(file.files)
+            names = file.files
             arrays = {name: file[name] for name in wanted if name in names}
             manifest = json.loads(str(arrays.pop("manifest", "{}")))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
