@@ -30,6 +30,7 @@ setup(
         "array_record>=0.8.6,<0.9",
         "grain>=0.2.18,<0.3",
         "ml-collections>=1.1.0,<2",
+        "safetensors>=0.8,<1",
         "absl-py>=2.5,<3",
         "numpy>=2.4,<3",
         "scikit-learn>=1.9,<2",

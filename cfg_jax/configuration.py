@@ -13,8 +13,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cfg_jax.diffusion import HEADS
-from cfg_jax.experiment import NETWORKS, STEPS
+from cfg_jax.experiment import NETWORKS, SCHEDULES, STEPS
 from cfg_jax.losses import WEIGHTINGS
+from cfg_jax.models.trunk import LABEL_INPUTS, QKV_ORDERS
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -31,8 +32,8 @@ _POSITIVE: Rule = (lambda value: value > 0, "above 0")
 _SHARE: Rule = (lambda value: 0 <= value <= 1, "in [0, 1]")
 _BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "in [0, 1)")
 _POSITIVE_EACH: Rule = (
-    lambda values: len(values) > 0 and all(isinstance(v, int) and v >= 1 for v in values),
-    "positive integers, at least one",
+    lambda values: len(values) > 0 and all(isinstance(v, int | float) and v > 0 for v in values),
+    "numbers above 0, at least one",
 )
 
 RULES: dict[str, Rule] = {
@@ -41,19 +42,27 @@ RULES: dict[str, Rule] = {
     "data.name": (bool, "the name of a data set"),
     "data.image_size": _at_least(0),
     "data.num_threads": _at_least(1),
+    "data.min_crop": (lambda value: 0 < value <= 1, "in (0, 1]"),
     "model.channels": _at_least(1),
     "model.channel_mult": _POSITIVE_EACH,
     "model.num_blocks": _at_least(1),
     "model.head_channels": _at_least(1),
     "model.num_heads": _at_least(0),
+    "model.qkv_order": _one_of(QKV_ORDERS),
+    "model.label_input": _one_of(LABEL_INPUTS),
     "model.dropout": _BELOW_ONE,
     "model.norm_groups": _at_least(1),
     "model.dtype": _one_of(["float32", "bfloat16"]),
+    "diffusion.schedule": _one_of(list(SCHEDULES)),
     "diffusion.prediction": _one_of(list(HEADS)),
     "diffusion.weighting": _one_of(list(WEIGHTINGS)),
     "diffusion.p_uncond": _SHARE,
+    "diffusion.vlb_weight": _POSITIVE,
+    "diffusion.vlb_steps": _at_least(2),
+    "diffusion.low_res_size": _at_least(0),
     "optim.learning_rate": _POSITIVE,
     "optim.warmup_steps": _at_least(0),
+    "optim.anneal_steps": _at_least(0),
     "optim.b1": _BELOW_ONE,
     "optim.b2": _BELOW_ONE,
     "optim.weight_decay": _at_least(0),
@@ -94,9 +103,30 @@ _FREE_AT_RESUME = {
 }
 _FREE_SECTIONS = ("checkpoint.", "sampling.")
 
+# Fields that configs of earlier checkpoints do not have, and what those were made with.
+_ADDED = {
+    "data": {"min_crop": 1.0},
+    "diffusion": {
+        "schedule": "continuous",
+        "learned_variance": False,
+        "vlb_weight": 0.001,
+        "vlb_steps": 1000,
+        "low_res_size": 0,
+    },
+    "optim": {"anneal_steps": 0},
+    "sampling": {"respacing": ""},
+}
+_ADDED_TO_UNET = {
+    "qkv_order": "qkv_heads",
+    "adagn": True,
+    "biggan_updown": True,
+    "rescale_residual": False,
+    "label_input": "with_null",
+}
+
 
 def validate(config: ConfigDict, num_devices: int) -> None:
-    """Checks every value's range, and that the batch divides over devices and microbatches.
+    """Checks every value's range, and that values fit each other, the batch and the devices.
 
     Raises:
       ValueError: one line with the field, its value, what is allowed.
@@ -117,17 +147,43 @@ def validate(config: ConfigDict, num_devices: int) -> None:
                 f"config.model.{name} is no argument of config.network={values['network']!r}: "
                 "give a config whose model section is that network's"
             )
+    _check_diffusion(values)
+    batch_size, parts = values["train.batch_size"], values["train.num_microbatches"]
+    if batch_size % (num_devices * parts):
+        raise ValueError(
+            f"config.train.batch_size={batch_size} on {num_devices} devices in {parts} "
+            f"microbatches: need a multiple of {num_devices * parts}"
+        )
+
+
+def _check_diffusion(values: Mapping[str, Any]) -> None:
+    """That the schedule, the grid and the labels of a config fit each other."""
     low, high = values["diffusion.logsnr_min"], values["diffusion.logsnr_max"]
     if not low < high:
         raise ValueError(
             f"config.diffusion.logsnr_min={low} is not below logsnr_max={high}: "
             "the paper has -20 and 20"
         )
-    batch_size, parts = values["train.batch_size"], values["train.num_microbatches"]
-    if batch_size % (num_devices * parts):
+    schedule, num_steps = values["diffusion.schedule"], values["sampling.num_steps"]
+    if schedule == "continuous" and values["sampling.respacing"]:
         raise ValueError(
-            f"config.train.batch_size={batch_size} on {num_devices} devices in {parts} "
-            f"microbatches: need a multiple of {num_devices * parts}"
+            f"config.sampling.respacing={values['sampling.respacing']!r}: the continuous schedule "
+            'has no timesteps; leave it "" and set num_steps'
+        )
+    if schedule != "continuous" and num_steps > 1000:
+        raise ValueError(
+            f"config.sampling.num_steps={num_steps}: the {schedule} schedule has 1000 timesteps"
+        )
+    p_uncond = values["diffusion.p_uncond"]
+    if values.get("model.label_input", "with_null") != "with_null" and p_uncond > 0:
+        raise ValueError(
+            f"config.diffusion.p_uncond={p_uncond}: label_input={values['model.label_input']!r} "
+            "has no null label to train; set it to 0, or label_input to 'with_null'"
+        )
+    if values["diffusion.low_res_size"] and values["network"] != "unet":
+        raise ValueError(
+            f"config.diffusion.low_res_size={values['diffusion.low_res_size']}: only "
+            "config.network='unet' upsamples; set it to 0"
         )
 
 
@@ -146,14 +202,23 @@ def to_json(config: ConfigDict) -> dict:
 
 
 def from_json(values: dict) -> ConfigDict:
-    """The config that `to_json` was given; lists become tuples again."""
+    """The config that `to_json` was given, by an earlier version too; lists become tuples again."""
 
     def restored(value):
         if isinstance(value, dict):
             return {name: restored(entry) for name, entry in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
-    return ConfigDict(restored(values))
+    return ConfigDict(restored(_completed(values)))
+
+
+def _completed(values: Mapping) -> dict:
+    """A config's JSON values with the fields that it was written too early to have."""
+    added = dict(_ADDED)
+    if values.get("network") == "unet":
+        added["model"] = _ADDED_TO_UNET
+    known = {name: added[name] | dict(values[name]) for name in added if name in values}
+    return {**values, **known}
 
 
 def check_same_run(now: Mapping, before: Mapping, workdir: str) -> None:
@@ -166,7 +231,9 @@ def check_same_run(now: Mapping, before: Mapping, workdir: str) -> None:
     Raises:
       ValueError: the first field that differs, with both values.
     """
-    now, before = (dict(flatten(json.loads(json.dumps(tree)))) for tree in (now, before))
+    now, before = (
+        dict(flatten(_completed(json.loads(json.dumps(tree))))) for tree in (now, before)
+    )
     for field in sorted(now.keys() | before.keys()):
         if field in _FREE_AT_RESUME or field.startswith(_FREE_SECTIONS):
             continue

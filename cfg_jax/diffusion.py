@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cfg_jax.types import Array, Predict
+from cfg_jax.types import Array, Predict, Prediction
 
 
 def expand(value: Array | float, z: Array) -> Array:
@@ -139,12 +139,20 @@ HEADS: dict[str, Callable[[Array, Array, Array], Array]] = {
 }
 
 
-def as_predict(network: Callable[[Array, Array, Array], Array], prediction: str) -> Predict:
+def as_predict(
+    network: Callable[[Array, Array, Array], Array],
+    prediction: str,
+    *,
+    learned_variance: bool = False,
+) -> Predict:
     """A Predict from a network whose output is eps, x, v, or x and eps on 2C channels.
 
     Args:
       network: (z [B, ...], logsnr [B], labels [B]) -> output [B, ...].
       prediction: what the output means, one of `HEADS`.
+      learned_variance: the output's last C channels h are the variance's, and the Predict gives a
+        `Prediction` with logvar_interp = (h + 1) / 2 (Nichol & Dhariwal 2021, arXiv 2102.09672,
+        section 3.1; the map from h is ADM's).
 
     Raises:
       ValueError: an unknown prediction.
@@ -152,4 +160,12 @@ def as_predict(network: Callable[[Array, Array, Array], Array], prediction: str)
     if prediction not in HEADS:
         raise ValueError(f"prediction={prediction!r}: choose one of {', '.join(HEADS)}")
     to_eps = HEADS[prediction]
-    return lambda z, logsnr, labels: to_eps(z, network(z, logsnr, labels), logsnr)
+
+    def predict(z: Array, logsnr: Array, labels: Array) -> Array | Prediction:
+        output = network(z, logsnr, labels)
+        if not learned_variance:
+            return to_eps(z, output, logsnr)
+        heads, exponent = jnp.split(output, [output.shape[-1] - z.shape[-1]], axis=-1)
+        return Prediction(to_eps(z, heads, logsnr), (exponent + 1) / 2)
+
+    return predict

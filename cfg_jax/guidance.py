@@ -8,7 +8,10 @@
 unconditional one. Imagen and Stable Diffusion speak of a scale s = 1 + w. ADM's classifier scale
 is w on a conditional model, and 1 + w on an unconditional one.
 
-Guidance composes denoisers; networks, losses and samplers do not know of it.
+Guidance composes denoisers, so its rules combine: a classifier can guide what classifier-free
+guidance gave. Networks, losses and samplers do not know of it. Only ADM's own two forms depend on
+the sampler: for DDIM the rule above on a `clipped` denoiser, for ancestral steps `mean_shift`.
+A learned variance stays as it was; of the two branches, the conditional one's is taken.
 """
 
 import numbers
@@ -18,8 +21,12 @@ import jax
 import jax.numpy as jnp
 
 from cfg_jax import keys as keys_lib
-from cfg_jax.diffusion import alpha_sigma, expand
-from cfg_jax.types import Array, Denoiser, Key, Predict
+from cfg_jax.diffusion import alpha_sigma, expand, posterior, predict_eps, predict_x
+from cfg_jax.samplers import ancestral_step
+from cfg_jax.types import Array, Denoiser, Key, Predict, Prediction, eps_of, with_eps
+
+LogProb = Callable[[Array, Array], Array]
+"""(z [B, ...], logsnr [B]) -> log p(label | z) [B], each entry a function of its own z only."""
 
 
 def drop_labels(key: Key, labels: Array, *, p_uncond: float, null_label: int) -> Array:
@@ -97,16 +104,18 @@ def classifier_free_guidance(
         return lambda z, logsnr: predict(z, _one_each(logsnr, z, labels), only)
     weight_at = _weight_lookup(w, labels.shape[0], logsnrs)
 
-    def denoiser(z: Array, logsnr: Array) -> Array:
+    def denoiser(z: Array, logsnr: Array) -> Array | Prediction:
         logsnr = _one_each(logsnr, z, labels)
         both = predict(
             jnp.concatenate([z, z]),
             jnp.concatenate([logsnr, logsnr]),
             jnp.concatenate([labels, nulls]),
         )
-        conditional, unconditional = jnp.split(both, 2)
+        conditional = jax.tree.map(lambda a: a[: labels.size], both)
+        unconditional = eps_of(both)[labels.size :]
         weight = expand(weight_at(logsnr), z)
-        return (1 + weight) * conditional - weight * unconditional
+        eps_hat = (1 + weight) * eps_of(conditional) - weight * unconditional
+        return with_eps(conditional, eps_hat)
 
     return denoiser
 
@@ -139,22 +148,67 @@ def _weight_lookup(
     return nearest
 
 
-def classifier_guidance(
-    denoiser: Denoiser, log_prob: Callable[[Array, Array], Array], w: Array | float
-) -> Denoiser:
+def classifier_guidance(denoiser: Denoiser, log_prob: LogProb, w: Array | float) -> Denoiser:
     """eps_hat = denoiser(z) - w sigma grad_z log p(label | z): Ho & Salimans 2022, section 3.1.
 
     On an unconditional denoiser w + 1 takes the place that w has on a conditional one.
 
     Args:
-      denoiser: (z, logsnr) -> eps_hat.
-      log_prob: (z, logsnr) -> log p(label | z) [B], each entry a function of its own z only.
+      denoiser: (z, logsnr) -> eps_hat, guided already or not.
+      log_prob: (z, logsnr) -> log p(label | z) [B], of a classifier in evaluation mode.
       w: guidance weight, [] or [B].
     """
 
-    def guided(z: Array, logsnr: Array) -> Array:
-        gradient = jax.grad(lambda z: log_prob(z, logsnr).sum())(z)
+    def guided(z: Array, logsnr: Array) -> Array | Prediction:
         _, sigma = alpha_sigma(expand(logsnr, z))
-        return denoiser(z, logsnr) - expand(w, z) * sigma * gradient
+        output = denoiser(z, logsnr)
+        shift = expand(w, z) * sigma * _gradient(log_prob, z, logsnr)
+        return with_eps(output, eps_of(output) - shift)
 
     return guided
+
+
+def clipped(denoiser: Denoiser) -> Denoiser:
+    """The eps_hat of the denoiser's x_hat after clipping it to [-1, 1].
+
+    `sample(..., clip_x=False, step=ddim_step)` with `classifier_guidance(clipped(denoiser), ...)`
+    is ADM's guided DDIM, algorithm 2: x_hat is clipped before guidance and not again after it.
+    """
+
+    def denoise(z: Array, logsnr: Array) -> Array | Prediction:
+        output = denoiser(z, logsnr)
+        x_hat = jnp.clip(predict_x(z, eps_of(output), logsnr), -1.0, 1.0)
+        return with_eps(output, predict_eps(z, x_hat, logsnr))
+
+    return denoise
+
+
+def mean_shift(
+    log_prob: LogProb, w: Array | float, step: Callable[..., Array] = ancestral_step
+) -> Callable[..., Array]:
+    """z_s + w Sigma grad_z log p(label | z_t), z_s from an ancestral step of variance Sigma.
+
+    The step rule of ADM-G (Dhariwal & Nichol 2021, algorithm 1), its gradient taken at z_t and
+    logsnr_t as in the authors' program; the derivation takes it at the mean. In eps this is
+    another guidance than `classifier_guidance` of the same w: the two agree for small steps.
+    The last call of `sample`, which makes no step, is not guided; ADM's adds w Sigma grad there
+    too, with a Sigma of 1e-4 at most.
+
+    Args:
+      log_prob: (z, logsnr) -> log p(label | z) [B], of a classifier in evaluation mode.
+      w: ADM's scale, [] or [B]: guidance weight on a conditional model, w + 1 on another.
+      step: a step rule with normal noise of `posterior`'s variance.
+    """
+
+    def shifted(key, z_t, x_hat, logsnr_t, logsnr_s, *, logvar_interp=0.0):
+        z_s = step(key, z_t, x_hat, logsnr_t, logsnr_s, logvar_interp=logvar_interp)
+        _, logvar = posterior(z_t, x_hat, logsnr_t, logsnr_s, logvar_interp=logvar_interp)
+        gradient = _gradient(log_prob, z_t, jnp.broadcast_to(logsnr_t, z_t.shape[:1]))
+        return z_s + expand(w, z_t) * jnp.exp(logvar) * gradient
+
+    return shifted
+
+
+def _gradient(log_prob: LogProb, z: Array, logsnr: Array) -> Array:
+    """grad_z log p(label | z): [B, ...], with respect to nothing else."""
+    return jax.grad(lambda z: log_prob(z, logsnr).sum())(z)

@@ -13,12 +13,21 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cfg_jax.types import Array
+
 SMALLEST_SIDE = 64
 
 
 def to_images(x: np.ndarray) -> np.ndarray:
     """round(127.5 (x + 1)), clipped to 0..255: uint8 of x's shape."""
     return np.clip(np.rint((np.asarray(x) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def area_mean(x: Array, size: int) -> Array:
+    """Means of equal squares of pixels: [B, H, W, C] to [B, size, size, C], size dividing H = W."""
+    batch, height, width, channels = x.shape
+    blocks = x.reshape(batch, size, height // size, size, width // size, channels)
+    return blocks.mean(axis=(2, 4))
 
 
 def grid(images: np.ndarray, *, gap: int = 2) -> np.ndarray:
@@ -41,19 +50,21 @@ def grid(images: np.ndarray, *, gap: int = 2) -> np.ndarray:
 def captioned_grid(
     images: np.ndarray, row_captions: Sequence[str], column_captions: Sequence[str]
 ) -> Image.Image:
-    """`grid` with a caption left of each row and above each column."""
+    """`grid` with a caption left of each row and, of one line or two, above each column."""
     picture = Image.fromarray(grid(images))
     row_height = picture.height // images.shape[0]
     column_width = picture.width // images.shape[1]
     font = ImageFont.load_default(size=14)
     left = 12 + max(int(font.getlength(caption)) for caption in row_captions)
-    top = 24
+    lines = max(caption.count("\n") + 1 for caption in column_captions)
+    top = 8 + 16 * lines
+    above = font if lines == 1 else ImageFont.load_default(size=11)
     canvas = Image.new("RGB", (left + picture.width, top + picture.height), "white")
     canvas.paste(picture, (left, top))
     draw = ImageDraw.Draw(canvas)
     for i, caption in enumerate(column_captions):
         middle = left + column_width * i + column_width // 2
-        draw.text((middle, top // 2), caption, "black", font, anchor="mm")
+        draw.text((middle, top // 2), caption, "black", above, anchor="mm", align="center")
     for i, caption in enumerate(row_captions):
         draw.text((left - 6, top + row_height * i + row_height // 2), caption, "black", font, "rm")
     return canvas

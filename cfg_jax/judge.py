@@ -5,7 +5,8 @@ that it labels as asked, and lower the spread within each class: the trade-off o
 2022, section 4, at a size where a classical classifier can judge.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ MOST_EXAMPLES = 20_000
 class Verdict(NamedTuple):
     """Of the samples at one guidance weight, or of real images (w None).
 
+    classifier_w: weight of a noisy classifier's guidance, 0 for none.
     accuracy: share that the classifier labels as asked, in [0, 1].
     spread: standard deviation of a pixel within a class, in units of the data range [-1, 1],
       averaged over pixels and classes.
@@ -29,14 +31,28 @@ class Verdict(NamedTuple):
     w: float | None
     accuracy: float
     spread: float
+    classifier_w: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables and messages."""
+        if self.w is None:
+            return "real images"
+        return generate.caption(self.w, self.classifier_w).replace("\n", ", ")
 
 
 def judge(
-    model: Model, weights: Sequence[float], *, samples_per_label: int, seed: int = 0, **options
+    model: Model,
+    weights: Sequence[float],
+    *,
+    samples_per_label: int,
+    seed: int = 0,
+    classifier_weights: Sequence[float] = (0.0,),
+    **options,
 ) -> list[Verdict]:
     """Verdicts on held-out real images, then on samples at each weight.
 
-    The classifier is trained on the data set's split `train`, with scikit-learn's choice of
+    The judge is trained on the data set's split `train`, with scikit-learn's choice of
     kernel width; the real images it is tested on are those of split `test`.
 
     Args:
@@ -44,53 +60,65 @@ def judge(
       weights: guidance weights.
       samples_per_label: samples of each class at each weight.
       seed: of the noise, the same at every weight.
+      classifier_weights: of options["classifier"], paired with `weights` by `generate.columns`.
       **options: of `generate.guided`.
     """
     real, real_labels = _arrays(model, "train")
     held_out, held_out_labels = _arrays(model, "test")
-    classifier = SVC(C=10.0).fit(real, real_labels)
-    verdicts = [
-        Verdict(None, classifier.score(held_out, held_out_labels), _spread(real, real_labels))
-    ]
+    machine = SVC(C=10.0).fit(real, real_labels)
+    verdicts = [Verdict(None, machine.score(held_out, held_out_labels), _spread(real, real_labels))]
     classes = range(model.null_label)
     x = generate.guided(
-        model, seed, classes, weights, samples_per_label=samples_per_label, **options
+        model,
+        seed,
+        classes,
+        weights,
+        classifier_weights=classifier_weights,
+        samples_per_label=samples_per_label,
+        **options,
     )
     labels = np.repeat(classes, samples_per_label)
-    for column, w in enumerate(weights):
+    for column, (w, by) in enumerate(generate.columns(weights, classifier_weights)):
         drawn = x[:, :, column].reshape(labels.size, -1)
-        verdicts.append(Verdict(w, classifier.score(drawn, labels), _spread(drawn, labels)))
+        verdicts.append(Verdict(w, machine.score(drawn, labels), _spread(drawn, labels), by))
     return verdicts
 
 
-def failures(verdicts: Sequence[Verdict], min_accuracy: dict[float, float]) -> list[str]:
-    """What the samples fall short of, one sentence each: accuracy, and a spread that falls with w.
+def failures(
+    verdicts: Sequence[Verdict], min_accuracy: Mapping[float | tuple[float, float], float]
+) -> list[str]:
+    """What the samples fall short of, one sentence each: accuracy, and a spread that falls.
+
+    Spread is compared between neighbours of which one is guided more, by w or by the classifier.
 
     Args:
-      verdicts: of `judge`; weights ascending.
-      min_accuracy: {w: least accuracy}.
+      verdicts: of `judge`.
+      min_accuracy: {w: least accuracy}, or {(w, classifier_w): ...}.
     """
     sampled = [verdict for verdict in verdicts if verdict.w is not None]
-    found = [
-        f"accuracy {verdict.accuracy:.3f} at w = {verdict.w:g}, below {min_accuracy[verdict.w]:g}"
-        for verdict in sampled
-        if verdict.accuracy < min_accuracy.get(verdict.w, 0.0)
-    ]
-    for weaker, stronger in zip(sampled, sampled[1:], strict=False):
-        if stronger.spread >= weaker.spread:
+    found = []
+    for verdict in sampled:
+        least = min_accuracy.get((verdict.w, verdict.classifier_w))
+        if least is None:
+            least = min_accuracy.get(verdict.w, 0.0)
+        if verdict.accuracy < least:
+            found.append(f"accuracy {verdict.accuracy:.3f} at {verdict.name}, below {least:g}")
+    for weaker, stronger in itertools.pairwise(sampled):
+        more = (stronger.w - weaker.w, stronger.classifier_w - weaker.classifier_w)
+        if min(more) == 0 < max(more) and stronger.spread >= weaker.spread:
             found.append(
-                f"spread {stronger.spread:.4f} at w = {stronger.w:g} is not below "
-                f"{weaker.spread:.4f} at w = {weaker.w:g}"
+                f"spread {stronger.spread:.4f} at {stronger.name} is not below "
+                f"{weaker.spread:.4f} at {weaker.name}"
             )
     return found
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
     """The verdicts as lines of text."""
-    lines = [f"{'':12}{'accuracy':>10}{'spread':>10}"]
+    width = max(12, *(len(verdict.name) + 1 for verdict in verdicts))
+    lines = [f"{'':{width}}{'accuracy':>10}{'spread':>10}"]
     for verdict in verdicts:
-        name = "real images" if verdict.w is None else f"w = {verdict.w:g}"
-        lines.append(f"{name:12}{verdict.accuracy:10.3f}{verdict.spread:10.4f}")
+        lines.append(f"{verdict.name:{width}}{verdict.accuracy:10.3f}{verdict.spread:10.4f}")
     return "\n".join(lines)
 
 

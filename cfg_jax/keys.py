@@ -26,12 +26,17 @@ def per_example(key: Key, batch_size: int) -> Key:
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.shape == ():
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch_size))
+        return indexed(key, jnp.arange(batch_size))
     if key.shape == (batch_size,):
         return key
     raise ValueError(
         f"keys of shape {key.shape} for a batch of {batch_size}: give one key or one per example"
     )
+
+
+def indexed(key: Key, indices: Array) -> Key:
+    """fold_in(key, index) for every index: [B] keys from one, consumed, and [B] integers."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
 def fold_in(keys: Key, data: int | Array) -> Key:

@@ -4,7 +4,7 @@
     images = model.sample(jax.random.key(0), labels=jnp.arange(10), w=2.0, num_steps=64)
 
 EMA parameters, the config they were trained with, and a guided sampler compiled once for each
-shape and number of steps. No optimizer, no training code, no data.
+shape, number of steps and classifier. No optimizer, no training code, no data.
 """
 
 import copy
@@ -18,10 +18,11 @@ from ml_collections import ConfigDict
 
 from cfg_jax import configuration, experiment, images, parallel
 from cfg_jax import keys as keys_lib
-from cfg_jax.guidance import classifier_free_guidance, weight_per_step
-from cfg_jax.samplers import sample
-from cfg_jax.schedules import CosineSchedule, logsnr_grid
-from cfg_jax.types import Array, Key
+from cfg_jax.guidance import weight_per_step
+from cfg_jax.guided_sampler import CLASSIFIER_FORMS, Plan, make_sampler
+from cfg_jax.noisy_classifier import NoisyClassifier
+from cfg_jax.schedules import logsnr_grid
+from cfg_jax.types import Array, Key, eps_of
 
 
 class Model:
@@ -52,7 +53,7 @@ class Model:
         self.label_names = tuple(label_names)
         self.null_label = len(self.label_names)
         self._experiment = experiment.assemble(config, self.shape, self.null_label)
-        self._compiled = functools.cache(functools.partial(_make_sampler, self._experiment))
+        self._compiled = functools.cache(functools.partial(make_sampler, self._experiment))
 
     def with_params(self, params: Any, step: int) -> "Model":
         """The same model with other parameters; it shares what is compiled."""
@@ -61,21 +62,37 @@ class Model:
         return other
 
     @property
-    def schedule(self) -> CosineSchedule:
+    def schedule(self) -> experiment.Schedule:
         """u -> logsnr that it was trained with; `logsnr_grid(model.schedule, T)` samples it."""
         return self._experiment.schedule
 
-    def predict(self, z: Array, logsnr: Array, labels: Array) -> Array:
+    def predict(
+        self, z: Array, logsnr: Array, labels: Array, low_res: Array | None = None
+    ) -> Array:
         """The network as a Predict, for guidance and samplers of one's own.
 
         Under `jax.jit` the parameters become constants of the program; pass them as arguments
-        with `model.bind(params)` where that matters.
+        with `model.bind(params)` where that matters. An upsampler's low_res is [B, h, w, C].
         """
-        return self.bind(self.params)(z, logsnr, labels)
+        return eps_of(self.bind(self.params, low_res)(z, logsnr, labels))
 
-    def bind(self, params: Any):
-        """A Predict of this network with other parameters of the same structure."""
-        return self._experiment.predict(params)
+    def bind(self, params: Any, low_res: Array | None = None):
+        """A Predict of this network with other parameters of the same structure.
+
+        It gives a `Prediction` where the variance is learned.
+        """
+        return self._experiment.predict(params, low_res=low_res)
+
+    @property
+    def has_null_label(self) -> bool:
+        """Whether classifier-free guidance is possible: the network knows the null label."""
+        return self._experiment.label_input == "with_null"
+
+    @property
+    def low_res_shape(self) -> tuple[int, int, int] | None:
+        """Of the images that an upsampler enlarges; None for another network."""
+        side = self._experiment.low_res_size
+        return (side, side, self.shape[-1]) if side else None
 
     def sample(self, key: Key, **arguments) -> np.ndarray:
         """Guided samples as uint8 images [B, H, W, C]; arguments as for `sample_x`.
@@ -97,11 +114,16 @@ class Model:
         step: str | None = None,
         logvar_interp: float | None = None,
         clip_x: bool | None = None,
+        respacing: str | None = None,
+        classifier: NoisyClassifier | None = None,
+        classifier_w: Array | float = 0.0,
+        classifier_form: str = "eps",
+        low_res: Array | None = None,
     ) -> np.ndarray:
         """Guided samples x [B, ...], float32: Ho & Salimans 2022, Algorithm 2.
 
-        Sample i depends on its key, label and w alone. Only a new B, num_steps, step or clip_x
-        compiles; changing any other argument does not.
+        Sample i depends on its key, label and weights alone. Only a new B, grid, step, clip_x or
+        classifier (with its form) compiles; changing any other argument does not.
 
         Args:
           key: [] (sample i gets fold_in(key, i)) or [B]; consumed.
@@ -110,18 +132,27 @@ class Model:
             is per sample where T equals B. 0 is the conditional model, -1 the unconditional one.
           num_steps: T, network calls on 2B examples each.
           step: "ancestral" or "ddim".
-          logvar_interp: the paper's v in [0, 1], for ancestral steps.
+          logvar_interp: the paper's v in [0, 1], for ancestral steps; a network that learned its
+            variance uses that instead.
           clip_x: clip x_hat to [-1, 1] after guidance.
+          respacing: timesteps of a discrete schedule, "ddim25" or "90,60,60,20,20", instead of
+            num_steps of them evenly.
+          classifier: of noisy images of the same data, whose gradient guides as well.
+          classifier_w: its weight, scalar or [B]; w on a conditional model is w + 1 on the
+            unconditional one.
+          classifier_form: "eps" (Ho & Salimans 2022, section 3.1) or "adm", the mean shift for
+            ancestral steps and the score shift after clipping for DDIM (Dhariwal & Nichol 2021,
+            algorithms 1 and 2).
+          low_res: [B, h, w, C] in [-1, 1], what an upsampler enlarges.
 
         Arguments left out are taken from config.sampling.
 
         Raises:
-          ValueError: labels out of range or not integers, w not finite or of another shape, and
-            what `logsnr_grid` and `per_example` refuse.
+          ValueError: labels out of range or not integers, weights not finite or of another shape,
+            a classifier of other data, and what `logsnr_grid` and `per_example` refuse.
           FloatingPointError: the samples are not finite.
         """
         defaults = self.config.sampling
-        num_steps = defaults.num_steps if num_steps is None else int(num_steps)
         step = defaults.step if step is None else step
         clip_x = defaults.clip_x if clip_x is None else bool(clip_x)
         logvar_interp = defaults.logvar_interp if logvar_interp is None else logvar_interp
@@ -130,18 +161,64 @@ class Model:
             raise ValueError(f"step={step!r}: choose one of {', '.join(experiment.STEPS)}")
         if not 0 <= logvar_interp <= 1:
             raise ValueError(f"logvar_interp={logvar_interp}: need a number in [0, 1]")
-        if not np.isfinite(w).all():
-            raise ValueError(f"w={w}: need finite guidance weights")
-        sampler = self._compiled(num_steps, step, clip_x)
+        grid = self._grid(num_steps, respacing)
         batch = {
             "keys": keys_lib.per_example(key, labels.size),
             "labels": labels,
-            "w": np.asarray(weight_per_step(w, num_steps, labels.size)).T,
+            "w": self._checked_w(w, len(grid), labels.size),
+            **self._checked_low_res(low_res, labels.size),
         }
-        x = np.asarray(sampler((self.params, jnp.float32(logvar_interp)), batch))
+        plan = Plan(grid, step, clip_x)
+        shared = {"params": self.params, "logvar_interp": jnp.float32(logvar_interp)}
+        if classifier is not None:
+            classifier.check_guides(self.shape, self.label_names, labels)
+            plan = plan._replace(classifier=classifier.experiment, form=classifier_form)
+            shared["classifier"] = classifier.params
+            batch["classifier_w"] = _checked_classifier_w(
+                classifier_w, classifier_form, labels.size
+            )
+        x = np.asarray(self._compiled(plan)(shared, batch))
         if not np.isfinite(x).all():
             raise FloatingPointError(f"the model of step {self.step} gave samples not finite")
         return x
+
+    def _grid(self, num_steps: int | None, respacing: str | None) -> tuple[float, ...]:
+        """The log-SNRs to visit: as asked, else the config's."""
+        defaults = self.config.sampling
+        if num_steps is None and respacing is None:
+            num_steps, respacing = defaults.num_steps, defaults.respacing
+        if not respacing:
+            return tuple(logsnr_grid(self.schedule, int(num_steps or defaults.num_steps)).tolist())
+        if num_steps is not None and num_steps != defaults.num_steps:
+            raise ValueError(f"num_steps={num_steps} and respacing={respacing!r}: give one of them")
+        if not hasattr(self.schedule, "respaced"):
+            raise ValueError(
+                f"respacing={respacing!r}: this model's schedule is continuous, it has no "
+                "timesteps; give num_steps"
+            )
+        return tuple(self.schedule.respaced(respacing).tolist())
+
+    def _checked_w(self, w: Array | float, num_steps: int, batch_size: int) -> np.ndarray:
+        """w [B, T]."""
+        if not np.isfinite(w).all():
+            raise ValueError(f"w={w}: need finite guidance weights")
+        if not self.has_null_label and np.any(w):
+            raise ValueError(
+                f"w={w}: this network has no null label to guide with; leave w at 0, and guide it "
+                "with a classifier"
+            )
+        return np.asarray(weight_per_step(w, num_steps, batch_size)).T
+
+    def _checked_low_res(self, low_res: Array | None, batch_size: int) -> dict[str, np.ndarray]:
+        if self.low_res_shape is None and low_res is None:
+            return {}
+        if self.low_res_shape is None:
+            raise ValueError("low_res given to a model that is no upsampler: leave it out")
+        wanted = (batch_size, *self.low_res_shape)
+        if low_res is None or np.shape(low_res) != wanted:
+            found = "none" if low_res is None else f"shape {np.shape(low_res)}"
+            raise ValueError(f"low_res is {found}: this upsampler needs images of shape {wanted}")
+        return {"low_res": np.asarray(low_res, np.float32)}
 
     def _checked_labels(self, labels: Array) -> np.ndarray:
         labels = np.asarray(labels)
@@ -157,35 +234,19 @@ class Model:
         return labels.astype(np.int32)
 
 
-def _make_sampler(exp: experiment.Experiment, num_steps: int, step: str, clip_x: bool):
-    """((params, logvar_interp), batch) -> x: Algorithm 2 over all devices."""
-    logsnrs = logsnr_grid(exp.schedule, num_steps)
-
-    def draw(shared, batch):
-        params, logvar_interp = shared
-        denoiser = classifier_free_guidance(
-            exp.predict(params),
-            batch["labels"],
-            batch["w"].T,
-            null_label=exp.null_label,
-            logsnrs=logsnrs,
+def _checked_classifier_w(weight: Array | float, form: str, batch_size: int) -> np.ndarray:
+    """classifier_w [B]."""
+    if form not in CLASSIFIER_FORMS:
+        raise ValueError(f"classifier_form={form!r}: choose one of {', '.join(CLASSIFIER_FORMS)}")
+    if np.shape(weight) not in [(), (batch_size,)] or not np.isfinite(weight).all():
+        raise ValueError(
+            f"classifier_w={weight}: need a finite number, or one per sample, [{batch_size}]"
         )
-        options = {"logvar_interp": logvar_interp} if step == "ancestral" else {}
-        return sample(
-            batch["keys"],
-            denoiser,
-            (batch["labels"].shape[0], *exp.shape),
-            logsnrs,
-            step=experiment.STEPS[step],
-            clip_x=clip_x,
-            **options,
-        )
-
-    return parallel.pmap_batch(draw)
+    return np.broadcast_to(np.asarray(weight, np.float32), (batch_size,))
 
 
-def load(workdir: str | Path, step: int | None = None) -> Model:
-    """The model trained in `workdir`, on the devices that are here.
+def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifier:
+    """The model trained in `workdir`, on the devices that are here; or the classifier.
 
     Args:
       workdir: the --workdir of a training run.
@@ -197,11 +258,30 @@ def load(workdir: str | Path, step: int | None = None) -> Model:
     from cfg_jax import checkpoint
 
     loaded = checkpoint.load_ema(Path(workdir) / "checkpoints", step)
+    config = configuration.from_json(loaded.config)
     data = loaded.meta["data"]
-    return Model(
-        configuration.from_json(loaded.config),
+    kind = NoisyClassifier if config.network == "classifier" else Model
+    return kind(
+        config,
         loaded.ema,
         step=loaded.step,
         shape=tuple(data["shape"]),
         label_names=tuple(data["label_names"]),
     )
+
+
+def load_model(workdir: str | Path, step: int | None = None) -> Model:
+    """`load`, of a model that draws samples; ValueError for a classifier."""
+    return _load_kind(workdir, step, Model, "a classifier: give the workdir of a diffusion model")
+
+
+def load_classifier(workdir: str | Path, step: int | None = None) -> NoisyClassifier:
+    """`load`, of a noisy classifier; ValueError for a model that draws samples."""
+    return _load_kind(workdir, step, NoisyClassifier, "no classifier: give the workdir of one")
+
+
+def _load_kind(workdir: str | Path, step: int | None, kind: type, otherwise: str):
+    loaded = load(workdir, step)
+    if not isinstance(loaded, kind):
+        raise ValueError(f"{workdir} holds {otherwise}")
+    return loaded

@@ -17,7 +17,7 @@ import numpy as np
 
 from cfg_jax import keys as keys_lib
 from cfg_jax.diffusion import diffuse, posterior, predict_eps, predict_x
-from cfg_jax.types import Array, Denoiser, Key
+from cfg_jax.types import Array, Denoiser, Key, Prediction, eps_of
 
 
 def ancestral_step(
@@ -42,14 +42,22 @@ def ancestral_step(
     return mean + jnp.exp(logvar / 2) * noise
 
 
-def ddim_step(key: Key, z_t: Array, x_hat: Array, logsnr_t: Array, logsnr_s: Array) -> Array:
+def ddim_step(
+    key: Key,
+    z_t: Array,
+    x_hat: Array,
+    logsnr_t: Array,
+    logsnr_s: Array,
+    *,
+    logvar_interp: Array | float = 0.0,
+) -> Array:
     """z_s = alpha_s x_hat + sigma_s eps, eps = (z_t - alpha_t x_hat) / sigma_t; no noise is drawn.
 
     eps is formed from x_hat, so that a clipped x_hat and its eps agree.
     Song et al. 2021, arXiv 2010.02502, equation 12 with eta = 0.
 
     Args:
-      key: not used.
+      key, logvar_interp: not used.
       z_t, x_hat: [B, ...].
       logsnr_t, logsnr_s: [] or [B], logsnr_s > logsnr_t.
     """
@@ -70,7 +78,8 @@ def sample(
 
     Args:
       key: [] or [B], one key per sample; consumed. Sample i depends on its own key only.
-      denoiser: (z [B, ...], logsnr [B]) -> eps_hat [B, ...].
+      denoiser: (z [B, ...], logsnr [B]) -> eps_hat [B, ...]; the logvar_interp of a `Prediction`
+        goes to the step rule.
       shape: [B, ...] of the batch drawn.
       logsnrs: [T] ascending, from `logsnr_grid`.
       step: a step rule.
@@ -93,10 +102,13 @@ def sample(
 
     def body(z_t: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, None]:
         t, logsnr_t, logsnr_s = inputs
-        eps_hat = denoiser(z_t, jnp.broadcast_to(logsnr_t, shape[:1]))
-        x_hat = predict_x(z_t, eps_hat, logsnr_t)
+        output = denoiser(z_t, jnp.broadcast_to(logsnr_t, shape[:1]))
+        x_hat = predict_x(z_t, eps_of(output), logsnr_t)
         x_hat = jnp.clip(x_hat, -1.0, 1.0) if clip_x else x_hat
-        z_s = step(keys_lib.fold_in(keys, t), z_t, x_hat, logsnr_t, logsnr_s, **step_options)
+        options = dict(step_options)
+        if isinstance(output, Prediction):
+            options["logvar_interp"] = output.logvar_interp
+        z_s = step(keys_lib.fold_in(keys, t), z_t, x_hat, logsnr_t, logsnr_s, **options)
         return jnp.where(t == num_steps, x_hat, z_s), None
 
     z_1 = keys_lib.normal(keys_lib.fold_in(keys, 0), shape)

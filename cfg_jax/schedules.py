@@ -73,6 +73,26 @@ class CosineSchedule:
         inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
         return jnp.where(inside, 1 / (4 * self._angles[0] * jnp.cosh(logsnr / 2)), 0.0)
 
+    def grid(self, num_steps: int, inclusive: bool = True) -> Array:
+        """logsnr(u) for T values of u, evenly spaced: Ho & Salimans 2022, section 4.
+
+        Args:
+          num_steps: T.
+          inclusive: u = 1, ..., 0 with both ends, as in the paper. False gives u = 1, ..., 1/T,
+            which never visits logsnr_max (Salimans & Ho 2022, arXiv 2202.00512).
+
+        Returns:
+          [T] float32 ascending, first exactly logsnr_min, last exactly logsnr_max when inclusive.
+
+        Raises:
+          ValueError: num_steps below 2 (below 1 when not inclusive).
+        """
+        least = 2 if inclusive else 1
+        if num_steps < least:
+            raise ValueError(f"num_steps={num_steps}: the sampling grid needs at least {least}")
+        u = np.linspace(1.0, 0.0 if inclusive else 1.0 / num_steps, num_steps)
+        return jnp.asarray(self._logsnr(u, np), jnp.float32)
+
 
 def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> CosineSchedule:
     """logsnr(u) = -2 log tan(a u + b): Ho & Salimans 2022, section 2.
@@ -96,22 +116,18 @@ def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Cosi
 
 
 def logsnr_grid(schedule: CosineSchedule, num_steps: int, *, inclusive: bool = True) -> Array:
-    """The T log-SNRs a sampler visits: ascending, uniform in u. Ho & Salimans 2022, section 4.
+    """The T log-SNRs a sampler visits, ascending: schedule.grid(num_steps, inclusive).
 
     Args:
-      schedule: u -> logsnr.
+      schedule: u -> logsnr with a `grid`: a `CosineSchedule`, whose grid is uniform in u, or a
+        `timesteps.DiscreteSchedule`, whose grid is evenly spaced timesteps.
       num_steps: T, the number of denoiser calls.
-      inclusive: u = 1, ..., 0 with both ends, as in the paper. False gives u = 1, ..., 1/T, which
-        never visits logsnr_max (Salimans & Ho 2022, arXiv 2202.00512).
+      inclusive: whether the grid ends at logsnr_max; see the schedule's `grid`.
 
     Returns:
       [T] float32, first exactly logsnr_min, last exactly logsnr_max when inclusive.
 
     Raises:
-      ValueError: num_steps below 2 (below 1 when not inclusive).
+      ValueError: num_steps below 2 (below 1 when not inclusive), or what else the schedule refuses.
     """
-    least = 2 if inclusive else 1
-    if num_steps < least:
-        raise ValueError(f"num_steps={num_steps}: the sampling grid needs at least {least}")
-    u = np.linspace(1.0, 0.0 if inclusive else 1.0 / num_steps, num_steps)
-    return jnp.asarray(schedule._logsnr(u, np), jnp.float32)
+    return schedule.grid(num_steps, inclusive=inclusive)

@@ -13,18 +13,20 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from cfg_jax import configuration, data, experiment, parallel
+from cfg_jax import configuration, data, experiment, images, parallel
 from cfg_jax import keys as keys_lib
 from cfg_jax.checkpoint import Checkpoints
-from cfg_jax.losses import diffusion_loss
+from cfg_jax.losses import classifier_loss, diffusion_loss
 from cfg_jax.train_state import (
     LossFn,
     TrainState,
+    Weighted,
     create_optimizer,
     create_train_state,
     make_train_step,
 )
 from cfg_jax.training_loop import Loop, Run
+from cfg_jax.types import Array
 
 # Near the quartiles of logsnr when u is uniform over +-20: 22.5, 27.5, 27.5 and 22.5 per cent.
 LOGSNR_EDGES = (-2.0, 0.0, 2.0)
@@ -73,12 +75,25 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         Loop(run, checkpoints, int(state.step))(state, step_fn)
 
 
-def make_step(exp: experiment.Experiment, optimizer: optax.GradientTransformation, config):
+def make_step(
+    exp: experiment.Experiment | experiment.ClassifierExperiment,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+):
     """The training step of `config` for one device of a pmap."""
+    if isinstance(exp, experiment.ClassifierExperiment):
+        loss_fn = classifier_loss_fn(exp)
+    else:
+        diffusion = config.diffusion
+        loss_fn = diffusion_loss_fn(
+            exp,
+            p_uncond=diffusion.p_uncond,
+            weighting=diffusion.weighting,
+            vlb_weight=diffusion.vlb_weight if diffusion.learned_variance else 0.0,
+            vlb_steps=diffusion.vlb_steps,
+        )
     return make_train_step(
-        diffusion_loss_fn(
-            exp, p_uncond=config.diffusion.p_uncond, weighting=config.diffusion.weighting
-        ),
+        loss_fn,
         optimizer,
         seed=config.seed,
         ema_decay=config.optim.ema_decay,
@@ -87,39 +102,73 @@ def make_step(exp: experiment.Experiment, optimizer: optax.GradientTransformatio
     )
 
 
-def diffusion_loss_fn(exp: experiment.Experiment, *, p_uncond: float, weighting: str) -> LossFn:
+def diffusion_loss_fn(exp: experiment.Experiment, **options) -> LossFn:
     """The loss of `diffusion_loss` with what is logged of it.
 
     Metrics, as (values [b], weights [b]): `eps_mse`; the loss of examples with and without their
-    label; the share without; the loss in four bands of logsnr.
+    label; the share without; the loss in four bands of logsnr; `vlb`, where the variance is
+    learned, in bits per dimension.
+
+    Args:
+      exp: the network, and what its output means.
+      **options: of `diffusion_loss`: p_uncond, weighting, vlb_weight, vlb_steps.
     """
 
     def loss_fn(params, keys, batch):
         loss_keys, dropout_keys = keys_lib.split(keys)
+        low_res = images.area_mean(batch["x"], exp.low_res_size) if exp.low_res_size else None
         loss, aux = diffusion_loss(
             loss_keys,
-            exp.predict(params, dropout_keys),
+            exp.predict(params, dropout_keys, low_res),
             batch["x"],
             batch["labels"],
             schedule=exp.schedule,
-            p_uncond=p_uncond,
             null_label=exp.null_label,
-            weighting=weighting,
+            **options,
         )
         dropped = aux["dropped"].astype(loss.dtype)
         metrics = {
-            "eps_mse": (aux["eps_mse"], jnp.ones_like(loss)),
             "loss_conditional": (loss, 1 - dropped),
             "loss_unconditional": (loss, dropped),
             "drop_rate": (dropped, jnp.ones_like(loss)),
         }
-        edges = (-np.inf, *LOGSNR_EDGES, np.inf)
-        for low, high in itertools.pairwise(edges):
-            inside = (aux["logsnr"] >= low) & (aux["logsnr"] < high)
-            metrics[f"loss_logsnr_{low:g}_to_{high:g}"] = (loss, inside.astype(loss.dtype))
-        return loss, metrics
+        every = {name: aux[name] for name in ("eps_mse", "vlb") if name in aux}
+        metrics |= {name: (values, jnp.ones_like(loss)) for name, values in every.items()}
+        return loss, metrics | _by_band("loss", loss, aux["logsnr"])
 
     return loss_fn
+
+
+def classifier_loss_fn(exp: experiment.ClassifierExperiment) -> LossFn:
+    """The loss of `classifier_loss` with what is logged of it.
+
+    Metrics, as (values [b], weights [b]): `accuracy`, over all noise levels and in four bands of
+    logsnr.
+    """
+
+    def loss_fn(params, keys, batch):
+        loss_keys, dropout_keys = keys_lib.split(keys)
+        loss, aux = classifier_loss(
+            loss_keys,
+            exp.log_probs(params, dropout_keys),
+            batch["x"],
+            batch["labels"],
+            schedule=exp.schedule,
+        )
+        correct = aux["correct"].astype(loss.dtype)
+        metrics = {"accuracy": (correct, jnp.ones_like(loss))}
+        return loss, metrics | _by_band("accuracy", correct, aux["logsnr"])
+
+    return loss_fn
+
+
+def _by_band(name: str, values: Array, logsnr: Array) -> dict[str, Weighted]:
+    """`values` of each band of logsnr."""
+    bands = {}
+    for low, high in itertools.pairwise((-np.inf, *LOGSNR_EDGES, np.inf)):
+        inside = (logsnr >= low) & (logsnr < high)
+        bands[f"{name}_logsnr_{low:g}_to_{high:g}"] = (values, inside.astype(values.dtype))
+    return bands
 
 
 def _open(config: ConfigDict, workdir: Path) -> Run:
@@ -130,6 +179,7 @@ def _open(config: ConfigDict, workdir: Path) -> Run:
         seed=config.seed,
         batch_size=config.train.batch_size,
         random_flip=config.data.random_flip,
+        min_crop=config.data.min_crop,
     )
     exp = experiment.assemble(config, source.shape, source.num_classes)
     return Run(config, workdir, source, order, exp)

@@ -55,6 +55,7 @@ def create_optimizer(
     b2: float,
     grad_clip: float,
     weight_decay: float = 0.0,
+    anneal_steps: int = 0,
 ) -> optax.GradientTransformation:
     """Adam (AdamW with weight decay), learning rate warmed up linearly, gradient norm clipped.
 
@@ -67,12 +68,22 @@ def create_optimizer(
       b1, b2: Adam's decay rates.
       grad_clip: largest global norm; 0 for no clipping.
       weight_decay: AdamW's, per unit of learning rate.
+      anneal_steps: the rate falls linearly, from learning_rate at step 0 to 0 at this step, the
+        warm-up a factor on top of it; 0 for a constant rate.
     """
     rate = learning_rate
     if warmup_steps:
         rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    if anneal_steps:
+        rate = _annealed(rate, anneal_steps)
     adam = optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay)
     return optax.chain(optax.clip_by_global_norm(grad_clip), adam) if grad_clip else adam
+
+
+def _annealed(rate: float | optax.Schedule, num_steps: int) -> optax.Schedule:
+    """`rate` times what is left of 1 on the way to 0 at num_steps."""
+    falling = optax.linear_schedule(1.0, 0.0, num_steps)
+    return lambda step: falling(step) * (rate(step) if callable(rate) else rate)
 
 
 def make_train_step(

@@ -36,7 +36,7 @@ class Run(NamedTuple):
     workdir: Path
     source: data.Source
     order: Any
-    experiment: experiment.Experiment
+    experiment: experiment.Experiment | experiment.ClassifierExperiment
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint says of its data, as JSON values."""
@@ -65,6 +65,8 @@ class Loop:
         self.since_checkpoint = _Window()
         self.skipped_in_row = 0
         self.model: Model | None = None
+        # A classifier draws nothing, an upsampler nothing without an image to enlarge.
+        self._draws = not getattr(run.experiment, "low_res_size", 1)
 
     def __call__(self, state: TrainState, step_fn: Callable) -> None:
         threads = self.run.config.data.num_threads
@@ -97,7 +99,7 @@ class Loop:
         if saving:
             with self.logged.paused():
                 self._save(step, state, last)
-        if every.preview_every and (last or step % every.preview_every == 0):
+        if self._draws and every.preview_every and (last or step % every.preview_every == 0):
             with self.logged.paused():
                 self._preview(step, state)
 
@@ -161,10 +163,9 @@ class Loop:
             )
         else:
             self.model = self.model.with_params(state.ema_params, step)
+        weights = self.run.config.train.preview_w if self.model.has_null_label else (0.0,)
         try:
-            generate.preview(
-                self.model, self.run.config.train.preview_w, self.run.workdir / "previews"
-            )
+            generate.preview(self.model, weights, self.run.workdir / "previews")
         except OSError as error:
             logging.warning("no preview of step %d: %s", step, error)
 

@@ -4,8 +4,8 @@
     Denoiser = (z [B, ...], logsnr [B])             -> eps_hat [B, ...]    labels and guidance bound
 
 Networks and exact oracles become a Predict; guidance turns a Predict into a Denoiser; the loss
-calls a Predict and a sampler scans a Denoiser. Nothing else crosses between those modules. Where a network
-also learns the variance of its steps, a `Prediction` stands for eps_hat in both.
+calls a Predict and a sampler scans a Denoiser. Nothing else crosses between those modules. Where
+a network also learns the variance of its steps, a `Prediction` stands for eps_hat in both.
 
 Shape letters: B batch, H W C image height, width and channels (images are NHWC; `...` where any
 data shape will do), T sampling steps, K classes or mixture components, D devices.

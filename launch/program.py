@@ -75,3 +75,24 @@ def numbers(flag: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise ValueError(f"--{flag}={text}: need numbers with commas between them") from error
+
+
+def guiding_classifier(workdir: str | None, text: str | None, weights: list[float]):
+    """What --classifier_workdir and --classifier_w name: (classifier or None, its weights).
+
+    Raises:
+      ValueError: one of the two without the other, no classifier there, weights that --w does not
+        pair with.
+    """
+    from cfg_jax import generate, model
+
+    if workdir is None and text is None:
+        return None, [0.0]
+    if workdir is None or text is None:
+        raise ValueError(
+            f"--classifier_workdir={workdir or ''} --classifier_w={text or ''}: give both, or "
+            "neither"
+        )
+    by = numbers("classifier_w", text)
+    generate.columns(weights, by)
+    return model.load_classifier(workdir), by

@@ -3,15 +3,26 @@
     python -m launch.sample --workdir=runs/digits --w=0,1,3 --labels=all --num_steps=256
 
 Writes an .npz and a PNG strip: rows are labels, columns are w, the same noise along a row.
+
+A noisy classifier guides as well, or instead: --w and --classifier_w are paired, so that this puts
+classifier-free guidance beside classifier guidance of the unconditional branch,
+
+    python -m launch.sample --workdir=runs/digits --w=0,1,3,-1,-1,-1 \\
+        --classifier_workdir=runs/digits_classifier --classifier_w=0,0,0,1,2,4
+
+and ADM-G with its upsampler is
+
+    python -m launch.sample --workdir=runs/adm64 --w=0 --labels=0,207,979 \\
+        --classifier_workdir=runs/adm64_classifier --classifier_w=1 --classifier_form=adm \\
+        --upsampler_workdir=runs/adm64_256 --batch_size=4
 """
 
 from pathlib import Path
 
 from absl import flags
 
-import cfg_jax
-from cfg_jax import generate
-from launch.program import numbers, run
+from cfg_jax import generate, model
+from launch.program import guiding_classifier, numbers, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _W = flags.DEFINE_string("w", "0,1,3", "Guidance weights; 0 is conditional, -1 unconditional.")
@@ -23,6 +34,20 @@ _SAMPLES = flags.DEFINE_integer("samples_per_label", 1, "Rows for each label.", 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Samples at a time.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the noise.", 0, 2**32 - 1)
 _CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Training step; the newest if unset.")
+_RESPACING = flags.DEFINE_string(
+    "respacing", None, 'Of a discrete schedule, instead of --num_steps: "ddim25", "90,60,60,20,20".'
+)
+_CLASSIFIER = flags.DEFINE_string("classifier_workdir", None, "Folder of a classifier's run.")
+_CLASSIFIER_W = flags.DEFINE_string(
+    "classifier_w", None, "Its weights: one, or one for each --w; w + 1 where --w is -1."
+)
+_CLASSIFIER_FORM = flags.DEFINE_enum(
+    "classifier_form", "eps", ["eps", "adm"], "Guide eps_hat, or as ADM: the mean or the score."
+)
+_UPSAMPLER = flags.DEFINE_string("upsampler_workdir", None, "Folder of an upsampler's run.")
+_UPSAMPLER_STEPS = flags.DEFINE_integer(
+    "upsampler_num_steps", None, "Its steps T; its config's if unset.", 2
+)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/samples if unset.")
 
 
@@ -32,19 +57,29 @@ def main(argv: list[str]) -> None:
     labels = None if _LABELS.value == "all" else numbers("labels", _LABELS.value)
     if labels is not None and not all(label.is_integer() for label in labels):
         raise ValueError(f"--labels={_LABELS.value}: need whole numbers, or all")
-    model = cfg_jax.load(_WORKDIR.value, _CHECKPOINT.value)
-    chosen = range(model.null_label) if labels is None else [int(label) for label in labels]
+    classifier, classifier_weights = guiding_classifier(
+        _CLASSIFIER.value, _CLASSIFIER_W.value, weights
+    )
+    drawn = model.load_model(_WORKDIR.value, _CHECKPOINT.value)
+    upsampler = model.load_model(_UPSAMPLER.value) if _UPSAMPLER.value else None
+    chosen = range(drawn.null_label) if labels is None else [int(label) for label in labels]
     for path in generate.write_guidance_strip(
-        model,
+        drawn,
         (Path(_OUT.value) if _OUT.value else Path(_WORKDIR.value) / "samples").expanduser(),
         _SEED.value,
         chosen,
         weights,
+        classifier_weights=classifier_weights,
+        upsampler=upsampler,
+        upsampler_options={"num_steps": _UPSAMPLER_STEPS.value},
         samples_per_label=_SAMPLES.value,
         batch_size=_BATCH_SIZE.value,
         num_steps=_NUM_STEPS.value,
         step=_STEP.value,
         logvar_interp=_LOGVAR_INTERP.value,
+        respacing=_RESPACING.value,
+        classifier=classifier,
+        classifier_form=_CLASSIFIER_FORM.value,
     ):
         print(path)
 

@@ -23,9 +23,13 @@ def test_every_config_passes_its_own_checks(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "mixture"])
 def test_an_image_experiment_adds_no_field_to_the_base(name):
-    assert {k for k, _ in configuration.flatten(config_of(name).to_dict())} == {
-        k for k, _ in configuration.flatten(base.get_config().to_dict())
-    }
+    fields, known = (
+        {field for field, _ in configuration.flatten(config.to_dict())}
+        for config in (config_of(name), base.get_config())
+    )
+    # A classifier is told no label, so it has no say in which labels it knows.
+    unused = {"model.label_input"} if config_of(name).network == "classifier" else set()
+    assert fields == known - unused
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,7 +67,15 @@ def test_imagenet_configs_carry_the_paper_values():
         ("model.dtype", "float16"),
         ("model.dropout", 1.0),
         ("model.channel_mult", ()),
-        ("model.channel_mult", (1.5, 2.0)),
+        ("model.channel_mult", (1, -0.5)),
+        ("model.qkv_order", "kqv"),
+        ("model.label_input", "all"),
+        ("data.min_crop", 0.0),
+        ("data.min_crop", 1.5),
+        ("diffusion.schedule", "quadratic"),
+        ("diffusion.vlb_weight", 0.0),
+        ("diffusion.vlb_steps", 1),
+        ("optim.anneal_steps", -1),
         ("model.channel_mult", (1, "a")),
         ("seed", 2**32),
         ("network", "transformer"),
@@ -91,10 +103,44 @@ def test_a_batch_must_divide_over_devices_and_microbatches():
 
 
 def test_a_model_section_of_another_network_is_refused():
-    with pytest.raises(
-        ValueError, match=r"config\.model\.attention_resolutions is no argument.*'mlp'"
-    ):
+    with pytest.raises(ValueError, match=r"config\.model\.\w+ is no argument.*'mlp'"):
         configuration.validate(tiny_config(network="mlp"), num_devices=1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"sampling.respacing": "ddim25"}, "respacing='ddim25'.*continuous schedule"),
+        (
+            {"diffusion.schedule": "linear", "sampling.num_steps": 1001},
+            "num_steps=1001.*1000 timesteps",
+        ),
+        ({"model.label_input": "without_null"}, "p_uncond=0.1.*no null label"),
+        ({"model.label_input": "none"}, "p_uncond=0.1.*no null label"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(overrides, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        configuration.validate(tiny_config(**overrides), num_devices=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_written_before_a_field_was_added_means_what_it_meant():
+    now = configuration.to_json(tiny_config())
+    before = {name: dict(now[name]) if isinstance(now[name], dict) else now[name] for name in now}
+    for section, names in {
+        "data": ["min_crop"],
+        "model": ["qkv_order", "adagn", "biggan_updown", "rescale_residual", "label_input"],
+        "diffusion": [
+            *("schedule", "learned_variance", "vlb_weight", "vlb_steps", "low_res_size"),
+        ],
+        "optim": ["anneal_steps"],
+        "sampling": ["respacing"],
+    }.items():
+        for name in names:
+            del before[section][name]
+    assert configuration.from_json(before) == tiny_config()
+    configuration.check_same_run(now, before, "runs/x")
 
 
 def test_a_run_may_go_on_longer_but_not_with_another_seed():

@@ -1,5 +1,7 @@
 """The denoising loss where its expectation is known."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,8 @@ from scipy import stats
 
 import cfg_jax
 from cfg_jax import losses
-from tests.closed_form import alpha_sigma
+from cfg_jax.types import Prediction
+from tests.closed_form import alpha_sigma, forward, like, reverse
 
 BATCH, SIZE = 64, 512
 LOGSNR = np.repeat(np.float32([-20, -6, -2, -0.5, 0.5, 2, 6, 12]), BATCH // 8)
@@ -223,3 +226,151 @@ def test_a_probability_outside_zero_to_one_is_refused(p_uncond):
 def test_an_unknown_weighting_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="'snr'.*eps, x, v, truncated_snr"):
         refused(weighting="snr")
+
+
+# The hybrid loss with T = 2, so that about half of the examples meet the decoder.
+ROWS, DIM, VLB_WEIGHT, VLB_STEPS = 48, 3, 0.3, 2
+RANGE = cfg_jax.cosine_schedule(-12, 12)
+BYTES = np.float32(np.random.default_rng(2).integers(0, 256, (ROWS, DIM)) / 127.5 - 1)
+EPS_HAT = np.random.default_rng(3).standard_normal((ROWS, DIM), np.float32)
+V = np.random.default_rng(4).uniform(-0.3, 1.3, (ROWS, DIM)).astype(np.float32)
+
+
+@partial(jax.jit, static_argnames="vlb_weight")
+def hybrid(eps_hat, v, *, vlb_weight):
+    """Gradients in eps_hat and v of the summed loss, the loss, aux, z and u."""
+
+    def total(eps_hat, v):
+        zs, us = [], []
+
+        def predict(z, logsnr, labels):
+            zs.append(z)
+            return Prediction(eps_hat, v)
+
+        def schedule(u):
+            us.append(u)
+            return RANGE(u)
+
+        loss, aux = cfg_jax.diffusion_loss(
+            jax.random.key(5),
+            predict,
+            BYTES,
+            jnp.zeros(ROWS, jnp.int32),
+            schedule=schedule,
+            p_uncond=0.1,
+            null_label=NULL,
+            vlb_weight=vlb_weight,
+            vlb_steps=VLB_STEPS,
+        )
+        assert len(zs) == 1, "the network is called once"
+        return loss.sum(), (loss, aux, zs[0], us[0])
+
+    gradients, found = jax.grad(total, (0, 1), has_aux=True)(eps_hat, v)
+    return gradients, *found
+
+
+def x_hat_of(z, logsnr):
+    alpha, sigma = (like(value, z) for value in alpha_sigma(logsnr))
+    return (z - sigma * EPS_HAT) / alpha
+
+
+def exact_terms(z, u, v):
+    """Every element's term of the bound, nats, by textbook formulas in float64."""
+    x, logsnr = np.float64(BYTES), np.float64(RANGE(u))
+    cleaner, noisier = np.float64(RANGE(u - 1 / VLB_STEPS)), np.float64(RANGE(u + 1 / VLB_STEPS))
+    x_hat = x_hat_of(z, logsnr)
+    _, b, small = (like(value, x) for value in reverse(logsnr, cleaner))
+    variance = small ** (1 - v) * like(forward(logsnr, cleaner)[1], x) ** v
+    squares = small + b**2 * (x - x_hat) ** 2
+    step = (np.log(variance / small) + squares / variance - 1) / 2
+    small = like(reverse(noisier, logsnr)[2], x)
+    variance = small ** (1 - v) * like(alpha_sigma(logsnr)[1] ** 2, x) ** v
+    decoder = stats.norm(x_hat, np.sqrt(variance))
+    lower = np.where(x < -0.999, -np.inf, x - 1 / 255)
+    upper = np.where(x > 0.999, np.inf, x + 1 / 255)
+    mass = np.where(
+        x > x_hat,
+        decoder.sf(lower) - decoder.sf(upper),
+        decoder.cdf(upper) - decoder.cdf(lower),
+    )
+    with np.errstate(divide="ignore"):
+        return np.where(like(u < 1 / VLB_STEPS, x), -np.log(mass), step)
+
+
+BITS = VLB_STEPS / (DIM * np.log(2))
+
+
+def test_the_hybrid_loss_adds_the_bound_in_bits_per_dimension():
+    _, loss, aux, z, u = jax.device_get(hybrid(EPS_HAT, V, vlb_weight=VLB_WEIGHT))
+    assert 15 < np.sum(u < 1 / VLB_STEPS) < 33
+    expected = BITS * exact_terms(z, u, np.float64(V)).sum(axis=1)
+    np.testing.assert_allclose(aux["vlb"], expected, rtol=1e-3)
+    np.testing.assert_allclose(loss, aux["eps_mse"] + VLB_WEIGHT * expected, rtol=1e-3)
+    np.testing.assert_allclose(aux["logsnr"], RANGE(u), atol=1e-5)
+
+
+def test_the_bound_trains_the_variance_and_leaves_the_rest_to_the_simple_loss():
+    (by_eps, by_v), _, _, z, u = jax.device_get(hybrid(EPS_HAT, V, vlb_weight=VLB_WEIGHT))
+    (by_eps_alone, by_v_alone), loss, aux, *_ = jax.device_get(hybrid(EPS_HAT, V, vlb_weight=0.0))
+    np.testing.assert_array_equal(by_eps, by_eps_alone)
+    np.testing.assert_array_equal(by_v_alone, 0)
+    np.testing.assert_array_equal(loss, aux["eps_mse"])
+    assert "vlb" not in aux
+    nudge = 1e-4
+    change = exact_terms(z, u, np.float64(V) + nudge) - exact_terms(z, u, np.float64(V) - nudge)
+    expected = VLB_WEIGHT * BITS * change / (2 * nudge)
+    np.testing.assert_allclose(by_v, expected, rtol=5e-3, atol=1e-4)
+
+
+def test_the_variance_of_the_actual_error_is_where_training_rests():
+    """A step costs least where its variance is q's and the squared distance of the means."""
+    *_, z, u = jax.device_get(hybrid(EPS_HAT, V, vlb_weight=VLB_WEIGHT))
+    logsnr, cleaner = np.float64(RANGE(u)), np.float64(RANGE(u - 1 / VLB_STEPS))
+    _, b, small = (like(value, z) for value in reverse(logsnr, cleaner))
+    width = np.log(like(forward(logsnr, cleaner)[1], z) / small)
+    best = np.log1p((b * (BYTES - x_hat_of(z, logsnr))) ** 2 / small) / width
+    (_, gradient), *_ = jax.device_get(hybrid(EPS_HAT, np.float32(best), vlb_weight=VLB_WEIGHT))
+    (_, elsewhere), *_ = jax.device_get(
+        hybrid(EPS_HAT, np.float32(best + 1), vlb_weight=VLB_WEIGHT)
+    )
+    steps = u >= 1 / VLB_STEPS
+    assert np.all(np.abs(gradient[steps]) < 1e-3 * np.abs(elsewhere[steps]))
+
+
+def test_the_hybrid_loss_and_its_gradients_are_finite_at_both_ends(monkeypatch):
+    u = np.float32([0, 1e-9, 0.00099, 0.001, 0.00101, 0.5, 1 - 6e-8, 1])
+    monkeypatch.setattr(cfg_jax.keys, "uniform", lambda keys: jnp.asarray(u))
+
+    @jax.jit
+    def run(eps_hat, v):
+        loss, aux = cfg_jax.diffusion_loss(
+            jax.random.key(6),
+            lambda z, logsnr, labels: Prediction(eps_hat, v),
+            BYTES[:8],
+            jnp.zeros(8, jnp.int32),
+            schedule=cfg_jax.cosine_schedule(),
+            p_uncond=0.0,
+            null_label=NULL,
+            vlb_weight=1e-3,
+        )
+        return loss.sum(), aux
+
+    value_and_gradients = jax.value_and_grad(run, (0, 1), has_aux=True)
+    (loss, aux), gradients = value_and_gradients(EPS_HAT[:8], V[:8])
+    np.testing.assert_array_equal(aux["logsnr"][np.array([0, -1])], [20, -20])
+    assert np.isfinite(loss) and np.isfinite(aux["vlb"]).all()
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"vlb_weight": -0.001}, "vlb_weight=-0.001"),
+        ({"vlb_weight": float("nan")}, "vlb_weight=nan"),
+        ({"vlb_weight": 0.001, "vlb_steps": 1}, "vlb_steps=1"),
+        ({"vlb_weight": 0.001}, "vlb_weight=0.001.*Prediction"),
+    ],
+)
+def test_a_hybrid_loss_that_cannot_be_is_refused(options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        jax.eval_shape(lambda: refused(**options))

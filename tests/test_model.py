@@ -61,7 +61,7 @@ def test_a_sample_is_the_same_in_any_batch_on_one_device_and_on_eight(model, siz
 def test_moving_w_labels_seed_and_variance_compiles_nothing_new(model, monkeypatch):
     traced = []
     predict = experiment.Experiment.predict
-    counting = lambda *a: traced.append(1) or predict(*a)  # noqa: E731
+    counting = lambda *a, **k: traced.append(1) or predict(*a, **k)  # noqa: E731
     monkeypatch.setattr(experiment.Experiment, "predict", counting)
     for seed, labels, w, logvar_interp in [
         (0, [1, 2], 0.0, 0.0),

@@ -122,7 +122,7 @@ def test_sinusoidal_embedding_is_cosines_then_sines():
 
 @pytest.mark.parametrize("label", [-1, 4, 1000])
 def test_a_label_beyond_the_null_label_gives_nan_and_not_its_nearest_neighbour(label):
-    layer = LabelEmbedding(num_classes=3, features=2)
+    layer = LabelEmbedding(num_labels=4, features=2)
     params = layer.init(jax.random.key(0), jnp.arange(4))
     out = layer.apply(params, jnp.array([0, label, 3]))
     assert np.isnan(out[1]).all() and np.isfinite(out[jnp.array([0, 2])]).all()

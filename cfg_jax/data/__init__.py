@@ -2,13 +2,13 @@
 
 `open_source` gives random access to one split of a data set, `batches` its shuffled, endless
 sequence of batches, `iterate` reads that sequence ahead in the background, `prepare` writes a data
-set to disk. This package alone knows tfds and grain; arrays leave it as NumPy, and placing them on
-devices is `cfg_jax.parallel`'s.
+set to disk, `label_names` knows its classes without it. This package alone knows tfds and grain;
+arrays leave it as NumPy, and placing them on devices is `cfg_jax.parallel`'s.
 """
 
 from cfg_jax.data.batching import batches, iterate
-from cfg_jax.data.opening import open_source
+from cfg_jax.data.opening import label_names, open_source
 from cfg_jax.data.preparation import DATASETS, prepare
 from cfg_jax.data.sources import Source
 
-__all__ = ["DATASETS", "Source", "batches", "iterate", "open_source", "prepare"]
+__all__ = ["DATASETS", "Source", "batches", "iterate", "label_names", "open_source", "prepare"]

@@ -7,7 +7,7 @@ So a run resumes from its step alone, on any number of processes. What an exampl
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -24,6 +24,7 @@ def batches(
     seed: int,
     batch_size: int,
     random_flip: bool = False,
+    min_crop: float = 1.0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
@@ -35,12 +36,16 @@ def batches(
 
     Args:
       source: as `open_source` gives it; a batch may be larger than the source.
-      seed: of order and flips, in [0, 2**32).
+      seed: of order, crops and flips, in [0, 2**32).
       batch_size: of the global batch, a multiple of process_count.
       random_flip: mirrors each image left to right with probability 1/2, anew in every epoch.
+      min_crop: in (0, 1]; 1 leaves examples alone. Below, each is a random square of its image as
+        it is stored, anew in every epoch, of a side that is at least about this share of the
+        image's shorter one (`preprocessing.random_square`).
 
     Raises:
-      ValueError: an argument outside these ranges, or flips asked of examples without a width.
+      ValueError: an argument outside these ranges, flips asked of examples that are no images, or
+        crops of examples that are no square ones.
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed}: give an integer in [0, 2**32)")
@@ -52,7 +57,11 @@ def batches(
         )
     if random_flip and len(source.shape) != 3:
         raise ValueError(f"random_flip with examples {source.shape}: only images [H, W, C] flip")
-    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    crop = _crop(source, min_crop) if min_crop != 1 else None
+    examples = grain.MapDataset.source(range(len(source)) if crop else source)
+    examples = examples.seed(seed).shuffle().repeat()
+    if crop:
+        examples = examples.random_map(crop)
     if random_flip:
         examples = examples.random_map(_flip)
     size = batch_size // process_count
@@ -75,6 +84,21 @@ def iterate(
         raise ValueError(f"start is {start}: give a step of at least 0")
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_prefetch)
     return iter(dataset[start:].to_iter_dataset(options))
+
+
+def _crop(source: Source, min_crop: float) -> Callable[[int, np.random.Generator], Example]:
+    """(index, rng) -> a random crop of the source's example."""
+    if not 0 < min_crop < 1:
+        raise ValueError(
+            f"min_crop is {min_crop}: give the smallest share of a side, in (0, 1]; 1 crops nothing"
+        )
+    crop = getattr(source, "random_crop", None)
+    if crop is None or source.shape[0] != source.shape[1]:
+        raise ValueError(
+            f"min_crop is {min_crop} with examples {source.shape} of {source.name}: only sources of"
+            " square images crop, give 1"
+        )
+    return functools.partial(crop, min_crop=min_crop)
 
 
 def _flip(example: Example, rng: np.random.Generator) -> Example:

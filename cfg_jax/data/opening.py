@@ -77,6 +77,21 @@ def open_source(
     return source
 
 
+def label_names(name: str) -> tuple[str, ...]:
+    """The class names of a TFDS data set in the order of its labels, prepared or not.
+
+    "imagenet2012" has the 1,000 WordNet ids in ascending order, which is also the order of ADM's
+    labels; "imagenet_resized/64x64" has the same ids in another order. Numbers stand for names
+    that TFDS finds only in the data, as CIFAR-10's, unless the data is in TFDS's own place.
+
+    Raises:
+      ValueError: an unknown name, or a data set without labels.
+    """
+    if name == "mixture":
+        raise ValueError("mixture has as many classes as means: open it, its source names them")
+    return _label_names(dict(find_builder(name, None).info.features.items()), name)
+
+
 def _open_records(builder, name: str, split: str) -> Sequence[Mapping[str, Any]]:
     """The stored examples of `split`, once its files are seen to hold as many as they should."""
     splits = builder.info.splits

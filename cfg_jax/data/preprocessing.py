@@ -1,9 +1,12 @@
 """How does a decoded image become the network's x?
 
-x = image / 127.5 - 1, after an image of another size is cropped to its central square and averaged
-over areas: output pixel i is the mean of the interval [i n / s, (i + 1) n / s) of an n-pixel row,
-pixels cut by its ends counting in proportion. The way back, x to images, is `cfg_jax.images`.
+x = image / 127.5 - 1, after a square of the image, central or drawn, is averaged over areas: of a
+square that starts at t and has n pixels a side, output pixel i of s is the mean of the interval
+[t + i n / s, t + (i + 1) n / s) of a row, pixels cut by its ends counting in proportion. The way
+back, x to images, is `cfg_jax.images`.
 """
+
+import math
 
 import numpy as np
 
@@ -26,28 +29,66 @@ def center_crop(image: np.ndarray) -> np.ndarray:
     return image[top : top + side, left : left + side]
 
 
+def random_square(
+    rng: np.random.Generator, height: int, width: int, size: int, min_crop: float
+) -> tuple[float, float, float]:
+    """Where a random square of an image lies, for classifiers of noised images.
+
+    side = min(height, width) * size / d, d uniform in {size, ..., ceil(size / min_crop)}: a window
+    of size x size pixels in the image resized to the shorter side d. Dhariwal & Nichol 2021
+    (ADM), section 4.3, and `random_crop_arr` of its code, which has min_crop = 0.8. The place is
+    uniform over the image, where ADM allows whole pixels of the resized image only.
+
+    Args:
+      height, width: of the image, in pixels.
+      size: the side that the square is averaged to, smaller than the image's or larger.
+      min_crop: the least share of the shorter side, in (0, 1]. As d is whole, shares go down to
+        size / ceil(size / min_crop).
+
+    Returns:
+      (top, left, side) in pixels of the image, whole or not, for `area_crop`.
+    """
+    resized = rng.integers(size, math.ceil(size / min_crop), endpoint=True)
+    side = min(height, width) * size / resized
+    return rng.uniform(0, height - side), rng.uniform(0, width - side), side
+
+
 def area_resize(image: np.ndarray, size: int) -> np.ndarray:
     """Means over equal areas: uint8 [n, n, C] to uint8 [size, size, C], rounded to nearest.
 
     At an integer factor these are block means. A smaller image is read as a mosaic of n x n
     constant squares, which the same formula covers: it is enlarged without inventing detail.
     """
-    if len(image) == size:
-        return image
-    rows = _interval_means(image.astype(np.float32), size)
-    return np.rint(_interval_means(rows.swapaxes(0, 1), size).swapaxes(0, 1)).astype(np.uint8)
+    return image if len(image) == size else area_crop(image, 0, 0, len(image), size)
 
 
-def _interval_means(image: np.ndarray, size: int) -> np.ndarray:
-    """Means along the first axis, as differences of its running integral: [n, ...] to [size, ...].
+def area_crop(image: np.ndarray, top: float, left: float, side: float, size: int) -> np.ndarray:
+    """`area_resize` of the square [top, top + side) x [left, left + side) within the image.
 
-    The same as a product with a [size, n] matrix of overlaps, but BLAS threads started from
-    reading threads fight the training step for cores; a sum does not.
+    Args:
+      image: uint8 [H, W, C].
+      top, left, side: in pixels of the image, whole or not.
+
+    Returns:
+      uint8 [size, size, C].
     """
-    side = len(image)
-    edges = np.arange(size + 1) * (side / size)
-    whole = np.minimum(edges.astype(int), side - 1)
+    row, column = math.floor(top), math.floor(left)
+    part = image[row : math.ceil(top + side), column : math.ceil(left + side)].astype(np.float32)
+    rows = _interval_means(part, top - row, side, size).swapaxes(0, 1)
+    return np.rint(_interval_means(rows, left - column, side, size).swapaxes(0, 1)).astype(np.uint8)
+
+
+def _interval_means(image: np.ndarray, start: float, side: float, size: int) -> np.ndarray:
+    """Means of `size` intervals along the first axis, [n, ...] to [size, ...].
+
+    They divide [start, start + side), and are taken as differences of the running integral: the
+    same as a product with a [size, n] matrix of overlaps, but BLAS threads started from reading
+    threads fight the training step for cores; a sum does not.
+    """
+    count = len(image)
+    edges = start + np.arange(size + 1) * (side / size)
+    whole = np.minimum(edges.astype(int), count - 1)
     part = (edges - whole).reshape(-1, *[1] * (image.ndim - 1))
-    integral = np.zeros((side + 1, *image.shape[1:]), image.dtype)
+    integral = np.zeros((count + 1, *image.shape[1:]), image.dtype)
     np.cumsum(image, axis=0, out=integral[1:])
     return np.diff(integral[whole] + part * image[whole], axis=0) * (size / side)

@@ -6,12 +6,13 @@ checks each one it reads. Finding the stored records is `opening`'s, how pixels 
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from cfg_jax.data.preprocessing import to_float, to_square
+from cfg_jax.data.preprocessing import area_crop, random_square, to_float, to_square
 
 
 class Source(Protocol):
@@ -20,6 +21,8 @@ class Source(Protocol):
     Attributes:
       shape: of one example: (H, W, C) for images, (D,) for points.
       num_classes: labels are in [0, num_classes). label_names: one per class.
+
+    A source of square images may also have `random_crop`, as `ImageSource` does.
     """
 
     name: str
@@ -43,7 +46,8 @@ class ImageSource:
     Attributes:
       records: `records[i]` is {"image": uint8 [h, w, C], "label": int}, whatever is stored.
       image_size: side to crop and average to, or None to leave images as they are.
-      memory: examples read so far, by index, or None to read them every time.
+      memory: images and labels read so far, by index and whether resized, or None to read them
+        every time. Larger images than examples are not kept: the data set may not fit with them.
     """
 
     name: str
@@ -53,7 +57,7 @@ class ImageSource:
     shape: tuple[int, int, int]
     label_names: tuple[str, ...]
     image_size: int | None = None
-    memory: dict[int, tuple[np.ndarray, np.int32]] | None = None
+    memory: dict[tuple[int, bool], tuple[np.ndarray, np.int32]] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -70,16 +74,37 @@ class ImageSource:
           RuntimeError: the example cannot be read (tried twice where the disk failed) or does not
             have the shape or the label range of the data set.
         """
-        index = range(len(self))[index]
-        memory = {} if self.memory is None else self.memory
-        if index not in memory:
-            try:
-                memory[index] = self._checked(self._record(index))
-            except Exception as error:
-                where = f"{self.name}, split {self.split}: example {index}"
-                raise RuntimeError(f"{where} cannot be used: {one_line(error)}") from error
-        image, label = memory[index]
+        image, label = self._read(index, resize=self.image_size is not None)
         return {"x": to_float(image), "label": label}
+
+    def random_crop(
+        self, index: int, rng: np.random.Generator, *, min_crop: float
+    ) -> dict[str, np.ndarray]:
+        """Example `index` from a random square of its image (`preprocessing.random_square`).
+
+        The square is cut from the image as it is stored, of which `self[index]` shows the central
+        square, and averaged to H = W pixels a side. Consumes `rng`; raises as `self[index]` does.
+        """
+        image, label = self._read(index, resize=False)
+        size = self.shape[0]
+        square = random_square(rng, *image.shape[:2], size, min_crop)
+        return {"x": to_float(area_crop(image, *square, size)), "label": label}
+
+    def _read(self, index: int, *, resize: bool) -> tuple[np.ndarray, np.int32]:
+        """The image, uint8 `shape` if `resize` and else as it is stored, and its label."""
+        index = range(len(self))[index]
+        known = None if self.memory is None else self.memory.get((index, resize))
+        if known is not None:
+            return known
+        try:
+            image, label = self._checked(self._record(index))
+            image = to_square(image, self.image_size) if resize else image
+        except Exception as error:
+            where = f"{self.name}, split {self.split}: example {index}"
+            raise RuntimeError(f"{where} cannot be used: {one_line(error)}") from error
+        if self.memory is not None and image.size <= math.prod(self.shape):
+            self.memory[index, resize] = image, label
+        return image, label
 
     def _record(self, index: int) -> Mapping[str, Any]:
         try:
@@ -88,12 +113,11 @@ class ImageSource:
             return self.records[index]
 
     def _checked(self, record: Mapping[str, Any]) -> tuple[np.ndarray, np.int32]:
-        """The record's image, uint8 `shape`, and its label; ValueError if they do not fit."""
+        """The record's image and label; ValueError if they do not fit the data set."""
         image, label = record["image"], int(record["label"])
-        if self.image_size is not None:
-            image = to_square(image, self.image_size)
-        if image.shape != self.shape:
-            raise ValueError(f"its image is {image.shape}, not {self.shape}")
+        sides = self.shape[:2] if self.image_size is None else image.shape[:2]
+        if image.shape != (*sides, self.shape[2]):
+            raise ValueError(f"its image is {image.shape}, not {(*sides, self.shape[2])}")
         if not 0 <= label < self.num_classes:
             raise ValueError(f"its label is {label}, not in [0, {self.num_classes})")
         return image, np.int32(label)

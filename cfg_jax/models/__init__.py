@@ -1,10 +1,11 @@
-"""Networks (z, logsnr, labels, dropout_keys) -> output, in Flax Linen.
+"""Networks (z, logsnr, labels, dropout_keys) -> output and classifiers of z, in Flax Linen.
 
 Only this folder imports Linen; what the output means (eps, x, v) and what surrounds it is decided
 by the caller.
 """
 
+from cfg_jax.models.classifier import Classifier
 from cfg_jax.models.mlp import MLP
 from cfg_jax.models.unet import UNet
 
-__all__ = ["MLP", "UNet"]
+__all__ = ["MLP", "Classifier", "UNet"]

@@ -2,6 +2,8 @@
 
     AdaGN(h, emb) = GroupNorm(h) (1 + scale) + shift,   scale, shift = Linear(SiLU(emb))
 
+Every choice that ADM compares is an argument; its own are the defaults.
+
 Parameters and normalisation statistics are float32; `dtype` is what convolutions and matrix
 products compute in. Dropout draws from one key per example, so that a step does not depend on how
 its batch is split over devices. The last layer of every residual branch starts at zero.
@@ -42,35 +44,35 @@ def logsnr_position(logsnr: Array) -> Array:
     return 2000 / math.pi * jnp.arctan(jnp.exp(-logsnr / 2))
 
 
-class LogsnrEmbedding(nn.Module):
-    """Linear(SiLU(Linear(sinusoidal(position(logsnr))))): [B] to [B, 4 features]."""
+class NoiseEmbedding(nn.Module):
+    """Linear(SiLU(Linear(sinusoidal(position)))): position [B] in 0..1000 to [B, 4 features]."""
 
     features: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, logsnr: Array) -> Array:
-        h = sinusoidal_embedding(logsnr_position(logsnr), self.features)
+    def __call__(self, position: Array) -> Array:
+        h = sinusoidal_embedding(position, self.features)
         h = nn.Dense(4 * self.features, dtype=self.dtype)(h)
         return nn.Dense(4 * self.features, dtype=self.dtype)(nn.silu(h))
 
 
 class LabelEmbedding(nn.Module):
-    """A learned vector for each of num_classes labels and for the null label, num_classes.
+    """A learned vector for each of num_labels labels, the null label counted among them.
 
     NaN for any other label: inside a compiled program nothing can be raised, and the nearest
     valid label would be a wrong answer that looks right.
     """
 
-    num_classes: int
+    num_labels: int
     features: int
 
     @nn.compact
     def __call__(self, labels: Array) -> Array:
         table = self.param(
-            "embedding", nn.initializers.normal(1.0), (self.num_classes + 1, self.features)
+            "embedding", nn.initializers.normal(1.0), (self.num_labels, self.features)
         )
-        known = (labels >= 0) & (labels <= self.num_classes)
+        known = (labels >= 0) & (labels < self.num_labels)
         return jnp.where(known[:, None], table[jnp.where(known, labels, 0)], jnp.nan)
 
 
@@ -147,15 +149,41 @@ def upsample(h: Array) -> Array:
     return jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
 
 
+class Downsample(nn.Module):
+    """A 3 x 3 convolution with stride 2: [B, H, W, C] to [B, H/2, W/2, C]."""
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        # "SAME" would pad one side only, and shift the image by half a pixel at every level.
+        options = {"strides": 2, "padding": 1, "dtype": self.dtype}
+        return nn.Conv(h.shape[-1], (3, 3), name="conv", **options)(h)
+
+
+class Upsample(nn.Module):
+    """Each pixel twice in both directions, then a 3 x 3 convolution."""
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        return nn.Conv(h.shape[-1], (3, 3), dtype=self.dtype, name="conv")(upsample(h))
+
+
 class ResBlock(nn.Module):
     """h + Conv(Dropout(SiLU(AdaGN(Conv(SiLU(GroupNorm(h))), emb)))), both sides resampled alike.
 
     BigGAN's residual block as ADM uses it: `resample` acts between activation and convolution,
     and on the skip.
 
+    Args:
+      adagn: emb scales and shifts the second norm; False adds it before a plain one.
+      rescale: divide the sum by sqrt(2).
+
     Args of the call:
       h: [B, H, W, C].
-      emb: [B, E] embedding of logsnr and label.
+      emb: [B, E] embedding of the noise level and the label.
       dropout_keys: [B] keys or None.
     """
 
@@ -163,6 +191,8 @@ class ResBlock(nn.Module):
     norm_groups: int
     dropout: float = 0.0
     resample: str | None = None
+    adagn: bool = True
+    rescale: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -172,18 +202,32 @@ class ResBlock(nn.Module):
         skip = resample(h)
         h = nn.silu(GroupNorm(self.norm_groups, name="norm_in")(h))
         h = nn.Conv(self.channels, name="conv_in", **conv3)(resample(h))
-        modulation = nn.Dense(2 * self.channels, dtype=self.dtype, name="emb")(nn.silu(emb))
-        scale, shift = jnp.split(modulation, 2, axis=-1)
-        h = nn.silu(GroupNorm(self.norm_groups, name="norm_out")(h, scale, shift))
-        h = Dropout(self.dropout, name="dropout")(h, dropout_keys)
+        width = 2 * self.channels if self.adagn else self.channels
+        modulation = nn.Dense(width, dtype=self.dtype, name="emb")(nn.silu(emb))
+        norm = GroupNorm(self.norm_groups, name="norm_out")
+        if self.adagn:
+            h = norm(h, *jnp.split(modulation, 2, axis=-1))
+        else:
+            h = norm(h + modulation[:, None, None])
+        h = Dropout(self.dropout, name="dropout")(nn.silu(h), dropout_keys)
         h = nn.Conv(self.channels, kernel_init=zeros, name="conv_out", **conv3)(h)
         if skip.shape[-1] != self.channels:
             skip = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_skip")(skip)
-        return skip + h
+        return residual_sum(skip, h, self.rescale)
+
+
+def residual_sum(skip: Array, h: Array, rescale: bool) -> Array:
+    """skip + h, divided by sqrt(2) where `rescale` asks to keep the variance."""
+    return (skip + h) / math.sqrt(2) if rescale else skip + h
 
 
 class Attention(nn.Module):
     """h + Linear(softmax(q k^T / sqrt(d)) v) over all pixels, q, k, v = Linear(GroupNorm(h)).
+
+    Args:
+      heads_outermost: whether the 3C features of q, k, v are laid out (heads, 3, d) instead of
+        (3, heads, d). The function class is the same; ADM's checkpoints come in both orders.
+      rescale: divide the sum by sqrt(2).
 
     Args of the call:
       h: [B, H, W, C].
@@ -191,6 +235,8 @@ class Attention(nn.Module):
 
     num_heads: int
     norm_groups: int
+    heads_outermost: bool = False
+    rescale: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -198,7 +244,41 @@ class Attention(nn.Module):
         batch, height, width, channels = h.shape
         normed = GroupNorm(self.norm_groups, name="norm")(h).reshape(batch, -1, channels)
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(normed)
-        heads = qkv.reshape(batch, -1, 3, self.num_heads, channels // self.num_heads)
-        out = jax.nn.dot_product_attention(heads[:, :, 0], heads[:, :, 1], heads[:, :, 2])
+        out = attend(qkv, self.num_heads, self.heads_outermost)
         out = out.reshape(batch, height, width, channels)
-        return h + nn.Dense(channels, kernel_init=zeros, dtype=self.dtype, name="proj")(out)
+        out = nn.Dense(channels, kernel_init=zeros, dtype=self.dtype, name="proj")(out)
+        return residual_sum(h, out, self.rescale)
+
+
+def attend(qkv: Array, num_heads: int, heads_outermost: bool = False) -> Array:
+    """softmax(q k^T / sqrt(d)) v of every head: [B, L, 3C] to [B, L, C]."""
+    batch, length, features = qkv.shape
+    channels = features // 3
+    sizes = (num_heads, 3) if heads_outermost else (3, num_heads)
+    split = qkv.reshape(batch, length, *sizes, channels // num_heads)
+    q, k, v = jnp.moveaxis(split, 3 if heads_outermost else 2, 0)
+    return jax.nn.dot_product_attention(q, k, v).reshape(batch, length, channels)
+
+
+class AttentionPool(nn.Module):
+    """The answer of attention to one query, the mean of all pixels: [B, H, W, C] to [B, F].
+
+    Pixels and their mean get learned positions first. Radford et al. 2021, arXiv 2103.00020,
+    section 2.4, as ADM's classifiers use it.
+    """
+
+    features: int
+    num_heads: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        batch, height, width, channels = h.shape
+        tokens = h.reshape(batch, height * width, channels)
+        tokens = jnp.concatenate([tokens.mean(axis=1, keepdims=True), tokens], axis=1)
+        spread = nn.initializers.normal(channels**-0.5)
+        place = self.param("position", spread, (height * width + 1, channels))
+        tokens = (tokens + place[None]).astype(self.dtype)
+        qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(tokens)
+        pooled = attend(qkv, self.num_heads)[:, 0].astype(jnp.float32)
+        return nn.Dense(self.features, name="proj")(pooled)

@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cfg_jax.models.layers import Dropout, LabelEmbedding, LogsnrEmbedding, zeros
+from cfg_jax.models.layers import (
+    Dropout,
+    LabelEmbedding,
+    NoiseEmbedding,
+    logsnr_position,
+    zeros,
+)
 
 Array = jax.Array
 
@@ -40,9 +46,10 @@ class MLP(nn.Module):
         if z.ndim != 2:
             raise ValueError(f"data of shape {z.shape[1:]}: the MLP takes vectors, [B, D]")
         dtype = jnp.dtype(self.dtype)
-        emb = LogsnrEmbedding(self.channels, dtype, name="logsnr_embedding")(logsnr)
+        embed_noise = NoiseEmbedding(self.channels, dtype, name="logsnr_embedding")
+        emb = embed_noise(logsnr_position(logsnr))
         if self.num_classes:
-            embed = LabelEmbedding(self.num_classes, emb.shape[-1], name="label_embedding")
+            embed = LabelEmbedding(self.num_classes + 1, emb.shape[-1], name="label_embedding")
             emb = emb + embed(labels).astype(dtype)
         h = nn.Dense(self.channels, dtype=dtype, name="in")(z)
         for i in range(self.num_blocks):

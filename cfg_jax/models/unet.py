@@ -1,134 +1,77 @@
 """Which network denoises images?
 
-ADM's U-Net: residual blocks with AdaGN at each resolution, BigGAN up- and downsampling between
-resolutions, self-attention at chosen ones, conditioned on logsnr and on a label that may be null.
+ADM's U-Net: the trunk, and the way back up, on which the features of the way down are concatenated
+to those of the same resolution.
 
 Source: Dhariwal & Nichol 2021 (ADM), section 3 and table 11.
 """
-
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cfg_jax.models.layers import (
-    Attention,
-    GroupNorm,
-    LabelEmbedding,
-    LogsnrEmbedding,
-    ResBlock,
-    zeros,
-)
+from cfg_jax.models.layers import zeros
+from cfg_jax.models.trunk import LABEL_INPUTS, Trunk
 
 Array = jax.Array
 
 
-class UNet(nn.Module):
+class UNet(Trunk):
     """(z [B, H, W, C], logsnr [B], labels [B]) -> [B, H, W, out_channels], float32.
 
     Args:
-      out_channels: C for one head, 2C for two.
-      num_classes: labels are 0..num_classes, the last one null; 0 for a network without labels.
-      channels: features at the first resolution.
-      channel_mult: features at each resolution, in units of `channels`; halving between them.
-      num_blocks: residual blocks at each resolution (ADM's depth).
-      attention_resolutions: heights at which every block is followed by attention.
-      head_channels: features per attention head.
-      num_heads: heads at every resolution where their number is fixed instead; 0 for head_channels.
-      dropout: rate in every residual block.
-      norm_groups: groups of each GroupNorm.
-      dtype: "float32" or "bfloat16", of convolutions and matrix products.
-      remat: recompute each block's inside in the backward pass instead of keeping it.
+      out_channels: C for one head, 2C for two, and C more where the variance is learned.
+      num_classes: labels are 0..num_classes - 1; 0 for a network without labels.
+      label_input: "with_null" has one more label, num_classes, for none; "without_null" has the
+        classes alone; "none" makes the network one without labels.
+
+    And those of `Trunk`.
     """
 
     out_channels: int
     num_classes: int = 0
-    channels: int = 128
-    channel_mult: Sequence[int] = (1, 2, 2, 2)
-    num_blocks: int = 2
-    attention_resolutions: Sequence[int] = (16, 8)
-    head_channels: int = 64
-    num_heads: int = 0
-    dropout: float = 0.0
-    norm_groups: int = 32
-    dtype: str = "float32"
-    remat: bool = False
-
-    def _block(self, channels: int, name: str, resample: str | None = None) -> nn.Module:
-        block = nn.remat(ResBlock) if self.remat else ResBlock
-        return block(
-            channels, self.norm_groups, self.dropout, resample, jnp.dtype(self.dtype), name=name
-        )
-
-    def _attend(self, h: Array, name: str) -> Array:
-        heads = self.num_heads or h.shape[-1] // self.head_channels
-        return Attention(heads, self.norm_groups, jnp.dtype(self.dtype), name=name)(h)
+    label_input: str = "with_null"
 
     @nn.compact
     def __call__(
-        self, z: Array, logsnr: Array, labels: Array, dropout_keys: Array | None = None
+        self,
+        z: Array,
+        noise: Array,
+        labels: Array | None = None,
+        dropout_keys: Array | None = None,
+        low_res: Array | None = None,
     ) -> Array:
-        """Dropout acts when dropout_keys [B] are given, one key per example, and only then."""
+        """The network's output.
+
+        Args:
+          z: [B, H, W, C].
+          noise: [B] logsnr, or the timestep where `noise_input` says so.
+          labels: [B] int32; not looked at by a network without labels.
+          dropout_keys: [B], one key per example; dropout acts when they are given, and only then.
+          low_res: [B, h, w, C] image to upsample, which is enlarged bilinearly to H x W and joined
+            to z; for a network that was initialised with one.
+        """
         self._check(z)
-        dtype = jnp.dtype(self.dtype)
-        emb = LogsnrEmbedding(self.channels, dtype, name="logsnr_embedding")(logsnr)
-        if self.num_classes:
-            embed = LabelEmbedding(self.num_classes, emb.shape[-1], name="label_embedding")
-            emb = emb + embed(labels).astype(dtype)
-
-        width = [self.channels * mult for mult in self.channel_mult]
-        h = nn.Conv(width[0], (3, 3), dtype=dtype, name="conv_in")(z.astype(dtype))
-        skips = [h]
-        for level, channels in enumerate(width):
-            for i in range(self.num_blocks):
-                h = self._block(channels, f"down_{level}_{i}")(h, emb, dropout_keys)
-                if h.shape[1] in self.attention_resolutions:
-                    h = self._attend(h, f"down_{level}_{i}_attention")
-                skips.append(h)
-            if level < len(width) - 1:
-                h = self._block(channels, f"down_{level}", "down")(h, emb, dropout_keys)
-                skips.append(h)
-
-        h = self._block(width[-1], "middle_0")(h, emb, dropout_keys)
-        h = self._attend(h, "middle_attention")
-        h = self._block(width[-1], "middle_1")(h, emb, dropout_keys)
-
-        for level, channels in reversed(list(enumerate(width))):
+        if self.label_input not in LABEL_INPUTS:
+            raise ValueError(f"label_input={self.label_input!r}: choose one of {LABEL_INPUTS}")
+        if low_res is not None:
+            enlarged = jax.image.resize(low_res, (*z.shape[:3], low_res.shape[-1]), "bilinear")
+            z = jnp.concatenate([z, enlarged], axis=-1)
+        emb = self._embed(noise, labels, self._num_labels)
+        h, skips = self._down(z, emb, dropout_keys)
+        for level, channels in reversed(list(enumerate(self.widths))):
             for i in range(self.num_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = self._block(channels, f"up_{level}_{i}")(h, emb, dropout_keys)
                 if h.shape[1] in self.attention_resolutions:
-                    h = self._attend(h, f"up_{level}_{i}_attention")
+                    h = self._attended(h, f"up_{level}_{i}_attention")
             if level:
-                h = self._block(channels, f"up_{level}", "up")(h, emb, dropout_keys)
+                h = self._resampled(h, emb, dropout_keys, f"up_{level}", "up")
+        conv = nn.Conv(self.out_channels, (3, 3), kernel_init=zeros, name="conv_out")
+        return conv(self._normed_out(h))
 
-        h = nn.silu(GroupNorm(self.norm_groups, name="norm_out")(h)).astype(jnp.float32)
-        return nn.Conv(self.out_channels, (3, 3), kernel_init=zeros, name="conv_out")(h)
-
-    def _check(self, z: Array) -> None:
-        halvings = 2 ** (len(self.channel_mult) - 1)
-        if z.ndim != 4 or z.shape[1] % halvings or z.shape[2] % halvings:
-            raise ValueError(
-                f"images of shape {z.shape[1:]}: {len(self.channel_mult)} resolutions need "
-                f"[H, W, C] with H and W multiples of {halvings}; change channel_mult"
-            )
-        sizes = [z.shape[1] >> level for level in range(len(self.channel_mult))]
-        for resolution in self.attention_resolutions:
-            if resolution not in sizes:
-                raise ValueError(
-                    f"attention_resolutions has {resolution}, but the heights here are {sizes}"
-                )
-        for channels, size in zip(
-            (self.channels * mult for mult in self.channel_mult), sizes, strict=True
-        ):
-            if channels % self.norm_groups:
-                raise ValueError(
-                    f"norm_groups={self.norm_groups} does not divide {channels} channels"
-                )
-            attends = size in self.attention_resolutions or size == sizes[-1]
-            if attends and channels % (self.num_heads or self.head_channels):
-                raise ValueError(
-                    f"num_heads={self.num_heads}, head_channels={self.head_channels}: one head "
-                    f"size has to divide the {channels} channels that attend at {size} x {size}"
-                )
+    @property
+    def _num_labels(self) -> int:
+        if not self.num_classes or self.label_input == "none":
+            return 0
+        return self.num_classes + (self.label_input == "with_null")

@@ -1,0 +1,180 @@
+"""How good is a trained model on a data set, in numbers?
+
+    bits/dim <= (KL(q(z_min | x) || N(0, I)) + sum of KL(q || p) + E -log p(x | z_max)) / (D ln 2)
+    accuracy(logsnr) = P(the most probable label of z is the label of x)
+
+The first for a model that draws samples, the second for a classifier of noisy images. Both are
+means over the examples of a split, each with noise of its own that depends on its index alone.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfg_jax import data, experiment, parallel
+from cfg_jax import keys as keys_lib
+from cfg_jax.diffusion import diffuse
+from cfg_jax.likelihood import bits_per_dim, variational_bound
+from cfg_jax.metric_log import with_progress
+from cfg_jax.model import Model
+from cfg_jax.noisy_classifier import NoisyClassifier
+from cfg_jax.schedules import logsnr_grid
+
+
+class Likelihood(NamedTuple):
+    """The bound on -log2 p(x | label) of a model, in bits per dimension.
+
+    prior, diffusion, decoder: its three parts, means over the examples; in prior and decoder the
+      model counts for little, the noise levels at the ends for much.
+    standard_error: of their sum, over the examples.
+    num_examples, num_steps: N, and T network calls for each.
+    """
+
+    prior: float
+    diffusion: float
+    decoder: float
+    standard_error: float
+    num_examples: int
+    num_steps: int
+
+    @property
+    def total(self) -> float:
+        """The bound."""
+        return self.prior + self.diffusion + self.decoder
+
+
+def likelihood(
+    model: Model,
+    source: data.Source,
+    *,
+    num_steps: int | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    num_examples: int | None = None,
+) -> Likelihood:
+    """The bound of `likelihood.variational_bound` over a data set, each x with its own label.
+
+    Images count as 8-bit values, points as continuous ones. The variance is the learned one, or
+    the config's logvar_interp. A network that knows no label is given none.
+
+    Args:
+      model: its shape is the source's.
+      source: an opened split.
+      num_steps: T; the config's if None. A bound at few steps is that of a coarse sampler.
+      seed: example i draws from fold_in(key(seed), i).
+      batch_size: examples at a time.
+      num_examples: the first so many; all if None.
+
+    Raises:
+      ValueError: data of another shape or number of labels, an upsampler.
+    """
+    _check_source(model, source)
+    if model.low_res_shape:
+        raise ValueError("this model is an upsampler: its likelihood needs a low_res image")
+    num_steps = model.config.sampling.num_steps if num_steps is None else num_steps
+    logsnrs = logsnr_grid(model.schedule, num_steps)
+    interp = model.config.sampling.logvar_interp
+
+    def bound(params, batch):
+        return variational_bound(
+            batch["keys"],
+            model.bind(params),
+            batch["x"],
+            batch["labels"],
+            logsnrs,
+            logvar_interp=interp,
+            num_levels=256 if len(model.shape) == 3 else None,
+            clip_x=model.config.sampling.clip_x,
+        )
+
+    nats = _over_examples(bound, model.params, source, seed, batch_size, num_examples)
+    bits = {name: bits_per_dim(values, (1, *model.shape)) for name, values in nats.items()}
+    total = np.sum(list(bits.values()), axis=0)
+    return Likelihood(
+        *(float(bits[name].mean()) for name in ("prior", "diffusion", "decoder")),
+        standard_error=float(total.std() / np.sqrt(total.size)),
+        num_examples=total.size,
+        num_steps=num_steps,
+    )
+
+
+def accuracy(
+    classifier: NoisyClassifier,
+    source: data.Source,
+    logsnrs: Sequence[float],
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    num_examples: int | None = None,
+) -> dict[float, float]:
+    """{logsnr: share of examples whose z the classifier labels right}, in [0, 1].
+
+    Args:
+      classifier: its shape is the source's.
+      source: an opened split.
+      logsnrs: noise levels; an example has the same noise at each.
+      seed, batch_size, num_examples: as for `likelihood`.
+
+    Raises:
+      ValueError: data of another shape or number of labels.
+    """
+    _check_source(classifier, source)
+    levels = jnp.asarray(logsnrs, jnp.float32)
+
+    def correct(params, batch):
+        eps = keys_lib.normal(batch["keys"], batch["x"].shape)
+        log_probs = classifier.experiment.log_probs(params)
+
+        def at(logsnr):
+            every = jnp.broadcast_to(logsnr, eps.shape[:1])
+            best = jnp.argmax(log_probs(diffuse(batch["x"], eps, logsnr), every), axis=1)
+            return best == batch["labels"]
+
+        return {"correct": jax.lax.map(at, levels).T}
+
+    found = _over_examples(correct, classifier.params, source, seed, batch_size, num_examples)
+    return dict(zip(map(float, logsnrs), found["correct"].mean(axis=0).tolist(), strict=True))
+
+
+def _check_source(trained: Model | NoisyClassifier, source: data.Source) -> None:
+    found = (tuple(source.shape), source.num_classes)
+    if found != (trained.shape, len(trained.label_names)):
+        raise ValueError(
+            f"{source.name} has examples of {found[0]} with {found[1]} labels, the model is for "
+            f"{trained.shape} with {len(trained.label_names)}: give the data it was trained on"
+        )
+
+
+def _over_examples(
+    function: Callable[[Any, dict], dict],
+    params: Any,
+    source: data.Source,
+    seed: int,
+    batch_size: int,
+    num_examples: int | None,
+) -> dict[str, np.ndarray]:
+    """function(params, {x, labels, keys}) of every example, over all devices: float64 [N, ...]."""
+    count = min(len(source), num_examples or len(source))
+    batch_size = min(batch_size, count)
+    compiled = parallel.pmap_batch(function)
+    starts = range(0, count, batch_size)
+    parts = []
+    for start in with_progress(starts, len(starts), "batch"):
+        # The last batch is filled up, so that one shape is compiled.
+        chosen = np.minimum(np.arange(start, start + batch_size), count - 1)
+        examples = [source[int(i)] for i in chosen]
+        batch = {
+            "x": np.stack([example["x"] for example in examples]),
+            "labels": np.array([example["label"] for example in examples], np.int32),
+            "keys": keys_lib.indexed(jax.random.key(seed), chosen),
+        }
+        parts.append(jax.tree.map(lambda a: np.asarray(a, np.float64), compiled(params, batch)))
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+
+def open_data(trained: Model | NoisyClassifier, split: str) -> data.Source:
+    """A split of the data set that a model was trained on."""
+    return data.open_source(split=split, **experiment.data_arguments(trained.config))

@@ -1,0 +1,139 @@
+"""Which entry of a guided-diffusion state dict is which of our parameters?
+
+    theirs [out, in, ...] = ours [..., in, out]   kernels, and the positions of the pooling
+    theirs = ours                                 everything else
+
+Their blocks are numbered in the order of the forward pass, `input_blocks.N`, `output_blocks.N`;
+ours are named by level. One walk over the architecture pairs them; it passes every layer that such
+a network may have, and those that this one lacks drop out. What the expected names and shapes are,
+and how a parameter is made of an entry, both follow from it.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+# Our leaf and theirs of each form of layer.
+_LEAVES = {
+    "conv": {"kernel": "weight", "bias": "bias"},
+    "conv1d": {"kernel": "weight", "bias": "bias"},
+    "linear": {"kernel": "weight", "bias": "bias"},
+    "norm": {"scale": "weight", "bias": "bias"},
+    "embedding": {"embedding": "weight"},
+    "pool": {"position": "positional_embedding"},
+}
+_TRANSPOSED = ("kernel", "position")
+
+_Layer = tuple[str, str, str]  # our path, their prefix, form
+
+
+class Entry(NamedTuple):
+    """One entry of a state dict.
+
+    path: of the parameter in our tree, "down_0_1/conv_in/kernel".
+    shape: of the entry.
+    our_shape: of the parameter.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    our_shape: tuple[int, ...]
+
+    def to_ours(self, value: np.ndarray) -> np.ndarray:
+        """The parameter, float32 `our_shape`, as a copy."""
+        if self.path.endswith(_TRANSPOSED):
+            value = np.moveaxis(value, (0, 1), (-1, -2))
+        return np.array(value.reshape(self.our_shape), np.float32, order="C")
+
+
+def entries(params: Any, num_levels: int, num_blocks: int) -> dict[str, Entry]:
+    """Every entry of the state dict of a network of ours by its key, in their order.
+
+    Args:
+      params: the network's tree; of its leaves only shapes are looked at.
+      num_levels, num_blocks: resolutions, and residual blocks at each of them.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    shapes = {jax.tree_util.keystr(k, simple=True, separator="/"): a.shape for k, a in leaves}
+    found = {}
+    for ours, theirs, form in _layers(set(params), num_levels, num_blocks):
+        for leaf, name in _LEAVES[form].items():
+            path = f"{ours}/{leaf}"
+            if path in shapes:
+                shape = _their_shape(shapes[path], leaf, form)
+                found[f"{theirs}.{name}"] = Entry(path, shape, shapes[path])
+    return found
+
+
+def tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dict of {"a/b/c": leaf}."""
+    root: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, name = path.split("/")
+        branch = root
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[name] = leaf
+    return root
+
+
+def _their_shape(shape: tuple[int, ...], leaf: str, form: str) -> tuple[int, ...]:
+    if leaf not in _TRANSPOSED:
+        return shape
+    *window, inputs, outputs = shape
+    return (outputs, inputs, *window, *([1] if form == "conv1d" else []))
+
+
+def _layers(modules: set[str], num_levels: int, num_blocks: int) -> Iterator[_Layer]:
+    """Every layer, and some that are not there; `modules` are the names of those that are."""
+    yield "logsnr_embedding/Dense_0", "time_embed.0", "linear"
+    yield "logsnr_embedding/Dense_1", "time_embed.2", "linear"
+    yield "label_embedding", "label_emb", "embedding"
+    yield "conv_in", "input_blocks.0.0", "conv"
+    number = itertools.count(1)
+    for level in range(num_levels):
+        for i in range(num_blocks):
+            block = f"input_blocks.{next(number)}"
+            yield from _block(f"down_{level}_{i}", f"{block}.0")
+            yield from _attention(f"down_{level}_{i}_attention", f"{block}.1")
+        yield from _resampling(f"down_{level}", f"input_blocks.{next(number)}.0", "op")
+    yield from _block("middle_0", "middle_block.0")
+    yield from _attention("middle_attention", "middle_block.1")
+    yield from _block("middle_1", "middle_block.2")
+    number = itertools.count(0)
+    for level in reversed(range(num_levels)):
+        for i in range(num_blocks + 1):
+            block = f"output_blocks.{next(number)}"
+            yield from _block(f"up_{level}_{i}", f"{block}.0")
+            yield from _attention(f"up_{level}_{i}_attention", f"{block}.1")
+        place = 2 if f"up_{level}_{num_blocks}_attention" in modules else 1
+        yield from _resampling(f"up_{level}", f"{block}.{place}", "conv")
+    yield "norm_out", "out.0", "norm"
+    yield "conv_out", "out.2", "conv"
+    yield "pool", "out.2", "pool"
+    yield "pool/qkv", "out.2.qkv_proj", "conv1d"
+    yield "pool/proj", "out.2.c_proj", "conv1d"
+
+
+def _block(ours: str, theirs: str) -> Iterator[_Layer]:
+    yield f"{ours}/norm_in", f"{theirs}.in_layers.0", "norm"
+    yield f"{ours}/conv_in", f"{theirs}.in_layers.2", "conv"
+    yield f"{ours}/emb", f"{theirs}.emb_layers.1", "linear"
+    yield f"{ours}/norm_out", f"{theirs}.out_layers.0", "norm"
+    yield f"{ours}/conv_out", f"{theirs}.out_layers.3", "conv"
+    yield f"{ours}/conv_skip", f"{theirs}.skip_connection", "conv"
+
+
+def _attention(ours: str, theirs: str) -> Iterator[_Layer]:
+    yield f"{ours}/norm", f"{theirs}.norm", "norm"
+    yield f"{ours}/qkv", f"{theirs}.qkv", "conv1d"
+    yield f"{ours}/proj", f"{theirs}.proj_out", "conv1d"
+
+
+def _resampling(ours: str, theirs: str, conv: str) -> Iterator[_Layer]:
+    """A residual block, or a convolution alone; a network has one of the two."""
+    yield from _block(ours, theirs)
+    yield f"{ours}/conv", f"{theirs}.{conv}", "conv"

@@ -1,0 +1,69 @@
+"""How does an imported network become a run's folder?
+
+    <workdir>/checkpoints/0     what `cfg_jax.load` and `launch.sample` read
+
+Step 0: a file of weights does not say after how many steps it was written. There is no optimizer
+state, so such a run can be sampled from and not be trained on.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+
+def check_free(workdir: str | os.PathLike[str]) -> Path:
+    """The path of `workdir`, once it is seen that a checkpoint can be put there.
+
+    Raises:
+      ValueError: no name, a file, or a folder that holds checkpoints.
+    """
+    if not os.fspath(workdir):
+        raise ValueError("--workdir is empty: give a new folder, such as runs/imported")
+    path = Path(workdir).expanduser()
+    for place in (path, path / "checkpoints"):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"--workdir={workdir}: {place} is a file; give a new folder")
+    folder = path / "checkpoints"
+    steps = sorted(step.name for step in folder.iterdir()) if folder.exists() else []
+    if any(step.isdecimal() for step in steps):
+        raise ValueError(
+            f"--workdir={workdir} holds checkpoints ({', '.join(steps)}): give another"
+        )
+    return path
+
+
+def write(
+    workdir: str | os.PathLike[str],
+    params: Any,
+    *,
+    config: Mapping[str, Any],
+    meta: Mapping[str, Any],
+) -> None:
+    """Writes a checkpoint whose averaged parameters are `params`; all of it or nothing.
+
+    Args:
+      workdir: made where it is missing.
+      params: tree of arrays.
+      config, meta: JSON values, as `cfg_jax.load` reads them.
+
+    Raises:
+      ValueError: as `check_free`.
+      OSError: the folder cannot be written, or not all of it.
+    """
+    from cfg_jax.checkpoint import Checkpoints
+
+    folder = check_free(workdir) / "checkpoints"
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        with Checkpoints(folder) as checkpoints:
+            state = {"step": jnp.int32(0)}
+            checkpoints.save(0, state, params, config=config, meta=meta, loss=math.nan)
+    except BaseException:
+        for place in new[-1:]:
+            shutil.rmtree(place, ignore_errors=True)
+        raise

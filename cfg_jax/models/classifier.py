@@ -1,0 +1,41 @@
+"""Which network tells the class of a noisy image?
+
+ADM's classifier: the trunk of the U-Net, and attention pooling in place of the way back up.
+
+Source: Dhariwal & Nichol 2021 (ADM), section 4 and table 12.
+"""
+
+import jax
+from flax import linen as nn
+
+from cfg_jax.models.layers import AttentionPool
+from cfg_jax.models.trunk import Trunk
+
+Array = jax.Array
+
+
+class Classifier(Trunk):
+    """(z [B, H, W, C], logsnr [B]) -> logits [B, num_classes], float32.
+
+    Args:
+      num_classes: labels are 0..num_classes - 1.
+
+    And those of `Trunk`. Its attention pool has heads of `head_channels` features.
+    """
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, z: Array, noise: Array, dropout_keys: Array | None = None) -> Array:
+        """log p(label | z) up to a constant.
+
+        Args:
+          z: [B, H, W, C].
+          noise: [B] logsnr, or the timestep where `noise_input` says so.
+          dropout_keys: [B], one key per example; dropout acts when they are given, and only then.
+        """
+        self._check(z)
+        h, _ = self._down(z, self._embed(noise, None, 0), dropout_keys)
+        heads = self._heads(h.shape[-1])
+        pool = AttentionPool(self.num_classes, heads, self._type, name="pool")
+        return pool(self._normed_out(h))

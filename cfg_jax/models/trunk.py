@@ -1,0 +1,169 @@
+"""What do ADM's U-Net and its classifier have in common?
+
+The way down: noise level and label embedded, residual blocks at halving resolutions, attention at
+chosen ones, and the two blocks with attention in the middle.
+
+Source: Dhariwal & Nichol 2021 (ADM), section 3 and tables 1 to 3.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cfg_jax.models.layers import (
+    Attention,
+    Downsample,
+    GroupNorm,
+    LabelEmbedding,
+    NoiseEmbedding,
+    ResBlock,
+    Upsample,
+    logsnr_position,
+)
+
+Array = jax.Array
+
+LABEL_INPUTS = ("with_null", "without_null", "none")
+NOISE_INPUTS = ("logsnr", "timestep")
+QKV_ORDERS = ("qkv_heads", "heads_qkv")
+
+
+class Trunk(nn.Module, kw_only=True):
+    """The encoder half of ADM's networks, and their middle.
+
+    Args:
+      channels: features at the first resolution.
+      channel_mult: features at each resolution, in units of `channels`; halving between them.
+      num_blocks: residual blocks at each resolution (ADM's depth).
+      attention_resolutions: heights at which every block is followed by attention.
+      head_channels: features per attention head.
+      num_heads: heads at every resolution where their number is fixed instead; 0 for head_channels.
+      qkv_order: how q, k and v of all heads lie in one matrix: "qkv_heads" or "heads_qkv".
+      adagn: the embedding scales and shifts each block's second norm; False adds it to features.
+      biggan_updown: residual blocks resample; False has a strided convolution, and one after
+        doubling every pixel.
+      rescale_residual: divide every residual sum by sqrt(2).
+      noise_input: what the second argument of the call is, "logsnr" or a "timestep" in 0..1000.
+      dropout: rate in every residual block.
+      norm_groups: groups of each GroupNorm.
+      dtype: "float32" or "bfloat16", of convolutions and matrix products.
+      remat: recompute each block's inside in the backward pass instead of keeping it.
+    """
+
+    channels: int = 128
+    channel_mult: Sequence[float] = (1, 2, 2, 2)
+    num_blocks: int = 2
+    attention_resolutions: Sequence[int] = (16, 8)
+    head_channels: int = 64
+    num_heads: int = 0
+    qkv_order: str = "qkv_heads"
+    adagn: bool = True
+    biggan_updown: bool = True
+    rescale_residual: bool = False
+    noise_input: str = "logsnr"
+    dropout: float = 0.0
+    norm_groups: int = 32
+    dtype: str = "float32"
+    remat: bool = False
+
+    @property
+    def _type(self) -> jnp.dtype:
+        return jnp.dtype(self.dtype)
+
+    @property
+    def widths(self) -> list[int]:
+        """Features at each resolution."""
+        return [int(self.channels * mult) for mult in self.channel_mult]
+
+    def _heads(self, channels: int) -> int:
+        return self.num_heads or channels // self.head_channels
+
+    def _block(self, channels: int, name: str, resample: str | None = None) -> nn.Module:
+        block = nn.remat(ResBlock) if self.remat else ResBlock
+        return block(
+            channels,
+            self.norm_groups,
+            self.dropout,
+            resample,
+            self.adagn,
+            self.rescale_residual,
+            self._type,
+            name=name,
+        )
+
+    def _resampled(
+        self, h: Array, emb: Array, dropout_keys: Array | None, name: str, way: str
+    ) -> Array:
+        if self.biggan_updown:
+            return self._block(h.shape[-1], name, way)(h, emb, dropout_keys)
+        return {"down": Downsample, "up": Upsample}[way](self._type, name=name)(h)
+
+    def _attended(self, h: Array, name: str) -> Array:
+        return Attention(
+            self._heads(h.shape[-1]),
+            self.norm_groups,
+            self.qkv_order == "heads_qkv",
+            self.rescale_residual,
+            self._type,
+            name=name,
+        )(h)
+
+    def _embed(self, noise: Array, labels: Array | None, num_labels: int) -> Array:
+        """[B, 4 channels] of the noise level [B] and, where num_labels is not 0, the label [B]."""
+        position = logsnr_position(noise) if self.noise_input == "logsnr" else noise
+        emb = NoiseEmbedding(self.channels, self._type, name="logsnr_embedding")(position)
+        if not num_labels:
+            return emb
+        embed = LabelEmbedding(num_labels, emb.shape[-1], name="label_embedding")
+        return emb + embed(labels).astype(self._type)
+
+    def _down(self, h: Array, emb: Array, dropout_keys: Array | None) -> tuple[Array, list[Array]]:
+        """The features in the middle, and those that a way up concatenates, in order."""
+        h = nn.Conv(self.widths[0], (3, 3), dtype=self._type, name="conv_in")(h.astype(self._type))
+        skips = [h]
+        for level, channels in enumerate(self.widths):
+            for i in range(self.num_blocks):
+                h = self._block(channels, f"down_{level}_{i}")(h, emb, dropout_keys)
+                if h.shape[1] in self.attention_resolutions:
+                    h = self._attended(h, f"down_{level}_{i}_attention")
+                skips.append(h)
+            if level < len(self.widths) - 1:
+                h = self._resampled(h, emb, dropout_keys, f"down_{level}", "down")
+                skips.append(h)
+        h = self._block(self.widths[-1], "middle_0")(h, emb, dropout_keys)
+        h = self._attended(h, "middle_attention")
+        return self._block(self.widths[-1], "middle_1")(h, emb, dropout_keys), skips
+
+    def _normed_out(self, h: Array) -> Array:
+        return nn.silu(GroupNorm(self.norm_groups, name="norm_out")(h)).astype(jnp.float32)
+
+    def _check(self, z: Array) -> None:
+        """ValueError unless data of z's shape and these arguments fit each other."""
+        for name, allowed in (("qkv_order", QKV_ORDERS), ("noise_input", NOISE_INPUTS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {allowed}")
+        halvings = 2 ** (len(self.channel_mult) - 1)
+        if z.ndim != 4 or z.shape[1] % halvings or z.shape[2] % halvings:
+            raise ValueError(
+                f"images of shape {z.shape[1:]}: {len(self.channel_mult)} resolutions need "
+                f"[H, W, C] with H and W multiples of {halvings}; change channel_mult"
+            )
+        sizes = [z.shape[1] >> level for level in range(len(self.channel_mult))]
+        for resolution in self.attention_resolutions:
+            if resolution not in sizes:
+                raise ValueError(
+                    f"attention_resolutions has {resolution}, but the heights here are {sizes}"
+                )
+        for channels, size in zip(self.widths, sizes, strict=True):
+            if channels % self.norm_groups:
+                raise ValueError(
+                    f"norm_groups={self.norm_groups} does not divide {channels} channels"
+                )
+            attends = size in self.attention_resolutions or size == sizes[-1]
+            if attends and channels % (self.num_heads or self.head_channels):
+                raise ValueError(
+                    f"num_heads={self.num_heads}, head_channels={self.head_channels}: one head "
+                    f"size has to divide the {channels} channels that attend at {size} x {size}"
+                )

@@ -1,0 +1,71 @@
+"""Makes a checkpoint of ours of one that OpenAI published with ADM.
+
+    python -m launch.import_openai --checkpoint=64x64_diffusion.pt --name=64x64_diffusion \\
+        --workdir=runs/adm64
+
+`launch.sample` and `cfg_jax.load` then take --workdir. Reading .pt needs
+`pip install -e '.[torch]'`; .safetensors does not.
+"""
+
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from cfg_jax import configuration
+from cfg_jax.data import label_names
+from cfg_jax.interop import openai, run_folder, weight_files
+from configs import base
+from launch.program import run
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "File to import.", required=True)
+_NAME = flags.DEFINE_string("name", None, "What OpenAI calls it: 64x64_diffusion.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "New folder to write to.", required=True)
+
+
+def run_config(name: str) -> ConfigDict:
+    """configs/base.py with the settings of a published checkpoint."""
+    config, settings = base.get_config(), openai.settings(name)
+    if settings["network"] == "classifier":
+        del config.model.label_input
+    config.update_from_flattened_dict(settings)
+    return config
+
+
+def import_checkpoint(checkpoint: str, name: str, workdir: str) -> int:
+    """Writes the run's folder and says how many parameters it holds.
+
+    Raises:
+      ValueError: an unknown name, a file that is not its checkpoint, a workdir that is in use;
+        nothing is written.
+      OSError: the folder could not be written; nothing is left of it.
+    """
+    run_folder.check_free(workdir)
+    network = openai.load(checkpoint, name)
+    config = run_config(name)
+    origin = {
+        "dataset": config.data.name,
+        "published": name,
+        "file": Path(checkpoint).name,
+        "sha256": weight_files.sha256(checkpoint),
+    }
+    data = {
+        "shape": list(network.shape),
+        "label_names": list(label_names(config.data.name)),
+        "fingerprint": origin,
+    }
+    run_folder.write(
+        workdir, network.params, config=configuration.to_json(config), meta={"data": data}
+    )
+    return sum(leaf.size for leaf in jax.tree.leaves(network.params))
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    count = import_checkpoint(_CHECKPOINT.value, _NAME.value, _WORKDIR.value)
+    print(f"{_WORKDIR.value}: {_NAME.value}, {count:,} parameters")
+
+
+if __name__ == "__main__":
+    run(main)
