@@ -38,7 +38,6 @@ setup(
         "pillow>=13,<14",
         "tensorboardX>=2.6.5,<3",
         "tqdm>=4.70,<5",
-        "safetensors>=0.6,<1",
     ],
     extras_require={
         "test": [
