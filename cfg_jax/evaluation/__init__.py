@@ -1,0 +1,32 @@
+"""How good are a model's samples, measured how?
+
+    network = features.trained_network(load_classifier("runs/digits/features"))
+    reference = evaluation.data_reference(network, open_data(model, "train"), folder)
+    result = evaluation.evaluate(model, network, reference, sampling=Sampling(w=1.0), folder=folder)
+
+`evaluate` draws samples, sums what a feature network says of them and compares with a reference;
+one call is one cell of a sweep, kept in a folder of its own, and resumed or read back when it is
+asked for again. A `Result` is numbers and the protocol they were measured by; `check_comparable`
+refuses to put results of unlike protocols side by side.
+"""
+
+from cfg_jax.evaluation.cell import LABEL_PLANS, METRICS, Sampling, evaluate
+from cfg_jax.evaluation.reference import Reference, data_reference, file_reference
+from cfg_jax.evaluation.result import Result, check_comparable, read_result, report, title
+from cfg_jax.evaluation.sums import Sums
+
+__all__ = [
+    "LABEL_PLANS",
+    "METRICS",
+    "Reference",
+    "Result",
+    "Sampling",
+    "Sums",
+    "check_comparable",
+    "data_reference",
+    "evaluate",
+    "file_reference",
+    "read_result",
+    "report",
+    "title",
+]
