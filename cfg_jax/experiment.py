@@ -110,6 +110,16 @@ class ClassifierExperiment(NamedTuple):
 
         return network
 
+    def features(self, params: Any, x: Array) -> tuple[Array, Array]:
+        """What the last projection is given [B, D], and the logits [B, K], of clean x [B, ...].
+
+        x is taken for a z at the schedule's highest logsnr.
+        """
+        logsnr = jnp.full(x.shape[:1], self.schedule.logsnr_max, jnp.float32)
+        noise = _noise(self.network, self.schedule, logsnr)
+        logits, found = self.network.apply({"params": params}, x, noise, mutable="intermediates")
+        return found["intermediates"]["pool"]["pooled"][0], logits
+
     def init(self, key: Array) -> Any:
         """Fresh parameters; key is consumed."""
         return self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros(1))["params"]

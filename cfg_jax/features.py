@@ -9,10 +9,14 @@ known by its name, the SHA-256 of its parameters and what it does to the size of
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from cfg_jax import manifest, parallel
+from cfg_jax.metrics import inception, inception_weights
 from cfg_jax.noisy_classifier import NoisyClassifier
 
 INCEPTION = "inception-2015-12-05"
@@ -53,7 +57,19 @@ def inception_network(path: str | Path) -> FeatureNetwork:
     Raises:
       ValueError: as `inception_weights.load_weights`.
     """
-    raise NotImplementedError
+    state_dict = inception_weights.load_weights(path)
+
+    def outputs(weights, images):
+        if images.shape[-1] == 1:
+            images = jnp.repeat(images, 3, axis=-1)
+        return Outputs(*inception.apply(weights, images))
+
+    return FeatureNetwork(
+        INCEPTION,
+        inception_weights.sha256_of_weights(state_dict),
+        f"TF1 bilinear to {inception.SIDE}",
+        _on_all_devices(outputs, inception.parameters(state_dict)),
+    )
 
 
 def trained_network(classifier: NoisyClassifier, name: str | None = None) -> FeatureNetwork:
@@ -64,5 +80,39 @@ def trained_network(classifier: NoisyClassifier, name: str | None = None) -> Fea
     Args:
       classifier: of nearly clean images of the data to be compared.
       name: "<data>_features" if None, e.g. "digits_features".
+
+    Its function raises ValueError for images of another shape than the classifier's.
     """
-    raise NotImplementedError
+
+    def outputs(params, images):
+        x = images.astype(jnp.float32) / 127.5 - 1
+        return Outputs(*classifier.experiment.features(params, x), None)
+
+    spread = _on_all_devices(outputs, classifier.params)
+
+    def function(images: np.ndarray) -> Outputs:
+        if images.shape[1:] != classifier.shape:
+            raise ValueError(
+                f"images of {images.shape[1:]}, the feature network takes {classifier.shape}: "
+                "give one trained on the same data"
+            )
+        return spread(images)
+
+    return FeatureNetwork(
+        name or f"{classifier.config.data.name}_features",
+        manifest.sha256(classifier.params),
+        "none",
+        function,
+    )
+
+
+def _on_all_devices(
+    outputs: Callable[[Any, jax.Array], Outputs], params: Any
+) -> Callable[[np.ndarray], Outputs]:
+    """images [B, ...] -> Outputs on the host, with the parameters on every device once."""
+    compiled, params = parallel.pmap_batch(outputs), parallel.replicate(params)
+
+    def function(images: np.ndarray) -> Outputs:
+        return jax.tree.map(np.asarray, compiled(params, images))
+
+    return function

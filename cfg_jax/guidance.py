@@ -183,6 +183,24 @@ def clipped(denoiser: Denoiser) -> Denoiser:
     return denoise
 
 
+def tempered(denoiser: Denoiser, temperature: Array | float) -> Denoiser:
+    """eps_hat / temperature, the score of p(z)^(1 / temperature): sharper below 1.
+
+    No guidance: it knows no label, and is here to be compared with it. Dhariwal & Nichol 2021,
+    appendix G, where neither this nor less noise gives what guidance does.
+
+    Args:
+      denoiser: (z, logsnr) -> eps_hat, guided already or not.
+      temperature: [], above 0.
+    """
+
+    def denoise(z: Array, logsnr: Array) -> Array | Prediction:
+        output = denoiser(z, logsnr)
+        return with_eps(output, eps_of(output) / temperature)
+
+    return denoise
+
+
 def mean_shift(
     log_prob: LogProb, w: Array | float, step: Callable[..., Array] = ancestral_step
 ) -> Callable[..., Array]:
@@ -200,8 +218,8 @@ def mean_shift(
       step: a step rule with normal noise of `posterior`'s variance.
     """
 
-    def shifted(key, z_t, x_hat, logsnr_t, logsnr_s, *, logvar_interp=0.0):
-        z_s = step(key, z_t, x_hat, logsnr_t, logsnr_s, logvar_interp=logvar_interp)
+    def shifted(key, z_t, x_hat, logsnr_t, logsnr_s, *, logvar_interp=0.0, **options):
+        z_s = step(key, z_t, x_hat, logsnr_t, logsnr_s, logvar_interp=logvar_interp, **options)
         _, logvar = posterior(z_t, x_hat, logsnr_t, logsnr_s, logvar_interp=logvar_interp)
         gradient = _gradient(log_prob, z_t, jnp.broadcast_to(logsnr_t, z_t.shape[:1]))
         return z_s + expand(w, z_t) * jnp.exp(logvar) * gradient

@@ -9,7 +9,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from cfg_jax import experiment, parallel
-from cfg_jax.guidance import classifier_free_guidance, classifier_guidance, clipped, mean_shift
+from cfg_jax.guidance import (
+    classifier_free_guidance,
+    classifier_guidance,
+    clipped,
+    mean_shift,
+    tempered,
+)
 from cfg_jax.noisy_classifier import chosen
 from cfg_jax.samplers import sample
 
@@ -54,12 +60,13 @@ def make_sampler(exp: experiment.Experiment, plan: Plan):
                 denoiser = classifier_guidance(denoiser, log_prob, weight)
         return sample(
             batch["keys"],
-            denoiser,
+            tempered(denoiser, shared["score_temperature"]),
             (batch["labels"].shape[0], *exp.shape),
             logsnrs,
             step=step,
             clip_x=clip_x,
             logvar_interp=shared["logvar_interp"],
+            noise_temperature=shared["noise_temperature"],
         )
 
     return parallel.pmap_batch(draw)

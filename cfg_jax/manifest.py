@@ -11,6 +11,7 @@ A leaf is named by its path, `params/conv/kernel`, which is the same for a datac
 dict read back without knowing that class. Files and directories are left to `checkpoint.py`.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import zlib
@@ -51,7 +52,7 @@ def describe(
     return config, meta | {
         "schema": SCHEMA,
         "loss": float(loss),
-        "versions": {package: _version(package) for package in _PACKAGES},
+        "versions": versions(),
         "digests": digests | {"config": _crc_json(config)},
     }
 
@@ -130,6 +131,25 @@ def reason(error: Exception) -> str:
     line = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
     # Orbax says what it did at the head, the operating system why it failed at the tail.
     return line if len(line) <= 400 else f"{line[:200]}...{line[-200:]}"
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that a number depends on."""
+    return {package: _version(package) for package in _PACKAGES}
+
+
+def sha256(tree: Any) -> str:
+    """Of the paths, types, shapes and bytes of all leaves of a tree of arrays, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(_leaves(tree).items()):
+        digest.update(f"{path} {_form(leaf)}\n".encode())
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Of what JSON can hold, whatever the order of keys, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

@@ -6,12 +6,15 @@ beside it; and to a person, as a progress bar on a terminal and as plain lines e
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from absl import logging
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+TELL_SECONDS = 10.0
 
 
 class MetricLog:
@@ -109,6 +112,40 @@ class Progress:
             self._bar.set_postfix_str(text)
         else:
             print(f"step {step}/{self._total}  {text}", flush=True)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Pace:
+    """How many a second, how long still: a bar on a terminal, a line now and then elsewhere.
+
+    Args:
+      start, total: done, and in all.
+      unit: what is counted, "image".
+    """
+
+    def __init__(self, start: int, total: int, unit: str):
+        self._bar = tqdm(
+            initial=start,
+            total=total,
+            unit=unit,
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._start, self._done, self._total, self._unit = start, start, total, unit
+        self._begun = self._told = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        self._bar.update(count)
+        self._done += count
+        now = time.monotonic()
+        if self._bar.disable and (now - self._told > TELL_SECONDS or self._done == self._total):
+            self._told = now
+            rate = (self._done - self._start) / max(now - self._begun, 1e-9)
+            left = (self._total - self._done) / rate
+            done = f"{self._unit} {self._done}/{self._total}"
+            print(f"{done}  {rate:.1f} {self._unit}s/s  {left:.0f} s left", flush=True)
 
     def close(self) -> None:
         self._bar.close()

@@ -118,6 +118,8 @@ class Model:
         classifier: NoisyClassifier | None = None,
         classifier_w: Array | float = 0.0,
         classifier_form: str = "eps",
+        noise_temperature: float = 1.0,
+        score_temperature: float = 1.0,
         low_res: Array | None = None,
     ) -> np.ndarray:
         """Guided samples x [B, ...], float32: Ho & Salimans 2022, Algorithm 2.
@@ -143,13 +145,16 @@ class Model:
           classifier_form: "eps" (Ho & Salimans 2022, section 3.1) or "adm", the mean shift for
             ancestral steps and the score shift after clipping for DDIM (Dhariwal & Nichol 2021,
             algorithms 1 and 2).
+          noise_temperature: factor of the noise of ancestral steps, 0 or more.
+          score_temperature: the guided eps_hat is divided by it, above 0 (the same, appendix G).
           low_res: [B, h, w, C] in [-1, 1], what an upsampler enlarges.
 
         Arguments left out are taken from config.sampling.
 
         Raises:
           ValueError: labels out of range or not integers, weights not finite or of another shape,
-            a classifier of other data, and what `logsnr_grid` and `per_example` refuse.
+            a temperature out of range, a classifier of other data, and what `logsnr_grid` and
+            `per_example` refuse.
           FloatingPointError: the samples are not finite.
         """
         defaults = self.config.sampling
@@ -161,7 +166,7 @@ class Model:
             raise ValueError(f"step={step!r}: choose one of {', '.join(experiment.STEPS)}")
         if not 0 <= logvar_interp <= 1:
             raise ValueError(f"logvar_interp={logvar_interp}: need a number in [0, 1]")
-        grid = self._grid(num_steps, respacing)
+        grid = self.grid(num_steps, respacing)
         batch = {
             "keys": keys_lib.per_example(key, labels.size),
             "labels": labels,
@@ -169,7 +174,11 @@ class Model:
             **self._checked_low_res(low_res, labels.size),
         }
         plan = Plan(grid, step, clip_x)
-        shared = {"params": self.params, "logvar_interp": jnp.float32(logvar_interp)}
+        shared = {
+            "params": self.params,
+            "logvar_interp": jnp.float32(logvar_interp),
+            **_checked_temperatures(noise_temperature, score_temperature, step),
+        }
         if classifier is not None:
             classifier.check_guides(self.shape, self.label_names, labels)
             plan = plan._replace(classifier=classifier.experiment, form=classifier_form)
@@ -182,8 +191,12 @@ class Model:
             raise FloatingPointError(f"the model of step {self.step} gave samples not finite")
         return x
 
-    def _grid(self, num_steps: int | None, respacing: str | None) -> tuple[float, ...]:
-        """The log-SNRs to visit: as asked, else the config's."""
+    def grid(self, num_steps: int | None = None, respacing: str | None = None) -> tuple[float, ...]:
+        """The log-SNRs that `sample_x` visits, T of them: as asked, else the config's.
+
+        Raises:
+          ValueError: both given, or respacing of a schedule without timesteps.
+        """
         defaults = self.config.sampling
         if num_steps is None and respacing is None:
             num_steps, respacing = defaults.num_steps, defaults.respacing
@@ -232,6 +245,23 @@ class Model:
                 f"or {self.null_label} for no label"
             )
         return labels.astype(np.int32)
+
+
+def _checked_temperatures(noise: float, score: float, step: str) -> dict[str, Array]:
+    if not (np.ndim(noise) == np.ndim(score) == 0 and 0 <= noise < np.inf and 0 < score < np.inf):
+        raise ValueError(
+            f"noise_temperature={noise}, score_temperature={score}: need finite numbers, the first "
+            "0 or more, the second above 0; 1 leaves samples as they are"
+        )
+    if step == "ddim" and noise != 1:
+        raise ValueError(
+            f"noise_temperature={noise} with step='ddim', which draws no noise: use 'ancestral', "
+            "or score_temperature"
+        )
+    return {
+        "noise_temperature": jnp.float32(noise),
+        "score_temperature": jnp.float32(score),
+    }
 
 
 def _checked_classifier_w(weight: Array | float, form: str, batch_size: int) -> np.ndarray:

@@ -28,6 +28,7 @@ def ancestral_step(
     logsnr_s: Array,
     *,
     logvar_interp: Array | float = 0.0,
+    noise_temperature: Array | float = 1.0,
 ) -> Array:
     """z_s ~ N(mean, exp(logvar)) of q(z_s | z_t, x_hat): Ho & Salimans 2022, Algorithm 2.
 
@@ -36,10 +37,12 @@ def ancestral_step(
       z_t, x_hat: [B, ...].
       logsnr_t, logsnr_s: [] or [B], logsnr_s > logsnr_t.
       logvar_interp: the paper's v; [], [B] or the shape of z_t. See `posterior`.
+      noise_temperature: [], factor of the noise; below 1 it gives up variety for fidelity
+        (Dhariwal & Nichol 2021, appendix G), which guidance does better.
     """
     mean, logvar = posterior(z_t, x_hat, logsnr_t, logsnr_s, logvar_interp=logvar_interp)
     noise = keys_lib.normal(keys_lib.per_example(key, z_t.shape[0]), z_t.shape)
-    return mean + jnp.exp(logvar / 2) * noise
+    return mean + jnp.exp(logvar / 2) * noise_temperature * noise
 
 
 def ddim_step(
@@ -50,6 +53,7 @@ def ddim_step(
     logsnr_s: Array,
     *,
     logvar_interp: Array | float = 0.0,
+    noise_temperature: Array | float = 1.0,
 ) -> Array:
     """z_s = alpha_s x_hat + sigma_s eps, eps = (z_t - alpha_t x_hat) / sigma_t; no noise is drawn.
 
@@ -57,7 +61,7 @@ def ddim_step(
     Song et al. 2021, arXiv 2010.02502, equation 12 with eta = 0.
 
     Args:
-      key, logvar_interp: not used.
+      key, logvar_interp, noise_temperature: not used.
       z_t, x_hat: [B, ...].
       logsnr_t, logsnr_s: [] or [B], logsnr_s > logsnr_t.
     """

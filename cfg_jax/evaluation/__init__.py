@@ -10,9 +10,10 @@ asked for again. A `Result` is numbers and the protocol they were measured by; `
 refuses to put results of unlike protocols side by side.
 """
 
-from cfg_jax.evaluation.cell import LABEL_PLANS, METRICS, Sampling, evaluate
+from cfg_jax.evaluation.cell import METRICS, check_request, evaluate
 from cfg_jax.evaluation.reference import Reference, data_reference, file_reference
 from cfg_jax.evaluation.result import Result, check_comparable, read_result, report, title
+from cfg_jax.evaluation.samples import LABEL_PLANS, Sampling
 from cfg_jax.evaluation.sums import Sums
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Sampling",
     "Sums",
     "check_comparable",
+    "check_request",
     "data_reference",
     "evaluate",
     "file_reference",

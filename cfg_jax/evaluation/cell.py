@@ -5,33 +5,24 @@ Sample i has label plan(i) and draws from fold_in(key(seed), i), so the samples 
 batch size and number of devices, and cells of one seed share their noise.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+from cfg_jax import configuration, manifest
+from cfg_jax.evaluation.accumulate import Accumulated, accumulate
 from cfg_jax.evaluation.reference import Reference
-from cfg_jax.evaluation.result import Result
+from cfg_jax.evaluation.result import Result, read_result, write_result
+from cfg_jax.evaluation.samples import Sampling, check_samples, images_at, swept_fields
+from cfg_jax.evaluation.sums import SCORE_SPLIT
 from cfg_jax.features import FeatureNetwork
+from cfg_jax.metrics import FeatureStatistics, Moments, frechet_distance, precision_recall
 from cfg_jax.model import Model
 from cfg_jax.noisy_classifier import NoisyClassifier
 
 METRICS = ("fid", "sfid", "is", "precision_recall")
-LABEL_PLANS = ("balanced", "random")
-
-
-class Sampling(NamedTuple):
-    """What a sweep moves; arguments of `Model.sample_x`, the config's where None."""
-
-    w: float = 0.0
-    num_steps: int | None = None
-    step: str | None = None
-    logvar_interp: float | None = None
-    clip_x: bool | None = None
-    respacing: str | None = None
-    classifier_w: float = 0.0
-    classifier_form: str = "eps"
-    noise_temperature: float = 1.0
-    score_temperature: float = 1.0
+NEIGHBORS = 3
 
 
 def evaluate(
@@ -74,4 +65,141 @@ def evaluate(
         or reference cannot give, what `Model.sample_x` refuses, features not finite.
       FloatingPointError: samples not finite.
     """
-    raise NotImplementedError
+    check_request(model, metrics, num_samples, label_plan)
+    _check_reference(model, network, reference, metrics)
+    swept = swept_fields(model, sampling, classifier)
+    samples = {"num_samples": num_samples, "label_plan": label_plan, "ema": True}
+    protocol = {**_network_fields(network), **samples, "image_shape": list(model.shape)}
+    identity = {**protocol, **swept, "seed": seed}
+    cell = Path(folder) / manifest.sha256_json(identity)[:16]
+    path = cell / f"result_{reference.sha256[:16]}.json"
+    earlier = read_result(path) if path.exists() else None
+    if earlier and _numbers(metrics) <= earlier.metrics.keys() and not save_images:
+        return earlier
+    seen = accumulate(
+        images_at(model, sampling, classifier, label_plan, seed),
+        num_samples,
+        network,
+        cell,
+        identity=identity,
+        batch_size=batch_size,
+        keep_rows="precision_recall" in metrics,
+        keep_images=save_images,
+    )
+    found = _measured(metrics, seen, reference)
+    protocol |= _reference_fields(reference, metrics) | {"score_split": SCORE_SPLIT}
+    if earlier:
+        protocol, found = earlier.protocol | protocol, earlier.metrics | found
+    record = {
+        "seed": seed,
+        "config": configuration.to_json(model.config),
+        "classifier_config": classifier and configuration.to_json(classifier.config),
+        "versions": manifest.versions(),
+        "warnings": _rank_warnings(seen, reference, found),
+    }
+    result = Result(found, protocol, swept, record, path)
+    write_result(result)
+    return result
+
+
+def check_request(model: Model, metrics: Sequence[str], num_samples: int, label_plan: str) -> None:
+    """Refuses what `evaluate` could not do, before a reference is computed for it.
+
+    Raises:
+      ValueError: an upsampler or a model of points, an unknown metric or plan, N that the plan does
+        not cover.
+    """
+    check_samples(model, num_samples, label_plan)
+    unknown = [name for name in metrics if name not in METRICS]
+    if unknown or not metrics:
+        raise ValueError(f"metrics={','.join(metrics)}: choose some of {', '.join(METRICS)}")
+
+
+def _check_reference(
+    model: Model, network: FeatureNetwork, reference: Reference, metrics: Sequence[str]
+) -> None:
+    if reference.network_sha256 != network.sha256:
+        raise ValueError(
+            f"the reference {reference.name} was seen through another network "
+            f"({reference.network_sha256[:12]}) than the samples ({network.sha256[:12]}): compute "
+            "it anew"
+        )
+    if reference.shape not in (None, model.shape):
+        raise ValueError(
+            f"the reference {reference.name} has images of {reference.shape}, the model makes "
+            f"{model.shape}: give one of the same size"
+        )
+    if "sfid" in metrics and reference.spatial is None:
+        raise ValueError(
+            f"sfid needs spatial features, of which {reference.name} as seen through "
+            f"{network.name} has none: leave it out, or use Inception and a reference with them"
+        )
+    if "precision_recall" in metrics and reference.rows is None:
+        raise ValueError("precision_recall needs a reference with rows: ask for them, with_rows")
+
+
+def _network_fields(network: FeatureNetwork) -> dict[str, Any]:
+    return {
+        "network": network.name,
+        "network_sha256": network.sha256,
+        "resize": network.resize,
+    }
+
+
+def _reference_fields(reference: Reference, metrics: Sequence[str]) -> dict[str, Any]:
+    fields = {
+        "reference": reference.name,
+        "reference_sha256": reference.sha256,
+        "reference_count": reference.count,
+    }
+    if "precision_recall" in metrics:
+        rows = {"neighbors": NEIGHBORS, "reference_rows": len(reference.rows)}
+        fields["precision_recall"] = rows
+    return fields
+
+
+def _numbers(metrics: Sequence[str]) -> set[str]:
+    """The names that metrics have in a result."""
+    several = {"is": {"is", "is_std"}, "precision_recall": {"precision", "recall"}}
+    return set().union(*(several.get(name, {name}) for name in metrics))
+
+
+def _measured(metrics: Sequence[str], seen: Accumulated, reference: Reference) -> dict[str, float]:
+    found = {}
+    for name, ours, theirs in _frechet_pairs(metrics, seen, reference):
+        with warnings.catch_warnings():  # of the rank, which the result's own speak of
+            warnings.simplefilter("ignore")
+            found[name] = frechet_distance(
+                ours.mean, ours.covariance, theirs.mean, theirs.covariance
+            )
+    if "is" in metrics:
+        score = seen.sums.score.score()
+        found |= {"is": score.mean, "is_std": score.std}
+    if "precision_recall" in metrics:
+        shares = precision_recall(seen.rows, reference.rows, NEIGHBORS)
+        found |= shares._asdict()
+    return found
+
+
+def _frechet_pairs(
+    metrics: Iterable[str], seen: Accumulated, reference: Reference
+) -> list[tuple[str, FeatureStatistics, Moments]]:
+    pairs = [
+        ("fid", seen.sums.pool, reference.pool),
+        ("sfid", seen.sums.spatial, reference.spatial),
+    ]
+    return [pair for pair in pairs if pair[0] in metrics]
+
+
+def _rank_warnings(seen: Accumulated, reference: Reference, metrics: Iterable[str]) -> list[str]:
+    """One sentence for each set of images that is too small for the covariance of its features."""
+    said = []
+    for name, ours, _ in _frechet_pairs(metrics, seen, reference):
+        sets = {"samples": ours.count, f"images of {reference.name}": reference.count}
+        for images_of, count in sets.items():
+            if count is not None and count <= ours.mean.size:
+                said.append(
+                    f"{name}: {count} {images_of} for features of {ours.mean.size} numbers, the "
+                    f"covariance has rank {count - 1} at most; use more than {ours.mean.size}"
+                )
+    return said

@@ -5,14 +5,26 @@ a file of ours, of ADM or of pytorch-fid; and for precision and recall the featu
 as many as 10,000 images.
 """
 
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cfg_jax import data
-from cfg_jax.features import FeatureNetwork
-from cfg_jax.metrics import Moments
+from cfg_jax import data, manifest
+from cfg_jax.evaluation.accumulate import STATE, accumulate
+from cfg_jax.features import INCEPTION, FeatureNetwork
+from cfg_jax.images import to_images
+from cfg_jax.metric_log import with_progress
+from cfg_jax.metrics import Moments, SavedStatistics, load_statistics, save_statistics
+
+MOST_ROWS = 10_000
+"""Reference images of precision and recall: the customary number."""
+
+INCEPTION_WIDTHS = {"pool": 2048, "spatial": 2023}
+STATISTICS = "statistics.npz"
 
 
 class Reference(NamedTuple):
@@ -21,6 +33,8 @@ class Reference(NamedTuple):
     name: of the data set with its split, "digits train", or of the file.
     sha256: of what they depend on: network, data and number of images; of a file that does not
       say, of the numbers in it.
+    network_sha256: of the network they were computed through.
+    shape: of one image (H, W, C); None where a file is silent.
     count: images; None where a file is silent.
     pool, spatial: mean and covariance; spatial is None where there are none.
     rows: pool features [M, D] for precision and recall; None if not asked for.
@@ -28,6 +42,8 @@ class Reference(NamedTuple):
 
     name: str
     sha256: str
+    network_sha256: str
+    shape: tuple[int, ...] | None
     count: int | None
     pool: Moments
     spatial: Moments | None
@@ -41,8 +57,11 @@ def data_reference(
     *,
     with_rows: bool = False,
     batch_size: int = 256,
+    num_threads: int = 2,
 ) -> Reference:
     """The reference of an opened split; computed on first use, kept in `folder`, resumable.
+
+    Precision and recall get all images, or MOST_ROWS of them, drawn with a fixed seed.
 
     Args:
       network: to see the images through.
@@ -50,8 +69,53 @@ def data_reference(
       folder: where references are kept, e.g. `<workdir>/evaluations`.
       with_rows: also the features, for precision and recall.
       batch_size: images at a time.
+      num_threads: that read and decode images.
+
+    Raises:
+      ValueError: data of points, features that are not finite.
     """
-    raise NotImplementedError
+    if len(source.shape) != 3:
+        raise ValueError(f"{source.name} has examples of shape {source.shape}: give images")
+    identity = {
+        "network": network.name,
+        "network_sha256": network.sha256,
+        "resize": network.resize,
+        "data": source.fingerprint(),
+        "name": f"{source.name} {source.split}",
+        "num_images": len(source),
+        "image_shape": list(source.shape),
+    }
+    digest = manifest.sha256_json(identity)
+    place = Path(folder) / f"reference_{digest[:16]}"
+
+    def look(chosen: np.ndarray, place: Path, **options: Any):
+        with ThreadPoolExecutor(num_threads) as threads:
+
+            def images_at(index: np.ndarray) -> np.ndarray:
+                examples = threads.map(source.__getitem__, chosen[index].tolist())
+                return to_images(np.stack([example["x"] for example in examples]))
+
+            return accumulate(
+                images_at,
+                len(chosen),
+                network,
+                place,
+                identity=identity,
+                batch_size=batch_size,
+                **options,
+            )
+
+    if not (place / STATISTICS).exists():
+        sums = look(np.arange(len(source)), place).sums
+        save_statistics(place / STATISTICS, sums.pool, spatial=sums.spatial, **identity)
+        (place / STATE).unlink()
+    rows = None
+    if with_rows:
+        chosen = np.arange(len(source))
+        if len(chosen) > MOST_ROWS:
+            chosen = np.random.default_rng(0).choice(chosen, MOST_ROWS, replace=False)
+        rows = look(np.sort(chosen), place / "rows", keep_rows=True).rows
+    return _described(load_statistics(place / STATISTICS), rows)
 
 
 def file_reference(
@@ -60,10 +124,90 @@ def file_reference(
     """The reference in an `.npz` of ours, of ADM or of pytorch-fid.
 
     Args:
+      network: that the samples are seen through; the file's own, where it says.
       with_rows: also the features, computed from the images `arr_0` that ADM's files hold.
 
     Raises:
       ValueError: what `load_statistics` refuses, moments of another network or width, no images
         where rows are asked for.
     """
-    raise NotImplementedError
+    saved = load_statistics(path)
+    if saved.manifest:
+        _check_network(network, saved.manifest, path)
+    else:
+        _check_foreign(network, saved, path)
+    rows = _rows_of_images(network, path, batch_size) if with_rows else None
+    if saved.manifest:
+        return _described(saved, rows)
+    moments = [part for part in saved[:2] if part is not None]
+    return Reference(
+        name=Path(path).name,
+        sha256=manifest.sha256([array for part in moments for array in part[:2]]),
+        network_sha256=network.sha256,
+        shape=None,
+        count=saved.pool.count,
+        pool=saved.pool,
+        spatial=saved.spatial,
+        rows=rows,
+    )
+
+
+def _described(saved: SavedStatistics, rows: np.ndarray | None) -> Reference:
+    """The reference in a file of ours."""
+    return Reference(
+        name=saved.manifest["name"],
+        sha256=manifest.sha256_json(saved.manifest),
+        network_sha256=saved.manifest["network_sha256"],
+        shape=tuple(saved.manifest["image_shape"]),
+        count=saved.pool.count,
+        pool=saved.pool,
+        spatial=saved.spatial,
+        rows=rows,
+    )
+
+
+def _check_network(network: FeatureNetwork, said: dict[str, Any], path: str | Path) -> None:
+    ours = {"network": network.name, "network_sha256": network.sha256, "resize": network.resize}
+    for field, value in ours.items():
+        if said.get(field) != value:
+            raise ValueError(
+                f"{path} was computed with {field} {said.get(field)}, the samples are seen with "
+                f"{value}: use the same network for both, or compute the reference anew"
+            )
+
+
+def _check_foreign(network: FeatureNetwork, saved: SavedStatistics, path: str | Path) -> None:
+    if network.name != INCEPTION:
+        raise ValueError(
+            f"{path} does not say which network it was computed through, as Inception's do, and "
+            f"the samples are seen through {network.name}: give --inception, or leave --reference "
+            "out"
+        )
+    for layer, width in INCEPTION_WIDTHS.items():
+        moments = getattr(saved, layer)
+        if moments is not None and moments.mean.size != width:
+            raise ValueError(
+                f"{path} has {layer} features of {moments.mean.size} numbers, Inception's have "
+                f"{width}: give statistics of the FID Inception network"
+            )
+
+
+def _rows_of_images(network: FeatureNetwork, path: str | Path, batch_size: int) -> np.ndarray:
+    try:
+        with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            images = file["arr_0"] if "arr_0" in file.files else None
+    except (ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"the images arr_0 of {path} cannot be read: {error}") from error
+    if images is None or images.dtype != np.uint8 or images.ndim != 4:
+        found = "none" if images is None else f"{images.dtype}{list(images.shape)}"
+        raise ValueError(
+            f"precision and recall need real images, {path} has {found} under arr_0: give a file "
+            "of ADM's with uint8 [N, H, W, 3], or leave precision_recall out"
+        )
+    images = images[:MOST_ROWS]
+    starts = range(0, len(images), batch_size)
+    parts = [
+        network.function(images[start : start + batch_size]).features
+        for start in with_progress(starts, len(starts), "batch")
+    ]
+    return np.concatenate(parts)

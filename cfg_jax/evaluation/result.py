@@ -1,11 +1,25 @@
 """What was measured, by which protocol, and which results may stand side by side?
 
 `protocol` is what has to agree for two numbers to be comparable; `swept` is what they are compared
-over; `record` is the rest that a reader needs to measure again. All three are JSON.
+over; `record` is the rest that a reader needs to measure again. All are JSON.
 """
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from cfg_jax.features import INCEPTION
+from cfg_jax.images import whole_file
+
+NAMES = {
+    "fid": ("FID", "Frechet distance"),
+    "sfid": ("sFID", "spatial Frechet distance"),
+    "is": ("IS", "score"),
+    "is_std": ("IS, deviation over splits", "score, deviation over splits"),
+    "precision": ("precision", "precision"),
+    "recall": ("recall", "recall"),
+}
+"""Of each number, measured with Inception and otherwise."""
 
 
 class Result(NamedTuple):
@@ -13,9 +27,11 @@ class Result(NamedTuple):
 
     metrics: {"fid", "sfid", "is", "is_std", "precision", "recall"}, those measured.
     protocol: network, network_sha256, resize, reference, reference_sha256, reference_count,
-      image_shape, num_samples, label_plan, ema, score_split, and the rows and k of precision.
-    swept: the fields of `Sampling`, resolved, with step (of the checkpoint) and classifier.
-    record: seed, model (SHA-256, config, step), classifier, package versions, warnings.
+      image_shape, num_samples, label_plan, ema and score_split; where measured also
+      precision_recall: the k of neighbors, and the reference_rows.
+    swept: the fields of `Sampling` as they were used, with classifier (SHA-256 or None),
+      model (SHA-256), checkpoint (its training step) and p_uncond.
+    record: seed, config of the model, classifier's config, versions of packages, warnings.
     path: of its JSON file.
     """
 
@@ -26,9 +42,26 @@ class Result(NamedTuple):
     path: Path
 
 
+def write_result(result: Result) -> None:
+    """Writes the result at its path, whole or not at all."""
+    fields = {name: value for name, value in result._asdict().items() if name != "path"}
+    with whole_file(result.path) as file:
+        file.write(json.dumps(fields, indent=1).encode())
+
+
 def read_result(path: str | Path) -> Result:
-    """The result in a JSON file; ValueError for another file."""
-    raise NotImplementedError
+    """The result in a JSON file.
+
+    Raises:
+      ValueError: no such file, or not one of `write_result`.
+    """
+    try:
+        return Result(**json.loads(Path(path).read_text()), path=Path(path))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no result of an evaluation ({type(error).__name__}): give a result_*.json "
+            "of python -m launch.evaluate"
+        ) from error
 
 
 def check_comparable(*results: Result) -> None:
@@ -37,7 +70,18 @@ def check_comparable(*results: Result) -> None:
     Raises:
       ValueError: with the first field that differs, and its two values.
     """
-    raise NotImplementedError
+    for other in results[1:]:
+        first = results[0]
+        for field in first.protocol | other.protocol:
+            values = first.protocol.get(field), other.protocol.get(field)
+            # Of results of which one alone has precision, the rest compares.
+            if field == "precision_recall" and None in values:
+                continue
+            if values[0] != values[1]:
+                raise ValueError(
+                    f"results of unlike protocols: {field} is {values[0]} in {first.path} and "
+                    f"{values[1]} in {other.path}; evaluate both with the same"
+                )
 
 
 def title(metric: str, protocol: dict[str, Any]) -> str:
@@ -45,9 +89,46 @@ def title(metric: str, protocol: dict[str, Any]) -> str:
 
     Through another network "fid" is "Frechet distance in digits_features".
     """
-    raise NotImplementedError
+    with_inception, otherwise = NAMES[metric]
+    if protocol["network"] == INCEPTION:
+        return with_inception
+    return f"{otherwise} in {protocol['network']}"
 
 
 def report(result: Result) -> str:
     """The numbers by their names, and the protocol beside them, as lines of text."""
-    raise NotImplementedError
+    protocol, swept = result.protocol, result.swept
+    lines = {title(name, protocol): f"{value:.4f}" for name, value in result.metrics.items()}
+    of = "an unknown number of" if protocol["reference_count"] is None else "all"
+    lines |= {
+        "network": f"{protocol['network']} {protocol['network_sha256'][:12]}, resize "
+        f"{protocol['resize']}",
+        "reference": f"{protocol['reference']} {protocol['reference_sha256'][:12]}, {of} "
+        f"{protocol['reference_count'] or ''} images",
+        "samples": f"{protocol['num_samples']}, {protocol['label_plan']} labels, seed "
+        f"{result.record['seed']}, EMA of step {swept['checkpoint']}",
+        "sampler": _sampler(swept),
+        "score split": f"{protocol['score_split']} images",
+    }
+    if "precision_recall" in protocol:
+        lines["neighbors"] = "k = {neighbors}, {reference_rows} real images".format(
+            **protocol["precision_recall"]
+        )
+    lines["result"] = str(result.path)
+    width = max(map(len, lines)) + 2
+    text = [f"{name:{width}}{value}" for name, value in lines.items()]
+    return "\n".join(text + [f"warning: {said}" for said in result.record["warnings"]])
+
+
+def _sampler(swept: dict[str, Any]) -> str:
+    """Guidance and sampler in words, what is as usual left out."""
+    steps = f"T = {swept['num_steps']}" + (f" ({swept['respacing']})" if swept["respacing"] else "")
+    parts = [f"w = {swept['w']:g}", swept["step"], steps, f"v = {swept['logvar_interp']:g}"]
+    parts.append("clipped" if swept["clip_x"] else "not clipped")
+    if swept["classifier"]:
+        form, by = swept["classifier_form"], swept["classifier_w"]
+        parts.append(f"classifier {swept['classifier'][:12]} {by:g} ({form})")
+    for name in ("noise_temperature", "score_temperature"):
+        if swept[name] != 1:
+            parts.append(f"{name.replace('_', ' ')} {swept[name]:g}")
+    return ", ".join(parts)

@@ -79,6 +79,22 @@ def store(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> str:
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: the file to write must end in .safetensors")
+    content = _serialised(state_dict)
+    with whole_file(path) as file:
+        file.write(content)
+    return sha256(path)
+
+
+def sha256_of_weights(state_dict: Mapping[str, np.ndarray]) -> str:
+    """The SHA-256 that a file of `store` has with these weights, in hexadecimal.
+
+    Raises:
+      ValueError: another network's weights.
+    """
+    return hashlib.sha256(_serialised(state_dict)).hexdigest()
+
+
+def _serialised(state_dict: Mapping[str, np.ndarray]) -> bytes:
     check_state_dict(state_dict)
     arrays = {
         name: np.ascontiguousarray(array)
@@ -87,9 +103,7 @@ def store(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> str:
     }
     # One entry: safetensors writes several in an order that changes from run to run.
     metadata = {"manifest": json.dumps({"network": "inception-2015-12-05", "kernels": "oihw"})}
-    with whole_file(path) as file:
-        file.write(safetensors.numpy.save(arrays, metadata))
-    return sha256(path)
+    return safetensors.numpy.save(arrays, metadata)
 
 
 def sha256(path: str | Path) -> str:

@@ -263,8 +263,9 @@ def attend(qkv: Array, num_heads: int, heads_outermost: bool = False) -> Array:
 class AttentionPool(nn.Module):
     """The answer of attention to one query, the mean of all pixels: [B, H, W, C] to [B, F].
 
-    Pixels and their mean get learned positions first. Radford et al. 2021, arXiv 2103.00020,
-    section 2.4, as ADM's classifiers use it.
+    Pixels and their mean get learned positions first. What the last projection is given, [B, C], is
+    the Flax intermediate `pooled`. Radford et al. 2021, arXiv 2103.00020, section 2.4, as ADM's
+    classifiers use it.
     """
 
     features: int
@@ -281,4 +282,5 @@ class AttentionPool(nn.Module):
         tokens = (tokens + place[None]).astype(self.dtype)
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(tokens)
         pooled = attend(qkv, self.num_heads)[:, 0].astype(jnp.float32)
+        self.sow("intermediates", "pooled", pooled)
         return nn.Dense(self.features, name="proj")(pooled)
