@@ -1,6 +1,7 @@
 """Measures a trained model on a split of its data.
 
-    python -m launch.evaluate --workdir=runs/digits --likelihood --split=test --num_steps=256
+    python -m launch.evaluate --workdir=runs/digits --likelihood --split=test --logsnr_max=10 \\
+        --num_steps=256
     python -m launch.evaluate --workdir=runs/digits_classifier --accuracy --split=test
 
 --likelihood prints the variational bound of a diffusion model in bits per dimension, --accuracy how
@@ -19,6 +20,10 @@ _LIKELIHOOD = flags.DEFINE_bool("likelihood", False, "Bits per dimension of a di
 _ACCURACY = flags.DEFINE_bool("accuracy", False, "Of a noisy classifier.")
 _SPLIT = flags.DEFINE_string("split", "test", "Of the data set it was trained on.")
 _NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps T; the config's if unset.", 2)
+_LOGSNR_MAX = flags.DEFINE_float(
+    "logsnr_max", None, "Where --likelihood's grid ends; the schedule's end if unset."
+)
+_LOGVAR_INTERP = flags.DEFINE_float("logvar_interp", None, "The paper's v, in [0, 1].", 0, 1)
 _LOGSNRS = flags.DEFINE_string(
     "logsnrs", None, "For --accuracy; eleven of the schedule's from noise to data if unset."
 )
@@ -42,7 +47,14 @@ def main(argv: list[str]) -> None:
     }
     if _LIKELIHOOD.value:
         _print_likelihood(
-            evaluate.likelihood(trained, source, num_steps=_NUM_STEPS.value, **options)
+            evaluate.likelihood(
+                trained,
+                source,
+                num_steps=_NUM_STEPS.value,
+                logsnr_max=_LOGSNR_MAX.value,
+                logvar_interp=_LOGVAR_INTERP.value,
+                **options,
+            )
         )
         return
     if _LOGSNRS.value:
