@@ -14,32 +14,49 @@ from cfg_jax.diffusion import (
     predict_v,
     predict_x,
 )
-from cfg_jax.guidance import classifier_free_guidance, classifier_guidance, drop_labels
-from cfg_jax.losses import diffusion_loss
+from cfg_jax.guidance import (
+    classifier_free_guidance,
+    classifier_guidance,
+    clipped,
+    drop_labels,
+    mean_shift,
+)
+from cfg_jax.likelihood import bits_per_dim, variational_bound
+from cfg_jax.losses import classifier_loss, diffusion_loss
 from cfg_jax.model import Model, load
-from cfg_jax.models import MLP, UNet
+from cfg_jax.models import MLP, Classifier, UNet
+from cfg_jax.noisy_classifier import NoisyClassifier
 from cfg_jax.oracles import GaussianMixture
 from cfg_jax.samplers import ancestral_step, ddim_step, sample
 from cfg_jax.schedules import cosine_schedule, logsnr_grid
+from cfg_jax.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
 from cfg_jax.train_state import TrainState, create_optimizer, create_train_state, make_train_step
-from cfg_jax.types import Denoiser, Predict
+from cfg_jax.types import Denoiser, Predict, Prediction
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "MLP",
+    "Classifier",
     "Denoiser",
+    "DiscreteSchedule",
     "GaussianMixture",
+    "MLP",
     "Model",
+    "NoisyClassifier",
     "Predict",
+    "Prediction",
     "TrainState",
     "UNet",
     "alpha_sigma",
     "ancestral_step",
     "as_predict",
+    "bits_per_dim",
     "classifier_free_guidance",
     "classifier_guidance",
+    "classifier_loss",
+    "clipped",
     "cosine_schedule",
+    "cosine_timesteps",
     "create_optimizer",
     "create_train_state",
     "ddim_step",
@@ -48,12 +65,15 @@ __all__ = [
     "drop_labels",
     "images",
     "keys",
+    "linear_timesteps",
     "load",
     "logsnr_grid",
     "make_train_step",
+    "mean_shift",
     "posterior",
     "predict_eps",
     "predict_v",
     "predict_x",
     "sample",
+    "variational_bound",
 ]

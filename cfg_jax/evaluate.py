@@ -21,7 +21,7 @@ from cfg_jax.likelihood import bits_per_dim, variational_bound
 from cfg_jax.metric_log import with_progress
 from cfg_jax.model import Model
 from cfg_jax.noisy_classifier import NoisyClassifier
-from cfg_jax.schedules import logsnr_grid
+from cfg_jax.schedules import CosineSchedule, cosine_schedule, logsnr_grid
 
 
 class Likelihood(NamedTuple):
@@ -51,19 +51,24 @@ def likelihood(
     source: data.Source,
     *,
     num_steps: int | None = None,
+    logsnr_max: float | None = None,
+    logvar_interp: float | None = None,
     seed: int = 0,
     batch_size: int = 256,
     num_examples: int | None = None,
 ) -> Likelihood:
     """The bound of `likelihood.variational_bound` over a data set, each x with its own label.
 
-    Images count as 8-bit values, points as continuous ones. The variance is the learned one, or
-    the config's logvar_interp. A network that knows no label is given none.
+    Images count as 8-bit values, points as continuous ones. The variance is the learned one where
+    there is one.
 
     Args:
       model: its shape is the source's.
       source: an opened split.
       num_steps: T; the config's if None. A bound at few steps is that of a coarse sampler.
+      logsnr_max: where the grid ends and the decoder begins; the schedule's own end if None. For
+        8-bit data about 10: beyond it the steps are finer than what they are rounded to.
+      logvar_interp: the constant v where the variance is not learned; the config's if None.
       seed: example i draws from fold_in(key(seed), i).
       batch_size: examples at a time.
       num_examples: the first so many; all if None.
@@ -75,8 +80,8 @@ def likelihood(
     if model.low_res_shape:
         raise ValueError("this model is an upsampler: its likelihood needs a low_res image")
     num_steps = model.config.sampling.num_steps if num_steps is None else num_steps
-    logsnrs = logsnr_grid(model.schedule, num_steps)
-    interp = model.config.sampling.logvar_interp
+    logsnrs = logsnr_grid(_ending_at(model.schedule, logsnr_max), num_steps)
+    interp = model.config.sampling.logvar_interp if logvar_interp is None else logvar_interp
 
     def bound(params, batch):
         return variational_bound(
@@ -137,6 +142,21 @@ def accuracy(
 
     found = _over_examples(correct, classifier.params, source, seed, batch_size, num_examples)
     return dict(zip(map(float, logsnrs), found["correct"].mean(axis=0).tolist(), strict=True))
+
+
+def _ending_at(schedule: experiment.Schedule, logsnr_max: float | None) -> experiment.Schedule:
+    if logsnr_max is None:
+        return schedule
+    if not isinstance(schedule, CosineSchedule):
+        raise ValueError(
+            f"logsnr_max={logsnr_max}: a discrete schedule ends at its own {schedule.logsnr_max:g}"
+        )
+    if not schedule.logsnr_min < logsnr_max <= schedule.logsnr_max:
+        raise ValueError(
+            f"logsnr_max={logsnr_max}: need a value above {schedule.logsnr_min:g} and up to "
+            f"{schedule.logsnr_max:g}, which the model was trained on"
+        )
+    return cosine_schedule(schedule.logsnr_min, logsnr_max)
 
 
 def _check_source(trained: Model | NoisyClassifier, source: data.Source) -> None:

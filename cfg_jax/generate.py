@@ -202,8 +202,7 @@ def write_guidance_strip(
     pairs = np.asarray(columns(weights, classifier_weights))
     arrays = {"images": images.to_images(x)} if len(model.shape) == 3 else {"x": x}
     if upsampler is not None:
-        given = {"batch_size": options.get("batch_size", 256), **(upsampler_options or {})}
-        x = upsampled(upsampler, seed, labels, x, **given)
+        x = upsampled(upsampler, seed, labels, x, **(upsampler_options or {}))
         arrays = {"images": images.to_images(x), "small_images": arrays["images"]}
     num_steps = options.get("num_steps") or model.config.sampling.num_steps
     models = {"classifier": options.get("classifier"), "upsampler": upsampler}

@@ -4,7 +4,8 @@
         --num_samples=5000 --w=0,1
     python -m launch.evaluate --workdir=runs/cifar10 --metrics=fid,sfid,is --w=0.1 \\
         --inception=inception.safetensors
-    python -m launch.evaluate --workdir=runs/digits --likelihood --split=test --num_steps=256
+    python -m launch.evaluate --workdir=runs/digits --likelihood --split=test --logsnr_max=10 \\
+        --num_steps=256
     python -m launch.evaluate --workdir=runs/digits_classifier --accuracy --split=test
 
 --metrics compares samples with the split that the model was trained on, one cell for each --w,
@@ -42,7 +43,7 @@ _LABEL_PLAN = flags.DEFINE_enum(
 )
 _W = flags.DEFINE_string("w", "0", "Guidance weights; 0 is conditional, -1 unconditional.")
 _STEP = flags.DEFINE_enum("step", None, ["ancestral", "ddim"], "Step rule; the config's if unset.")
-_LOGVAR_INTERP = flags.DEFINE_float("logvar_interp", None, "The paper's v, in [0, 1].")
+_LOGVAR_INTERP = flags.DEFINE_float("logvar_interp", None, "The paper's v, in [0, 1].", 0, 1)
 _CLIP_X = flags.DEFINE_bool("clip_x", None, "Clip x_hat; as the config says if unset.")
 _RESPACING = flags.DEFINE_string("respacing", None, "Of a discrete schedule, such as ddim25.")
 _CLASSIFIER = flags.DEFINE_string("classifier_workdir", None, "Folder of a classifier's run.")
@@ -54,6 +55,9 @@ _NOISE_TEMPERATURE = flags.DEFINE_float("noise_temperature", 1.0, "Factor of the
 _SCORE_TEMPERATURE = flags.DEFINE_float("score_temperature", 1.0, "Divides eps_hat.")
 _SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Also write the samples, images_*.npz.")
 
+_LOGSNR_MAX = flags.DEFINE_float(
+    "logsnr_max", None, "Where --likelihood's grid ends; the schedule's end if unset."
+)
 _LOGSNRS = flags.DEFINE_string(
     "logsnrs", None, "For --accuracy; eleven of the schedule's from noise to data if unset."
 )
@@ -78,7 +82,14 @@ def main(argv: list[str]) -> None:
     }
     if _LIKELIHOOD.value:
         _print_likelihood(
-            evaluate.likelihood(trained, source, num_steps=_NUM_STEPS.value, **options)
+            evaluate.likelihood(
+                trained,
+                source,
+                num_steps=_NUM_STEPS.value,
+                logsnr_max=_LOGSNR_MAX.value,
+                logvar_interp=_LOGVAR_INTERP.value,
+                **options,
+            )
         )
         return
     if _LOGSNRS.value:

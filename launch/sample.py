@@ -14,7 +14,7 @@ and ADM-G with its upsampler is
 
     python -m launch.sample --workdir=runs/adm64 --w=0 --labels=0,207,979 \\
         --classifier_workdir=runs/adm64_classifier --classifier_w=1 --classifier_form=adm \\
-        --upsampler_workdir=runs/adm64_256 --batch_size=4
+        --upsampler_workdir=runs/adm64_256 --upsampler_batch_size=4
 """
 
 from pathlib import Path
@@ -48,6 +48,9 @@ _UPSAMPLER = flags.DEFINE_string("upsampler_workdir", None, "Folder of an upsamp
 _UPSAMPLER_STEPS = flags.DEFINE_integer(
     "upsampler_num_steps", None, "Its steps T; its config's if unset.", 2
 )
+_UPSAMPLER_BATCH = flags.DEFINE_integer(
+    "upsampler_batch_size", None, "Images that it enlarges at a time; --batch_size if unset.", 1
+)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/samples if unset.")
 
 
@@ -71,7 +74,10 @@ def main(argv: list[str]) -> None:
         weights,
         classifier_weights=classifier_weights,
         upsampler=upsampler,
-        upsampler_options={"num_steps": _UPSAMPLER_STEPS.value},
+        upsampler_options={
+            "num_steps": _UPSAMPLER_STEPS.value,
+            "batch_size": _UPSAMPLER_BATCH.value or _BATCH_SIZE.value,
+        },
         samples_per_label=_SAMPLES.value,
         batch_size=_BATCH_SIZE.value,
         num_steps=_NUM_STEPS.value,

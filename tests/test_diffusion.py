@@ -6,6 +6,7 @@ import pytest
 
 import cfg_jax
 from cfg_jax import diffusion
+from cfg_jax.types import Prediction, eps_of, with_eps
 from tests.closed_form import alpha_sigma, forward, like, reverse
 
 # From one step of the paper's grid at either end to steps that hardly move.
@@ -200,10 +201,12 @@ def test_two_heads_are_averaged_in_x_by_the_noise_and_the_signal_share():
     np.testing.assert_allclose(eps_hat, (z - alpha * x_hat) / sigma, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("learned_variance", [False, True])
 @pytest.mark.parametrize("prediction", ["eps", "x", "v", "x_and_eps"])
-def test_a_network_may_answer_in_any_parametrization(prediction):
+def test_a_network_may_answer_in_any_parametrization(prediction, learned_variance):
+    """And with the variance's channels behind the others, -1 the lower bound and 1 the upper."""
     x, eps, logsnr = normal(16, (8, 2, 2, 3)), normal(17, (8, 2, 2, 3)), LOGSNRS[0]
-    labels = np.arange(8)
+    labels, exponent = np.arange(8), np.random.default_rng(18).random(x.shape, np.float32)
     alpha, sigma = (like(value, x) for value in alpha_sigma(logsnr))
     z = np.float32(alpha * x + sigma * eps)
     truth = {
@@ -212,17 +215,43 @@ def test_a_network_may_answer_in_any_parametrization(prediction):
         "v": np.float32(alpha * eps - sigma * x),
         "x_and_eps": np.concatenate([x, eps], axis=-1),
     }[prediction]
+    if learned_variance:
+        truth = np.concatenate([truth, exponent - (1 - exponent)], axis=-1)
     calls = []
 
     def network(*arguments):
         calls.append(arguments)
         return truth
 
-    eps_hat = cfg_jax.as_predict(network, prediction)(z, logsnr, labels)
-    np.testing.assert_allclose(eps_hat, eps, rtol=1e-4, atol=2e-5)
+    predict = cfg_jax.as_predict(network, prediction, learned_variance=learned_variance)
+    output = predict(z, logsnr, labels)
+    assert isinstance(output, Prediction) == learned_variance
+    np.testing.assert_allclose(eps_of(output), eps, rtol=1e-4, atol=2e-5)
+    if learned_variance:
+        np.testing.assert_allclose(output.logvar_interp, exponent, atol=1e-6)
     assert len(calls) == 1
     for given, expected in zip(calls[0], (z, logsnr, labels), strict=True):
         np.testing.assert_array_equal(given, expected)
+
+
+def test_a_network_that_learns_the_variance_reaches_both_of_its_bounds():
+    _, _, small = reverse(LOGSNR_T, LOGSNR_S)
+    _, large = forward(LOGSNR_T, LOGSNR_S)
+    z = np.zeros((8, 3), np.float32)
+    ends = np.broadcast_to(np.float32([0, 0, 0, -1, 0, 1]), (8, 6))
+    predict = cfg_jax.as_predict(lambda *_: ends, "eps", learned_variance=True)
+    interp = predict(z, LOGSNR_T, np.arange(8)).logvar_interp
+    _, logvar = posterior(z, z, LOGSNR_T, LOGSNR_S, logvar_interp=interp)
+    expected = np.stack([small, np.sqrt(small * large), large], axis=1)
+    np.testing.assert_allclose(np.exp(logvar), expected, rtol=2e-5)
+
+
+def test_another_eps_leaves_the_variance_it_came_with():
+    eps, other, v = normal(19, (2, 3)), normal(20, (2, 3)), normal(21, (2, 3))
+    assert eps_of(eps) is eps and eps_of(Prediction(eps, v)) is eps
+    assert with_eps(eps, other) is other
+    changed = with_eps(Prediction(eps, v), other)
+    assert changed.eps_hat is other and changed.logvar_interp is v
 
 
 def test_an_unknown_parametrization_is_refused_with_the_known_ones():

@@ -8,7 +8,8 @@ from jax.scipy.special import logsumexp
 from jax.scipy.stats import norm
 
 import cfg_jax
-from tests.closed_form import alpha_sigma, like
+from cfg_jax.types import Prediction
+from tests.closed_form import Mixture, alpha_sigma, like
 
 MEANS = np.float32([[1.0, 0.0], [-0.5, 1.0], [0.2, -1.2]])
 VARIANCE = np.float32([0.1, 0.3, 0.2])
@@ -206,36 +207,152 @@ def test_labels_that_are_no_vector_are_refused(labels, w):
         cfg_jax.classifier_free_guidance(MIXTURE.predict, labels, w, null_label=NULL)
 
 
+@pytest.mark.parametrize("w", [2.0, np.float32([3, -1]), 0])
+def test_guidance_is_of_eps_and_keeps_the_conditional_branchs_variance(w):
+    """One channel of eps and exponents that no other example, channel or label has."""
+    z, labels = np.zeros((2, 2, 2, 3), np.float32), np.int32([1, 0])
+    own = np.random.default_rng(6).random(z.shape).astype(np.float32)
+
+    def predict(z, logsnr, labels):
+        exponent = jnp.tile(own, (len(z) // 2, 1, 1, 1)) + like(labels, z)
+        return Prediction(z + like(labels, z) ** 2, exponent)
+
+    output = cfg_jax.classifier_free_guidance(predict, labels, w, null_label=NULL)(z, 0.0)
+    eps_hat = (1 + np.float32(w)) * labels**2 - w * NULL**2
+    np.testing.assert_array_equal(output.eps_hat, z + like(eps_hat, z))
+    np.testing.assert_array_equal(output.logvar_interp, own + like(labels, z))
+
+
+# From end to end of the paper's log-SNRs, with z a diffused example of its class.
+WIDE = np.float32([-20, -11, -5, -1, 0.5, 4, 11, 20])
+X = MEANS[LABELS] + np.sqrt(VARIANCE[LABELS])[:, None] * Z
+Z_WIDE = np.float32(
+    like(alpha_sigma(WIDE)[0], Z) * X + like(alpha_sigma(WIDE)[1], Z) * np.roll(Z, 1, axis=1)
+)
+OTHERS = np.int32([1, 1, 0, 2, 2, 0, 1, 1])
+EXACT = Mixture(MEANS, VARIANCE, WEIGHTS)
+
+
 @jax.jit
-def classifier_guided(z, logsnr, labels, base_labels, w):
-    """The mixture's exact classifier steers its model with `base_labels`."""
+def classifier_guided(z, logsnr, labels, w):
+    """The mixture's exact classifier steers its unconditional model."""
+    unconditional = cfg_jax.classifier_free_guidance(MIXTURE.predict, labels, -1, null_label=NULL)
     return cfg_jax.classifier_guidance(
-        lambda z, logsnr: MIXTURE.predict(z, logsnr, base_labels),
-        lambda z, logsnr: MIXTURE.log_prob_label(z, logsnr, labels),
-        w,
+        unconditional, lambda z, logsnr: MIXTURE.log_prob_label(z, logsnr, labels), w
     )(z, logsnr)
 
 
-def test_classifier_guidance_of_the_conditional_model_is_classifier_free_guidance():
-    found = classifier_guided(Z, LOGSNR, LABELS, LABELS, W)
-    assert_close_for_weight(found, guided(Z, LOGSNR, LABELS, W), W)
+@jax.jit
+def doubly_guided(z, logsnr, labels, w, others, w_others):
+    """Classifier-free guidance to `labels`, then the classifier's to `others`."""
+    return cfg_jax.classifier_guidance(
+        cfg_jax.classifier_free_guidance(MIXTURE.predict, labels, w, null_label=NULL),
+        lambda z, logsnr: MIXTURE.log_prob_label(z, logsnr, others),
+        w_others,
+    )(z, logsnr)
 
 
-def test_classifier_guidance_of_the_unconditional_model_takes_one_more():
-    found = classifier_guided(Z, LOGSNR, LABELS, np.full_like(LABELS, NULL), W + 1)
-    assert_close_for_weight(found, guided(Z, LOGSNR, LABELS, W), W)
+@pytest.mark.parametrize("w", [np.float32([-3, -1, -0.5, 0, 0.3, 1, 4, 9]), -2.0, 0.0, 0.3, 4.0])
+def test_one_more_weight_of_the_classifier_without_labels_is_classifier_free_guidance(w):
+    w = np.float32(w)
+    found = classifier_guided(Z_WIDE, WIDE, LABELS, w + 1)
+    expected = guided(Z_WIDE, WIDE, LABELS, w)
+    print("A", np.abs(found - expected).max(axis=1))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_implicit_classifiers_gradient_is_the_difference_of_the_two_answers():
-    def log_implicit(z, logsnr, label):
-        each, marginal = log_densities(z, logsnr)
-        return each[label] - marginal
+@pytest.mark.parametrize("w", [np.float32([-1, 0, 0.5, 2, 4, -2, 1, 3]), 0.5])
+@pytest.mark.parametrize("w_others", [np.float32([1, 2, -3, 0, 0.5, 1, 3, 4]), 2.5])
+def test_the_two_guidances_combine_to_the_score_of_both_densities(w, w_others):
+    """p(z | c)^(1 + w) p(z)^-w p(c' | z)^w', in float64 by differences of its logarithm."""
+    w, w_others = np.float32(w), np.float32(w_others)
 
-    gradient = jax.jit(jax.vmap(jax.grad(log_implicit)))(Z, LOGSNR, LABELS)
-    _, sigma = alpha_sigma(LOGSNR)
-    conditional = np.float64(plain(Z, LOGSNR, LABELS))
-    difference = conditional - plain(Z, LOGSNR, np.full_like(LABELS, NULL))
-    np.testing.assert_allclose(difference / -sigma[:, None], gradient, rtol=1e-4, atol=1e-4)
+    def log_density(z, logsnr):
+        marginal = EXACT.log_prob(z, logsnr)
+        own, others = (EXACT.log_prob(z, logsnr, labels) for labels in (LABELS, OTHERS))
+        return (1 + w) * own - w * marginal + w_others * (others - marginal)
+
+    _, sigma = alpha_sigma(WIDE)
+    expected = -like(sigma, Z) * EXACT.score(log_density, Z_WIDE, WIDE)
+    found = doubly_guided(Z_WIDE, WIDE, LABELS, w, OTHERS, w_others)
+    print("B", np.abs(found - expected).max(axis=1), np.abs(expected).max(axis=1))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_implicit_classifiers_gradient_is_the_exact_classifiers():
+    def log_posterior(z, logsnr):
+        return EXACT.log_prob(z, logsnr, LABELS) - EXACT.log_prob(z, logsnr)
+
+    @jax.jit
+    def gradient(z):
+        return jax.grad(lambda z: MIXTURE.log_prob_label(z, WIDE, LABELS).sum())(z)
+
+    _, sigma = alpha_sigma(WIDE)
+    conditional = np.float64(plain(Z_WIDE, WIDE, LABELS))
+    difference = conditional - plain(Z_WIDE, WIDE, np.full_like(LABELS, NULL))
+    # Compared as eps, in which rounding is the same at both ends.
+    expected = -like(sigma, Z) * EXACT.score(log_posterior, Z_WIDE, WIDE)
+    print(
+        "C",
+        np.abs(difference - expected).max(axis=1),
+        np.abs(-like(sigma, Z) * gradient(Z_WIDE) - expected).max(axis=1),
+        np.abs(expected).max(axis=1),
+    )
+    np.testing.assert_allclose(difference, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(-like(sigma, Z) * gradient(Z_WIDE), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_classifier_of_weight_zero_leaves_every_eps_as_it_was():
+    for nothing in (np.float32(0), np.zeros(8, np.float32)):
+        found = doubly_guided(Z_WIDE, WIDE, LABELS, W, OTHERS, nothing)
+        np.testing.assert_array_equal(found, guided(Z_WIDE, WIDE, LABELS, W))
+
+
+def test_an_examples_classifier_guidance_does_not_depend_on_its_neighbours():
+    found = np.asarray(classifier_guided(Z_WIDE, WIDE, LABELS, W))
+    order = np.array([3, 0, 7, 5, 1, 6, 2, 4])
+    moved = classifier_guided(Z_WIDE[order], WIDE[order], LABELS[order], W[order])
+    np.testing.assert_array_equal(moved, found[order])
+    alone = classifier_guided(Z_WIDE[5:6], WIDE[5:6], LABELS[5:6], W[5:6])
+    np.testing.assert_allclose(alone, found[5:6], rtol=1e-6)
+    z = Z_WIDE.copy()
+    z[::2] = np.nan
+    np.testing.assert_array_equal(classifier_guided(z, WIDE, LABELS, W)[1::2], found[1::2])
+
+
+def log_prob_of(slope, xp):
+    """A classifier with a parameter, to which the log-SNR counts too."""
+    return lambda z, logsnr: xp.sum(xp.tanh(slope * z) + z**3 / 6, axis=1) * xp.exp(logsnr / 9)
+
+
+def test_only_z_is_differentiated_whatever_else_is_traced():
+    """z also shapes the denoiser's answer; the classifier's parameter may be trained through it."""
+    w = np.float32([2, 0.5, 1, -1, 3, 0.25, 4, 1])
+
+    @jax.jit
+    def run(slope, z, logsnr, w):
+        def eps_hat(slope):
+            denoiser = cfg_jax.classifier_guidance(
+                lambda z, logsnr: jnp.cos(3 * z) * logsnr[:, None], log_prob_of(slope, jnp), w
+            )
+            return denoiser(z, logsnr)
+
+        return eps_hat(slope), jax.jacfwd(eps_hat)(slope)
+
+    def exact(slope):
+        _, sigma = alpha_sigma(LOGSNR)
+        gradient = EXACT.score(log_prob_of(slope, np), Z, LOGSNR)
+        return np.cos(3.0 * Z) * LOGSNR[:, None] - (w * sigma)[:, None] * gradient
+
+    found, by_slope = run(np.float32(0.7), Z, LOGSNR, w)
+    print(
+        "D",
+        np.abs(found - exact(0.7)).max(),
+        np.abs(by_slope - (exact(0.701) - exact(0.699)) / 0.002).max(),
+    )
+    np.testing.assert_allclose(found, exact(0.7), rtol=1e-5, atol=1e-5)
+    difference = (exact(0.701) - exact(0.699)) / 0.002
+    np.testing.assert_allclose(by_slope, difference, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("w", [1.5, np.float32([0, -2])])

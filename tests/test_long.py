@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import cfg_jax
+from cfg_jax import evaluate
 from cfg_jax.oracles import triangle
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,13 @@ def test_the_demo_trains_samples_and_passes_its_own_judgement(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "real images" in done.stdout and "w = 3" in done.stdout
+    assert "w = -1, classifier 4" in done.stdout
+    # The last table: the noisy classifier knows clean digits, and nothing at logsnr_min.
+    rows = [line.split() for line in done.stdout.splitlines() if line.strip()]
+    start = rows.index(["logsnr", "accuracy"]) + 1
+    levels = [(float(logsnr), float(share)) for logsnr, share in rows[start : start + 11]]
+    assert levels[0][0] == -20 and abs(levels[0][1] - 0.1) < 0.06
+    assert levels[-1][0] == 20 and levels[-1][1] >= 0.95
     assert len(list((tmp_path / "digits" / "samples").glob("*.png"))) == 1
     record = (tmp_path / "digits" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in record]
@@ -61,3 +69,42 @@ def test_a_network_trained_on_the_mixture_comes_close_to_the_exact_denoiser(tmp_
         wanted = exact.predict(z, every, labels)
         error = jnp.mean((model.predict(z, every, labels) - wanted) ** 2)
         assert error < 0.02 * jnp.mean(wanted**2) + 0.01, (logsnr, float(error))
+
+
+def trained(workdir, **overrides):
+    flags = [f"--config.{field}={value}" for field, value in overrides.items()]
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "launch.train", "--config=configs/digits.py"),
+            *(f"--workdir={workdir}", "--config.train.preview_every=0", *flags),
+        ],
+        cwd=ROOT,
+        env=environment(),
+        check=True,
+    )
+    return cfg_jax.load(workdir)
+
+
+def test_a_learned_variance_needs_fewer_bits_than_any_constant_one(tmp_path):
+    short = {"train.num_steps": 400, "train.checkpoint_every": 400}
+    constant = trained(tmp_path / "constant", **short)
+    learned = trained(
+        tmp_path / "learned",
+        **short,
+        **{"diffusion.learned_variance": True, "diffusion.vlb_steps": 32},
+    )
+    source = evaluate.open_data(constant, "test")
+
+    def bits(model, logvar_interp):
+        found = evaluate.likelihood(
+            model,
+            source,
+            num_steps=32,
+            logsnr_max=10.0,
+            logvar_interp=logvar_interp,
+            num_examples=96,
+        )
+        return found.total
+
+    best = min(bits(constant, logvar_interp) for logvar_interp in (0.0, 0.5, 1.0))
+    assert bits(learned, 0.0) < best - 0.1

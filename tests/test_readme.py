@@ -14,7 +14,7 @@ def blocks(language):
 
 
 def test_the_library_example_runs_as_printed(tiny_run, monkeypatch):
-    example = next(block for block in blocks("python") if "cfg_jax.load" in block)
+    example = next(block for block in blocks("python") if "num_steps=64" in block)
     assert len(example.strip().splitlines()) <= 12
     monkeypatch.chdir(tiny_run)
     names = {}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import cfg_jax
+from cfg_jax.types import Prediction
 from tests.closed_form import Mixture, alpha_sigma, forward, like, reverse
 
 SCHEDULE = cfg_jax.cosine_schedule()
@@ -212,6 +213,49 @@ def test_clipping_works_on_both_sides():
 
     found = jax.jit(run)(np.float32([-7, -0.5, 0.25, 7]))
     np.testing.assert_allclose(found, [-1, -0.5, 0.25, 1], atol=1e-5)
+
+
+# A variance exponent for every coordinate of two examples.
+EXPONENTS = np.float32([[0, 0.3, 1, 0.7], [1, 0.5, 0, 0.1]])
+
+
+@jax.jit(static_argnames=("step", "learned"))
+def draw_with_exponents(v, constant, step=cfg_jax.ancestral_step, learned=False):
+    """Five steps; with `learned` the denoiser gives v, `constant` is the keyword either way."""
+
+    def denoiser(z, logsnr):
+        eps_hat = exact_denoiser(MEAN[:2], VARIANCE[:2])(z, logsnr)
+        return Prediction(eps_hat, v) if learned else eps_hat
+
+    return cfg_jax.sample(
+        jax.random.key(6),
+        denoiser,
+        v.shape,
+        cfg_jax.logsnr_grid(SCHEDULE, 5),
+        step=step,
+        clip_x=False,
+        logvar_interp=constant,
+    )
+
+
+def test_a_learned_variance_takes_the_place_of_the_constant_one_at_every_step():
+    """Coordinate by coordinate, since nothing here mixes them; the keyword then is without use."""
+    learned = draw_with_exponents(EXPONENTS, np.float32(0.9), learned=True)
+    for row, column in np.ndindex(EXPONENTS.shape):
+        constant = draw_with_exponents(EXPONENTS, EXPONENTS[row, column])
+        np.testing.assert_allclose(learned[row, column], constant[row, column], rtol=2e-6)
+        if EXPONENTS[row, column] != 1:
+            largest = draw_with_exponents(EXPONENTS, np.float32(1))
+            assert abs(learned[row, column] - largest[row, column]) > 1e-4
+
+
+def test_ddim_has_no_use_for_a_learned_variance():
+    results = [
+        draw_with_exponents(v, np.float32(0), step=cfg_jax.ddim_step, learned=learned)
+        for v, learned in [(EXPONENTS, True), (1 - EXPONENTS, True), (EXPONENTS, False)]
+    ]
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_allclose(results[0], results[2], rtol=2e-6)
 
 
 MEANS = np.array([[0.9, 0.0], [-0.45, 0.8], [-0.5, -0.7]])
