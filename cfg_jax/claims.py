@@ -103,7 +103,10 @@ def distance_dips(curves: Sequence[Curve]) -> Claim:
 
 
 def half_unconditional_is_worse(curves: Sequence[Curve]) -> Claim:
-    """The curve of p_uncond 0.5 has a greater least distance, and a greater one at equal score."""
+    """The curve of p_uncond 0.5 has a greater least distance, and a greater one at equal score.
+
+    In part where one of the two is so, or the second at more than half of the points.
+    """
     halves = [curve for curve in curves if curve.results[0].swept["p_uncond"] == 0.5]
     rest = [curve for curve in curves if 0 < curve.results[0].swept["p_uncond"] < 0.5]
 
@@ -116,8 +119,9 @@ def half_unconditional_is_worse(curves: Sequence[Curve]) -> Claim:
         pairs = _at_equal_score(half, other)
         worse = sum(a > b for a, b in pairs)
         text += f"; at equal score greater at {worse} of {len(pairs)} points"
-        held = [least[0] > least[1], *([worse == len(pairs)] if pairs else [])]
-        return (all(held) or (None if any(held) else False)), text
+        held = least[0] > least[1] and worse == len(pairs)
+        in_part = least[0] > least[1] or 2 * worse > len(pairs)
+        return held or (None if in_part else False), text
 
     sentence = "p_uncond = 0.5 is worse than 0.1 and 0.2: a greater distance at equal score."
     return _claim(sentence, rest, judged)

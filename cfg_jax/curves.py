@@ -87,10 +87,11 @@ def guidance_family(results: Sequence[Result], over: Sequence[str]) -> list[Curv
     groups = _grouped(guided, ("w", *over))
     largest = max(groups, key=lambda group: (len(_grouped(group, ("w",))), len(group)))
     found = sorted(_grouped(largest, ("w",)), key=lambda group: group[0].swept[over[0]])
-    names = [_name(over[0], group[0].swept) for group in found]
-    for i, group in enumerate(found):
-        if len(over) > 1 and names.count(_name(over[0], group[0].swept)) > 1:
-            names[i] += f", model {group[0].swept['model'][:6]}"
+    plain = [_name(over[0], group[0].swept) for group in found]
+    names = [
+        name if plain.count(name) == 1 else f"{name}, model {group[0].swept['model'][:6]}"
+        for name, group in zip(plain, found, strict=True)
+    ]
     return [_curve(name, "w", group) for name, group in zip(names, found, strict=True)]
 
 

@@ -110,11 +110,11 @@ def plan(
         temperature out of range, T that a schedule does not have.
     """
     other_weights = weights if other_weights is None else other_weights
-    steps = list(num_steps) or [runs[0].model.config.sampling.num_steps]
-    base = common._replace(num_steps=int(steps[0]))
+    steps = [int(count) for count in num_steps] or [None]
+    base = common._replace(num_steps=steps[0])
     cells = [Cell(runs[0], base._replace(w=float(w))) for w in weights]
     for count in steps[1:]:
-        other = base._replace(num_steps=int(count))
+        other = base._replace(num_steps=count)
         cells += [Cell(runs[0], other._replace(w=float(w))) for w in other_weights]
     for run in runs[1:]:
         cells += [Cell(run, base._replace(w=float(w))) for w in other_weights]
@@ -125,7 +125,7 @@ def plan(
 
 
 def _older_cells(run: Run, base: Sampling, older: OlderWays) -> list[Cell]:
-    base = base._replace(w=0.0, num_steps=int(older.num_steps or base.num_steps))
+    base = base._replace(w=0.0, num_steps=older.num_steps or base.num_steps)
     on = base._replace(w=float(older.classifier_on), classifier_form=older.classifier_form)
     cells = [
         Cell(run, on._replace(classifier_w=float(by)), older.classifier)
@@ -153,7 +153,7 @@ def _check(cell: Cell) -> None:
             f"noise_temperature={noise}, score_temperature={score}: need finite numbers, the first "
             "0 or more, the second above 0"
         )
-    model.grid(sampling.num_steps, sampling.respacing)
+    _calls(cell)
     if cell.classifier is None and sampling.classifier_w:
         raise ValueError(f"classifier_w={sampling.classifier_w} without a classifier: give one")
     if (sampling.step or model.config.sampling.step) == "ddim" and noise != 1:
@@ -202,8 +202,8 @@ def measure(
         )
         seconds = time.monotonic() - begun
         if seconds > 1:  # a cell read back tells nothing of the time that others take
-            done, spent = done + cell.sampling.num_steps, spent + seconds
-        rest = sum(other.sampling.num_steps for other in cells[number:])
+            done, spent = done + _calls(cell), spent + seconds
+        rest = sum(map(_calls, cells[number:]))
         left = f", {spent / done * rest / 60:.0f} min left" if done and rest else ""
         print(f"cell {number}/{len(cells)}  {_said(result)}  {seconds:.0f} s{left}", flush=True)
         yield result
@@ -230,6 +230,11 @@ def check_measurable(
 def runs_of(cells: Sequence[Cell]) -> list[Run]:
     """The runs of the cells, each once, in order."""
     return list({str(cell.run.workdir): cell.run for cell in cells}.values())
+
+
+def _calls(cell: Cell) -> int:
+    """T of a cell; ValueError where its schedule does not have it."""
+    return len(cell.run.model.grid(cell.sampling.num_steps, cell.sampling.respacing))
 
 
 def _said(result: Result) -> str:

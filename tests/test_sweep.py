@@ -1,0 +1,347 @@
+import csv
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from cfg_jax import claims, curves, experiment, plots, sweep, sweep_files
+from cfg_jax.claims import FAILS, HOLDS, IN_PART, NOT_MEASURED
+from cfg_jax.curves import NUM_STEPS, P_UNCOND
+from cfg_jax.evaluation import Reference, Sampling
+from cfg_jax.features import FeatureNetwork, Outputs
+from cfg_jax.metrics import Moments
+from cfg_jax.model import Model
+from cfg_jax.published import TABLE_1, TABLE_2, published
+from configs import imagenet64
+from tests.sweep_results import made_result, paper_results
+from tests.test_long import ROOT, environment
+from tests.tiny import tiny_config
+
+SHAPE = (8, 8, 1)
+
+
+def line(fids, scores, weights=(0, 0.1, 0.3, 1, 4), **swept):
+    """A cell for each weight."""
+    return [made_result(*cell, **swept) for cell in zip(weights, fids, scores, strict=True)]
+
+
+GOOD = line([2.0, 1.5, 1.8, 3.0, 6.0], [8.0, 8.5, 8.9, 9.3, 9.6])
+
+
+def verdicts(results):
+    return [claim.verdict for claim in claims.check_claims(results)]
+
+
+def test_the_tables_of_the_paper_pass_the_paper_s_claims():
+    assert verdicts(paper_results(TABLE_1)) == [HOLDS, HOLDS, HOLDS, NOT_MEASURED]
+    assert verdicts(paper_results(TABLE_2)) == [HOLDS, HOLDS, NOT_MEASURED, HOLDS]
+
+
+def test_verdicts_come_with_the_numbers_they_rest_on():
+    _, dips, worse, _ = claims.check_claims(paper_results(TABLE_1))
+    assert dips.numbers[0].startswith("p_uncond = 0.1: lowest 1.550 at w = 0.1, 1.800 at w = 0")
+    # 13 of the 14 IS of p_uncond = 0.5 are reached by the 0.1 curve, which starts at 53.71.
+    assert worse.numbers[0].endswith("distance of p_uncond = 0.5 1.910, of the other 1.550; "
+                                     "at equal score greater at 13 of 13 points")  # fmt: skip
+    steps = claims.check_claims(paper_results(TABLE_2))[-1]
+    assert "3.020 at T = 128, 2.430 at T = 256, 2.430 at T = 1024" in steps.numbers[0]
+    assert steps.numbers[0].endswith("beyond T = 256 no lower")
+
+
+def test_a_score_that_falls_once_breaks_the_first_claim_and_is_shown():
+    results = line([2.0, 1.5, 1.8, 3.0, 6.0], [8.0, 8.5, 8.9, 9.3, 9.2])
+    rises = claims.check_claims(results)[0]
+    assert rises.verdict == FAILS
+    assert "9.300 at w = 1 to 9.200 at w = 4" in rises.numbers[0]
+
+
+def test_a_claim_that_one_of_two_curves_keeps_holds_in_part():
+    other = line([2.0, 1.5, 1.8, 3.0, 6.0], [8.0, 7.5, 8.9, 9.3, 9.6], p_uncond=0.2)
+    assert verdicts(GOOD + other)[:2] == [IN_PART, HOLDS]
+
+
+@pytest.mark.parametrize(
+    "fids",
+    [
+        [1.4, 1.5, 1.8, 3.0, 6.0],  # lowest without guidance
+        [2.0, 1.9, 1.8, 1.5, 6.0],  # lowest at w = 1
+        [2.0, 1.5, 1.8, 3.0, 2.9],  # falls again
+    ],
+)
+def test_a_distance_that_does_not_dip_at_a_small_weight_breaks_the_second_claim(fids):
+    results = line(fids, [8.0, 8.5, 8.9, 9.3, 9.6])
+    assert verdicts(results)[:2] == [HOLDS, FAILS]
+
+
+def test_a_better_curve_of_p_uncond_one_half_breaks_the_third_claim():
+    better = line([1.9, 1.4, 1.7, 2.9, 5.9], [8.0, 8.5, 8.9, 9.3, 9.6], p_uncond=0.5)
+    assert verdicts(GOOD + better)[2] == FAILS
+    # A lower least distance, yet a greater one where the scores are high.
+    mixed = line([1.9, 1.4, 2.7, 3.9, 6.9], [8.0, 8.5, 8.9, 9.3, 9.6], p_uncond=0.5)
+    assert verdicts(GOOD + mixed)[2] == IN_PART
+
+
+def test_steps_that_still_help_at_the_greatest_t_break_the_fourth_claim():
+    coarse = line([4.0, 3.0, 5.0], [8.0, 8.5, 8.9], (0, 0.1, 4), num_steps=8)
+    verdict = claims.check_claims(GOOD + coarse)[3]
+    assert verdict.verdict == FAILS
+    assert "from T = 8 on still lower by 50.0 per cent" in verdict.numbers[0]
+    as_good = line([2.0, 1.54, 6.0], [8.0, 8.5, 8.9], (0, 0.1, 4), num_steps=8)
+    assert verdicts(GOOD + as_good)[3] == HOLDS
+
+
+def test_claims_without_their_cells_are_not_measured():
+    assert verdicts(line([2.0], [8.0], [0])) == [NOT_MEASURED] * 4
+
+
+def test_temperatures_and_classifiers_are_judged_against_the_cells_without_them():
+    colder = [made_result(0, 3.0, 8.2, noise_temperature=0.9)]
+    classifier = line([1.7, 3.5], [8.6, 9.0], [0, 0], classifier="ef" * 32)
+    for result, by in zip(classifier, (0.5, 2.0), strict=True):
+        result.swept["classifier_w"] = by
+    trades, temperatures = claims.check_claims(GOOD + colder + classifier)[4:]
+    assert (trades.verdict, temperatures.verdict) == (HOLDS, HOLDS)
+    assert "0.9: 3.000 / 8.200 (beaten)" in temperatures.numbers[0]
+    # The curve over the classifier's weight starts from the cell without it.
+    (curve,) = (c for c in curves.older_ways(GOOD + classifier) if c.parameter == "classifier_w")
+    assert curve.values == [0.0, 0.5, 2.0] and curve.metric("fid") == [2.0, 1.7, 3.5]
+    unbeaten = [made_result(0, 1.0, 9.9, noise_temperature=0.9)]
+    assert verdicts(GOOD + unbeaten)[-1] == FAILS
+
+
+def test_numbers_stand_in_their_row_and_column():
+    results = GOOD[::-1] + line([2.5, 2.6], [7.0, 7.5], [0, 0.3], p_uncond=0.5)
+    table = curves.tables(results)["table_w"]
+    assert table.head == ["w", "p_uncond = 0.1", "p_uncond = 0.5"]
+    assert [row[0] for row in table.rows] == ["0", "0.1", "0.3", "1", "4"]
+    assert table.rows[1][1] == "1.500* / 8.500 " and table.rows[4][1] == "6.000  / 9.600*"
+    assert table.rows[2][2] == "2.600  / 7.500*" and table.rows[1][2] == "-"
+    lines = table.text().splitlines()
+    assert lines[0].startswith("Frechet distance in digits_features / score in digits_features, of")
+    assert len({len(line) for line in lines[2:]}) == 1
+
+
+def test_columns_are_steps_in_the_other_table_and_cells_of_other_samplers_stay_out():
+    ddim = line([9.0], [9.0], [0], step="ddim")
+    coarse = line([4.0, 3.0], [8.0, 8.5], (0, 0.1), num_steps=8)
+    other = line([4.0, 3.0], [8.0, 8.5], (0, 0.1), p_uncond=0.2)
+    found = curves.tables(ddim + other + GOOD + coarse)
+    assert found["table_T"].head == ["w", "T = 8", "T = 32"]
+    assert found["table_T"].rows[0] == ["0", "4.000  / 8.000 ", "2.000  / 8.000 "]
+    assert found["table_w"].head == ["w", "p_uncond = 0.1", "p_uncond = 0.2"]
+    assert "table_ways" not in found
+
+
+def test_runs_of_one_p_uncond_are_told_apart():
+    again = line([2.0, 1.5], [8.0, 8.5], (0, 0.1), model="another")
+    names = [curve.name for curve in curves.guidance_family(GOOD + again, P_UNCOND)]
+    assert sorted(names) == ["p_uncond = 0.1, model anothe", "p_uncond = 0.1, model model0"]
+
+
+def test_published_numbers_stand_beside_cells_of_the_same_model_sampler_and_protocol_only():
+    results = paper_results(TABLE_1)
+    table = curves.guidance_table(curves.guidance_family(results, P_UNCOND))
+    assert table.head[1:3] == ["p_uncond = 0.1", "published"]
+    assert table.rows[1][2] == "1.55* / 66.11 " and table.rows[13][6] == "21.48  / 225.10*"
+    table = curves.guidance_table(curves.guidance_family(paper_results(TABLE_2), NUM_STEPS))
+    assert table.rows[3][4] == "2.43* / 158.47 "
+    wider = imagenet64.get_config()
+    wider.model.channels = 256
+    inception = {"protocol": results[0].protocol, "num_steps": 256}
+    unlike = [
+        GOOD[1],
+        paper_results(TABLE_1, num_samples=5000)[3],
+        paper_results(TABLE_1, network="digits_features")[3],
+        made_result(0.1, 1, 1, config=wider, **inception),
+        made_result(0.15, 1, 1, config=imagenet64.get_config(), **inception),
+        made_result(0.1, 1, 1, config=imagenet64.get_config(), **inception | {"num_steps": 128}),
+        made_result(0.1, 1, 1, config=imagenet64.get_config(), **inception, step="ddim"),
+    ]
+    assert [published(result) for result in unlike] == [None] * len(unlike)
+    assert published(made_result(0.1, 1, 1, config=imagenet64.get_config(), **inception))
+
+
+def test_results_of_unlike_protocols_meet_in_no_table_plot_or_claim():
+    results = GOOD + [made_result(2, 3.0, 9.0, protocol={"num_samples": 50})]
+    for build in (curves.tables, claims.check_claims, plots.frontiers):
+        with pytest.raises(ValueError, match="num_samples is 5000 in .* and 50 in"):
+            build(results)
+    mixed = curves.Curve("", "w", results)
+    for build in (plots.frontier, curves.guidance_table):
+        with pytest.raises(ValueError, match="num_samples"):
+            build([mixed])
+
+
+def test_results_are_read_back_as_they_were_and_the_csv_has_every_number(tmp_path):
+    results = GOOD + [made_result(0, 3.0, 8.2, noise_temperature=0.9)]
+    paths = sweep_files.write_numbers(tmp_path, results)
+    assert sorted(path.name for path in paths) == sorted(p.name for p in tmp_path.iterdir())
+    assert sweep_files.read_results(tmp_path / "results.json") == results
+    with (tmp_path / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["fid"]) for row in rows] == [r.metrics["fid"] for r in results]
+    assert [float(row["w"]) for row in rows] == [r.swept["w"] for r in results]
+    assert rows[-1]["noise_temperature"] == "0.9" and rows[0]["seed"] == "0"
+    assert json.loads(rows[0]["image_shape"]) == [8, 8, 1]
+    (tmp_path / "results.json").write_text("[1]")
+    with pytest.raises(ValueError, match="python -m launch.sweep"):
+        sweep_files.read_results(tmp_path / "results.json")
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Of the tiny config, its parameters noise."""
+    config = tiny_config(**{"model.attention_resolutions": ()})
+    shapes = jax.eval_shape(experiment.assemble(config, SHAPE, 10).init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: 0.1 * rng.standard_normal(a.shape, np.float32), shapes)
+    return Model(config, params, step=4, shape=SHAPE, label_names=tuple("0123456789"))
+
+
+def with_config(model, **overrides):
+    """The same parameters under another config, compiled anew."""
+    config = model.config.copy_and_resolve_references()
+    config.update_from_flattened_dict(overrides)
+    names = model.label_names
+    return Model(config, model.params, step=model.step, shape=model.shape, label_names=names)
+
+
+def four_pixels(images):
+    """A feature network that looks at eight pixels."""
+    flat = images.reshape(len(images), -1).astype(np.float32) / 255
+    return Outputs(flat[:, 20:24], flat[:, 30:34], None)
+
+
+def test_a_sweep_measures_every_cell_once(model, tmp_path, capsys, monkeypatch):
+    network = FeatureNetwork("pixels", "0" * 64, "none", four_pixels)
+    moments = Moments(np.full(4, 0.5), np.eye(4), 1500)
+    reference = Reference("made up", "1" * 64, "0" * 64, SHAPE, 1500, moments, None, None)
+    other = with_config(model, **{"diffusion.p_uncond": 0.5})
+    runs = [sweep.Run(tmp_path / "a", model), sweep.Run(tmp_path / "b", other)]
+    cells = sweep.plan(
+        sweep.share_programs(runs),
+        weights=[0, 1],
+        other_weights=[1],
+        num_steps=[2],
+        # Temperature 1 is the cell at w = 0, which is there.
+        older=sweep.OlderWays(score_temperatures=[1, 1.5]),
+    )
+    assert [cell.run.model.config.diffusion.p_uncond for cell in cells] == [0.1, 0.1, 0.5, 0.1]
+    calls = []
+
+    def drawn(self, key, *, labels, w, score_temperature=1.0, **rest):
+        """Noise of the keys, moved by what is swept; no sampler is compiled."""
+        calls.append(float(np.mean(w)))
+        seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
+        noise = np.random.default_rng(seed).standard_normal((len(labels), *SHAPE))
+        shift = np.reshape(w, (-1, 1, 1, 1)) + labels[:, None, None, None] / 10
+        return np.tanh((noise + shift) / score_temperature)
+
+    monkeypatch.setattr(Model, "sample_x", drawn)
+    options = {"num_samples": 20, "batch_size": 20}
+    first = list(sweep.measure(cells, network, reference, **options))
+    assert calls == [0.0, 1.0, 1.0, 0.0]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cell")]
+    assert len(said) == 4 and said[2].startswith("cell 3/4  p_uncond = 0.5, T = 2, w = 1: Frechet")
+    assert list(sweep.measure(cells, network, reference, **options)) == first and len(calls) == 4
+    # The same parameters and noise under another p_uncond: the same samples.
+    assert first[1].metrics == first[2].metrics
+    assert len({result.metrics["fid"] for result in first}) == 3
+    assert [result.swept["p_uncond"] for result in first] == [0.1, 0.1, 0.5, 0.1]
+    assert sorted(curves.tables(first)) == ["table_w", "table_ways"]
+    strips = [
+        np.asarray(sweep.strip(runs[0], tmp_path, [0, 1], cells[0].sampling, 0)) for _ in range(2)
+    ]
+    assert len(list(tmp_path.glob("strip_*.png"))) == 1 and len(calls) == 5
+    np.testing.assert_array_equal(*strips)
+
+
+def test_the_cells_of_a_sweep_are_a_grid_of_the_first_run_and_one_row_of_the_others(model):
+    runs = [sweep.Run("a", model), sweep.Run("b", with_config(model))]
+    older = sweep.OlderWays(noise_temperatures=[0.9], num_steps=3)
+    cells = sweep.plan(runs, weights=[0, 1], other_weights=[1], num_steps=[2, 3], older=older)
+    assert [(cell.run.workdir, cell.sampling) for cell in cells] == [
+        ("a", Sampling(0.0, 2)),
+        ("a", Sampling(1.0, 2)),
+        ("a", Sampling(1.0, 3)),
+        ("b", Sampling(1.0, 2)),
+        ("a", Sampling(0.0, 3, noise_temperature=0.9)),
+    ]
+
+
+def test_only_runs_of_one_network_and_schedule_share_programs(model):
+    changed = with_config(model, **{"diffusion.logsnr_max": 10.0})
+    models = [model, with_config(model, **{"diffusion.p_uncond": 0.5, "seed": 3}), changed]
+    shared = sweep.share_programs([sweep.Run(str(i), model) for i, model in enumerate(models)])
+    programs = [run.model._compiled for run in shared]
+    assert programs[0] is programs[1] and programs[0] is not programs[2]
+    assert [run.model.config for run in shared] == [model.config for model in models]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"weights": [float("nan")]}, "finite"),
+        ({"weights": [0], "num_steps": [1]}, "num_steps=1"),
+        ({"weights": [0], "older": sweep.OlderWays(noise_temperatures=[-1])}, "noise_temp"),
+        ({"weights": [0], "older": sweep.OlderWays(classifier_weights=[1])}, "without a class"),
+        (
+            {
+                "weights": [0],
+                "common": Sampling(step="ddim"),
+                "older": sweep.OlderWays(noise_temperatures=[0.9]),
+            },
+            "draws no noise",
+        ),
+    ],
+)
+def test_what_no_cell_could_be_is_refused_before_any_is_measured(model, asked, said):
+    with pytest.raises(ValueError, match=said):
+        sweep.plan([sweep.Run("a", model)], **asked)
+
+
+def test_a_network_without_a_null_label_is_swept_at_no_weight_but_0(model):
+    without = with_config(model, **{"model.label_input": "without_null", "diffusion.p_uncond": 0.0})
+    with pytest.raises(ValueError, match="w=1.0: the network in a has no null label"):
+        sweep.plan([sweep.Run("a", without)], weights=[0, 1])
+
+
+def test_a_sweep_without_the_metrics_of_its_tables_is_refused(model):
+    cells = sweep.plan([sweep.Run("a", model)], weights=[0])
+    with pytest.raises(ValueError, match="metrics=fid: .* add is"):
+        sweep.check_measurable(cells, ["fid"], 20, "balanced")
+    with pytest.raises(ValueError, match="num_samples=25"):
+        sweep.check_measurable(cells, ["fid", "is"], 25, "balanced")
+
+
+@pytest.mark.long
+def test_the_experiment_on_digits_ends_in_a_report_and_started_again_measures_nothing(tmp_path):
+    command = ["bash", "launch/digits_experiment.sh", "--num_samples=20", "--strip_w=0,1"]
+    command += ["--w=0,0.3,1", "--other_w=0,1", "--num_steps=3,2", "--older_num_steps=2"]
+    command += ["--classifier_w=1", "--noise_temperature=0.9", "--score_temperature=", "--seed=5"]
+    settings = {
+        "WORKDIR": str(tmp_path / "digits"),
+        "VENV": sys.prefix,
+        "P_UNCOND": "0.1 0.5",
+        "TRAIN": "--config.train.num_steps=4",
+    }
+    times = {}
+    for _ in range(2):
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment() | settings, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        results = sorted(tmp_path.rglob("result_*.json"))
+        # Three w and two of the other run at T = 3, two w, classifier and temperature at T = 2.
+        assert len(results) == 3 + 2 + 2 + 2
+        found = {path: path.stat().st_mtime_ns for path in results}
+        assert times in ({}, found)
+        times = found
+    assert "cell 9/9" in done.stdout and "Frechet distance in digits_features" in done.stdout
+    assert (tmp_path / "digits" / "sweep" / "report.html").stat().st_size > 50_000
+    read = sweep_files.read_results(tmp_path / "digits" / "sweep" / "results.json")
+    assert sorted({result.swept["p_uncond"] for result in read}) == [0.1, 0.5]
+    assert all("precision" in result.metrics for result in read)
