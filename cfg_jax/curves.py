@@ -124,7 +124,8 @@ def describe(swept: dict[str, Any]) -> str:
     """A cell in words: "p_uncond = 0.1, T = 32, w = 0.3"."""
     parts = [_name("p_uncond", swept), _name("num_steps", swept), f"w = {swept['w']:g}"]
     if swept["classifier"]:
-        parts.append(f"classifier {swept['classifier_w']:g}")
+        form = " (ADM's form)" if swept["classifier_form"] == "adm" else ""
+        parts.append(f"classifier {swept['classifier_w']:g}{form}")
     for name in ("noise_temperature", "score_temperature"):
         if swept[name] != 1:
             parts.append(f"{name.replace('_', ' ')} {swept[name]:g}")
@@ -135,17 +136,16 @@ def tables(results: Sequence[Result]) -> dict[str, Table]:
     """The tables that there are cells for, by name.
 
     table_w: rows w, columns p_uncond, as the paper's table 1. table_T: columns T, as its table 2,
-    where there are several. table_ways: other ways, where there are any.
+    where there are several. table_cells: all that was measured.
 
     Raises:
       ValueError: results of unlike protocols.
     """
-    over_t, ways = guidance_family(results, NUM_STEPS), older_ways(results)
+    over_t = guidance_family(results, NUM_STEPS)
     found = {"table_w": guidance_table(guidance_family(results, P_UNCOND))}
     if len(over_t) > 1:
         found["table_T"] = guidance_table(over_t)
-    if ways:
-        found["table_ways"] = older_table(ways)
+    found["table_cells"] = cell_table(results)
     return found
 
 
@@ -178,21 +178,22 @@ def guidance_table(curves: Sequence[Curve]) -> Table:
     return Table(caption, head, [[f"{w:g}", *(c.get(w, "-") for c in columns)] for w in weights])
 
 
-def older_table(curves: Sequence[Curve]) -> Table:
-    """Every cell of `older_ways` in a row of its own.
+def cell_table(results: Sequence[Result]) -> Table:
+    """Every cell in a row of its own, with all that was measured of it.
 
     Raises:
       ValueError: results of unlike protocols.
     """
-    check_comparable(*(result for curve in curves for result in curve.results))
-    protocol = curves[0].results[0].protocol
+    check_comparable(*results)
+    protocol = results[0].protocol
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
     rows = [
-        [curve.name, f"{value:g}", f"{result.metrics['fid']:.3f}", f"{result.metrics['is']:.3f}"]
-        for curve in curves
-        for value, result in zip(curve.values, curve.results, strict=True)
+        [describe(result.swept)]
+        + [f"{result.metrics[name]:.4f}" if name in result.metrics else "-" for name in names]
+        for result in results
     ]
-    caption = f"Other ways, of {protocol['num_samples']} samples each"
-    return Table(caption, ["way", "by", title("fid", protocol), title("is", protocol)], rows)
+    caption = f"Every cell, of {protocol['num_samples']} samples"
+    return Table(caption, ["cell", *(title(name, protocol) for name in names)], rows)
 
 
 def _starred(pairs: Sequence[tuple[float, float] | None], decimals: int) -> list[str]:
@@ -218,7 +219,9 @@ def _grouped(results: Sequence[Result], without: Sequence[str]) -> list[list[Res
 
 
 def _curve(name: str, parameter: str, results: Sequence[Result]) -> Curve:
-    return Curve(name, parameter, sorted(results, key=lambda result: result.swept[parameter]))
+    """The results in order, one for each value: a run that is given twice counts once."""
+    found = {result.swept[parameter]: result for result in reversed(results)}
+    return Curve(name, parameter, [found[value] for value in sorted(found)])
 
 
 def _name(field: str, swept: dict[str, Any]) -> str:

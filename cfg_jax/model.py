@@ -162,10 +162,7 @@ class Model:
         clip_x = defaults.clip_x if clip_x is None else bool(clip_x)
         logvar_interp = defaults.logvar_interp if logvar_interp is None else logvar_interp
         labels = self._checked_labels(labels)
-        if step not in experiment.STEPS:
-            raise ValueError(f"step={step!r}: choose one of {', '.join(experiment.STEPS)}")
-        if not 0 <= logvar_interp <= 1:
-            raise ValueError(f"logvar_interp={logvar_interp}: need a number in [0, 1]")
+        numbers = _checked_numbers(step, logvar_interp, noise_temperature, score_temperature)
         grid = self.grid(num_steps, respacing)
         batch = {
             "keys": keys_lib.per_example(key, labels.size),
@@ -174,11 +171,7 @@ class Model:
             **self._checked_low_res(low_res, labels.size),
         }
         plan = Plan(grid, step, clip_x)
-        shared = {
-            "params": self.params,
-            "logvar_interp": jnp.float32(logvar_interp),
-            **_checked_temperatures(noise_temperature, score_temperature, step),
-        }
+        shared = {"params": self.params, **numbers}
         if classifier is not None:
             classifier.check_guides(self.shape, self.label_names, labels)
             plan = plan._replace(classifier=classifier.experiment, form=classifier_form)
@@ -247,7 +240,14 @@ class Model:
         return labels.astype(np.int32)
 
 
-def _checked_temperatures(noise: float, score: float, step: str) -> dict[str, Array]:
+def _checked_numbers(
+    step: str, logvar_interp: float, noise: float, score: float
+) -> dict[str, Array]:
+    """The sampler's numbers and temperatures as arrays."""
+    if step not in experiment.STEPS:
+        raise ValueError(f"step={step!r}: choose one of {', '.join(experiment.STEPS)}")
+    if not 0 <= logvar_interp <= 1:
+        raise ValueError(f"logvar_interp={logvar_interp}: need a number in [0, 1]")
     if not (np.ndim(noise) == np.ndim(score) == 0 and 0 <= noise < np.inf and 0 < score < np.inf):
         raise ValueError(
             f"noise_temperature={noise}, score_temperature={score}: need finite numbers, the first "
@@ -259,6 +259,7 @@ def _checked_temperatures(noise: float, score: float, step: str) -> dict[str, Ar
             "or score_temperature"
         )
     return {
+        "logvar_interp": jnp.float32(logvar_interp),
         "noise_temperature": jnp.float32(noise),
         "score_temperature": jnp.float32(score),
     }

@@ -29,7 +29,7 @@ CAPTIONS = {
     "loss": "Training loss, the mean since the line before.",
     "table_w": "Over p_uncond",
     "table_T": "Over the number of steps",
-    "table_ways": "Other ways",
+    "table_cells": "All that was measured",
 }
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; max-width: 62rem;

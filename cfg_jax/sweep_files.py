@@ -2,7 +2,7 @@
 
     results.json   every `Result` whole, to be read back
     results.csv    a line for each cell: what is swept, the numbers, the protocol, the seed
-    table_w.txt, table_T.txt, table_ways.txt and the plots of the same names
+    table_w.txt, table_T.txt, table_cells.txt, frontier_w.png, frontier_T.png, frontier_ways.png
 
 A reader never sees half a file.
 """

@@ -84,8 +84,9 @@ def main(argv: list[str]) -> None:
         strips=strips,
         losses=plots.loss_curves(records) if records else None,
     )
-    for path in (path for path in written if path.suffix == ".txt"):
-        print(f"\n{path.read_text()}", end="")
+    for path in written:
+        if path.name in ("table_w.txt", "table_T.txt"):
+            print(f"\n{path.read_text()}", end="")
     print(f"\n{claims.summary(claims.check_claims(results))}\n")
     print(folder / "report.html")
 

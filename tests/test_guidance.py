@@ -432,3 +432,21 @@ def test_whether_a_label_is_dropped_does_not_depend_on_the_batch_around_it():
     )(keys)
     np.testing.assert_array_equal(alone, labels[some])
     assert 2 < np.sum(alone == 10) < 13
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.3])
+def test_a_tempered_score_is_that_of_the_density_to_a_power(temperature):
+    # N(0, I) to the power 1 / temperature is N(0, temperature I) up to a factor.
+    _, sigma = alpha_sigma(LOGSNR)
+    standard = lambda z, logsnr: like(jnp.float32(sigma), z) * z  # noqa: E731
+    score = jax.grad(lambda z: norm.logpdf(z, scale=np.sqrt(temperature)).sum())(Z)
+    expected = -sigma[:, None] * np.asarray(score)
+    eps_hat = cfg_jax.guidance.tempered(standard, temperature)(Z, LOGSNR)
+    np.testing.assert_allclose(eps_hat, expected, rtol=1e-5)
+
+
+def test_temperature_leaves_a_learned_variance_as_it_was():
+    output = Prediction(jnp.ones((2, 3)), jnp.full((2, 3), 0.3))
+    tempered = cfg_jax.guidance.tempered(lambda z, logsnr: output, 0.5)(Z, LOGSNR)
+    np.testing.assert_array_equal(tempered.eps_hat, 2 * np.ones((2, 3)))
+    np.testing.assert_array_equal(tempered.logvar_interp, output.logvar_interp)

@@ -324,6 +324,7 @@ def test_the_program_writes_what_it_read_and_says_its_digest(tmp_path, whole_gra
     assert all(np.array_equal(from_store[k], from_graph[k]) for k in from_graph)
     # The same weights, the same bytes.
     assert inception_weights.store(tmp_path / "again.safetensors", from_graph) == digests[1]
+    assert inception_weights.sha256_of_weights(from_graph) == digests[1]
 
 
 @pytest.mark.parametrize("name", ["weights.pkl", "weights.npz", "weights.pth", "a.safetensors"])

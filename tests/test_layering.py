@@ -86,6 +86,23 @@ OWN_IMPORTS = {
         "model",
         "noisy_classifier",
     },
+    "published": {"configuration", "evaluation", "features"},
+    "curves": {"evaluation", "published"},
+    "plots": {"curves", "evaluation", "images", "published"},
+    "claims": {"curves", "evaluation"},
+    "sweep_files": {"curves", "evaluation", "images"},
+    "report": {"claims", "configuration", "curves", "evaluation", "images"},
+    "sweep": {
+        "curves",
+        "evaluation",
+        "experiment",
+        "features",
+        "generate",
+        "images",
+        "manifest",
+        "model",
+        "noisy_classifier",
+    },
 }
 ONLY_HERE = {
     "flax.linen": ["models/"],

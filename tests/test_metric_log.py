@@ -2,7 +2,7 @@ import json
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cfg_jax.metric_log import MetricLog, Progress
+from cfg_jax.metric_log import MetricLog, Pace, Progress
 
 
 def records(folder):
@@ -71,3 +71,27 @@ def test_on_a_terminal_progress_is_a_bar_with_the_loss_and_the_time_left(capsys,
     progress.close()
     out, err = capsys.readouterr()
     assert out == "" and "4/4" in err and "loss 0.5" in err and "<00:00" in err
+
+
+def test_pace_is_a_line_with_the_rate_where_there_is_no_terminal(capsys, monkeypatch):
+    clock = iter([0.0, 4.0, 14.5, 20.0])
+    monkeypatch.setattr("cfg_jax.metric_log.time.monotonic", lambda: next(clock))
+    pace = Pace(100, 400, "image")
+    pace.advance(40)  # 4 s: too early for a line
+    pace.advance(105)
+    pace.advance(155)
+    pace.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "image 245/400  10.0 images/s  16 s left",
+        "image 400/400  15.0 images/s  0 s left",
+    ]
+
+
+def test_pace_is_a_bar_with_the_rate_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    pace = Pace(0, 4, "image")
+    pace.advance(4)
+    pace.close()
+    out, err = capsys.readouterr()
+    assert out == "" and "4/4" in err and "image/s" in err

@@ -63,21 +63,46 @@ def test_moving_w_labels_seed_and_variance_compiles_nothing_new(model, monkeypat
     predict = experiment.Experiment.predict
     counting = lambda *a, **k: traced.append(1) or predict(*a, **k)  # noqa: E731
     monkeypatch.setattr(experiment.Experiment, "predict", counting)
-    for seed, labels, w, logvar_interp in [
-        (0, [1, 2], 0.0, 0.0),
-        (1, [9, 10], 3.0, 0.7),
-        (2, [0, 0], np.array([0.0, -1.0]), 1.0),
-        (3, [0, 0], np.array([[0.0], [1.0], [2.0]]), 0.0),
-        (4, [0, 0], np.array([0.0, 1.0, 2.0]), 0.0),
+    for seed, labels, w, logvar_interp, temperatures in [
+        (0, [1, 2], 0.0, 0.0, (1, 1)),
+        (1, [9, 10], 3.0, 0.7, (0.9, 1.1)),
+        (2, [0, 0], np.array([0.0, -1.0]), 1.0, (0, 2.0)),
+        (3, [0, 0], np.array([[0.0], [1.0], [2.0]]), 0.0, (1, 1)),
+        (4, [0, 0], np.array([0.0, 1.0, 2.0]), 0.0, (1, 1)),
     ]:
         model.sample_x(
             jax.random.key(seed),
             labels=np.array(labels),
             w=w,
             logvar_interp=logvar_interp,
+            noise_temperature=temperatures[0],
+            score_temperature=temperatures[1],
             num_steps=3,
         )
     assert len(traced) == 1
+
+
+def test_temperatures_change_samples_and_one_changes_nothing(model):
+    plain = draw(model, [3, 5], w=1.0)
+    one = draw(model, [3, 5], w=1.0, noise_temperature=1.0, score_temperature=1)
+    np.testing.assert_array_equal(plain, one)
+    for option in ({"noise_temperature": 0.8}, {"score_temperature": 0.9}):
+        assert np.abs(draw(model, [3, 5], w=1.0, **option) - plain).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"noise_temperature": -0.1}, "noise_temperature=-0.1, score_temperature=1.0: need finite"),
+        ({"noise_temperature": np.nan}, "noise_temperature=nan"),
+        ({"score_temperature": 0.0}, "score_temperature=0.0: need finite"),
+        ({"score_temperature": [1.0, 2.0]}, "need finite numbers"),
+        ({"noise_temperature": 0.5, "step": "ddim"}, "which draws no noise"),
+    ],
+)
+def test_a_temperature_that_cannot_be_is_refused(model, options, said):
+    with pytest.raises(ValueError, match=said):
+        draw(model, [3], **options)
 
 
 def test_w_zero_is_the_conditional_model_and_minus_one_the_unconditional(model):

@@ -371,3 +371,19 @@ def test_a_descending_grid_is_refused():
     grid = cfg_jax.logsnr_grid(cfg_jax.cosine_schedule(), 4)[::-1]
     with pytest.raises(ValueError, match="ascending"):
         cfg_jax.sample(jax.random.key(0), lambda z, logsnr: z, (2, 2), grid)
+
+
+def test_noise_temperature_scales_the_deviation_of_an_ancestral_step():
+    key, z_t, x_hat = jax.random.key(3), jnp.full((4, 1000), 0.7), jnp.full((4, 1000), -0.2)
+    options = {"logvar_interp": 0.4}
+    # Per pixel the draws of 4,000 normals: their mean and deviation are those of the posterior.
+    mean, logvar = cfg_jax.posterior(z_t, x_hat, -1.0, 1.0, **options)
+    for temperature in (0.0, 0.5, 2.0):
+        z_s = cfg_jax.ancestral_step(
+            key, z_t, x_hat, -1.0, 1.0, noise_temperature=temperature, **options
+        )
+        deviation = temperature * np.exp(np.asarray(logvar).mean() / 2)
+        np.testing.assert_allclose(
+            np.mean(z_s), np.asarray(mean).mean(), atol=0.05 * deviation + 1e-6
+        )
+        np.testing.assert_allclose(np.std(z_s), deviation, rtol=0.05, atol=1e-6)

@@ -132,7 +132,16 @@ def test_columns_are_steps_in_the_other_table_and_cells_of_other_samplers_stay_o
     assert found["table_T"].head == ["w", "T = 8", "T = 32"]
     assert found["table_T"].rows[0] == ["0", "4.000  / 8.000 ", "2.000  / 8.000 "]
     assert found["table_w"].head == ["w", "p_uncond = 0.1", "p_uncond = 0.2"]
-    assert "table_ways" not in found
+    assert [row[0] for row in found["table_cells"].rows][:2] == [
+        "p_uncond = 0.1, T = 32, w = 0",
+        "p_uncond = 0.2, T = 32, w = 0",
+    ]
+    assert found["table_cells"].rows[0][1:] == ["9.0000", "9.0000", "0.0000"]
+
+
+def test_a_run_given_twice_counts_once():
+    assert curves.tables(GOOD * 2)["table_w"] == curves.tables(GOOD)["table_w"]
+    assert claims.check_claims(GOOD * 2) == claims.check_claims(GOOD)
 
 
 def test_runs_of_one_p_uncond_are_told_apart():
@@ -251,7 +260,7 @@ def test_a_sweep_measures_every_cell_once(model, tmp_path, capsys, monkeypatch):
     assert first[1].metrics == first[2].metrics
     assert len({result.metrics["fid"] for result in first}) == 3
     assert [result.swept["p_uncond"] for result in first] == [0.1, 0.1, 0.5, 0.1]
-    assert sorted(curves.tables(first)) == ["table_w", "table_ways"]
+    assert list(curves.tables(first)) == ["table_w", "table_cells"]
     strips = [
         np.asarray(sweep.strip(runs[0], tmp_path, [0, 1], cells[0].sampling, 0)) for _ in range(2)
     ]

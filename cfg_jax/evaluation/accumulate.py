@@ -125,6 +125,8 @@ def _resume(folder: Path, wanted: dict[str, Any]) -> tuple[int, Sums | None]:
         for path in folder.glob(f"{name}_*.npz"):
             if _place(path)[0] >= position:
                 path.unlink()
+    for path in folder.glob("*.unfinished"):
+        path.unlink()
     return position, sums
 
 
