@@ -90,7 +90,8 @@ def distance_dips(curves: Sequence[Curve]) -> Claim:
         after = pairs[least:]
         falls = [(a, b) for a, b in zip(after, after[1:], strict=False) if b[1] <= a[1]]
         text = f"lowest {pairs[least][1]:.3f} at w = {pairs[least][0]:g}"
-        text += "".join(f", {value:.3f} at w = {w:g}" for w, value in (pairs[0], pairs[-1]))
+        ends = [pairs[i] for i in (0, len(pairs) - 1) if i != least]
+        text += "".join(f", {value:.3f} at w = {w:g}" for w, value in ends)
         if falls:
             text += "; falls again, " + ", ".join(_way(*fall) for fall in falls)
         return 0 < pairs[least][0] <= SMALL_W and not falls, text
