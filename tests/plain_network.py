@@ -1,8 +1,15 @@
-"""A feature network in NumPy: what it says of an image is a matrix times its pixels."""
+"""Networks that look at digits: one in NumPy, and a small classifier that was never trained.
 
+What the first says of an image is a matrix times its pixels.
+"""
+
+import jax
 import numpy as np
 
+from cfg_jax import experiment
 from cfg_jax.features import FeatureNetwork, Outputs
+from cfg_jax.noisy_classifier import NoisyClassifier
+from configs import digits_features
 
 _RNG = np.random.default_rng(7)
 POOL, LOGITS, SPATIAL = (_RNG.standard_normal((64, width)) / 100 for width in (6, 10, 4))
@@ -18,3 +25,17 @@ def seen(images, spatial=False):
 
 def plain_network(name="pixels", spatial=False):
     return FeatureNetwork(name, f"sha of {name}", "none", lambda images: seen(images, spatial))
+
+
+def clean_classifier():
+    """configs/digits_features.py shrunk, its parameters noise: nothing about it is special."""
+    config = digits_features.get_config()
+    small = {"channels": 8, "channel_mult": (1,), "norm_groups": 4, "head_channels": 8}
+    with config.unlocked():
+        config.model.update(small | {"attention_resolutions": ()})
+    exp = experiment.assemble(config, (8, 8, 1), 10)
+    shapes = jax.eval_shape(exp.init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: 0.3 * rng.standard_normal(a.shape, np.float32), shapes)
+    names = tuple("0123456789")
+    return NoisyClassifier(config, params, step=0, shape=(8, 8, 1), label_names=names)

@@ -11,8 +11,7 @@ from cfg_jax import evaluation, features, parallel
 from cfg_jax import keys as keys_lib
 from cfg_jax.evaluation import Reference, Sampling, accumulate, samples
 from cfg_jax.metrics import Moments, frechet_distance, inception_score, precision_recall
-from tests.plain_network import plain_network, seen
-from tests.tiny import tiny_classifier
+from tests.plain_network import clean_classifier, plain_network, seen
 
 N = 20
 
@@ -189,7 +188,7 @@ def test_random_labels_depend_on_seed_and_index_alone(model, asked):
 
 
 def test_a_classifier_guides_and_is_named(model, asked, tmp_path):
-    classifier = tiny_classifier()
+    classifier = clean_classifier()
     options = {"sampling": Sampling(w=-1.0, classifier_w=2.0), "classifier": classifier}
     guided = evaluate(model, tmp_path, metrics=["is"], **options)
     assert asked[0]["classifier"] is classifier and asked[0]["classifier_w"] == 2.0

@@ -8,12 +8,12 @@ import safetensors.numpy
 from cfg_jax import experiment, features
 from cfg_jax.metrics import inception, inception_weights
 from cfg_jax.noisy_classifier import NoisyClassifier
-from tests.tiny import tiny_classifier
+from tests.plain_network import clean_classifier
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    return tiny_classifier()
+    return clean_classifier()
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_an_image_has_the_same_features_among_other_images(network, images, outp
 
 def test_a_network_is_known_by_its_data_and_its_parameters(classifier, network):
     assert network.name == "digits_features" and network.resize == "none"
-    again = features.trained_network(tiny_classifier())
+    again = features.trained_network(clean_classifier())
     assert again.sha256 == network.sha256 and len(network.sha256) == 64
     changed = jax.tree.map(np.array, classifier.params)
     changed["pool"]["proj"]["bias"][3] += 1e-6

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import cfg_jax
-from cfg_jax import evaluate
+from cfg_jax import evaluate, evaluation
 from cfg_jax.oracles import triangle
 
 ROOT = Path(__file__).parents[1]
@@ -108,3 +108,33 @@ def test_a_learned_variance_needs_fewer_bits_than_any_constant_one(tmp_path):
 
     best = min(bits(constant, logvar_interp) for logvar_interp in (0.0, 0.5, 1.0))
     assert bits(learned, 0.0) < best - 0.1
+
+
+def test_digits_are_evaluated_through_a_classifier_of_their_own(tmp_path):
+    model = trained(tmp_path, **{"train.num_steps": 600, "train.checkpoint_every": 600})
+
+    def evaluated():
+        flags = ["--metrics=fid,is,precision_recall", "--num_samples=1000", "--w=0,3"]
+        command = [sys.executable, "-m", "launch.evaluate", f"--workdir={tmp_path}", *flags]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment(), check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    said = evaluated()
+    assert "Frechet distance in digits_features" in said and "FID" not in said
+    # Nothing is drawn or trained a second time.
+    again = evaluated()
+    assert "images/s" in said and "images/s" not in again
+    assert again.strip() in said
+    results = map(evaluation.read_result, tmp_path.glob("evaluations/*/result_*.json"))
+    plain, guided = sorted(results, key=lambda result: result.swept["w"])
+    evaluation.check_comparable(plain, guided)
+    # Guidance of 3 is sure of its classes, and gives up variety for it.
+    assert guided.metrics["is"] > plain.metrics["is"] > 9
+    assert guided.metrics["precision"] > plain.metrics["precision"]
+    assert guided.metrics["recall"] < plain.metrics["recall"] - 0.2
+    assert guided.metrics["fid"] > plain.metrics["fid"]
+    judge = cfg_jax.load(tmp_path / "features")
+    source = evaluate.open_data(model, "test")
+    assert evaluate.accuracy(judge, source, [20.0])[20.0] >= 0.97

@@ -57,6 +57,22 @@ MISTAKES = {
         ["launch.judge", "--workdir={run}", "--w=0,1"],
         "one accuracy",
     ),
+    "nothing to measure": (["launch.evaluate", "--workdir={run}"], "say what to measure"),
+    "an unknown metric": (
+        ["launch.evaluate", "--workdir={run}", "--metrics=fid,kid"],
+        "metrics=fid,kid: choose some of fid, sfid, is, precision_recall",
+    ),
+    "samples that no plan of labels covers": (
+        ["launch.evaluate", "--workdir={run}", "--metrics=fid", "--num_samples=1001"],
+        "take 1010",
+    ),
+    "weights of Inception that are not there": (
+        [
+            *("launch.evaluate", "--workdir={run}", "--metrics=fid", "--num_samples=10"),
+            "--inception={new}/inception.safetensors",
+        ],
+        "get pt_inception-2015-12-05",
+    ),
     "a figure without spread": (["launch.mixture", "--std=0", "--out={new}/a.png"], "--std=0"),
 }
 

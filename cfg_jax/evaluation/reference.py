@@ -5,6 +5,7 @@ a file of ours, of ADM or of pytorch-fid; and for precision and recall the featu
 as many as 10,000 images.
 """
 
+import warnings
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -76,17 +77,8 @@ def data_reference(
     """
     if len(source.shape) != 3:
         raise ValueError(f"{source.name} has examples of shape {source.shape}: give images")
-    identity = {
-        "network": network.name,
-        "network_sha256": network.sha256,
-        "resize": network.resize,
-        "data": source.fingerprint(),
-        "name": f"{source.name} {source.split}",
-        "num_images": len(source),
-        "image_shape": list(source.shape),
-    }
-    digest = manifest.sha256_json(identity)
-    place = Path(folder) / f"reference_{digest[:16]}"
+    identity = _identity(network, source)
+    place = Path(folder) / f"reference_{manifest.sha256_json(identity)[:16]}"
 
     def look(chosen: np.ndarray, place: Path, **options: Any):
         with ThreadPoolExecutor(num_threads) as threads:
@@ -107,7 +99,9 @@ def data_reference(
 
     if not (place / STATISTICS).exists():
         sums = look(np.arange(len(source)), place).sums
-        save_statistics(place / STATISTICS, sums.pool, spatial=sums.spatial, **identity)
+        with warnings.catch_warnings():  # of the rank, which a result speaks of
+            warnings.simplefilter("ignore")
+            save_statistics(place / STATISTICS, sums.pool, spatial=sums.spatial, **identity)
         (place / STATE).unlink()
     rows = None
     if with_rows:
@@ -150,6 +144,19 @@ def file_reference(
         spatial=saved.spatial,
         rows=rows,
     )
+
+
+def _identity(network: FeatureNetwork, source: data.Source) -> dict[str, Any]:
+    """What the moments of a split depend on."""
+    return {
+        "network": network.name,
+        "network_sha256": network.sha256,
+        "resize": network.resize,
+        "data": source.fingerprint(),
+        "name": f"{source.name} {source.split}",
+        "num_images": len(source),
+        "image_shape": list(source.shape),
+    }
 
 
 def _described(saved: SavedStatistics, rows: np.ndarray | None) -> Reference:
