@@ -16,6 +16,6 @@ python -m launch.sample --workdir="$workdir" --labels=all --w=0,1,3,-1,-1,-1 \
   --classifier_workdir="$classifier" --classifier_w=0,0,0,1,2,4
 python -m launch.judge --workdir="$workdir"
 python -m launch.judge --workdir="$workdir" --w=-1 --samples_per_label=30 \
-  --classifier_workdir="$classifier" --classifier_w=1,2,4 --min_accuracy=0.6,0.8,0.9
+  --classifier_workdir="$classifier" --classifier_w=2,4,8 --min_accuracy=0.7,0.8,0.9
 python -m launch.evaluate --workdir="$classifier" --accuracy
 echo "pictures: $workdir/samples, $workdir/previews"

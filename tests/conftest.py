@@ -39,3 +39,18 @@ def tiny_run(tmp_path_factory, data_dir):
     workdir = tmp_path_factory.mktemp("tiny_run")
     train(tiny_config(**{"data.data_dir": data_dir, "train.preview_every": 4}), workdir)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier_run(tmp_path_factory, data_dir):
+    """The workdir of a finished four-step run of `tiny_classifier`, of a `PixelClassifier`.
+
+    To load it as what it is needs `pixel_networks`.
+    """
+    from cfg_jax.train import train
+    from tests.tiny import pixel_networks, tiny_classifier
+
+    workdir = tmp_path_factory.mktemp("tiny_classifier_run")
+    with pixel_networks():
+        train(tiny_classifier(**{"data.data_dir": data_dir}), workdir)
+    return workdir

@@ -34,7 +34,7 @@ def test_the_demo_trains_samples_and_passes_its_own_judgement(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "real images" in done.stdout and "w = 3" in done.stdout
-    assert "w = -1, classifier 4" in done.stdout
+    assert "w = -1, classifier 8" in done.stdout
     # The last table: the noisy classifier knows clean digits, and nothing at logsnr_min.
     rows = [line.split() for line in done.stdout.splitlines() if line.strip()]
     start = rows.index(["logsnr", "accuracy"]) + 1

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import log_softmax
 
 import cfg_jax
 from cfg_jax import losses
 from cfg_jax.types import Prediction
-from tests.closed_form import alpha_sigma, forward, like, reverse
+from tests.closed_form import Mixture, alpha_sigma, forward, like, reverse
 
 BATCH, SIZE = 64, 512
 LOGSNR = np.repeat(np.float32([-20, -6, -2, -0.5, 0.5, 2, 6, 12]), BATCH // 8)
@@ -374,3 +375,69 @@ def test_the_hybrid_loss_and_its_gradients_are_finite_at_both_ends(monkeypatch):
 def test_a_hybrid_loss_that_cannot_be_is_refused(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         jax.eval_shape(lambda: refused(**options))
+
+
+CLASSES = [[2.0, 0.0], [-1.0, 1.0], [0.0, -1.5]], [0.3, 0.5, 0.2], [0.5, 0.3, 0.2]
+
+
+@jax.jit
+def classified(key, x, labels, logsnr):
+    """The loss and aux of the perfect classifier of three classes, and the z that it saw."""
+    calls = []
+
+    def log_probs(z, logsnr):
+        calls.append(z)
+        return cfg_jax.GaussianMixture(*CLASSES).log_posterior(z, logsnr)
+
+    loss, aux = losses.classifier_loss(key, log_probs, x, labels, schedule=lambda u: logsnr)
+    assert len(calls) == 1, "the network is called once"
+    return loss, aux, calls[0]
+
+
+POINTS = np.random.default_rng(8).standard_normal((BATCH, 2)).astype(np.float32)
+
+
+def test_the_classifiers_loss_is_the_cross_entropy_of_what_it_sees():
+    loss, aux, z = jax.device_get(classified(KEYS, POINTS, LABELS, LOGSNR))
+    mixture = Mixture(*CLASSES)
+    each = log_softmax(mixture.log_weights + mixture.log_prob_given_each(z, LOGSNR), axis=1)
+    expected = -each[np.arange(BATCH), LABELS]
+    np.testing.assert_allclose(loss, expected, rtol=1e-4, atol=1e-5)
+    clear = np.diff(np.sort(each, axis=1)[:, 1:], axis=1)[:, 0] > 1e-3
+    np.testing.assert_array_equal(aux["correct"][clear], (each.argmax(axis=1) == LABELS)[clear])
+    assert clear.sum() > 50 and 10 < aux["correct"].sum() < 54
+    np.testing.assert_array_equal(aux["logsnr"], LOGSNR)
+
+
+def test_the_classifier_sees_what_a_denoiser_is_trained_on():
+    x = np.full_like(X, MEAN)
+    scheduled = jax.jit(
+        lambda keys: losses.classifier_loss(
+            keys,
+            lambda z, logsnr: jnp.concatenate([logsnr[:, None], z], axis=1),
+            x,
+            jnp.arange(BATCH),
+            schedule=cfg_jax.cosine_schedule(),
+        )
+    )
+    # The "log-probability" of label i is pixel i - 1 of z, and of label 0 the log-SNR.
+    loss, aux = jax.device_get(scheduled(KEYS))
+    alpha, sigma = alpha_sigma(aux["logsnr"])
+    np.testing.assert_array_equal(-loss[0], aux["logsnr"][0])
+    eps = (-loss[1:] - alpha[1:] * MEAN) / sigma[1:]
+    noisy = sigma[1:] > 1e-2
+    assert stats.kstest(eps[noisy], "norm").pvalue > 1e-3 and noisy.sum() > 50
+    # The paper's density between +-20, but for ends that hold 6e-5 of it.
+    u = np.arctan(np.exp(-np.float64(aux["logsnr"]) / 2)) / (np.pi / 2)
+    assert stats.kstest(u, "uniform").pvalue > 1e-3
+
+
+def test_the_classifiers_loss_of_an_example_does_not_depend_on_its_neighbours():
+    whole = classified(KEYS, POINTS, LABELS, LOGSNR)
+    order = np.random.default_rng(1).permutation(BATCH)
+    moved = classified(KEYS[order], POINTS[order], LABELS[order], LOGSNR[order])
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[order], b), whole, moved)
+    others = np.where(np.arange(BATCH)[:, None] == 5, POINTS, -POINTS)
+    alone = classified(KEYS, others, (LABELS + (np.arange(BATCH) != 5)) % 3, LOGSNR)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[5], b[5]), whole, alone)
+    assert not np.any(alone[0][8:] == whole[0][8:])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import cfg_jax
-from cfg_jax import experiment, generate
+from cfg_jax import experiment, generate, parallel
+from tests.tiny import DIGITS, pixel_model, random_model, tiny_classifier, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +215,312 @@ def test_loading_changes_nothing_on_disk(tiny_run, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
     cfg_jax.load(copy)
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
+
+
+# Pixel networks from here on: what is tested is how the pieces are put together.
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return pixel_model(tiny_config())
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    # Strong enough that its gradient shows beside the network's answer.
+    drawn = pixel_model(tiny_classifier(), key=1)
+    drawn.params = parallel.replicate(jax.tree.map(lambda a: 2 * a, drawn.params))
+    return drawn
+
+
+LABELS = np.array([3, 1, 4])
+
+
+def alone(params):
+    return jax.device_put(jax.device_get(params), jax.devices()[0])
+
+
+def by_hand(model, grid, *, step="ancestral", w=0.0, low_res=None, guide=None):
+    """Algorithm 2 as a Python loop without jit, the branches of guidance called on their own.
+
+    guide: (classifier, its weight [B], form).
+    """
+    predict = model.bind(alone(model.params), low_res)
+    nulls, w = np.full_like(LABELS, model.null_label), np.float32(w)
+    classifier, by, form = guide or (None, np.zeros(3), "eps")
+    by = np.float32(by).reshape(3, 1, 1, 1)
+    row_keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(3)]
+
+    def noise(t):
+        keys = [jax.random.fold_in(key, t) for key in row_keys]
+        return jnp.stack([jax.random.normal(key, model.shape) for key in keys])
+
+    def shift(z, logsnr):
+        if classifier is None:
+            return 0.0
+        log_probs = classifier.experiment.log_probs(alone(classifier.params))
+        of_labels = lambda z: log_probs(z, logsnr)[np.arange(3), LABELS].sum()  # noqa: E731
+        return by * jax.grad(of_labels)(z)
+
+    z = noise(0)
+    for t, (logsnr, following) in enumerate(zip(grid, [*grid[1:], grid[-1]], strict=True), 1):
+        every, sigma = jnp.full(3, logsnr), cfg_jax.alpha_sigma(logsnr)[1]
+        output, other = predict(z, every, LABELS), predict(z, every, nulls)
+        eps_hat = (1 + w) * cfg_jax.types.eps_of(output) - w * cfg_jax.types.eps_of(other)
+        if form == "eps":
+            eps_hat = eps_hat - sigma * shift(z, every)
+        x_hat = jnp.clip(cfg_jax.predict_x(z, eps_hat, logsnr), -1, 1)
+        if form == "adm" and step == "ddim":
+            score_shifted = cfg_jax.predict_eps(z, x_hat, logsnr) - sigma * shift(z, every)
+            x_hat = cfg_jax.predict_x(z, score_shifted, logsnr)
+        if step == "ddim":
+            z = cfg_jax.diffuse(x_hat, cfg_jax.predict_eps(z, x_hat, logsnr), following)
+            continue
+        interp = getattr(output, "logvar_interp", 0.0)
+        mean, logvar = cfg_jax.posterior(z, x_hat, logsnr, following, logvar_interp=interp)
+        if form == "adm":
+            mean = mean + jnp.exp(logvar) * shift(z, every)
+        z = mean + jnp.exp(logvar / 2) * noise(t)
+    return np.asarray(x_hat)
+
+
+def grid_of_four():
+    return cfg_jax.logsnr_grid(cfg_jax.cosine_schedule(), 4)
+
+
+@pytest.mark.parametrize("step", ["ancestral", "ddim"])
+@pytest.mark.parametrize("form", ["eps", "adm"])
+def test_a_classifier_guides_as_the_pieces_composed_by_hand(pixels, classifier, form, step):
+    by = np.array([6.0, 0.0, 20.0])
+    guide = dict(classifier=classifier, classifier_w=by, classifier_form=form)
+    got = draw(pixels, LABELS, w=0.5, step=step, **guide)
+    grid = grid_of_four()
+    expected = by_hand(pixels, grid, w=0.5, step=step, guide=(classifier, by, form))
+    # Guided DDIM of ADM goes from x to eps and back, at the noise end with 4 digits.
+    close = dict(rtol=1e-3, atol=2e-3 if (form, step) == ("adm", "ddim") else 1e-4)
+    np.testing.assert_allclose(got, expected, **close)
+    plain = by_hand(pixels, grid, w=0.5, step=step)
+    np.testing.assert_allclose(got[1], plain[1], **close)
+    assert np.abs(got - plain).max((1, 2, 3))[[0, 2]].min() > 1e-2
+
+
+@pytest.mark.parametrize("form", ["eps", "adm"])
+def test_a_classifier_of_weight_zero_is_none(pixels, classifier, form):
+    plain = draw(pixels, LABELS, w=0.5)
+    for weight in (0.0, np.zeros(3)):
+        guide = dict(classifier=classifier, classifier_w=weight, classifier_form=form)
+        np.testing.assert_allclose(draw(pixels, LABELS, w=0.5, **guide), plain, atol=1e-5)
+
+
+def test_moving_the_classifiers_weight_or_parameters_compiles_nothing_new(classifier, monkeypatch):
+    traced = []
+    log_probs = experiment.ClassifierExperiment.log_probs
+    counting = lambda *a, **k: traced.append(1) or log_probs(*a, **k)  # noqa: E731
+    monkeypatch.setattr(experiment.ClassifierExperiment, "log_probs", counting)
+    model, other = pixel_model(tiny_config()), pixel_model(tiny_classifier(), key=2)
+    drawn = [
+        model.sample_x(jax.random.key(seed), labels=labels, classifier=given, classifier_w=by)
+        for seed, labels, given, by in [
+            (0, LABELS, classifier, 9.0),
+            (1, LABELS + 5, classifier, np.array([-1.0, 4.0, 0.0])),
+            (0, LABELS, other, 9.0),
+        ]
+    ]
+    assert len(traced) == 1
+    assert np.abs(drawn[0] - drawn[2]).max() > 1e-3, "each classifier has its own parameters"
+
+
+def other_classifiers():
+    """A classifier of another shape, with fewer labels, with other names."""
+    return {
+        "shape": pixel_model(tiny_classifier(), shape=(16, 16, 1)),
+        "number": pixel_model(tiny_classifier(), label_names=DIGITS[:9]),
+        "names": pixel_model(tiny_classifier(), label_names=tuple("abcdefghij")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("shape", {}, r"classifier takes images of \(16, 16, 1\)"),
+        ("number", {}, "classifier has 9 labels, the model 10"),
+        ("names", {}, "label 0 is 'a' to the classifier and '0' to the model"),
+        (None, {"labels": [1, 10]}, "label 10 stands for none"),
+        (None, {"classifier_w": [1.0, 2.0, 3.0]}, r"classifier_w=\[1.0, 2.0, 3.0\].*\[2\]"),
+        (None, {"classifier_w": np.ones((4, 1))}, "classifier_w="),
+        (None, {"classifier_w": float("nan")}, "classifier_w=nan: need a finite number"),
+        (None, {"classifier_w": [1.0, float("inf")]}, "need a finite number"),
+        (None, {"classifier_form": "score"}, "classifier_form='score'.*eps, adm"),
+    ],
+)
+def test_a_classifier_that_cannot_guide_is_refused_in_one_line_before_compiling(
+    pixels, classifier, monkeypatch, name, arguments, said
+):
+    monkeypatch.setattr(pixels, "_compiled", None)
+    given = other_classifiers()[name] if name else classifier
+    arguments = {"labels": [1, 2], "classifier_w": 1.0} | arguments
+    with pytest.raises(ValueError, match=said) as caught:
+        pixels.sample(jax.random.key(0), classifier=given, **arguments)
+    assert len(str(caught.value).splitlines()) == 1 or name is None
+
+
+@pytest.mark.parametrize("label_input", ["without_null", "none"])
+def test_a_model_without_null_label_samples_at_w_zero_and_refuses_another(label_input):
+    model = pixel_model(tiny_config(**{"model.label_input": label_input}))
+    assert not model.has_null_label
+    threes, fours = (draw(model, [label] * 2) for label in (3, 4))
+    assert np.abs(threes[0] - threes[1]).max() > 1e-3
+    assert np.array_equal(threes, fours) == (label_input == "none")
+    for w in (1.0, -1.0, np.array([0.0, 0.5])):
+        with pytest.raises(ValueError, match="no null label to guide with; leave w at 0") as caught:
+            draw(model, [3, 4], w=w)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_learned_variance_is_the_one_that_is_sampled_with():
+    model = pixel_model(tiny_config(**{"diffusion.learned_variance": True}))
+    got = draw(model, LABELS, w=1.5)
+    np.testing.assert_allclose(got, by_hand(model, grid_of_four(), w=1.5), rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(draw(model, LABELS, w=1.5, logvar_interp=0.9), got)
+
+
+def linear_logsnrs(timesteps):
+    """log(abar / (1 - abar)) of Ho et al. 2020's betas, in float64."""
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[timesteps]
+    return jnp.asarray(np.log(abar / (1 - abar)), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def discrete():
+    return pixel_model(tiny_config(**{"diffusion.schedule": "linear"}))
+
+
+def test_a_discrete_model_samples_at_its_timesteps(discrete):
+    expected = by_hand(discrete, linear_logsnrs([999, 666, 333, 0]), w=0.5)
+    np.testing.assert_allclose(draw(discrete, LABELS, w=0.5), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("default", "arguments", "timesteps"),
+    [
+        ("", {"num_steps": 3}, [999, 500, 0]),
+        ("", {"respacing": "ddim25"}, range(960, -1, -40)),
+        ("", {"respacing": "2,1"}, [500, 499, 0]),
+        ("ddim5", {}, [800, 600, 400, 200, 0]),
+        ("ddim5", {"num_steps": 2}, [999, 0]),
+        ("ddim5", {"respacing": "2"}, [999, 0]),
+    ],
+)
+def test_timesteps_are_those_asked_for_and_else_the_configs(
+    discrete, monkeypatch, default, arguments, timesteps
+):
+    plans = []
+
+    def planned(plan):
+        plans.append(plan)
+        return lambda shared, batch: np.zeros((3, 8, 8, 1))
+
+    monkeypatch.setattr(discrete, "_compiled", planned)
+    monkeypatch.setattr(discrete.config.sampling, "respacing", default)
+    draw(discrete, LABELS, **arguments)
+    expected = linear_logsnrs(np.array(timesteps))
+    np.testing.assert_allclose(plans[0].grid, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_discrete_models_network_is_given_timesteps(discrete):
+    z, timesteps = jnp.ones((3, 8, 8, 1)), [999, 500, 0]
+    described = discrete._experiment
+    assert described.network.noise_input == "timestep"
+    params = alone(discrete.params)
+    raw = described.network.apply({"params": params}, z, jnp.float32(jnp.array(timesteps)), LABELS)
+    alpha, sigma = (
+        np.asarray(a).reshape(3, 1, 1, 1) for a in cfg_jax.alpha_sigma(linear_logsnrs(timesteps))
+    )
+    # The digits' networks predict v.
+    eps_hat = discrete.bind(params)(z, linear_logsnrs(timesteps), LABELS)
+    np.testing.assert_allclose(eps_hat, sigma * z + alpha * raw, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"num_steps": 7, "respacing": "ddim25"}, "num_steps=7 and respacing='ddim25'"),
+        ({"num_steps": 1001}, "num_steps=1001.*from 2 to 1000"),
+        ({"respacing": "ddim37"}, "'ddim37'.*nearest"),
+        ({"respacing": "fast"}, "sections='fast'"),
+    ],
+)
+def test_a_grid_that_a_discrete_model_does_not_have_is_refused(discrete, arguments, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        draw(discrete, LABELS, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_continuous_model_has_no_timesteps_to_space(pixels):
+    with pytest.raises(ValueError, match="respacing='ddim25'.*continuous.*give num_steps"):
+        draw(pixels, LABELS, respacing="ddim25")
+
+
+@pytest.fixture(scope="module")
+def upsampler():
+    return pixel_model(tiny_config(**{"diffusion.low_res_size": 4}))
+
+
+def test_an_upsampler_gives_each_sample_its_own_small_image_in_both_branches(upsampler):
+    assert upsampler.low_res_shape == (4, 4, 1)
+    low_res = np.random.default_rng(0).uniform(-1, 1, (3, 4, 4, 1)).astype(np.float32)
+    got = draw(upsampler, LABELS, w=1.5, low_res=low_res)
+    expected = by_hand(upsampler, grid_of_four(), w=1.5, low_res=low_res)
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+    changed = draw(
+        upsampler, LABELS, w=1.5, low_res=low_res * np.float32([1, -1, 1])[:, None, None, None]
+    )
+    moved = np.abs(changed - got).max((1, 2, 3))
+    assert moved[1] > 1e-2 and moved[0] == moved[2] == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        (None, r"low_res is none: this upsampler needs images of shape \(3, 4, 4, 1\)"),
+        ((3, 8, 8, 1), r"low_res is shape \(3, 8, 8, 1\): .* \(3, 4, 4, 1\)"),
+        ((1, 4, 4, 1), r"low_res is shape \(1, 4, 4, 1\)"),
+    ],
+)
+def test_a_small_image_missing_or_of_another_shape_is_refused(upsampler, shape, said):
+    low_res = None if shape is None else np.zeros(shape, np.float32)
+    with pytest.raises(ValueError, match=said) as caught:
+        draw(upsampler, LABELS, low_res=low_res)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_small_image_for_a_model_that_is_no_upsampler_is_refused(pixels):
+    assert pixels.low_res_shape is None
+    with pytest.raises(ValueError, match="no upsampler: leave it out"):
+        draw(pixels, LABELS, low_res=np.zeros((3, 4, 4, 1), np.float32))
+
+
+def test_a_small_side_that_does_not_divide_the_large_one_is_refused():
+    with pytest.raises(ValueError, match=r"low_res_size=3 for images of \(8, 8, 1\)"):
+        experiment.assemble(tiny_config(**{"diffusion.low_res_size": 3}), (8, 8, 1), 10)
+
+
+def test_the_unet_of_an_upsampler_with_every_other_choice_samples():
+    model = random_model(
+        tiny_config(
+            **{
+                "diffusion.schedule": "cosine",
+                "diffusion.learned_variance": True,
+                "diffusion.low_res_size": 4,
+                "model.attention_resolutions": (),
+                "model.label_input": "without_null",
+                "model.adagn": False,
+                "model.rescale_residual": True,
+                "model.qkv_order": "heads_qkv",
+                "model.num_heads": 2,
+            }
+        )
+    )
+    low_res = np.zeros((3, 4, 4, 1), np.float32)
+    images = model.sample(jax.random.key(0), labels=LABELS, low_res=low_res, respacing="ddim25")
+    assert images.shape == (3, 8, 8, 1) and images.std() > 1

@@ -17,6 +17,7 @@ from cfg_jax.models.layers import (
     upsample,
 )
 from configs import imagenet64, imagenet128
+from tests.tiny import randomised
 
 RNG = np.random.default_rng(0)
 
@@ -38,18 +39,6 @@ def small_unet(**overrides):
 def inputs(batch=4, size=8, channels=1):
     z = jnp.asarray(RNG.standard_normal((batch, size, size, channels)), jnp.float32)
     return z, jnp.linspace(-10, 10, batch), jnp.arange(batch) % 4
-
-
-def randomised(params, key=0):
-    """Parameters of the same shapes that are nowhere zero, so that every path counts."""
-    leaves, tree = jax.tree.flatten(params)
-    rng = np.random.default_rng(key)
-    drawn = []
-    for leaf in leaves:
-        spread = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.3
-        centre = float(leaf.ndim == 1)
-        drawn.append(jnp.asarray(centre + spread * rng.standard_normal(leaf.shape), leaf.dtype))
-    return jax.tree.unflatten(tree, drawn)
 
 
 @pytest.fixture(scope="module")

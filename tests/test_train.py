@@ -1,5 +1,4 @@
 import functools
-import json
 import shutil
 
 import chex
@@ -7,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from cfg_jax import checkpoint, data, experiment, parallel
+from cfg_jax import data, experiment, parallel
 from cfg_jax.train import diffusion_loss_fn, train
 from cfg_jax.train_state import create_optimizer, create_train_state, make_train_step
-from tests.tiny import tiny_points
+from tests.tiny import parameters, records, tiny_points
 
 
 @pytest.fixture(scope="module")
@@ -19,14 +18,6 @@ def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     train(tiny_points(**{"train.checkpoint_every": 1, "checkpoint.keep_every": 1}), workdir)
     return workdir
-
-
-def parameters(workdir):
-    return checkpoint.load_ema(workdir / "checkpoints").ema
-
-
-def records(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_run_leaves_checkpoints_numbers_events_and_a_preview(tiny_run):

@@ -1,6 +1,22 @@
-"""Configs small enough to train in seconds."""
+"""Configs small enough to train in seconds, and networks that compile in none."""
 
-from configs import digits, mixture
+import contextlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import cfg_jax
+from cfg_jax import checkpoint, experiment
+from cfg_jax.models import Classifier, UNet
+from cfg_jax.models.layers import Dropout
+from cfg_jax.noisy_classifier import NoisyClassifier
+from configs import digits, digits_classifier, mixture
+
+DIGITS = tuple("0123456789")
 
 _SHORT = {
     "model.channels": 8,
@@ -13,6 +29,12 @@ _SHORT = {
     "train.preview_every": 0,
     "sampling.num_steps": 4,
 }
+_NETWORK = {
+    "model.channel_mult": (1,),
+    "model.attention_resolutions": (8,),
+    "model.norm_groups": 4,
+    "model.head_channels": 8,
+}
 
 
 def _changed(config, overrides):
@@ -23,16 +45,88 @@ def _changed(config, overrides):
 
 def tiny_config(**overrides):
     """configs/digits.py shrunk; overrides are "section.field" names with values."""
-    network = {
-        "model.channel_mult": (1,),
-        "model.attention_resolutions": (8,),
-        "model.norm_groups": 4,
-        "model.head_channels": 8,
+    return _changed(digits.get_config(), _SHORT | _NETWORK | overrides)
+
+
+def tiny_classifier(**overrides):
+    """configs/digits_classifier.py shrunk; previews are asked for, and none is to be drawn."""
+    own = {
+        "model.attention_resolutions": (),
+        "optim.learning_rate": 2e-2,
+        "train.batch_size": 64,
+        "train.preview_every": 2,
     }
-    return _changed(digits.get_config(), _SHORT | network | overrides)
+    return _changed(digits_classifier.get_config(), _SHORT | _NETWORK | own | overrides)
 
 
 def tiny_points(**overrides):
     """configs/mixture.py shrunk: the same program around a network that compiles fast."""
     small = {"model.num_blocks": 1, "data.size": 64}
     return _changed(mixture.get_config(), _SHORT | small | overrides)
+
+
+class PixelUNet(UNet):
+    """A U-Net's arguments and call, each pixel for itself: two layers, to compile at once."""
+
+    @nn.compact
+    def __call__(self, z, noise, labels=None, dropout_keys=None, low_res=None):
+        if low_res is not None:
+            shape = (*z.shape[:3], low_res.shape[-1])
+            z = jnp.concatenate([z, jax.image.resize(low_res, shape, "bilinear")], axis=-1)
+        emb = self._embed(noise, labels, self._num_labels)
+        h = nn.Dense(8)(z) + nn.Dense(8)(emb)[:, None, None]
+        return nn.Dense(self.out_channels)(Dropout(self.dropout)(jnp.tanh(h), dropout_keys))
+
+
+class PixelClassifier(Classifier):
+    """A classifier's arguments and call: two layers on all pixels."""
+
+    @nn.compact
+    def __call__(self, z, noise, dropout_keys=None):
+        h = nn.Dense(8)(z.reshape(len(z), -1)) + nn.Dense(8)(self._embed(noise, None, 0))
+        return nn.Dense(self.num_classes)(Dropout(self.dropout)(jnp.tanh(h), dropout_keys))
+
+
+@contextlib.contextmanager
+def pixel_networks():
+    """What is assembled inside has these two networks for the U-Net and the classifier."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(experiment.NETWORKS, "unet", PixelUNet)
+        patch.setattr(experiment, "Classifier", PixelClassifier)
+        yield
+
+
+def randomised(params, key=0):
+    """Parameters of the same shapes that are nowhere zero, so that every path counts."""
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(key)
+    drawn = []
+    for leaf in leaves:
+        spread = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.3
+        centre = float(leaf.ndim == 1)
+        drawn.append(jnp.asarray(centre + spread * rng.standard_normal(leaf.shape), leaf.dtype))
+    return jax.tree.unflatten(tree, drawn)
+
+
+def random_model(config, *, shape=(8, 8, 1), label_names=DIGITS, key=0):
+    """A model, or a classifier, with parameters that no training made."""
+    described = experiment.assemble(config, shape, len(label_names))
+    params = randomised(jax.eval_shape(described.init, jax.random.key(0)), key)
+    kind = NoisyClassifier if config.network == "classifier" else cfg_jax.Model
+    return kind(config, params, step=7, shape=shape, label_names=label_names)
+
+
+def pixel_model(config, **arguments):
+    """`random_model` with a network that compiles at once."""
+    with pixel_networks():
+        return random_model(config, **arguments)
+
+
+def parameters(workdir):
+    """The averaged parameters that a run ended with."""
+    return checkpoint.load_ema(workdir / "checkpoints").ema
+
+
+def records(workdir):
+    """What a run logged, a dict for each line."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
