@@ -179,7 +179,10 @@ class Model:
             batch["classifier_w"] = _checked_classifier_w(
                 classifier_w, classifier_form, labels.size
             )
-        x = np.asarray(self._compiled(plan)(shared, batch))
+        return self._finite(self._compiled(plan)(shared, batch))
+
+    def _finite(self, x: Array) -> np.ndarray:
+        x = np.asarray(x)
         if not np.isfinite(x).all():
             raise FloatingPointError(f"the model of step {self.step} gave samples not finite")
         return x

@@ -4,6 +4,7 @@ import pytest
 import cfg_jax
 from cfg_jax import judge
 from cfg_jax.judge import Verdict
+from tests.tiny import pixel_model, tiny_classifier, tiny_config
 
 REAL = Verdict(None, 0.95, 0.3)
 
@@ -38,6 +39,24 @@ def test_an_untrained_model_is_judged_to_guess_and_real_digits_are_known(tiny_ru
     assert verdicts[0].accuracy > 0.9
     assert verdicts[1].accuracy < 0.5
     assert all(0 < verdict.spread < 1 for verdict in verdicts)
+
+
+def test_a_classifiers_weights_have_rows_of_their_own():
+    config = tiny_config(**{"sampling.num_steps": 2})
+    model, classifier = pixel_model(config), pixel_model(tiny_classifier(), key=1)
+    verdicts = judge.judge(
+        model, [-1.0], samples_per_label=2, classifier=classifier, classifier_weights=[1.0, 4.0]
+    )
+    assert [(verdict.w, verdict.classifier_w) for verdict in verdicts[1:]] == [(-1, 1), (-1, 4)]
+    assert verdicts[1].spread != verdicts[2].spread
+    assert "w = -1, classifier 4" in judge.table(verdicts)
+
+
+def test_a_stronger_classifier_must_spread_less_and_has_its_own_limit():
+    verdicts = [REAL, Verdict(-1.0, 0.8, 0.3, 1.0), Verdict(-1.0, 0.9, 0.31, 4.0)]
+    few, wide = judge.failures(verdicts, {(-1.0, 1.0): 0.85, (-1.0, 4.0): 0.9})
+    assert few == "accuracy 0.800 at w = -1, classifier 1, below 0.85"
+    assert wide.startswith("spread 0.3100 at w = -1, classifier 4 is not below 0.3000")
 
 
 def test_spread_is_the_pixel_deviation_within_a_class():

@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from cfg_jax import configuration
+from cfg_jax.interop import run_folder
+from tests.tiny import DIGITS, random_model, tiny_classifier
+
 ROOT = Path(__file__).parents[1]
 
 TRAIN = ["launch.train", "--config=configs/digits.py"]
 
-# name: (arguments, what the line must say). {run} is a finished run, {new} a folder not made yet,
-# {file} a file where a folder is wanted.
+SAMPLE = ["launch.sample", "--workdir={run}"]
+
+# name: (arguments, what the line must say). {run} is a finished run, {classifier} another of a
+# noisy classifier, {larger} of one for larger images, {new} a folder not made yet, {file} a file
+# where a folder is wanted.
 MISTAKES = {
     "an unknown field": ([*TRAIN, "--workdir={new}", "--config.optim.lrr=1"], "lrr"),
     "a wrong type": ([*TRAIN, "--workdir={new}", "--config.train.num_steps=many"], "num_steps"),
@@ -57,7 +64,6 @@ MISTAKES = {
         ["launch.judge", "--workdir={run}", "--w=0,1"],
         "one accuracy",
     ),
-    "nothing to measure": (["launch.evaluate", "--workdir={run}"], "say what to measure"),
     "an unknown metric": (
         ["launch.evaluate", "--workdir={run}", "--metrics=fid,kid"],
         "metrics=fid,kid: choose some of fid, sfid, is, precision_recall",
@@ -73,8 +79,72 @@ MISTAKES = {
         ],
         "get pt_inception-2015-12-05",
     ),
+    "a classifier without its weight": (
+        [*SAMPLE, "--classifier_workdir={classifier}"],
+        "--classifier_w=: give both, or neither",
+    ),
+    "a classifier's weight without one": ([*SAMPLE, "--classifier_w=1"], "give both, or neither"),
+    "weights that do not pair": (
+        [*SAMPLE, "--w=0,1", "--classifier_workdir={classifier}", "--classifier_w=1,2,3"],
+        "2 guidance weights with 3 of the classifier",
+    ),
+    "a model to guide another": (
+        [*SAMPLE, "--classifier_workdir={run}", "--classifier_w=1"],
+        "holds no classifier",
+    ),
+    "samples of a classifier": (
+        ["launch.sample", "--workdir={classifier}"],
+        "holds a classifier: give the workdir of a diffusion model",
+    ),
+    "a classifier of larger images": (
+        [*SAMPLE, "--classifier_workdir={larger}", "--classifier_w=1"],
+        "the classifier takes images of (16, 16, 1), the model makes (8, 8, 1)",
+    ),
+    "a classifier towards no label": (
+        [*SAMPLE, "--labels=10", "--classifier_workdir={classifier}", "--classifier_w=1"],
+        "label 10 stands for none",
+    ),
+    "timesteps of a continuous schedule": (
+        [*SAMPLE, "--respacing=ddim25"],
+        "this model's schedule is continuous",
+    ),
+    "an upsampler that is none": (
+        [*SAMPLE, "--upsampler_workdir={run}"],
+        "without a low_res image",
+    ),
+    "nothing to evaluate": (["launch.evaluate", "--workdir={run}"], "say what to measure"),
+    "the likelihood of a classifier": (
+        ["launch.evaluate", "--workdir={classifier}", "--likelihood"],
+        "give the workdir of a diffusion model",
+    ),
+    "the accuracy of a model": (
+        ["launch.evaluate", "--workdir={run}", "--accuracy"],
+        "holds no classifier",
+    ),
+    "a split that is not there": (
+        ["launch.evaluate", "--workdir={run}", "--likelihood", "--split=dev"],
+        "dev",
+    ),
+    "a bound beyond the schedule": (
+        ["launch.evaluate", "--workdir={run}", "--likelihood", "--logsnr_max=30"],
+        "logsnr_max=30.0",
+    ),
+    "a name that OpenAI did not use": (
+        ["launch.import_openai", "--checkpoint={file}", "--name=32x32", "--workdir={new}"],
+        "64x64_diffusion",
+    ),
     "a figure without spread": (["launch.mixture", "--std=0", "--out={new}/a.png"], "--std=0"),
 }
+
+
+def write_classifier(workdir, side=8):
+    """A run of an untrained classifier of square images with the digits' labels."""
+    model = random_model(tiny_classifier(), shape=(side, side, 1))
+    data = {"shape": [side, side, 1], "label_names": list(DIGITS), "fingerprint": {}}
+    run_folder.write(
+        workdir, model.params, config=configuration.to_json(model.config), meta={"data": data}
+    )
+    return workdir
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +160,8 @@ def outcomes(tiny_run, tmp_path_factory):
         "new": folder / "new",
         "file": folder / "file",
         "foreign": folder / "foreign",
+        "classifier": write_classifier(folder / "classifier"),
+        "larger": write_classifier(folder / "larger", 16),
     }
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 

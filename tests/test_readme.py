@@ -5,6 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cfg_jax.train import train
+from tests.tiny import pixel_networks, tiny_config
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -19,6 +22,16 @@ def test_the_library_example_runs_as_printed(tiny_run, monkeypatch):
     monkeypatch.chdir(tiny_run)
     names = {}
     exec(example.replace("runs/digits", str(tiny_run)), names)
+    assert names["images"].shape == (10, 8, 8, 1) and names["images"].dtype == np.uint8
+
+
+def test_the_classifier_example_runs_as_printed(tiny_classifier_run, tmp_path, data_dir):
+    (example,) = [block for block in blocks("python") if "classifier_w=" in block]
+    names = {}
+    with pixel_networks():
+        train(tiny_config(**{"data.data_dir": data_dir}), tmp_path)
+        example = example.replace("runs/digits_classifier", str(tiny_classifier_run))
+        exec(example.replace("runs/digits", str(tmp_path)), names)
     assert names["images"].shape == (10, 8, 8, 1) and names["images"].dtype == np.uint8
 
 

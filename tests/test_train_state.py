@@ -162,3 +162,18 @@ def test_the_learning_rate_climbs_in_a_line_and_stays():
         updates, state = optimizer.update({"p": jnp.ones(1)}, state, params)
         moves.append(float(-updates["p"][0]))
     np.testing.assert_allclose(moves, [0, 0.025, 0.05, 0.075, 0.1, 0.1], atol=1e-6)
+
+
+def test_an_annealed_rate_falls_in_a_line_from_the_first_step_with_the_warm_up_on_top():
+    optimizer = create_optimizer(
+        learning_rate=0.1, warmup_steps=2, b1=0.9, b2=0.9, grad_clip=0.0, anneal_steps=8
+    )
+    params = {"p": jnp.zeros(1)}
+    state = optimizer.init(params)
+    moves = []
+    for _ in range(10):
+        updates, state = optimizer.update({"p": jnp.ones(1)}, state, params)
+        moves.append(float(-updates["p"][0]))
+    # 0 and 1/2 of the warm-up times 8/8 and 7/8, then 6/8, ..., 1/8, 0, 0.
+    expected = [0, 0.5 * 7 / 8, *(np.arange(6, -1, -1) / 8), 0]
+    np.testing.assert_allclose(moves, 0.1 * np.array(expected), atol=1e-6)
