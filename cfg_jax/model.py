@@ -22,38 +22,21 @@ from cfg_jax.guidance import weight_per_step
 from cfg_jax.guided_sampler import CLASSIFIER_FORMS, Plan, make_sampler
 from cfg_jax.noisy_classifier import NoisyClassifier
 from cfg_jax.schedules import logsnr_grid
+from cfg_jax.trained import Trained
 from cfg_jax.types import Array, Key, eps_of
 
 
-class Model:
+class Model(Trained):
     """Averaged parameters bound to a guided sampler.
 
-    Attributes:
-      config: what it was trained with.
-      params: the exponential moving average of the parameters.
-      step: the training step it was saved at.
-      shape: of one sample, (H, W, C) or (D,).
-      label_names: one per class; labels are their indices.
+    Attributes, beside those of `Trained`:
       null_label: num_classes, the label that stands for none.
     """
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        params: Any,
-        *,
-        step: int,
-        shape: tuple[int, ...],
-        label_names: tuple[str, ...],
-    ):
-        self.config = config
-        self.params = parallel.replicate(params)
-        self.step = step
-        self.shape = tuple(shape)
-        self.label_names = tuple(label_names)
+    def __init__(self, config: ConfigDict, params: Any, **data):
+        super().__init__(config, params, **data)
         self.null_label = len(self.label_names)
-        self._experiment = experiment.assemble(config, self.shape, self.null_label)
-        self._compiled = functools.cache(functools.partial(make_sampler, self._experiment))
+        self._compiled = functools.cache(functools.partial(make_sampler, self.experiment))
 
     def with_params(self, params: Any, step: int) -> "Model":
         """The same model with other parameters; it shares what is compiled."""
@@ -64,7 +47,7 @@ class Model:
     @property
     def schedule(self) -> experiment.Schedule:
         """u -> logsnr that it was trained with; `logsnr_grid(model.schedule, T)` samples it."""
-        return self._experiment.schedule
+        return self.experiment.schedule
 
     def predict(
         self, z: Array, logsnr: Array, labels: Array, low_res: Array | None = None
@@ -81,17 +64,17 @@ class Model:
 
         It gives a `Prediction` where the variance is learned.
         """
-        return self._experiment.predict(params, low_res=low_res)
+        return self.experiment.predict(params, low_res=low_res)
 
     @property
     def has_null_label(self) -> bool:
         """Whether classifier-free guidance is possible: the network knows the null label."""
-        return self._experiment.label_input == "with_null"
+        return self.experiment.label_input == "with_null"
 
     @property
     def low_res_shape(self) -> tuple[int, int, int] | None:
         """Of the images that an upsampler enlarges; None for another network."""
-        side = self._experiment.low_res_size
+        side = self.experiment.low_res_size
         return (side, side, self.shape[-1]) if side else None
 
     def sample(self, key: Key, **arguments) -> np.ndarray:

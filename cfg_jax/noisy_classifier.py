@@ -7,43 +7,15 @@ Averaged parameters bound to log p(label | z), which classifier guidance takes t
 what has to agree between it and the model that it guides.
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from cfg_jax import experiment, parallel
+from cfg_jax.trained import Trained
 from cfg_jax.types import Array
 
 
-class NoisyClassifier:
-    """log p(label | z) of a trained network.
-
-    Attributes:
-      config: what it was trained with.
-      params: the exponential moving average of the parameters.
-      step: the training step it was saved at.
-      shape: of one image, (H, W, C).
-      label_names: one per class; labels are their indices.
-      experiment: the network without its parameters, hashable.
-    """
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        params: Any,
-        *,
-        step: int,
-        shape: tuple[int, ...],
-        label_names: tuple[str, ...],
-    ):
-        self.config = config
-        self.params = parallel.replicate(params)
-        self.step = step
-        self.shape = tuple(shape)
-        self.label_names = tuple(label_names)
-        self.experiment = experiment.assemble(config, self.shape, len(self.label_names))
+class NoisyClassifier(Trained):
+    """log p(label | z) of a trained network; `Trained` lists its attributes."""
 
     def log_probs(self, z: Array, logsnr: Array) -> Array:
         """log p(label | z) of every label: [B, K] for z [B, H, W, C] and logsnr [] or [B]."""

@@ -4,6 +4,20 @@ import numpy as np
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
+# From one step of the paper's grid at either end to steps that hardly move.
+PAIRS = np.float32(
+    [
+        (-20, -10.165),
+        (-20, 20),
+        (10.165, 20),
+        (-2, 0.5),
+        (0, 0.015625),
+        (3, 3 + 2**-12),
+        (-6, 6),
+        (1, 9),
+    ]
+)
+
 
 def alpha_sigma(logsnr):
     """cos and sin of the angle whose cotangent squared is the signal-to-noise ratio."""

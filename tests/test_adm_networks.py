@@ -14,7 +14,7 @@ from cfg_jax.models.layers import (
     ResBlock,
     Upsample,
 )
-from tests.tiny import randomised
+from tests.tiny import randomised, small_unet
 
 RNG = np.random.default_rng(0)
 
@@ -34,20 +34,6 @@ def apply(layer, params, *given):
 
 def shapes(net, z, *rest):
     return jax.tree.map(jnp.shape, jax.eval_shape(net.init, jax.random.key(0), z, *rest)["params"])
-
-
-def small_unet(**overrides):
-    settings = dict(
-        out_channels=1,
-        num_classes=3,
-        channels=8,
-        channel_mult=(1, 2),
-        num_blocks=1,
-        attention_resolutions=(4,),
-        head_channels=8,
-        norm_groups=4,
-    )
-    return UNet(**(settings | overrides))
 
 
 EXAMPLE = jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32)

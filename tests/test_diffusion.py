@@ -7,21 +7,8 @@ import pytest
 import cfg_jax
 from cfg_jax import diffusion
 from cfg_jax.types import Prediction, eps_of, with_eps
-from tests.closed_form import alpha_sigma, forward, like, reverse
+from tests.closed_form import PAIRS, alpha_sigma, forward, like, reverse
 
-# From one step of the paper's grid at either end to steps that hardly move.
-PAIRS = np.float32(
-    [
-        (-20, -10.165),
-        (-20, 20),
-        (10.165, 20),
-        (-2, 0.5),
-        (0, 0.015625),
-        (3, 3 + 2**-12),
-        (-6, 6),
-        (1, 9),
-    ]
-)
 LOGSNR_T, LOGSNR_S = PAIRS.T
 T, S, R = np.float32(
     [

@@ -181,7 +181,7 @@ def test_every_kind_of_network_is_loaded_as_what_it_is(tmp_path, name):
     count = import_checkpoint(str(tmp_path / "file.safetensors"), name, str(tmp_path / "run"))
     network = openai.load(tmp_path / "file.safetensors", name)
     model = cfg_jax.load(tmp_path / "run")
-    exp = model.experiment if name == "tiny_classifier" else model._experiment
+    exp = model.experiment
     expected = network.network
     if name == "tiny_uncond":  # the data has classes, of which the network knows nothing
         expected = expected.clone(num_classes=1000)

@@ -41,7 +41,8 @@ OWN_IMPORTS = {
     "metric_log": set(),
     "experiment": {"types", "diffusion", "models", "samplers", "schedules", "timesteps"},
     "configuration": {"diffusion", "experiment", "losses", "models"},
-    "noisy_classifier": {"types", "experiment", "parallel"},
+    "trained": {"experiment", "parallel"},
+    "noisy_classifier": {"types", "trained"},
     "guided_sampler": {"experiment", "guidance", "noisy_classifier", "parallel", "samplers"},
     "mixture_figure": {"guidance", "images", "oracles", "samplers", "schedules"},
     "model": {
@@ -55,6 +56,7 @@ OWN_IMPORTS = {
         "noisy_classifier",
         "parallel",
         "schedules",
+        "trained",
         "checkpoint",
     },
     "generate": {"configuration", "images", "keys", "metric_log", "model", "types"},
@@ -112,7 +114,7 @@ ONLY_HERE = {
     "ml_collections": [
         "experiment.py",
         "configuration.py",
-        "noisy_classifier.py",
+        "trained.py",
         "model.py",
         "train.py",
         "training_loop.py",

@@ -11,20 +11,8 @@ from scipy.stats import norm
 import cfg_jax
 from cfg_jax import likelihood
 from cfg_jax.types import Prediction
-from tests.closed_form import alpha_sigma, forward, like, reverse
+from tests.closed_form import PAIRS, alpha_sigma, forward, like, reverse
 
-PAIRS = np.float32(
-    [
-        (-20, -10.165),
-        (-20, 20),
-        (10.165, 20),
-        (-2, 0.5),
-        (0, 0.015625),
-        (3, 3 + 2**-12),
-        (-6, 6),
-        (1, 9),
-    ]
-)
 LOGSNR_T, LOGSNR_S = PAIRS.T
 SHAPE = (8, 2, 2, 3)
 DATA_AXES = (1, 2, 3)

@@ -431,7 +431,7 @@ def test_timesteps_are_those_asked_for_and_else_the_configs(
 
 def test_a_discrete_models_network_is_given_timesteps(discrete):
     z, timesteps = jnp.ones((3, 8, 8, 1)), [999, 500, 0]
-    described = discrete._experiment
+    described = discrete.experiment
     assert described.network.noise_input == "timestep"
     params = alone(discrete.params)
     raw = described.network.apply({"params": params}, z, jnp.float32(jnp.array(timesteps)), LABELS)

@@ -17,23 +17,9 @@ from cfg_jax.models.layers import (
     upsample,
 )
 from configs import imagenet64, imagenet128
-from tests.tiny import randomised
+from tests.tiny import randomised, small_unet
 
 RNG = np.random.default_rng(0)
-
-
-def small_unet(**overrides):
-    settings = dict(
-        out_channels=1,
-        num_classes=3,
-        channels=8,
-        channel_mult=(1, 2),
-        num_blocks=1,
-        attention_resolutions=(4,),
-        head_channels=8,
-        norm_groups=4,
-    )
-    return UNet(**(settings | overrides))
 
 
 def inputs(batch=4, size=8, channels=1):

@@ -152,28 +152,27 @@ def test_stopping_and_going_on_is_bit_for_bit_the_unbroken_run():
     chex.assert_trees_all_equal(resumed, whole)
 
 
-def test_the_learning_rate_climbs_in_a_line_and_stays():
-    # Adam's first steps move each parameter by the learning rate: 0, 1/4, 2/4, 3/4, 1, 1 of it.
-    optimizer = create_optimizer(learning_rate=0.1, warmup_steps=4, b1=0.9, b2=0.9, grad_clip=0.0)
+def moves(optimizer, count):
+    """How far Adam takes a parameter of constant gradient: at each step the learning rate."""
     params = {"p": jnp.zeros(1)}
     state = optimizer.init(params)
-    moves = []
-    for _ in range(6):
+    moved = []
+    for _ in range(count):
         updates, state = optimizer.update({"p": jnp.ones(1)}, state, params)
-        moves.append(float(-updates["p"][0]))
-    np.testing.assert_allclose(moves, [0, 0.025, 0.05, 0.075, 0.1, 0.1], atol=1e-6)
+        moved.append(float(-updates["p"][0]))
+    return moved
+
+
+ADAM = dict(learning_rate=0.1, b1=0.9, b2=0.9, grad_clip=0.0)
+
+
+def test_the_learning_rate_climbs_in_a_line_and_stays():
+    found = moves(create_optimizer(warmup_steps=4, **ADAM), 6)
+    np.testing.assert_allclose(found, [0, 0.025, 0.05, 0.075, 0.1, 0.1], atol=1e-6)
 
 
 def test_an_annealed_rate_falls_in_a_line_from_the_first_step_with_the_warm_up_on_top():
-    optimizer = create_optimizer(
-        learning_rate=0.1, warmup_steps=2, b1=0.9, b2=0.9, grad_clip=0.0, anneal_steps=8
-    )
-    params = {"p": jnp.zeros(1)}
-    state = optimizer.init(params)
-    moves = []
-    for _ in range(10):
-        updates, state = optimizer.update({"p": jnp.ones(1)}, state, params)
-        moves.append(float(-updates["p"][0]))
+    found = moves(create_optimizer(warmup_steps=2, anneal_steps=8, **ADAM), 10)
     # 0 and 1/2 of the warm-up times 8/8 and 7/8, then 6/8, ..., 1/8, 0, 0.
     expected = [0, 0.5 * 7 / 8, *(np.arange(6, -1, -1) / 8), 0]
-    np.testing.assert_allclose(moves, 0.1 * np.array(expected), atol=1e-6)
+    np.testing.assert_allclose(found, 0.1 * np.array(expected), atol=1e-6)

@@ -65,6 +65,21 @@ def tiny_points(**overrides):
     return _changed(mixture.get_config(), _SHORT | small | overrides)
 
 
+def small_unet(**overrides):
+    """The smallest network with every part of a U-Net in it."""
+    settings = dict(
+        out_channels=1,
+        num_classes=3,
+        channels=8,
+        channel_mult=(1, 2),
+        num_blocks=1,
+        attention_resolutions=(4,),
+        head_channels=8,
+        norm_groups=4,
+    )
+    return UNet(**(settings | overrides))
+
+
 class PixelUNet(UNet):
     """A U-Net's arguments and call, each pixel for itself: two layers, to compile at once."""
 
