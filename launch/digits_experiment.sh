@@ -3,31 +3,30 @@
 # network and a classifier of noisy digits, measures samples over w, p_uncond and T, and writes
 # <workdir>/sweep/report.html. Within 45 minutes on two CPU cores. Started again, it goes on where
 # it was.
-#   WORKDIR=...   folder of the first run (default runs/digits, which launch/demo.sh trains too)
+#   WORKDIR=...   folder of the first run (default runs/digits_sweep)
 #   P_UNCOND=...  of the runs (default "0.1 0.2 0.5")
-#   TRAIN=...     flags of launch.train, e.g. TRAIN=--config.train.num_steps=300
+#   TRAIN=...     flags of launch.train, e.g. TRAIN=--config.train.num_steps=900
 # Arguments go to launch.sweep and replace those below, e.g. a shorter one:
 #   bash launch/digits_experiment.sh --w=0,0.3,4 --other_w=0,4 --num_steps=16,8
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
 make_environment ""
-workdir=${WORKDIR:-runs/digits}
+workdir=${WORKDIR:-runs/digits_sweep}
 read -ra p_uncond <<<"${P_UNCOND:-0.1 0.2 0.5}"
 read -ra train <<<"${TRAIN:-}"
 runs=
 for p in "${p_uncond[@]}"; do
   run=$workdir
   [ -z "$runs" ] || run=${workdir}_p_uncond_$p
-  python -m launch.train --config=configs/digits.py --workdir="$run" \
-    --config.diffusion.p_uncond="$p" --config.train.preview_every=0 "${train[@]}"
+  python -m launch.train --config=configs/digits_sweep.py --workdir="$run" \
+    --config.diffusion.p_uncond="$p" "${train[@]}"
   runs=$runs${runs:+,}$run
 done
 python -m launch.train --config=configs/digits_classifier.py --workdir="${workdir}_classifier" \
   "${train[@]}"
-# 5,000 samples at T = 32 are the unit of time; these cells come to between 15 and 16 of it. The older
-# ways are measured at T = 8, where guidance is measured too.
+# The older ways are measured at T = 8, where guidance is measured too.
 python -m launch.sweep --workdir="$runs" --num_samples=5000 --metrics=fid,is,precision_recall \
-  --w=0,0.1,0.3,1,4 --other_w=0,0.3,1 --num_steps=32,8,16 --strip_w=0,0.3,1,4 \
+  --w=0,0.1,0.2,0.3,0.5,1,2,4 --other_w=0,0.1,0.3,1 --num_steps=16,4,8,32 --strip_w=0,0.3,1,4 \
   --classifier_workdir="${workdir}_classifier" --classifier_w=0.5,1,2 --older_num_steps=8 \
   --noise_temperature=0.8,0.9 --score_temperature=1.05,1.1 "$@"
