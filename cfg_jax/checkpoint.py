@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from cfg_jax import manifest
+from cfg_jax import distributed, manifest, workdir_lock
 
 
 class Restored(NamedTuple):
@@ -59,6 +59,9 @@ class SaveError(OSError):
 class Checkpoints:
     """The checkpoints of one run, written in the background. A context manager.
 
+    A directory has one writer, which holds a lock beside it, `<directory>.lock`. Of a run's
+    processes all call the same methods and the first holds the lock and clears away.
+
     Kept are the `keep_latest` newest steps, those divisible by `keep_every` (None: no such rule)
     and the `keep_best` with the lowest finite loss; others go once a newer one is on disk.
 
@@ -67,7 +70,8 @@ class Checkpoints:
       save_every: `save` writes the steps divisible by this.
 
     Raises:
-      ValueError: `directory` is a file, or a number is out of range.
+      ValueError: `directory` is a file or another process writes to it, the disk is full, or a
+        number is out of range.
     """
 
     def __init__(
@@ -90,7 +94,10 @@ class Checkpoints:
         rules = [policies.LatestN(keep_latest), _LowestLoss(keep_best, self._losses)]
         rules += [] if keep_every is None else [policies.EveryNSteps(keep_every)]
         kept = policies.AnyPreservationPolicy(rules)
-        self._manager = _open(directory, preservation_policy=kept)
+        with contextlib.ExitStack() as held:
+            _lock(directory, held)
+            self._manager = _open(directory, preservation_policy=kept)
+            self._held = held.pop_all()
         _remove_partial(self._manager.directory)
         if keep_best:
             self._losses |= {step: self._read_loss(step) for step in self._manager.all_steps()}
@@ -181,8 +188,10 @@ class Checkpoints:
             return Restored(step, arrays["state"], arrays["ema"], config, meta)
 
         restored, damaged = manifest.newest_whole(self._manager.directory, steps, read)
-        for step in damaged:
+        for step in damaged if distributed.is_first() else ():
             _move_aside(self._manager.directory, step)
+        if damaged:
+            distributed.wait_for_all("damaged checkpoints are set aside")
         self._manager.reload()
         return restored
 
@@ -196,7 +205,8 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            with self._held:
+                self._manager.close()
 
     def _settle(self) -> SaveError | None:
         failure, step = None, self.latest_step()
@@ -262,11 +272,30 @@ class _LowestLoss:
         return [c.step in best for c in checkpoints]
 
 
-def _open(directory: str | os.PathLike[str], **options: Any) -> ocp.CheckpointManager:
+def _path(directory: str | os.PathLike[str]) -> epath.Path:
     name = os.fspath(directory)
     path = epath.Path(name if "://" in name else os.path.abspath(os.path.expanduser(name)))
     if path.exists() and not path.is_dir():
         raise ValueError(f"{directory} is a file: expected a directory of checkpoints.")
+    return path
+
+
+def _lock(directory: str | os.PathLike[str], held: contextlib.ExitStack) -> None:
+    """Takes the lock of a directory on a file system; buckets have none."""
+    path, refusal = _path(directory), None
+    if "://" in str(path):
+        return
+    if distributed.is_first():
+        try:
+            held.callback(workdir_lock.hold(f"{path}.lock"))
+        except ValueError as error:
+            refusal = str(error)
+    if refusal := distributed.of_first(refusal):
+        raise ValueError(refusal)
+
+
+def _open(directory: str | os.PathLike[str], **options: Any) -> ocp.CheckpointManager:
+    path = _path(directory)
     # Made in the background, a directory that cannot be made holds the process at its exit until
     # the threads that wait for it give up, after 20 minutes.
     at_once = ocp.AsyncOptions(create_directories_asynchronously=False)
@@ -307,6 +336,8 @@ def _read_arrays(
 
 def _remove_partial(directory: epath.Path) -> None:
     """Frees the space of saves that failed or were killed; the next one may need it."""
+    if not distributed.is_first():
+        return
     with contextlib.suppress(OSError):
         for partial in ocp.utils.tmp_checkpoints(directory):
             partial.get().rmtree()

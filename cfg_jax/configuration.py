@@ -79,6 +79,7 @@ RULES: dict[str, Rule] = {
         "numbers, at least one",
     ),
     "train.max_skipped_in_row": _at_least(1),
+    "train.hang_seconds": _at_least(0),
     "checkpoint.keep_latest": _at_least(1),
     "checkpoint.keep_every": _at_least(0),
     "checkpoint.keep_best": _at_least(0),
@@ -98,6 +99,7 @@ _FREE_AT_RESUME = {
     "train.preview_every",
     "train.preview_w",
     "train.max_skipped_in_row",
+    "train.hang_seconds",
     "train.allow_config_change",
     "model.remat",
 }
@@ -114,6 +116,7 @@ _ADDED = {
         "low_res_size": 0,
     },
     "optim": {"anneal_steps": 0},
+    "train": {"hang_seconds": 1800},
     "sampling": {"respacing": ""},
 }
 _ADDED_TO_UNET = {

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfg_jax import data, experiment, parallel
+from cfg_jax import data, distributed, experiment, parallel
 from cfg_jax import keys as keys_lib
 from cfg_jax.diffusion import diffuse
 from cfg_jax.likelihood import bits_per_dim, variational_bound
@@ -176,7 +176,10 @@ def _over_examples(
     batch_size: int,
     num_examples: int | None,
 ) -> dict[str, np.ndarray]:
-    """function(params, {x, labels, keys}) of every example, over all devices: float64 [N, ...]."""
+    """function(params, {x, labels, keys}) of every example, over all devices: float64 [N, ...].
+
+    Several processes share each batch, and all of them get all of it.
+    """
     count = min(len(source), num_examples or len(source))
     batch_size = min(batch_size, count)
     compiled = parallel.pmap_batch(function)
@@ -185,14 +188,18 @@ def _over_examples(
     for start in with_progress(starts, len(starts), "batch"):
         # The last batch is filled up, so that one shape is compiled.
         chosen = np.minimum(np.arange(start, start + batch_size), count - 1)
+        chosen = distributed.share(chosen)
         examples = [source[int(i)] for i in chosen]
         batch = {
             "x": np.stack([example["x"] for example in examples]),
             "labels": np.array([example["label"] for example in examples], np.int32),
             "keys": keys_lib.indexed(jax.random.key(seed), chosen),
         }
-        parts.append(jax.tree.map(lambda a: np.asarray(a, np.float64), compiled(params, batch)))
-    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+        parts.append(distributed.gather(compiled(params, batch), batch_size))
+    return {
+        name: np.concatenate([part[name] for part in parts])[:count].astype(np.float64)
+        for name in parts[0]
+    }
 
 
 def open_data(trained: Model | NoisyClassifier, split: str) -> data.Source:

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from absl import logging
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 TELL_SECONDS = 10.0
@@ -35,10 +37,10 @@ class MetricLog:
         self._guarded(self._open_events, workdir / "events", start)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """One line {"step": step, name: value, ...} and one event per name."""
+        """One line {"step": step, name: value, ...} and one event with the same."""
         self._guarded(self._append, {"step": step, **scalars})
-        for name, value in scalars.items() if self._events else ():
-            self._guarded(self._events.add_scalar, name, value, step)
+        if self._events:
+            self._guarded(self._events.write, step, scalars)
 
     def close(self) -> None:
         """Writes out what is buffered."""
@@ -46,8 +48,16 @@ class MetricLog:
             self._guarded(self._events.close)
 
     def _append(self, record: Mapping[str, float]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        line = (json.dumps(record) + "\n").encode()
+        if "://" in str(self._path):  # a bucket's files do not grow
+            before = self._path.read_bytes() if self._path.exists() else b""
+            self._path.write_bytes(before + line)
+            return
+        with self._path.open("ab", buffering=0) as file:
+            end = file.tell()
+            if file.write(line) < len(line):  # a full disk; the next record starts a new line
+                file.truncate(end)
+                raise OSError("no space for a record")
 
     def _take_out_beyond(self, start: int) -> None:
         if not self._path.exists():
@@ -61,15 +71,40 @@ class MetricLog:
         unfinished.replace(self._path)
 
     def _open_events(self, folder: Path, start: int) -> None:
-        self._events = SummaryWriter(str(folder), purge_step=start + 1)
+        self._events = _Events(folder, start)
 
     def _guarded(self, action, *args) -> None:
         try:
             action(*args)
-        except OSError as error:
+        except Exception as error:  # a bucket fails in many types
             if not self._warned:
                 logging.warning("metrics are not being written: %s", error)
             self._warned = True
+
+
+class _Events:
+    """A TensorBoard file, written by the thread that calls.
+
+    tensorboardX's own SummaryWriter leaves that to a thread of its own, which a full disk ends, and
+    waits for that thread for ever.
+    """
+
+    def __init__(self, folder: Path, start: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        # TensorBoard forgets what an earlier session wrote of this step and later ones.
+        self._put(step=start + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._put(step=step, summary=Summary(value=values))
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _put(self, **fields) -> None:
+        self._writer.write_event(Event(wall_time=time.time(), **fields))
+        self._writer.flush()
 
 
 def _unused(path: Path) -> Path:

@@ -9,6 +9,7 @@ shape, number of steps and classifier. No optimizer, no training code, no data.
 
 import copy
 import functools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cfg_jax import configuration, experiment, images, parallel
+from cfg_jax import configuration, experiment, folders, images, parallel
 from cfg_jax import keys as keys_lib
 from cfg_jax.guidance import weight_per_step
 from cfg_jax.guided_sampler import CLASSIFIER_FORMS, Plan, make_sampler
@@ -31,11 +32,14 @@ class Model(Trained):
 
     Attributes, beside those of `Trained`:
       null_label: num_classes, the label that stands for none.
+      first_sample_seconds: that the first call of `sample_x` took, with compiling or reading what
+        an earlier program compiled; None before it.
     """
 
     def __init__(self, config: ConfigDict, params: Any, **data):
         super().__init__(config, params, **data)
         self.null_label = len(self.label_names)
+        self.first_sample_seconds: float | None = None
         self._compiled = functools.cache(functools.partial(make_sampler, self.experiment))
 
     def with_params(self, params: Any, step: int) -> "Model":
@@ -162,10 +166,13 @@ class Model(Trained):
             batch["classifier_w"] = _checked_classifier_w(
                 classifier_w, classifier_form, labels.size
             )
-        return self._finite(self._compiled(plan)(shared, batch))
+        return self._drawn(plan, shared, batch)
 
-    def _finite(self, x: Array) -> np.ndarray:
-        x = np.asarray(x)
+    def _drawn(self, plan: Plan, shared: dict[str, Any], batch: dict[str, Any]) -> np.ndarray:
+        begun = time.monotonic()
+        x = np.asarray(self._compiled(plan)(shared, batch))
+        if self.first_sample_seconds is None:
+            self.first_sample_seconds = time.monotonic() - begun
         if not np.isfinite(x).all():
             raise FloatingPointError(f"the model of step {self.step} gave samples not finite")
         return x
@@ -266,7 +273,7 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
     """The model trained in `workdir`, on the devices that are here; or the classifier.
 
     Args:
-      workdir: the --workdir of a training run.
+      workdir: the --workdir of a training run, a folder or gs://bucket/folder.
       step: of the checkpoint; None for the newest that can be read.
 
     Raises:
@@ -274,7 +281,7 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
     """
     from cfg_jax import checkpoint
 
-    loaded = checkpoint.load_ema(Path(workdir) / "checkpoints", step)
+    loaded = checkpoint.load_ema(folders.folder(workdir) / "checkpoints", step)
     config = configuration.from_json(loaded.config)
     data = loaded.meta["data"]
     kind = NoisyClassifier if config.network == "classifier" else Model

@@ -3,6 +3,11 @@
 The state is one replicated tree without a device axis; a batch [B, ...] becomes [D, B/D, ...] and
 device d gets row d. One pmapped step serves training, one pmapped function sampling. Everything
 else in the package is written for a single device.
+
+Of several processes each has D devices and holds its own part of the global batch. A training step
+runs on the devices of all, and is the only thing that does: what samples and evaluates runs on the
+process's own. Arrays are the process's own too, but for orbax, which wants the same state in all
+processes to be one array (`as_global`, `as_local`).
 """
 
 import collections
@@ -22,8 +27,22 @@ def num_devices() -> int:
     return jax.local_device_count()
 
 
+def num_devices_of_all() -> int:
+    """The devices of all processes, on which a training step runs: P D."""
+    return jax.process_count() * num_devices()
+
+
 def _sharding(*axes: str) -> NamedSharding:
     return NamedSharding(Mesh(np.asarray(jax.local_devices()), (AXIS,)), PartitionSpec(*axes))
+
+
+def _replicated_over_all() -> NamedSharding:
+    if jax.process_count() == 1:
+        return _sharding()
+    # The order of pmap's own mesh: a process's devices side by side.
+    processes = range(jax.process_count())
+    every = [device for p in processes for device in jax.local_devices(process_index=p)]
+    return NamedSharding(Mesh(np.asarray(every), (AXIS,)), PartitionSpec())
 
 
 def replicate(tree: Any) -> Any:
@@ -36,14 +55,39 @@ def replicate(tree: Any) -> Any:
     return jax.device_put(jax.tree.map(jnp.copy, tree), _sharding())
 
 
+def as_global(tree: Any) -> Any:
+    """What `replicate` placed, as arrays over the devices of all processes; the same buffers.
+
+    The form in which all processes write one checkpoint together. Every process has the same
+    values; one process gets its arrays back.
+    """
+    return _rewrapped(tree, _replicated_over_all())
+
+
+def as_local(tree: Any) -> Any:
+    """What `as_global` gave, as arrays over this process's devices again; the same buffers."""
+    return _rewrapped(tree, _sharding())
+
+
+def _rewrapped(tree: Any, sharding: NamedSharding) -> Any:
+    if jax.process_count() == 1:
+        return tree
+
+    def rewrapped(array: jax.Array) -> jax.Array:
+        own = [shard.data for shard in array.addressable_shards]
+        return jax.make_array_from_single_device_arrays(array.shape, sharding, own)
+
+    return jax.tree.map(rewrapped, tree)
+
+
 def replicated_like(tree: Any) -> Any:
-    """The shapes and dtypes of `tree`, and that `replicate` would place it."""
-    placement = _sharding()
+    """The shapes and dtypes of `tree`, and that `replicate` and `as_global` would place it."""
+    placement = _replicated_over_all()
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=placement), tree)
 
 
 def split_batch(tree: Any) -> Any:
-    """[B, ...] leaves as [D, B/D, ...], row d on device d.
+    """[B, ...] leaves as [D, B/D, ...], row d on device d; B is of this process.
 
     Raises:
       ValueError: B is not a multiple of D.
@@ -73,9 +117,10 @@ def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
 def pmap_step(step: Callable) -> Callable:
     """(replicated state, batch [D, B/D, ...]) -> (replicated state, replicated metrics).
 
-    The step averages over axis `AXIS` itself: pmap takes outputs for replicated without looking,
-    and a step that forgets to average gives each device a state of its own. The state's buffers
-    are given up to the result.
+    It runs on the devices of all processes, each of which calls it with the same state and its own
+    part of the batch. The step averages over axis `AXIS` itself: pmap takes outputs for replicated
+    without looking, and a step that forgets to average gives each device a state of its own. The
+    state's buffers are given up to the result.
     """
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
 
@@ -83,10 +128,12 @@ def pmap_step(step: Callable) -> Callable:
 def pmap_batch(function: Callable) -> Callable:
     """function(shared, batch [B, ...]) -> result [B, ...], its batch spread over the devices.
 
-    A batch that the devices do not divide is filled up with copies of its last row, whose results
-    are dropped. `function` must compute each row from that row and `shared` alone.
+    They are this process's own, so that no process waits for another. A batch that the devices do
+    not divide is filled up with copies of its last row, whose results are dropped. `function` must
+    compute each row from that row and `shared` alone.
     """
-    mapped = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0))
+    devices = jax.local_devices() if jax.process_count() > 1 else None
+    mapped = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), devices=devices)
 
     def spread(shared: Any, batch: Any) -> Any:
         size = jax.tree.leaves(batch)[0].shape[0]

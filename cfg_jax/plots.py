@@ -12,6 +12,7 @@ from PIL import Image
 
 from cfg_jax.curves import NUM_STEPS, P_UNCOND, Curve, guidance_family, older_ways
 from cfg_jax.evaluation.result import Result, check_comparable, title
+from cfg_jax.folders import folder
 from cfg_jax.images import rendered
 from cfg_jax.published import published
 
@@ -85,7 +86,7 @@ def loss_curves(runs: Mapping[str, Losses]) -> Image.Image:
 
 def read_losses(workdir: str | Path) -> Losses:
     """The losses in a run's `metrics.jsonl`, lines that cannot be read left out."""
-    path = Path(workdir) / "metrics.jsonl"
+    path = folder(workdir) / "metrics.jsonl"
     found = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:

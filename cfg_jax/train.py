@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from cfg_jax import configuration, data, experiment, images, parallel
+from cfg_jax import configuration, data, distributed, experiment, folders, images, parallel
 from cfg_jax import keys as keys_lib
 from cfg_jax.checkpoint import Checkpoints
 from cfg_jax.losses import classifier_loss, diffusion_loss
@@ -35,7 +35,8 @@ LOGSNR_EDGES = (-2.0, 0.0, 2.0)
 def train(config: ConfigDict, workdir: str | Path) -> None:
     """Trains up to config.train.num_steps, from the newest checkpoint in `workdir` if there is one.
 
-    Writes `checkpoints/`, `metrics.jsonl`, `events/` and `previews/` there.
+    Writes `checkpoints/`, `metrics.jsonl`, `events/` and `previews/` there. Every process of a run
+    calls it, with a `workdir` that all of them see; it may be in a bucket, gs://bucket/folder.
 
     Raises:
       ValueError: a config that cannot be run, a workdir that cannot be written or holds another
@@ -45,13 +46,8 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     """
     if not str(workdir):
         raise ValueError("--workdir is empty: give the folder of a run, such as runs/digits")
-    configuration.validate(config, parallel.num_devices())
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"{jax.process_count()} processes: training over several hosts is not supported yet; "
-            "start one process on one host"
-        )
-    run = _open(config, Path(workdir).expanduser())
+    configuration.validate(config, parallel.num_devices_of_all())
+    run = _open(config, folders.folder(workdir))
     optimizer = create_optimizer(
         **{name: value for name, value in config.optim.items() if name != "ema_decay"}
     )
@@ -180,6 +176,8 @@ def _open(config: ConfigDict, workdir: Path) -> Run:
         batch_size=config.train.batch_size,
         random_flip=config.data.random_flip,
         min_crop=config.data.min_crop,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     )
     exp = experiment.assemble(config, source.shape, source.num_classes)
     return Run(config, workdir, source, order, exp)
@@ -188,7 +186,7 @@ def _open(config: ConfigDict, workdir: Path) -> Run:
 def _check_writable(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
+        probe = workdir / f".writable_{jax.process_index()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -209,5 +207,6 @@ def _restore(run: Run, checkpoints: Checkpoints, abstract: TrainState) -> TrainS
             {**restored.config, "meta": {"data": restored.meta["data"]}},
             str(run.workdir),
         )
-    print(f"resuming from step {restored.step}")
-    return restored.state.replace(ema_params=restored.ema)
+    if distributed.is_first():
+        print(f"resuming from step {restored.step}")
+    return parallel.as_local(restored.state.replace(ema_params=restored.ema))

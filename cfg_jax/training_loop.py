@@ -1,8 +1,9 @@
 """What happens between two steps of training?
 
-Feed the next batch, read the metrics of steps that are done, stop a run that has gone wrong, log,
-save, draw a preview. Batch and noise of step k are functions of (seed, k), so a run that is
-resumed makes the same steps as one that never stopped.
+Feed the next batch, read the metrics of steps that are done, stop a run that has gone wrong or is
+asked to, log, save, draw a preview. Batch and noise of step k are functions of (seed, k), so a run
+that is resumed makes the same steps as one that never stopped. Every process goes through all of
+it, the first alone writes numbers, previews and what is said.
 """
 
 import collections
@@ -18,7 +19,16 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from cfg_jax import configuration, data, experiment, generate, parallel
+from cfg_jax import (
+    configuration,
+    data,
+    distributed,
+    experiment,
+    generate,
+    interruption,
+    parallel,
+    watchdog,
+)
 from cfg_jax.checkpoint import Checkpoints, SaveError
 from cfg_jax.metric_log import MetricLog, Progress
 from cfg_jax.model import Model
@@ -55,6 +65,7 @@ class Loop:
     Raises:
       FloatingPointError: too many steps in a row with a loss or gradient that is not finite.
       SaveError: the last checkpoint could not be written.
+      interruption.Interrupted: SIGTERM came, and the step that was under way is saved.
     """
 
     def __init__(self, run: Run, checkpoints: Checkpoints, start: int):
@@ -72,36 +83,64 @@ class Loop:
         threads = self.run.config.data.num_threads
         ahead = data.iterate(self.run.order, self.start, num_threads=threads)
         batches = parallel.prefetch(itertools.islice(ahead, max(self.total - self.start, 0)))
-        self.log = MetricLog(self.run.workdir, self.start)
-        self.progress = Progress(self.start, self.total)
-        try:
+        stopped = None
+        with (
+            self._told() as (self.log, self.progress),
+            watchdog.armed(self.run.config.train.hang_seconds) as self.feed,
+            interruption.watched() as self.asked_to_stop,
+        ):
             for step, batch in enumerate(batches, self.start + 1):
                 state, metrics = step_fn(state, batch)
-                self._between(step, state, metrics)
-        finally:
-            self.progress.close()
-            self.log.close()
-        print(f"step {max(self.start, self.total)} of {self.total} done, in {self.run.workdir}")
+                if self._between(step, state, metrics):
+                    stopped = step
+                    break
+        if stopped is not None:
+            self._say(f"asked to stop: step {stopped} of {self.total} saved, start again to go on")
+            raise interruption.Interrupted(stopped)
+        self._say(f"step {max(self.start, self.total)} of {self.total} done, in {self.run.workdir}")
 
-    def _between(self, step: int, state: TrainState, metrics: dict) -> None:
-        every, last = self.run.config.train, step == self.total
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[tuple[MetricLog | None, Progress | None]]:
+        """Where numbers go, and a person's eyes."""
+        if not distributed.is_first():
+            yield None, None
+            return
+        with (
+            contextlib.closing(MetricLog(self.run.workdir, self.start)) as log,
+            contextlib.closing(Progress(self.start, self.total)) as progress,
+        ):
+            yield log, progress
+
+    def _say(self, text: str) -> None:
+        if distributed.is_first():
+            print(text, flush=True)
+
+    def _between(self, step: int, state: TrainState, metrics: dict) -> bool:
+        """Whether to stop here, with this step saved although others are left."""
+        every, first, last = self.run.config.train, step == self.start + 1, step == self.total
+        stopping = self.asked_to_stop(step) and not last
+        ending = last or stopping
+        saving = ending or step % every.checkpoint_every == 0
+        logging_now = ending or step % every.log_every == 0
+        drawing = self._draws and every.preview_every > 0 and not stopping
+        drawing = drawing and (last or step % every.preview_every == 0)
+        self.feed(saving or drawing)
         self.in_flight.append((step, metrics))
-        saving = last or step % every.checkpoint_every == 0
-        logging_now = last or step % every.log_every == 0
-        first = step == self.start + 1
         self._account(0 if saving or logging_now or first else STEPS_IN_FLIGHT)
-        self.progress.advance()
+        if self.progress:
+            self.progress.advance()
         if first:
-            print(f"first step, with compiling: {self.logged.seconds():.1f} s", flush=True)
+            self._say(f"first step, with compiling: {self.logged.seconds():.1f} s")
             self.logged.restart_clock()
         if logging_now:
             self._write_log(step)
         if saving:
             with self.logged.paused():
-                self._save(step, state, last)
-        if self._draws and every.preview_every and (last or step % every.preview_every == 0):
+                self._save(step, state, ending)
+        if drawing and distributed.is_first():
             with self.logged.paused():
                 self._preview(step, state)
+        return stopping
 
     def _account(self, keep_in_flight: int) -> None:
         """Adds up the metrics of finished steps; stops a run of steps that are not finite."""
@@ -129,12 +168,14 @@ class Loop:
             left = (self.total - step) / rate
             text += f"  {scalars['images_per_second']:.0f} images/s  {left:.0f} s left"
         self.logged.clear()
-        self.log.write(step, scalars)
-        self.progress.report(step, text)
+        if self.log and self.progress:
+            self.log.write(step, scalars)
+            self.progress.report(step, text)
 
-    def _save(self, step: int, state: TrainState, last: bool) -> None:
+    def _save(self, step: int, state: TrainState, ending: bool) -> None:
         loss = self.since_checkpoint.means().get("loss", float("nan"))
         self.since_checkpoint.clear()
+        state = parallel.as_global(state)
         try:
             self.checkpoints.save(
                 step,
@@ -144,10 +185,10 @@ class Loop:
                 meta=self.run.meta(),
                 loss=loss,
             )
-            if last:
+            if ending:
                 self.checkpoints.wait()
         except SaveError as error:
-            if last:
+            if ending:
                 raise
             logging.error("%s", error)
 

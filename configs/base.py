@@ -69,6 +69,7 @@ def get_config() -> ConfigDict:
     train.preview_every = 10_000  # steps between sample grids; 0 for none
     train.preview_w = (0.0, 1.0, 3.0)  # guidance weights of the grid
     train.max_skipped_in_row = 10  # non-finite steps in a row that stop the run
+    train.hang_seconds = 1800  # without a step end the run with all stacks; 0 for never
     train.allow_config_change = False  # resume although data, model or optimizer settings differ
 
     config.checkpoint = checkpoint = ConfigDict()

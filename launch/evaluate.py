@@ -15,12 +15,10 @@ by its name. --likelihood prints the variational bound of a diffusion model in b
 --accuracy how often a noisy classifier is right at some log-SNRs.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 import cfg_jax
-from cfg_jax import evaluate, evaluation, generate
+from cfg_jax import evaluate, evaluation, folders, generate
 from cfg_jax.model import load_classifier, load_model
 from launch import features
 from launch.program import guiding_classifier, numbers, run
@@ -109,7 +107,7 @@ def _compare_samples() -> None:
     model = load_model(_WORKDIR.value, _CHECKPOINT.value)
     evaluation.check_request(model, _METRICS.value, _NUM_SAMPLES.value, _LABEL_PLAN.value)
     network = features.feature_network(model, _WORKDIR.value)
-    folder = Path(_WORKDIR.value).expanduser() / "evaluations"
+    folder = folders.folder(_WORKDIR.value) / "evaluations"
     reference = features.reference(
         model, network, folder, split=_SPLIT.value, with_rows="precision_recall" in _METRICS.value
     )
@@ -140,6 +138,8 @@ def _compare_samples() -> None:
             save_images=_SAVE_IMAGES.value,
         )
         print(evaluation.report(result), end="\n\n", flush=True)
+    if model.first_sample_seconds is not None:  # None: every cell was there
+        print(f"first samples, with compiling: {model.first_sample_seconds:.1f} s")
 
 
 def _print_likelihood(found: evaluate.Likelihood) -> None:

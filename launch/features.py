@@ -26,6 +26,7 @@ def feature_network(model, workdir: str | Path):
       ValueError: both flags, or none for other data than digits.
     """
     from cfg_jax import features
+    from cfg_jax.folders import folder
     from cfg_jax.metrics.inception_weights import ORIGIN
     from cfg_jax.model import load_classifier
 
@@ -40,7 +41,7 @@ def feature_network(model, workdir: str | Path):
             f"--inception is not given, and {model.config.data.name} has no feature network of its "
             f"own: {ORIGIN}; or give --features_workdir"
         )
-    return features.trained_network(_digits_classifier(model, Path(workdir).expanduser()))
+    return features.trained_network(_digits_classifier(model, folder(workdir)))
 
 
 def _digits_classifier(model, workdir: Path):

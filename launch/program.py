@@ -1,36 +1,141 @@
 """How does a program start, and how does it end when a person made a mistake?
 
-`run(main)` is absl's app.run in which a mistake costs one line on standard error and exit code 2,
-instead of a traceback. `-v=1` brings the traceback back.
+`run(main)` is absl's app.run that connects the processes of a cluster first, keeps what is compiled
+for the next time, and lets a mistake cost one line on standard error and exit code 2, instead of a
+traceback. `-v=1` brings the traceback back.
 """
 
 import logging as std_logging
+import os
 import sys
+import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from absl import app, flags, logging
+
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    ["auto", "on", "off"],
+    "Several processes as one program: where a cluster (Cloud TPU, GKE, Slurm, Open MPI) started "
+    "several, in any case, or never.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of process 0, where no cluster says."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "As many, where no cluster says.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this one, from 0 on.")
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    None,
+    "Folder of compiled programs, or off; if unset <workdir>/compiled, or what "
+    "$JAX_COMPILATION_CACHE_DIR says.",
+)
+
+GRACE_SECONDS = 5.0
+"""What the first process leaves the others to come to the same mistake: they end when it does."""
 
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Parses the flags, calls main, and exits with what it returns, 0 for None.
 
     A ValueError, a person's mistake, gives one line and code 2; what the world did, an OSError or
-    a run that lost its numbers, one line and code 1.
+    a run that lost its numbers, one line and code 1. Of several processes the first alone has a
+    standard output, and one that fails ends at once: the others miss it, and end too.
     """
 
     def guarded(argv: list[str]) -> int:
         if len(argv) > 1:
             return _fail(f"unexpected argument {argv[1]!r}: every option is a --flag=value")
+        several = False
         try:
+            several = _start()
             return main(argv) or 0
         except ValueError as error:
-            return _fail(error)
+            code = _fail(error)
         except (FloatingPointError, OSError, RuntimeError) as error:
-            return _fail(error, code=1)
+            code = _fail(error, code=1)
         except KeyboardInterrupt:
-            return _fail("interrupted", code=130)
+            code = _fail("interrupted", code=130)
+        except Exception:
+            if not several:
+                raise
+            traceback.print_exc()
+            code = 1
+        if several:
+            _leave(code)
+        return code
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _start() -> bool:
+    """Connects the processes and finds what is compiled; says whether there are several."""
+    from cfg_jax import distributed
+
+    several = distributed.start(
+        _DISTRIBUTED.value,
+        coordinator_address=_COORDINATOR.value,
+        num_processes=_NUM_PROCESSES.value,
+        process_id=_PROCESS_ID.value,
+    )
+    if several and not distributed.is_first():
+        sys.stdout = open(os.devnull, "w")
+    _keep_compiled()
+    return several
+
+
+def _keep_compiled() -> None:
+    """Points jax's cache of compiled programs where the flags say.
+
+    Raises:
+      ValueError: --compilation_cache cannot be written.
+    """
+    import jax
+
+    place = _CACHE.value
+    if place == "off":
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    if place is None:
+        workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
+        workdir = workdir[0] if isinstance(workdir, list) and workdir else workdir
+        if not workdir or jax.config.jax_compilation_cache_dir:
+            return
+        place = os.path.join(workdir, "compiled")
+    place = os.path.expanduser(place)
+    if not _can_be_written(place):
+        if _CACHE.value is None:  # a run that one may read and not write to
+            return
+        raise ValueError(
+            f"--compilation_cache={place} cannot be written: give another folder, or off"
+        )
+    jax.config.update("jax_compilation_cache_dir", place)
+
+
+def _can_be_written(folder: str) -> bool:
+    """Whether files can be made in `folder`, or it in the nearest of its parents that is there."""
+    if "://" in folder:
+        return True
+    place = Path(folder).absolute()
+    there = next(path for path in (place, *place.parents) if path.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
+
+
+def _leave(code: int) -> None:
+    """Ends this one of several processes at once.
+
+    An orderly end would wait for the others, which may be waiting for this one.
+    """
+    from cfg_jax import distributed
+
+    if distributed.is_first():
+        time.sleep(GRACE_SECONDS)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -60,7 +165,7 @@ def _matters(record: std_logging.LogRecord) -> bool:
 
 def _fail(message: object, code: int = 2) -> int:
     if isinstance(message, BaseException) and logging.level_debug():
-        raise message
+        traceback.print_exception(message)
     print("error:", " ".join(str(message).split()), file=sys.stderr)
     return code
 

@@ -15,13 +15,20 @@ and ADM-G with its upsampler is
     python -m launch.sample --workdir=runs/adm64 --w=0 --labels=0,207,979 \\
         --classifier_workdir=runs/adm64_classifier --classifier_w=1 --classifier_form=adm \\
         --upsampler_workdir=runs/adm64_256 --upsampler_batch_size=4
+
+Very many samples of one weight, for others to measure, go into files of --shard_size each,
+
+    python -m launch.sample --workdir=runs/imagenet64 --w=0.1 --num_samples=50000 --out=samples
+
+over all devices of all processes. Killed at any moment and started again it goes on, and ends with
+the same samples; another --batch_size or number of devices changes them by rounding only.
 """
 
 from pathlib import Path
 
 from absl import flags
 
-from cfg_jax import generate, model
+from cfg_jax import bulk, evaluation, folders, generate, model
 from launch.program import guiding_classifier, numbers, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
@@ -53,9 +60,75 @@ _UPSAMPLER_BATCH = flags.DEFINE_integer(
 )
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/samples if unset.")
 
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "So many, in files in --out.")
+_LABEL_PLAN = flags.DEFINE_enum(
+    "label_plan", "balanced", evaluation.LABEL_PLANS, "Of --num_samples: in turn, or random."
+)
+_SHARD_SIZE = flags.DEFINE_integer("shard_size", 1000, "Of --num_samples: in a file.", 1)
+_OF_A_STRIP = (
+    "labels",
+    "samples_per_label",
+    "upsampler_workdir",
+    "upsampler_num_steps",
+    "upsampler_batch_size",
+)
+_OF_FILES = ("label_plan", "shard_size")
+
 
 def main(argv: list[str]) -> None:
     del argv
+    many = _NUM_SAMPLES.value is not None
+    for name in _OF_A_STRIP if many else _OF_FILES:
+        if flags.FLAGS[name].present:
+            raise ValueError(
+                f"--{name} does not go with --num_samples: leave one of them out"
+                if many
+                else f"--{name} is of --num_samples: give that too, or leave it out"
+            )
+    if many:
+        _write_files()
+    else:
+        _write_strip()
+
+
+def _write_files() -> None:
+    """--num_samples of one weight."""
+    weights = numbers("w", _W.value)
+    if len(weights) != 1:
+        raise ValueError(f"--w={_W.value}: give one weight with --num_samples")
+    if _OUT.value is None:
+        raise ValueError("--num_samples without --out: say which folder the samples go to")
+    classifier, by = guiding_classifier(_CLASSIFIER.value, _CLASSIFIER_W.value, weights)
+    if len(by) != 1:
+        raise ValueError(f"--classifier_w={_CLASSIFIER_W.value}: give one with --num_samples")
+    folder = folders.folder(_OUT.value)
+    drawn = model.load_model(_WORKDIR.value, _CHECKPOINT.value)
+    paths = bulk.sample_to_files(
+        drawn,
+        folder,
+        num_samples=_NUM_SAMPLES.value,
+        label_plan=_LABEL_PLAN.value,
+        seed=_SEED.value,
+        sampling=evaluation.Sampling(
+            w=weights[0],
+            num_steps=_NUM_STEPS.value,
+            step=_STEP.value,
+            logvar_interp=_LOGVAR_INTERP.value,
+            respacing=_RESPACING.value,
+            classifier_w=by[0],
+            classifier_form=_CLASSIFIER_FORM.value,
+        ),
+        classifier=classifier,
+        batch_size=_BATCH_SIZE.value,
+        shard_size=_SHARD_SIZE.value,
+    )
+    if drawn.first_sample_seconds is not None:  # None: this process had none left to draw
+        print(f"first samples, with compiling: {drawn.first_sample_seconds:.1f} s")
+    print(f"{_NUM_SAMPLES.value} samples in {len(paths)} files of {folder}")
+
+
+def _write_strip() -> None:
+    """A few samples of each label, at all weights."""
     weights = numbers("w", _W.value)
     labels = None if _LABELS.value == "all" else numbers("labels", _LABELS.value)
     if labels is not None and not all(label.is_integer() for label in labels):

@@ -12,11 +12,19 @@ are the same), results.csv, results.json, plots and report.html. A classifier an
 further curves of the first run.
 """
 
-from pathlib import Path
-
 from absl import flags
 
-from cfg_jax import claims, evaluation, model, plots, report, sweep, sweep_files
+from cfg_jax import (
+    claims,
+    distributed,
+    evaluation,
+    folders,
+    model,
+    plots,
+    report,
+    sweep,
+    sweep_files,
+)
 from launch import features
 from launch.program import numbers, run
 
@@ -59,10 +67,14 @@ _OUT = flags.DEFINE_string("out", None, "Folder to write to; <first workdir>/swe
 
 def main(argv: list[str]) -> None:
     del argv
-    folder = Path(_OUT.value or Path(_WORKDIR.value[0]) / "sweep").expanduser()
+    folder = folders.folder(_OUT.value or f"{_WORKDIR.value[0]}/sweep")
     strip_weights = numbers("strip_w", _STRIP_W.value)
     cells = _cells()
     results = _measured(cells)
+    if not distributed.is_first():
+        return
+    if (seconds := cells[0].run.model.first_sample_seconds) is not None:  # None: all were there
+        print(f"first samples, with compiling: {seconds:.1f} s")
     runs = {
         f"p_uncond = {run.model.config.diffusion.p_uncond:g}, {run.workdir}": run
         for run in sweep.runs_of(cells)
@@ -111,7 +123,7 @@ def _cells() -> list[sweep.Cell]:
         _listed("score_temperature", _SCORE_TEMPERATURE.value),
         _OLDER_STEPS.value,
     )
-    workdirs = [Path(workdir).expanduser() for workdir in _WORKDIR.value]
+    workdirs = [folders.folder(workdir) for workdir in _WORKDIR.value]
     runs = [sweep.Run(workdir, model.load_model(workdir)) for workdir in workdirs]
     return sweep.plan(
         sweep.share_programs(runs),

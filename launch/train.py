@@ -4,7 +4,9 @@
         --config.train.batch_size=64
 
 Every field of configs/base.py is a flag. Started again with the same --workdir, it resumes from
-the newest checkpoint there.
+the newest checkpoint there. It ends with code 0 when all steps are done, 75 when SIGTERM stopped it
+(saved, start it again to go on), 2 for a mistake and 1 for what the world did; docs/reliability.md
+has the list of what a run survives.
 """
 
 from absl import flags

@@ -4,6 +4,9 @@ Images 0, 1, ... come in batches, and every so often all that is known of the fi
 written as one whole file `state.npz`, n with it. What grows with n, features or the images
 themselves, is written before that as a file of its own since the last time; files from beyond n are
 left by a run that was killed, and removed. So nothing is counted twice, and nothing is missed.
+
+Several processes look at their shares of each batch; all of them then know what is seen in it, and
+the first one writes. So the work may be continued by another number of processes.
 """
 
 import json
@@ -13,9 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from absl import logging
 
+from cfg_jax import distributed
 from cfg_jax.evaluation.sums import Sums
 from cfg_jax.features import FeatureNetwork
 from cfg_jax.images import whole_file
@@ -53,49 +58,70 @@ def accumulate(
         index alone; called from another thread, a batch ahead.
       total: N, 1 or more.
       network: to see them through.
-      folder: of this work alone.
+      folder: of this work alone, seen by all processes.
       identity: what the images and the network are, as JSON; a state of others is not continued.
       batch_size: images at a time; the last batch is filled up.
       keep_rows: also keep the features.
       keep_images: also keep the images, in files `images_*.npz`.
     """
     keeps = {"rows": keep_rows, "images": keep_images}
-    position, sums = _resume(folder, {"identity": identity, "keeps": keeps})
-    described = json.dumps({"identity": identity, "keeps": keeps}, sort_keys=True)
-    pending: dict[str, list[np.ndarray]] = {name: [] for name in keeps if keeps[name]}
-    saved_at, pending_from = time.monotonic(), position
+    described = {"identity": identity, "keeps": keeps}
+    position, sums = _begin(folder, described)
+    record = _Record(folder, described, position)
     pace = Pace(position, total, "image")
     try:
         for index, images in _ahead(images_at, position, total, min(batch_size, total)):
-            outputs = network.function(images)
-            count = len(index)
-            outputs = type(outputs)(*(None if a is None else a[:count] for a in outputs))
+            outputs = distributed.gather(network.function(images), len(index))
             seen = Sums.of(outputs, index)
             sums = seen if sums is None else sums.merge(seen)
-            for name, values in (("rows", outputs.features), ("images", images[:count])):
-                if name in pending:
-                    pending[name].append(values)
-            position += count
-            pace.advance(count)
-            if position == total or time.monotonic() - saved_at >= SAVE_SECONDS:
-                for name, parts in pending.items():
-                    _write(
-                        folder / f"{name}_{pending_from:08d}_{position:08d}.npz",
-                        {name: np.concatenate(parts)},
-                    )
-                    parts.clear()
-                state = {"described": described, "position": position, **sums.arrays()}
-                _write(folder / STATE, state)
-                saved_at, pending_from = time.monotonic(), position
+            if keep_images:
+                record.add("images", distributed.gather(images, len(index)))
+            if keep_rows:
+                record.add("rows", outputs.features)
+            position += len(index)
+            pace.advance(len(index))
+            record.save(position, sums, last=position == total)
     finally:
         pace.close()
+    distributed.wait_for_all("all images are looked at")
     return Accumulated(sums, _read_rows(folder) if keep_rows else None)
+
+
+class _Record:
+    """What the first process writes of the work, every now and then and at its end."""
+
+    def __init__(self, folder: Path, described: dict[str, Any], position: int):
+        self._folder, self._described, self._since = folder, described, position
+        self._pending: dict[str, list[np.ndarray]] = {}
+        self._saved_at = time.monotonic()
+
+    def add(self, name: str, values: np.ndarray) -> None:
+        """What grows with the images."""
+        if distributed.is_first():
+            self._pending.setdefault(name, []).append(values)
+
+    def save(self, position: int, sums: Sums, *, last: bool) -> None:
+        """Writes all that is known of the first `position` images, if it is time to."""
+        due = last or time.monotonic() - self._saved_at >= SAVE_SECONDS
+        if not due or not distributed.is_first():
+            return
+        for name, parts in self._pending.items():
+            path = self._folder / f"{name}_{self._since:08d}_{position:08d}.npz"
+            _write(path, {name: np.concatenate(parts)})
+            parts.clear()
+        described = json.dumps(self._described, sort_keys=True)
+        state = {"described": described, "position": position, **sums.arrays()}
+        _write(self._folder / STATE, state)
+        self._saved_at, self._since = time.monotonic(), position
 
 
 def _ahead(
     images_at: Callable[[np.ndarray], np.ndarray], start: int, total: int, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(index [n], images [batch_size]) from `start` on, the next batch made while one is used."""
+    """(index [n], this process's share of images [batch_size]) from `start` on.
+
+    The next batch is made while one is used.
+    """
     with ThreadPoolExecutor(1) as thread:
         ahead = None
         for first in [*range(start, total, batch_size), None]:
@@ -104,9 +130,33 @@ def _ahead(
                 # The last batch is filled up, so that one shape is compiled.
                 filled = np.minimum(np.arange(first, first + batch_size), total - 1)
                 index = filled[: total - first]
-                ahead = index, thread.submit(images_at, filled)
+                ahead = index, thread.submit(images_at, distributed.share(filled))
             if current is not None:
                 yield current[0], current[1].result()
+
+
+def _begin(folder: Path, described: dict[str, Any]) -> tuple[int, Sums | None]:
+    """`_resume` by the first process, and what the others find after it.
+
+    Raises:
+      ValueError: they find something else.
+    """
+    if jax.process_count() == 1:
+        return _resume(folder, described)
+    begun = None
+    if distributed.is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        begun = _resume(folder, described)
+    distributed.wait_for_all("what was done before is known")
+    position, sums = begun or _read_state(folder)[:2]
+    seen = np.array([position if folder.is_dir() else -1], np.int32)
+    found = distributed.gather(seen, jax.process_count()).tolist()
+    if len(set(found)) > 1:
+        raise ValueError(
+            f"{folder} holds {found} images as the processes see it, -1 where it is not there: "
+            "give a folder that all of them share"
+        )
+    return position, sums
 
 
 def _resume(folder: Path, wanted: dict[str, Any]) -> tuple[int, Sums | None]:
@@ -163,7 +213,7 @@ def _place(path: Path) -> tuple[int, int]:
 def _read_rows(folder: Path) -> np.ndarray:
     parts = []
     for path in sorted(folder.glob("rows_*.npz")):
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             parts.append(file["rows"])
     return np.concatenate(parts)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cfg_jax import configuration, manifest
+from cfg_jax import configuration, distributed, folders, manifest
 from cfg_jax.evaluation.accumulate import Accumulated, accumulate
 from cfg_jax.evaluation.reference import Reference
 from cfg_jax.evaluation.result import Result, read_result, write_result
@@ -44,13 +44,15 @@ def evaluate(
 
     Killed at any moment and called again, it goes on from the last whole state in its folder and
     counts nothing twice; a finished cell is read back. Memory does not depend on num_samples,
-    except for precision_recall, which holds the features of all.
+    except for precision_recall, which holds the features of all. Every process of a program calls
+    it and gets the result, which is the same for any number of them.
 
     Args:
       model: of images, no upsampler; averaged parameters.
       network: to see the samples through.
       reference: through the same network; with rows for precision_recall.
-      folder: e.g. `<workdir>/evaluations`; the cell is a folder in it, named by a digest.
+      folder: e.g. `<workdir>/evaluations`, seen by all processes; the cell is a folder in it,
+        named by a digest.
       metrics: some of METRICS.
       num_samples: N.
       label_plan: "balanced", sample i has label i mod K; "random", each drawn from the seed.
@@ -71,9 +73,9 @@ def evaluate(
     samples = {"num_samples": num_samples, "label_plan": label_plan, "ema": True}
     protocol = {**_network_fields(network), **samples, "image_shape": list(model.shape)}
     identity = {**protocol, **swept, "seed": seed}
-    cell = Path(folder) / manifest.sha256_json(identity)[:16]
+    cell = folders.folder(folder) / manifest.sha256_json(identity)[:16]
     path = cell / f"result_{reference.sha256[:16]}.json"
-    earlier = read_result(path) if path.exists() else None
+    earlier = read_result(path) if distributed.of_first(path.exists()) else None
     if earlier and _numbers(metrics) <= earlier.metrics.keys() and not save_images:
         return earlier
     seen = accumulate(

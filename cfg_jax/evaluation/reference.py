@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cfg_jax import data, manifest
+from cfg_jax import data, distributed, folders, manifest
 from cfg_jax.evaluation.accumulate import STATE, accumulate
 from cfg_jax.features import INCEPTION, FeatureNetwork
 from cfg_jax.images import to_images
@@ -67,7 +67,7 @@ def data_reference(
     Args:
       network: to see the images through.
       source: of images.
-      folder: where references are kept, e.g. `<workdir>/evaluations`.
+      folder: where references are kept, e.g. `<workdir>/evaluations`; seen by all processes.
       with_rows: also the features, for precision and recall.
       batch_size: images at a time.
       num_threads: that read and decode images.
@@ -78,7 +78,7 @@ def data_reference(
     if len(source.shape) != 3:
         raise ValueError(f"{source.name} has examples of shape {source.shape}: give images")
     identity = _identity(network, source)
-    place = Path(folder) / f"reference_{manifest.sha256_json(identity)[:16]}"
+    place = folders.folder(folder) / f"reference_{manifest.sha256_json(identity)[:16]}"
 
     def look(chosen: np.ndarray, place: Path, **options: Any):
         with ThreadPoolExecutor(num_threads) as threads:
@@ -97,12 +97,14 @@ def data_reference(
                 **options,
             )
 
-    if not (place / STATISTICS).exists():
+    if not distributed.of_first((place / STATISTICS).exists()):
         sums = look(np.arange(len(source)), place).sums
-        with warnings.catch_warnings():  # of the rank, which a result speaks of
-            warnings.simplefilter("ignore")
-            save_statistics(place / STATISTICS, sums.pool, spatial=sums.spatial, **identity)
-        (place / STATE).unlink()
+        if distributed.is_first():
+            with warnings.catch_warnings():  # of the rank, which a result speaks of
+                warnings.simplefilter("ignore")
+                save_statistics(place / STATISTICS, sums.pool, spatial=sums.spatial, **identity)
+            (place / STATE).unlink()
+        distributed.wait_for_all("the reference is written")
     rows = None
     if with_rows:
         chosen = np.arange(len(source))

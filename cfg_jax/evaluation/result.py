@@ -8,7 +8,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cfg_jax import distributed
 from cfg_jax.features import INCEPTION
+from cfg_jax.folders import folder
 from cfg_jax.images import whole_file
 
 NAMES = {
@@ -43,7 +45,9 @@ class Result(NamedTuple):
 
 
 def write_result(result: Result) -> None:
-    """Writes the result at its path, whole or not at all."""
+    """Writes the result at its path, whole or not at all; of several processes the first does."""
+    if not distributed.is_first():
+        return
     fields = {name: value for name, value in result._asdict().items() if name != "path"}
     with whole_file(result.path) as file:
         file.write(json.dumps(fields, indent=1).encode())
@@ -56,7 +60,7 @@ def read_result(path: str | Path) -> Result:
       ValueError: no such file, or not one of `write_result`.
     """
     try:
-        return Result(**json.loads(Path(path).read_text()), path=Path(path))
+        return Result(**json.loads(folder(path).read_text()), path=folder(path))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"{path} is no result of an evaluation ({type(error).__name__}): give a result_*.json "

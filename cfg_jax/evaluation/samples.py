@@ -85,21 +85,22 @@ def swept_fields(
     }
 
 
-def images_at(
+def samples_at(
     model: Model,
     sampling: Sampling,
     classifier: NoisyClassifier | None,
     label_plan: str,
     seed: int,
-) -> Callable[[np.ndarray], np.ndarray]:
-    """index [B] -> uint8 samples [B, H, W, C], each from its own key and label."""
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """index [B] -> uint8 samples [B, H, W, C] and int32 labels [B], each from its own key."""
     options = sampling._asdict()
     if classifier is not None:
         options["classifier"] = classifier
 
-    def drawn(index: np.ndarray) -> np.ndarray:
+    def drawn(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         keys = keys_lib.indexed(jax.random.key(seed), index)
-        return model.sample(keys, labels=labels_at(keys, index), **options)
+        labels = labels_at(keys, index).astype(np.int32)
+        return model.sample(keys, labels=labels, **options), labels
 
     def labels_at(keys: jax.Array, index: np.ndarray) -> np.ndarray:
         if label_plan == "balanced":
@@ -110,3 +111,9 @@ def images_at(
         return np.asarray(draw(keys))
 
     return drawn
+
+
+def images_at(*arguments) -> Callable[[np.ndarray], np.ndarray]:
+    """index [B] -> uint8 samples [B, H, W, C]; arguments as of `samples_at`."""
+    drawn = samples_at(*arguments)
+    return lambda index: drawn(index)[0]

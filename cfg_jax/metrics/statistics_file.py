@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cfg_jax.folders import folder
 from cfg_jax.images import save_npz
 from cfg_jax.metrics.moments import FeatureStatistics
 
@@ -62,7 +63,7 @@ def save_statistics(
             arrays[f"mu{suffix}"] = moments.mean
             arrays[f"sigma{suffix}"] = moments.covariance
             arrays[f"count{suffix}"] = moments.count
-    save_npz(Path(path), **arrays)
+    save_npz(folder(path), **arrays)
 
 
 def load_statistics(path: str | Path) -> SavedStatistics:
@@ -75,7 +76,7 @@ def load_statistics(path: str | Path) -> SavedStatistics:
         `mu` and `sigma`, or whose moments do not fit each other or are not finite.
     """
     try:
-        with Path(path).open("rb") as opened:  # NumPy would leave a damaged one open
+        with folder(path).open("rb") as opened:  # NumPy would leave a damaged one open
             file = np.load(opened, allow_pickle=False)
             if isinstance(file, np.ndarray):
                 raise ValueError("it is a single array")

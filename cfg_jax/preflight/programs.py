@@ -1,0 +1,117 @@
+"""Which programs does a config run on a pod?
+
+The training step and the guided sampler, as training and sampling themselves make them, traced
+for devices that may not be there: shapes stand for the parameters, the data and the images.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cfg_jax import data, experiment, guided_sampler, parallel, train
+from cfg_jax.data.description import describe
+from cfg_jax.model import Model
+
+PROGRAMS = ("train", "sample")
+
+
+class Traced(NamedTuple):
+    """A program before it is compiled.
+
+    lowered: what `compile` is called on.
+    per_device: examples or images on each device.
+    num_donated: its first arguments, this many arrays, are given up to its results.
+    gradient_bytes: of all gradients on a device; 0 for the sampler.
+    """
+
+    lowered: jax.stages.Lowered
+    per_device: int
+    num_donated: int
+    gradient_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blank:
+    """A `data.Source` of examples that are all zero."""
+
+    shape: tuple[int, ...]
+    num_classes: int
+    name: str = "blank"
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"x": np.zeros(self.shape, np.float32), "label": np.int32(0)}
+
+
+def programs_of(config: Any) -> tuple[str, ...]:
+    """The programs that a config has: a classifier draws nothing."""
+    return PROGRAMS[:1] if config.network == "classifier" else PROGRAMS
+
+
+def trace(config: Any, program: str, devices: list[Any]) -> Traced:
+    """The training step or the sampler of a config, of config.train.batch_size examples or images.
+
+    Args:
+      config: a validated ConfigDict.
+      program: "train" or "sample".
+      devices: as JAX or `topologies.devices` gives them; they divide the batch.
+
+    Raises:
+      ValueError: data whose shape is not known, or that the network does not take.
+    """
+    shape, names = describe(**experiment.data_arguments(config))
+    exp = experiment.assemble(config, shape, len(names))
+    params = jax.eval_shape(exp.init, jax.random.key(0))
+    if program == "sample":
+        return _sampler(config, exp, params, shape, names, devices)
+    return _training_step(config, exp, devices)
+
+
+def _training_step(config: Any, exp: Any, devices: list[Any]) -> Traced:
+    source = _Blank(exp.shape, 1)
+    optimizer = train.make_optimizer(config)
+    state = jax.eval_shape(train.make_create(config, exp, optimizer))
+    batch = data.batches(source, seed=config.seed, batch_size=2)[0]
+    size = config.train.batch_size // len(devices)
+    step = parallel.pmap_step(train.make_step(exp, optimizer, config), devices)
+    lowered = step.lower(state, _spread(batch, len(devices), size))
+    gradient_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
+    return Traced(lowered, size, len(jax.tree.leaves(state)), gradient_bytes)
+
+
+def _sampler(
+    config: Any, exp: Any, params: Any, shape: tuple, names: tuple, devices: list[Any]
+) -> Traced:
+    plan, shared, batch = _asked_of_a_model(config, params, shape, names)
+    size = config.train.batch_size // len(devices)
+    draw = parallel.pmap_rows(guided_sampler.make_draw(exp, plan), devices)
+    lowered = draw.lower(_shapes(shared), _spread(batch, len(devices), size))
+    return Traced(lowered, size, 0, 0)
+
+
+def _asked_of_a_model(config: Any, params: Any, shape: tuple, names: tuple) -> tuple:
+    """(plan, shared, batch) that `Model.sample_x` gives the sampler for one image."""
+    model = Model(config, {}, step=0, shape=shape, label_names=names)
+    model.params = params  # shapes only, which Model itself would place on devices
+    asked = []
+
+    def sampler_of(plan):
+        return lambda shared, batch: asked.append((plan, shared, batch)) or np.zeros(())
+
+    model._compiled = sampler_of
+    low_res = model.low_res_shape and np.zeros((1, *model.low_res_shape), np.float32)
+    model.sample_x(jax.random.key(0), labels=np.zeros(1, np.int32), low_res=low_res)
+    return asked[0]
+
+
+def _spread(batch: Any, count: int, size: int) -> Any:
+    """Shapes [count, size, ...] of a batch [B, ...]."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, size, *a.shape[1:]), a.dtype), batch)
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)

@@ -1,0 +1,175 @@
+"""Was this program compiled before, and where is what was found?
+
+Compiling takes minutes and gives the same every time, so what was found lies in a folder, one JSON
+file for each program:
+
+    <name>_<topology>_b<examples on a device>_<program>_<digest>.json
+
+The digest is of all that the program depends on: the config, the topology, the versions of the
+libraries and of the compiler, the flags it was given, and this package's own source as the parser
+sees it, without comments.
+"""
+
+import ast
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from cfg_jax import configuration, manifest
+from cfg_jax.preflight import verdict
+from cfg_jax.preflight.compiling import Compiled
+from cfg_jax.preflight.topologies import Topology, topology
+
+_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+_PACKAGE = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was found of one program.
+
+    name: of the config.
+    topology: its name.
+    program: "train" or "sample".
+    num_devices, per_device: devices, and examples or images on each.
+    config: as JSON values.
+    versions: of what it was compiled with.
+    digest: of all that it depends on, in hexadecimal.
+    compiled: what was found.
+    """
+
+    name: str
+    topology: str
+    program: str
+    num_devices: int
+    per_device: int
+    config: dict[str, Any]
+    versions: dict[str, str]
+    digest: str
+    compiled: Compiled
+
+    @property
+    def file_name(self) -> str:
+        """Where `write` puts it."""
+        where = self.topology.replace(":", "-")
+        parts = (self.name, where, f"b{self.per_device}", self.program, self.digest[:8])
+        return "_".join(parts) + ".json"
+
+
+def question(name: str, config: Any, where: Topology, program: str) -> dict[str, Any]:
+    """The fields of a `Result` but the last: all that is known before compiling."""
+    versions = manifest.versions() | {
+        package: _version(package) for package in ("jaxlib", "libtpu")
+    }
+    depends_on = {
+        "config": configuration.to_json(config),
+        "topology": where.name,
+        "program": program,
+        "versions": versions,
+        "flags": {flag: os.environ.get(flag, "") for flag in _FLAGS},
+        "source": _source_digest(),
+    }
+    return {
+        "name": name,
+        "topology": where.name,
+        "program": program,
+        "num_devices": where.num_devices,
+        "per_device": config.train.batch_size // where.num_devices,
+        "config": depends_on["config"],
+        "versions": versions,
+        "digest": manifest.sha256_json(depends_on),
+    }
+
+
+def find(folder: Path, asked: dict[str, Any]) -> tuple[Path, Result] | None:
+    """Where in `folder` the result of what is asked lies, and it; None where there is none.
+
+    It may have been asked for by another name.
+    """
+    ending = f"_{asked['digest'][:8]}.json"
+    for path in sorted(folder.glob(f"*{ending}")):
+        try:
+            found = read(path)
+        except ValueError:
+            continue  # half a file, of a program that was killed: compiled again
+        if found.digest == asked["digest"]:
+            return path, dataclasses.replace(found, name=asked["name"])
+    return None
+
+
+def read(path: Path) -> Result:
+    """The result in a file.
+
+    Raises:
+      ValueError: a file that `write` did not write.
+    """
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        del values["follows"]
+        return Result(**{**values, "compiled": Compiled.from_json(values["compiled"])})
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no result of a preflight: {error}") from error
+
+
+def write(folder: Path, result: Result) -> Path:
+    """Puts a result where `find` finds it, whole or not at all.
+
+    Raises:
+      ValueError: a folder that cannot be written.
+    """
+    path = folder / result.file_name
+    values = dataclasses.asdict(result) | {"follows": _follows(result)}
+    half = path.with_suffix(".tmp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        half.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+        half.replace(path)
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be written ({error.strerror}): give another folder as --out"
+        ) from error
+    return path
+
+
+def _follows(result: Result) -> dict[str, Any]:
+    """What a reader of the file wants to know and would have to work out."""
+    where, compiled = topology(result.topology), result.compiled
+    return {
+        "fits": verdict.fits(compiled, where.usable_bytes),
+        "needed_bytes": verdict.needed_bytes(compiled),
+        "usable_bytes": where.usable_bytes,
+        "estimated_share_of_peak": verdict.share_of_peak(compiled, where.flops_per_cycle),
+        "checks": verdict.checks(compiled, result.num_devices),
+    }
+
+
+def check_writable(folder: Path) -> None:
+    """Raises ValueError, before minutes of compiling, for a folder that cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise ValueError(
+            f"--out={folder} cannot be written ({error.strerror}): give another folder"
+        ) from error
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@functools.cache
+def _source_digest() -> str:
+    parsed = {
+        str(path.relative_to(_PACKAGE)): ast.dump(ast.parse(path.read_text("utf-8")))
+        for path in sorted(_PACKAGE.rglob("*.py"))
+    }
+    return manifest.sha256_json(parsed)

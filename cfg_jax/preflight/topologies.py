@@ -1,0 +1,139 @@
+"""Which pod slices can a program be compiled for, and what do their chips hold and do at most?
+
+A topology is named as the compiler names it, chip and shape: "v5e:4x4", "v4:2x2x4". Devices are
+what JAX counts: a v4 or v5p chip is one, its two cores working together, a v3 or 7x chip two.
+
+    FLOPs per cycle = cores x matrix units x rows x columns x 2,   clock = peak / FLOPs per cycle
+
+Sources: memory, peak and matrix units of a chip, and the shapes, from the pages "TPU v3" to
+"TPU7x" of Cloud TPU's documentation (docs.cloud.google.com/tpu/docs), but for the memory of v5p, 95
+GB there and 103e9 bytes in JAX's own table (jax/_src/pallas/mosaic/tpu_info.py). The clocks that
+follow are the published ones of v3 and v4 (940 and 1,050 MHz: Jouppi et al. 2023, arXiv 2304.01433,
+table 4) and v5e (1.5 GHz: Austin et al. 2025, "How to Scale Your Model", chapter 2). For v6e and 7x
+there is another factor of 2: their two units of 256 x 256 a core would need twice the clock
+otherwise, and libtpu 0.0.50.1 estimates 369,000 and 422,000 FLOPs per cycle for a product of two
+8192 x 8192 matrices. What the compiler leaves a program of the memory is what that version says.
+"""
+
+import importlib.util
+import math
+from typing import Any, NamedTuple
+
+import jax
+
+INSTALL = "pip install -e '.[tpu]'"
+
+_GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """What a chip has, in all its cores.
+
+    hbm_bytes: memory, as published.
+    usable_bytes: what the compiler leaves a program of it.
+    peak_flops: bfloat16 FLOPs per second.
+    flops_per_cycle: of its matrix units together.
+    devices: how many devices JAX counts it for.
+    """
+
+    hbm_bytes: int
+    usable_bytes: int
+    peak_flops: float
+    flops_per_cycle: int
+    devices: int = 1
+
+    @property
+    def clock(self) -> float:
+        """Cycles per second."""
+        return self.peak_flops / self.flops_per_cycle
+
+
+CHIPS = {
+    "v3": Chip(32 * _GIB, 2 * int(15.48 * _GIB), 123e12, 2 * 2 * 128 * 128 * 2, devices=2),
+    "v4": Chip(32 * _GIB, int(30.75 * _GIB), 275e12, 2 * 4 * 128 * 128 * 2),
+    "v5e": Chip(16 * _GIB, int(15.75 * _GIB), 197e12, 4 * 128 * 128 * 2),
+    "v5p": Chip(96 * _GIB, int(95.73 * _GIB), 459e12, 2 * 4 * 128 * 128 * 2),
+    "v6e": Chip(32 * _GIB, int(31.24 * _GIB), 918e12, 2 * 256 * 256 * 2 * 2),
+    "tpu7x": Chip(192 * _GIB, 2 * int(94.74 * _GIB), 2307e12, 2 * 2 * 256 * 256 * 2 * 2, devices=2),
+}
+_FLAT = "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16".split()
+_DEEP = "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16".split()
+SHAPES = {
+    "v3": "2x2 4x4 4x8 8x8 8x16 16x16 16x32 32x32".split(),
+    "v4": _DEEP,
+    "v5e": _FLAT,
+    "v5p": [*_DEEP, "16x16x16", "16x16x24"],
+    "v6e": _FLAT,
+    "tpu7x": _DEEP,
+}
+# Without it the compiler takes a v4 chip for two devices, which JAX on a v4 does not.
+_SETTINGS = {"v4": {"chip_config_name": "megacore"}}
+
+
+class Topology(NamedTuple):
+    """A slice of a pod.
+
+    name: "v5e:4x4".
+    chip: each of its chips.
+    num_chips: their number.
+    """
+
+    name: str
+    chip: Chip
+    num_chips: int
+
+    @property
+    def num_devices(self) -> int:
+        """Devices that JAX counts."""
+        return self.num_chips * self.chip.devices
+
+    @property
+    def usable_bytes(self) -> int:
+        """Memory of a device that a program can have."""
+        return self.chip.usable_bytes // self.chip.devices
+
+    @property
+    def flops_per_cycle(self) -> float:
+        """Of a device."""
+        return self.chip.flops_per_cycle / self.chip.devices
+
+
+def topology(name: str) -> Topology:
+    """The topology of a name.
+
+    Raises:
+      ValueError: none of that name.
+    """
+    kind, _, shape = name.partition(":")
+    if shape not in SHAPES.get(kind, ()):
+        known = ", ".join(f"{kind}:{shape}" for kind in SHAPES for shape in SHAPES[kind])
+        raise ValueError(f"topology {name!r} is unknown: choose one of {known}")
+    return Topology(name, CHIPS[kind], math.prod(map(int, shape.split("x"))))
+
+
+def check_compiler() -> None:
+    """Raises ValueError where the TPU compiler is not installed."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(f"the TPU compiler (libtpu) is not installed: run `{INSTALL}`")
+
+
+def devices(where: Topology) -> list[Any]:
+    """The devices of a topology, to compile for; nothing can run on them.
+
+    TPU_SKIP_MDS_QUERY=1 and JAX_PLATFORMS=cpu have to be set before JAX is imported: a TPU is
+    looked for otherwise.
+
+    Raises:
+      ValueError: the compiler is not installed.
+    """
+    check_compiler()
+    from jax.experimental import topologies
+
+    settings = _SETTINGS.get(where.name.partition(":")[0], {})
+    found = topologies.get_topology_desc(platform="tpu", topology_name=where.name, **settings)
+    if len(found.devices) != where.num_devices:
+        raise RuntimeError(
+            f"{where.name} has {len(found.devices)} devices in JAX {jax.__version__}, "
+            f"{where.num_devices} here"
+        )
+    return list(found.devices)

@@ -1,0 +1,41 @@
+"""Is this process stuck?
+
+One that waits for a peer that hangs waits for ever: the heartbeats that processes watch each other
+by go on. So, unless it is fed in time, a watchdog prints the stacks of all threads to standard
+error and ends the process with code 1; its peers then miss its heartbeats.
+
+    patience    `seconds` from one feeding to the next, PATIENCE times that where compiling, saving
+                or drawing lies between
+
+It is a thread outside Python, which a thread that never gives up the interpreter cannot stop.
+"""
+
+import contextlib
+import faulthandler
+import sys
+from collections.abc import Callable, Iterator
+
+PATIENCE = 10
+
+
+@contextlib.contextmanager
+def armed(seconds: float) -> Iterator[Callable[[bool], None]]:
+    """Gives `feed(patient)`, to be called after every step; the first wait is a patient one.
+
+    Args:
+      seconds: 0 for no watchdog.
+    """
+
+    def feed(patient: bool) -> None:
+        if seconds:
+            # Not sys.stderr: a notebook's has no file behind it.
+            faulthandler.dump_traceback_later(
+                seconds * PATIENCE if patient else seconds, exit=True, file=sys.__stderr__
+            )
+
+    feed(True)
+    try:
+        yield feed
+    finally:
+        if seconds:
+            faulthandler.cancel_dump_traceback_later()

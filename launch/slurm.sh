@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# A run on a Slurm cluster with GPUs, submitted from the folder of this repository:
+#
+#   sbatch launch/slurm.sh launch.train --config=configs/imagenet64.py --workdir=/shared/imagenet64
+#
+# Options before the script's name replace those below: sbatch --nodes=4 --time=2:00:00 launch/...
+# One task for each GPU is what JAX expects on Slurm; with --ntasks-per-node=1 a task takes all GPUs
+# of its node. $VENV (default .venv) is an environment with the [cuda] extra.
+#
+# Five minutes before the time limit, and when it preempts the job, Slurm sends SIGTERM to the tasks
+# (not to this shell: srun would kill them if it were told). They save and exit with code 75, and
+# the job is queued again under its number; the same command goes on from what is saved. DRY_RUN=1
+# prints the commands instead.
+#
+#SBATCH --job-name=cfg_jax
+#SBATCH --nodes=2
+#SBATCH --gpus-per-node=8
+#SBATCH --ntasks-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%j.log
+set -euo pipefail
+
+PREEMPTED=75
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+run() {
+  if [ "${DRY_RUN:-0}" != 0 ]; then
+    printf '%q ' "$@" | sed 's/ $//'
+    echo
+  else
+    "$@"
+  fi
+}
+
+case ${1:-} in
+  launch.?*) ;;
+  *) fail "cannot run '${1:-}': sbatch launch/slurm.sh launch.train --config=... --workdir=..." ;;
+esac
+[ -n "${SLURM_JOB_ID:-}" ] || fail "no Slurm job: start this script with sbatch"
+module=$1
+shift
+cd "${SLURM_SUBMIT_DIR:-.}" # Slurm runs a copy of this script that lies elsewhere
+export PATH="$PWD/${VENV:-.venv}/bin:$PATH"
+if [ "${SLURM_NTASKS_PER_NODE:-}" = 1 ] && [ "${SLURM_GPUS_ON_NODE:-1}" -gt 1 ]; then
+  # JAX gives a task of Slurm one device unless it is told of more.
+  JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
+  export JAX_LOCAL_DEVICE_IDS
+fi
+
+# A SIGTERM that does reach this shell goes to the tasks; the shell waits for their exit code.
+trap 'run scancel --signal=TERM "$SLURM_JOB_ID"' TERM
+# A task that has saved first must not have the others killed.
+run srun --kill-on-bad-exit=0 --wait=0 python -m "$module" --distributed=on "$@" &
+while :; do
+  code=0
+  wait $! || code=$?
+  kill -0 $! 2>/dev/null || break
+done
+
+if [ "$code" -eq "$PREEMPTED" ]; then
+  echo "preempted and saved: queued again"
+  run scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

@@ -1,0 +1,262 @@
+#!/usr/bin/env bash
+# A slice of Cloud TPU, from the request to its removal:
+#
+#   launch/tpu_vm.sh COMMAND --name=NAME --zone=ZONE [--project=PROJECT] [OPTIONS] [-- MODULE ARGS]
+#
+#   create     request it: --type=v5litepod-16 [--spot] [--runtime=VERSION] [--data_disk=DISK]
+#   wait       until it is there
+#   install    this repository, as committed, and its packages on every worker; mounts --data_disk
+#   start      python -m MODULE --distributed=on ARGS on every worker, in the background
+#   status     of the request and of the run
+#   logs       the last lines of a worker's output: [--worker=0] [--follow]
+#   stop       SIGTERM to the run, which saves and exits with code 75
+#   restart    bring a slice that was preempted back, and the run with it; options as for all above
+#   watch      restart whenever it is needed, until the run has ended
+#   delete     the slice and the request
+#
+# With --dry-run, or DRY_RUN=1, every command is printed, quoted for a shell, and none is run.
+# --name, --zone, --project and --type are taken from TPU_NAME, TPU_ZONE, TPU_PROJECT and TPU_TYPE
+# where they are left out.
+set -euo pipefail
+
+MISTAKE=2       # a person's: no use in starting again
+PREEMPTED=75    # saved; start again, as often as it happens
+MAX_RESTARTS=3  # of runs that ended otherwise, in one watch
+POLL_SECONDS=${POLL_SECONDS:-60}
+REMOTE=cfg_jax # the folder on a worker
+DATA_FOLDER=/mnt/data
+
+exec 3>&1 # where a dry run prints, also from within $(...)
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+# quoted WORDS...: on one line, so that a shell reads them back as they are.
+quoted() {
+  local word line="" escaped="'\\''"
+  for word in "$@"; do
+    case $word in
+      *[!A-Za-z0-9_./:=,@%+-]* | "") word="'${word//\'/$escaped}'" ;;
+    esac
+    line="$line $word"
+  done
+  echo "${line# }"
+}
+
+# Every command goes through here.
+run() {
+  if [ -n "$dry_run" ]; then
+    quoted "$@" >&3
+  else
+    "$@"
+  fi
+}
+
+tpus() { # tpus GROUP ACTION ARGS...: gcloud compute tpus GROUP ACTION ARGS... where the slice is
+  run gcloud compute tpus "$@" --zone="$zone" ${project:+"--project=$project"}
+}
+
+on_worker() { # on_worker all|NUMBER COMMAND ARGS...: of launch/tpu_worker.sh
+  local worker=$1
+  shift
+  tpus tpu-vm ssh "$name" --worker="$worker" \
+    --command="bash $REMOTE/launch/tpu_worker.sh $(quoted "$@")"
+}
+
+state() { # of the request: ACTIVE, SUSPENDED, ...
+  tpus queued-resources describe "$name" --format='value(state.state)' || return
+  [ -z "$dry_run" ] || echo DRY_RUN
+}
+
+run_status() { # of every worker, a line "run: ..." for each; a new worker has no script to ask
+  tpus tpu-vm ssh "$name" --worker=all \
+    --command="bash $REMOTE/launch/tpu_worker.sh status 2>/dev/null || echo run: idle"
+}
+
+runtime_of() { # what cloud.google.com/tpu/docs/runtimes lists for JAX
+  case $1 in
+    v6e-*) echo v2-alpha-tpuv6e ;;
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    v4-* | v3-* | v2-*) echo tpu-ubuntu2204-base ;;
+    *) fail "--type=$1: give v2-, v3-, v4-, v5p-, v6e- or v5litepod-, then the size; or --runtime" ;;
+  esac
+}
+
+create() {
+  tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$type" \
+    --runtime-version="$runtime" ${spot:+--spot} \
+    ${data_disk:+"--data-disk=source=$data_disk,mode=read-only"}
+}
+
+await() {
+  local now
+  while :; do
+    now=$(state)
+    case $now in
+      ACTIVE | DRY_RUN) return ;;
+      FAILED | SUSPENDED) fail "the request for $name is $now: launch/tpu_vm.sh delete, then create" ;;
+    esac
+    echo "$name: $now" >&2
+    sleep "$POLL_SECONDS"
+  done
+}
+
+install() {
+  local archive=/tmp/cfg_jax.tar.gz
+  [ -n "$dry_run" ] || archive=$(mktemp)
+  run git diff --quiet HEAD || echo "warning: changes that are not committed stay here" >&2
+  run git archive --format=tar.gz --output="$archive" HEAD
+  tpus tpu-vm scp "$archive" "$name:$REMOTE.tar.gz" --worker=all
+  run rm "$archive"
+  tpus tpu-vm ssh "$name" --worker=all \
+    --command="mkdir -p $REMOTE && tar -xzf $REMOTE.tar.gz -C $REMOTE"
+  on_worker all install
+  if [ -n "$data_disk" ]; then
+    on_worker all mount "$data_device" "$DATA_FOLDER"
+  fi
+}
+
+start() {
+  on_worker all start "$module" --distributed=on ${arguments[@]+"${arguments[@]}"}
+}
+
+remove() {
+  tpus queued-resources delete "$name" --force --quiet
+}
+
+restart() {
+  local now
+  now=$(state)
+  case $now in
+    ACTIVE)
+      start
+      return
+      ;;
+    SUSPENDED | FAILED | DRY_RUN)
+      remove
+      create
+      ;;
+  esac
+  await
+  install
+  start
+}
+
+watch() { # removes nothing unless the service says that it is gone already
+  local now said restarts=0
+  while :; do
+    now=$(state) || now=unknown
+    case $now in
+      SUSPENDED | FAILED)
+        remove
+        create
+        ;;
+      ACTIVE)
+        said=$(run_status | grep -o "run: .*") || said=unknown
+        echo "$said" | sort | uniq -c | sed "s|^ *|$name: |" >&2
+        case $said in
+          *running* | *unknown*) ;;
+          *idle*)
+            install
+            start
+            ;;
+          *) # exited CODE, on every worker
+            if ! echo "$said" | grep -q -v -x "run: exited 0"; then
+              return
+            elif echo "$said" | grep -q -v -x -e "run: exited 0" -e "run: exited $PREEMPTED"; then
+              restarts=$((restarts + 1))
+              if [ "$restarts" -gt "$MAX_RESTARTS" ] \
+                || echo "$said" | grep -q -x "run: exited $MISTAKE"; then
+                fail "the run on $name ended and is not started again: launch/tpu_vm.sh logs"
+              fi
+            fi
+            start
+            ;;
+        esac
+        ;;
+      DRY_RUN) # what it would do once the slice is gone
+        run_status
+        restart
+        return
+        ;;
+      *) echo "$name: $now" >&2 ;;
+    esac
+    sleep "$POLL_SECONDS"
+  done
+}
+
+# Arguments.
+command="" name=${TPU_NAME:-} zone=${TPU_ZONE:-} project=${TPU_PROJECT:-} type=${TPU_TYPE:-}
+runtime="" spot="" data_disk="" data_device=/dev/sdb worker=0 follow="" module=""
+dry_run=${DRY_RUN:-}
+[ "$dry_run" != 0 ] || dry_run=""
+arguments=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --dry-run) dry_run=1 ;;
+    --spot) spot=1 ;;
+    --follow) follow=--follow ;;
+    --name=* | --zone=* | --project=* | --type=* | --runtime=* | --data_disk=* | --data_device=* | --worker=*)
+      [ -n "${1#*=}" ] || fail "${1}: give a value after the ="
+      flag=${1%%=*}
+      printf -v "${flag#--}" %s "${1#*=}"
+      ;;
+    --)
+      shift
+      module=${1:-}
+      [ $# -eq 0 ] || shift
+      arguments=("$@")
+      break
+      ;;
+    -*) fail "unknown option $1: launch/tpu_vm.sh lists them in its first lines" ;;
+    *)
+      [ -z "$command" ] || fail "unexpected argument '$1': one command, then --option=value"
+      command=$1
+      ;;
+  esac
+  shift
+done
+
+commands="create wait install start status logs stop restart watch delete"
+[ -n "$command" ] || fail "no command: give one of $commands"
+case " $commands " in
+  *" $command "*) ;;
+  *) fail "unknown command '$command': give one of $commands" ;;
+esac
+[ -n "$name" ] || fail "$command needs --name=NAME, or TPU_NAME"
+[ -n "$zone" ] || fail "$command needs --zone=ZONE, or TPU_ZONE"
+case $command in
+  create | restart | watch)
+    [ -n "$type" ] || fail "$command needs --type=TYPE, such as v5litepod-16, or TPU_TYPE"
+    [ -n "$runtime" ] || runtime=$(runtime_of "$type")
+    ;;
+esac
+case $command in
+  start | restart | watch)
+    case $module in
+      launch.?*) ;;
+      "") fail "$command needs what to run: -- launch.train --config=... --workdir=..." ;;
+      *) fail "cannot run '$module': give a module such as launch.train after --" ;;
+    esac
+    ;;
+  *) [ -z "$module" ] || fail "$command runs no module: leave out -- $module" ;;
+esac
+[ -n "$dry_run" ] || command -v gcloud >/dev/null \
+  || fail "gcloud is not installed: see cloud.google.com/sdk/docs/install, or give --dry-run"
+cd "$(dirname "$0")/.."
+
+case $command in
+  create | install | start | restart | watch) "$command" ;;
+  wait) await ;;
+  delete) remove ;;
+  status)
+    now=$(state)
+    [ -n "$dry_run" ] || echo "request: $now"
+    run_status
+    ;;
+  logs) on_worker "$worker" log ${follow:+"$follow"} ;;
+  stop) on_worker all stop ;;
+esac

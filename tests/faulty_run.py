@@ -1,0 +1,86 @@
+"""A training run to which something happens: `FAULTY_RUN=JSON python -m tests.faulty_run`.
+
+The JSON is {"workdir": ..., "config": "points" or "digits", "overrides": {field: value}}, and what
+happens:
+
+    "kill_in_save": [step, n]   kill -9 once n files of that step's checkpoint are there
+    "terminate": step           SIGTERM after it
+    "hang": step                nothing after it, for ever
+    "full_disk": [first, last]  no file can grow after the first, until after the last
+
+It takes the flags of every program and ends as `python -m launch.train` does.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import threading
+import time
+from pathlib import Path
+
+from launch.program import run
+
+FULL = 512  # bytes that a file may have on a full disk
+
+
+def main(argv):
+    del argv
+    from cfg_jax.train import train
+    from tests import tiny
+
+    wanted = json.loads(os.environ["FAULTY_RUN"])
+    make = tiny.tiny_points if wanted["config"] == "points" else tiny.tiny_config
+    watch_saves(Path(wanted["workdir"]), *wanted.get("kill_in_save", ()))
+    after_steps(lambda loop, step: happens(wanted, loop, step))
+    train(make(**wanted["overrides"]), wanted["workdir"])
+
+
+def after_steps(action):
+    """Has every training loop call action(loop, step) after a step, before all else."""
+    from cfg_jax.training_loop import Loop
+
+    own = Loop._between
+
+    def between(self, step, *arguments):
+        action(self, step)
+        return own(self, step, *arguments)
+
+    Loop._between = between
+
+
+def happens(wanted, loop, step):
+    if step == wanted.get("terminate"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    if step == wanted.get("hang"):
+        time.sleep(600)
+    first, last = wanted.get("full_disk", (None, None))
+    if step in (first, last):
+        if step == first:
+            loop.checkpoints.wait()
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FULL if step == first else hard, hard))
+
+
+def watch_saves(workdir, step=None, count=0):
+    if step is None:
+        return
+    whole = workdir / "checkpoints" / f"{step}"
+    unfinished = whole.with_name(f"{step}.orbax-checkpoint-tmp")
+
+    def files():
+        with contextlib.suppress(OSError):  # renamed while we look
+            return len(list(unfinished.rglob("*"))) if unfinished.exists() else -1
+        return -1
+
+    def watch():
+        while files() < count and not whole.exists():
+            time.sleep(1e-4)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    run(main)

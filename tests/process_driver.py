@@ -1,0 +1,136 @@
+"""What each process of `test_processes` does: `python -m tests.process_driver --jobs=JSON`.
+
+The JSON is a list of {"do": name of a function here, its arguments}. Networks are `tests.tiny`'s of
+pixels, which compile at once; what a process sees of its own goes to files with its number.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from launch.program import run
+
+_JOBS = flags.DEFINE_string("jobs", None, "What to do.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Of the run; only the compilation cache cares.")
+
+
+def main(argv):
+    del argv
+    from tests import tiny
+
+    with tiny.pixel_networks():
+        for job in json.loads(_JOBS.value):
+            globals()[job.pop("do")](**job)
+
+
+def train(workdir, seen, **overrides):
+    """A run; what every device ended with, and which examples this process was given."""
+    import jax
+
+    from cfg_jax import parallel
+    from cfg_jax.train import train
+    from tests import tiny
+
+    batches, last = [], {}
+    mapped = parallel.pmap_step
+
+    def watched(step):
+        step = mapped(step)
+
+        def call(state, batch):
+            batches.append(jax.device_get(batch))
+            state, metrics = step(state, batch)
+            last["state"] = state
+            return state, metrics
+
+        return call
+
+    parallel.pmap_step = watched
+    try:
+        train(tiny.tiny_config(**overrides), workdir)
+    finally:
+        parallel.pmap_step = mapped
+    leaves = jax.tree.leaves(last["state"])
+    on_devices = {
+        f"leaf_{i}": np.stack([np.asarray(shard.data) for shard in leaf.addressable_shards])
+        for i, leaf in enumerate(leaves)
+    }
+    _save(seen, **on_devices, **{k: np.stack([b[k] for b in batches]) for k in batches[0]})
+
+
+def sample(workdir, seen):
+    """16 samples, of which each process draws its share."""
+    import jax
+
+    import cfg_jax
+    from cfg_jax import distributed
+    from cfg_jax import keys as keys_lib
+
+    model = cfg_jax.load(workdir)
+    index = distributed.share(np.arange(16))
+    keys = keys_lib.indexed(jax.random.key(3), index)
+    own = model.sample_x(keys, labels=index % 10, w=1.5, num_steps=5)
+    assert model.first_sample_seconds > 0
+    _save(seen, own=own, x=distributed.gather(own, 16))
+
+
+def evaluate(workdir, folder, seen, data_dir):
+    """A cell and its reference, and the bound on the likelihood."""
+    import cfg_jax
+    from cfg_jax import data, evaluation
+    from cfg_jax.evaluate import likelihood
+
+    model = cfg_jax.load(workdir)
+    source = data.open_source("digits", "test[:60]", data_dir=data_dir)
+    network = _network()
+    reference = evaluation.data_reference(network, source, folder, with_rows=True, batch_size=16)
+    result = evaluation.evaluate(
+        model,
+        network,
+        reference,
+        folder=folder,
+        metrics=("fid", "is", "precision_recall"),
+        num_samples=40,
+        sampling=evaluation.Sampling(w=1.0, num_steps=5),
+        batch_size=16,
+        save_images=True,
+    )
+    bound = likelihood(model, source, num_steps=4, batch_size=8, num_examples=20)
+    _save(seen, numbers=json.dumps([result.metrics, bound._asdict()]))
+
+
+def _network():
+    """Looks at each row for itself, on the devices."""
+    import jax
+    import jax.numpy as jnp
+
+    from cfg_jax import parallel
+    from cfg_jax.features import FeatureNetwork, Outputs
+    from tests.plain_network import LOGITS, POOL
+
+    matrices = [np.asarray(matrix, np.float32) for matrix in (POOL, LOGITS)]
+
+    def look(matrices, images):
+        pixels = images.reshape(len(images), 64).astype(jnp.float32)
+        return Outputs(*(pixels @ matrix for matrix in matrices), None)
+
+    spread = parallel.pmap_batch(look)
+    matrices = parallel.replicate(matrices)
+    return FeatureNetwork(
+        "pixels",
+        "sha",
+        "none",
+        lambda images: jax.tree.map(np.asarray, spread(matrices, images)),
+    )
+
+
+def _save(seen, **arrays):
+    import jax
+
+    np.savez(Path(f"{seen}_{jax.process_index()}.npz"), **arrays)
+
+
+if __name__ == "__main__":
+    run(main)

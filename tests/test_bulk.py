@@ -1,0 +1,359 @@
+"""Folders of samples against the same samples drawn by the model in one call."""
+
+import copy
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cfg_jax import bulk, distributed
+from cfg_jax.evaluation import Sampling
+from tests.tiny import pixel_model, tiny_config
+
+ROOT = Path(__file__).parents[1]
+N = 60
+W = 1.5
+
+
+@pytest.fixture(scope="module")
+def model():
+    near = {"diffusion.logsnr_min": -8.0, "diffusion.logsnr_max": 8.0, "sampling.num_steps": 3}
+    return pixel_model(tiny_config(**near))
+
+
+def draw(model, folder, **options):
+    own = {"num_samples": N, "sampling": Sampling(w=W), "shard_size": 25, "batch_size": 7}
+    options = own | options
+    return bulk.sample_to_files(model, folder, **options)
+
+
+def contents(folder):
+    """(images, labels) of all files of a folder, by the order of their names."""
+    parts = [np.load(path) for path in sorted(folder.glob("samples_*.npz"))]
+    return tuple(np.concatenate([part[name] for part in parts]) for name in ("images", "labels"))
+
+
+def assert_equal_but_for_rounding(images, expected):
+    """Programs of other shapes round float32 differently, which a rounding to 8 bits may show."""
+    difference = np.abs(images.astype(int) - expected)
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.002
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "samples"
+    draw(model, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    """Sample i from fold_in(key(0), i) and label i mod 10, all in one batch."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), np.arange(N))
+    return model.sample(keys, labels=np.arange(N) % 10, w=W)
+
+
+def test_the_files_hold_each_sample_once_with_its_label(undisturbed, expected):
+    names = [path.name for path in sorted(undisturbed.iterdir())]
+    ranges = ["00000000_00000025", "00000025_00000050", "00000050_00000060"]
+    assert names == ["manifest.json", *(f"samples_{name}.npz" for name in ranges)]
+    images, labels = contents(undisturbed)
+    assert images.dtype == np.uint8 and labels.dtype == np.int32
+    assert_equal_but_for_rounding(images, expected)
+    np.testing.assert_array_equal(labels, np.arange(N) % 10)
+    assert len(np.unique(images.reshape(N, -1), axis=0)) == N
+
+
+@pytest.mark.parametrize(("batch_size", "shard_size"), [(7, 25), (64, 7), (7, 1), (64, 1000)])
+def test_batches_and_shards_do_not_matter(model, expected, tmp_path, batch_size, shard_size):
+    paths = draw(model, tmp_path, batch_size=batch_size, shard_size=shard_size)
+    assert len(paths) == -(-N // shard_size)
+    assert_equal_but_for_rounding(contents(tmp_path)[0], expected)
+
+
+def test_one_device_draws_the_same(model, expected, tmp_path, monkeypatch):
+    local = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda **_: local)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    draw(model.with_params(jax.device_get(model.params), model.step), tmp_path)
+    assert_equal_but_for_rounding(contents(tmp_path)[0], expected)
+
+
+def test_random_labels_are_drawn_for_each_index_and_written_beside_its_image(model, tmp_path):
+    draw(model, tmp_path, label_plan="random", seed=3)
+    images, labels = contents(tmp_path)
+    assert set(labels) <= set(range(10)) and len(set(labels)) > 5
+    assert (labels != np.arange(N) % 10).any()
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), np.arange(N))
+    assert_equal_but_for_rounding(images, model.sample(keys, labels=labels, w=W))
+
+
+class Dying:
+    """A function that is killed at one of its calls, having done half of its work or none."""
+
+    def __init__(self, function, call, half=None):
+        self.function, self.left, self.half = function, call, half
+
+    def __call__(self, *args, **options):
+        self.left -= 1
+        if self.left == 0:
+            if self.half:
+                self.half(*args)
+            raise KeyboardInterrupt
+        return self.function(*args, **options)
+
+
+def test_three_kills_at_random_points_end_in_the_same_samples(model, tmp_path, monkeypatch):
+    draw(model, tmp_path / "undisturbed", shard_size=4)
+    folder = tmp_path / "killed"
+    rng = random.Random(0)
+    whole = []
+    for kind in rng.sample(["drawing", "writing", "between"], 3):
+        with monkeypatch.context() as patch:
+            if kind == "drawing":
+                dying = copy.copy(model)
+                dying.sample = Dying(model.sample, rng.randint(1, 3))
+                killed = dying
+            else:
+                killed = model
+                half = (
+                    (lambda file, **_: file.write(b"PK\x03\x04 half"))
+                    if kind == "writing"
+                    else None
+                )
+                patch.setattr(np, "savez_compressed", Dying(np.savez_compressed, 2, half))
+            with pytest.raises(KeyboardInterrupt):
+                draw(killed, folder, shard_size=4)
+        there = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+        assert all(there.get(path) == when for path, when in whole), (
+            "a whole file was written again"
+        )
+        whole = list(there.items())
+    assert 0 < len(whole) < 15
+    draw(model, folder, shard_size=4)
+    for found, wanted in zip(contents(folder), contents(tmp_path / "undisturbed"), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert not list(folder.glob("*.unfinished"))
+
+
+def flipped(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def of_other_images(path):
+    np.savez(path, images=np.zeros((25, 4, 4, 1), np.uint8), labels=np.zeros(25, np.int32))
+
+
+@pytest.mark.parametrize("damage", [flipped, truncated, of_other_images, Path.unlink])
+def test_a_damaged_file_alone_is_drawn_again(model, undisturbed, tmp_path, damage):
+    draw(model, tmp_path)
+    first, second, third = sorted(tmp_path.glob("*.npz"))
+    kept = {path: path.stat().st_mtime_ns for path in (first, third)}
+    damage(second)
+    draw(model, tmp_path)
+    np.testing.assert_array_equal(contents(tmp_path)[0], contents(undisturbed)[0])
+    assert {path: path.stat().st_mtime_ns for path in (first, third)} == kept
+
+
+def test_a_finished_folder_costs_no_sample(model, undisturbed):
+    idle = copy.copy(model)
+    idle.sample = None
+    assert [path.name for path in draw(idle, undisturbed)] == [
+        path.name for path in sorted(undisturbed.glob("*.npz"))
+    ]
+
+
+def test_progress_tells_the_rate_and_the_time_left(model, tmp_path, capsys):
+    draw(model, tmp_path)
+    assert f"image {N}/{N}" in capsys.readouterr().out
+    (tmp_path / "samples_00000025_00000050.npz").unlink()
+    draw(model, tmp_path)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"image {N}/{N}" in line and "images/s" in line and "0 s left" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"seed": 1}, "seed=0, not 1"),
+        ({"num_samples": 50}, "num_samples=60, not 50"),
+        ({"label_plan": "random"}, "label_plan=balanced, not random"),
+        ({"shard_size": 20}, "shard_size=25, not 20"),
+        ({"sampling": Sampling(w=2)}, "w=1.5, not 2.0"),
+        ({"sampling": Sampling(w=W, num_steps=4)}, "num_steps=3, not 4"),
+        ({"sampling": Sampling(w=W, step="ddim")}, "step=ancestral, not ddim"),
+    ],
+)
+def test_a_folder_of_other_settings_is_refused_by_the_field(model, undisturbed, options, said):
+    with pytest.raises(ValueError, match=f"holds samples of {said}: ask for the same"):
+        draw(model, undisturbed, **options)
+
+
+def test_a_folder_of_another_checkpoint_or_model_is_refused(model, undisturbed):
+    other = jax.tree.map(lambda a: a + 1, jax.device_get(model.params))
+    with pytest.raises(ValueError, match="holds samples of checkpoint=7, not 8"):
+        draw(model.with_params(other, 8), undisturbed)
+    with pytest.raises(ValueError, match="holds samples of model=[0-9a-f]{64}, not"):
+        draw(model.with_params(other, 7), undisturbed)
+
+
+def test_the_manifest_says_what_the_samples_are(undisturbed):
+    described = json.loads((undisturbed / bulk.MANIFEST).read_text())
+    assert described["settings"] | {"w": W, "seed": 0, "num_samples": N} == described["settings"]
+    assert described["label_names"] == list("0123456789")
+    assert "jax" in described["versions"]
+
+
+def test_samples_of_unknown_settings_are_refused(model, tmp_path):
+    draw(model, tmp_path)
+    path = tmp_path / bulk.MANIFEST
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(ValueError, match="cannot be read, or was altered"):
+        draw(model, tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match="holds samples, and no manifest.json says of what"):
+        draw(model, tmp_path)
+    assert not path.exists()
+
+
+def test_processes_draw_shards_of_their_own_that_make_the_folder_of_one(
+    model, tmp_path, monkeypatch
+):
+    draw(model, tmp_path / "alone", shard_size=7)
+    folder = tmp_path / "several"
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(distributed, "wait_for_all", lambda what: None)
+    made = []
+    for process in range(3):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        if process == 0:  # it looks for those of the others, which here come after it
+            with pytest.raises(OSError, match="sample 7 of 60 is in no file"):
+                draw(model, folder, shard_size=7)
+        else:
+            draw(model, folder, shard_size=7)
+        there = {int(path.name.split("_")[1]) // 7 for path in folder.glob("*.npz")}
+        made.append(there.difference(*made))
+    assert made == [{0, 3, 6}, {1, 4, 7}, {2, 5, 8}]
+    bulk.check_complete(folder, N)
+    for found, wanted in zip(contents(folder), contents(tmp_path / "alone"), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("samples_00000020_00000030.npz", "holds samples that another file holds as well"),
+        ("samples_00000060_00000070.npz", "beyond the 60 asked for"),
+        ("samples_best.npz", "not named as samples are"),
+    ],
+)
+def test_a_file_that_does_not_belong_is_told_of(model, tmp_path, name, said):
+    draw(model, tmp_path)
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(OSError, match=said):
+        draw(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_samples": 61}, "take 70, or a random plan"),
+        ({"num_samples": 0}, "num_samples=0: need 2 or more"),
+        ({"label_plan": "sorted"}, "choose one of balanced, random"),
+        ({"batch_size": 0}, "batch_size=0: need 1 or more"),
+        ({"shard_size": -1}, "shard_size=-1: need 1 or more"),
+        ({"sampling": Sampling(classifier_w=1.0)}, "without a classifier"),
+    ],
+)
+def test_a_mistake_costs_one_line_and_no_folder(model, tmp_path, options, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        draw(model, tmp_path / "new", **options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_without_samples_may_be_given_again(model, tmp_path):
+    with pytest.raises(ValueError, match="w=nan: need finite guidance weights"):
+        draw(model, tmp_path, sampling=Sampling(w=np.nan))
+    assert len(draw(model, tmp_path)) == 3
+
+
+PARSE = """
+import sys
+from absl import flags
+from launch import sample
+for line in sys.stdin:
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["sample", "--workdir=none", *line.split()])
+    try:
+        sample.main([])
+    except ValueError as error:
+        print(str(error).replace(chr(10), "NEWLINE"))
+"""
+
+
+def test_flags_that_do_not_go_together_are_refused_before_anything_is_read():
+    cases = {
+        "--num_samples=50 --out=o": "--w=0,1,3: give one weight with --num_samples",
+        "--num_samples=50 --w=1": "--num_samples without --out: say which folder",
+        "--num_samples=50 --w=1 --out=o --labels=3": "--labels does not go with --num_samples",
+        "--num_samples=50 --w=1 --out=o --upsampler_workdir=u": "--upsampler_workdir does not go",
+        "--shard_size=7": "--shard_size is of --num_samples: give that too",
+        "--label_plan=random": "--label_plan is of --num_samples: give that too",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE],
+        input="\n".join(cases),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    for line, said in zip(done.stdout.splitlines(), cases.values(), strict=True):
+        assert said in line
+
+
+@pytest.mark.long
+def test_the_program_killed_three_times_ends_with_the_same_samples(tiny_run, tmp_path):
+    def command(out):
+        return [
+            *(sys.executable, "-m", "launch.sample", f"--workdir={tiny_run}", "--w=1"),
+            *(
+                "--num_samples=2000",
+                "--shard_size=50",
+                "--batch_size=100",
+                f"--out={tmp_path / out}",
+            ),
+        ]
+
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "text": True}
+    subprocess.run(command("whole"), check=True, **options)
+    for files in sorted(random.Random(1).sample(range(2, 36), 3)):
+        process = subprocess.Popen(command("killed"), **options)
+        while len(list((tmp_path / "killed").glob("samples_*.npz"))) < files:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        process.stdout.close()
+    done = subprocess.run(command("killed"), check=True, **options)
+    assert "2000 samples in 40 files" in done.stdout
+    whole, killed = contents(tmp_path / "whole"), contents(tmp_path / "killed")
+    assert len(whole[0]) == 2000
+    for found, wanted in zip(killed, whole, strict=True):
+        np.testing.assert_array_equal(found, wanted)

@@ -1,0 +1,445 @@
+"""What a long run meets, done to real runs; docs/reliability.md is the list.
+
+Whole processes are killed, hung and starved in `faulty_run`, on the suite's eight devices, and end
+or go on to the parameters of `finished`, a run to which nothing happened.
+"""
+
+import ast
+import contextlib
+import errno
+import faulthandler
+import fcntl
+import json
+import os
+import random
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from cfg_jax import configuration, data, interruption, parallel, workdir_lock
+from cfg_jax.checkpoint import Checkpoints, load_ema
+from cfg_jax.metric_log import MetricLog
+from cfg_jax.train import train
+from cfg_jax.train_state import make_train_step
+from cfg_jax.training_loop import Loop
+from tests.tiny import parameters, records, tiny_points
+
+ROOT = Path(__file__).parents[1]
+
+EIGHT_STEPS = {"train.num_steps": 8, "train.log_every": 1}
+
+
+def faulty_run(workdir, *flags, config="points", overrides=EIGHT_STEPS, devices=8, **happens):
+    """A process that trains while something happens to it."""
+    wanted = {"workdir": str(workdir), "config": config, "overrides": overrides, **happens}
+    suite = "--xla_force_host_platform_device_count=8"
+    here = os.environ | {
+        "FAULTY_RUN": json.dumps(wanted),
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace(suite, f"{suite[:-1]}{devices}"),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.faulty_run", *flags],
+        cwd=ROOT,
+        env=here,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(*arguments, **keywords):
+    """(exit code, standard output, standard error) of a `faulty_run`."""
+    process = faulty_run(*arguments, **keywords)
+    try:
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The workdir of eight steps to which nothing happened."""
+    workdir = tmp_path_factory.mktemp("finished")
+    train(tiny_points(**EIGHT_STEPS), workdir)
+    return workdir
+
+
+def digests(workdir):
+    """Of every leaf of state and average in the last checkpoint, and its step."""
+    loaded = load_ema(workdir / "checkpoints")
+    return loaded.step, loaded.meta["digests"]
+
+
+def assert_ends_as(workdir, other):
+    chex.assert_trees_all_equal(parameters(workdir), parameters(other))
+    assert digests(workdir) == digests(other)
+    told = [[(record["step"], record["loss"]) for record in records(w)] for w in (workdir, other)]
+    assert told[0] == told[1]
+
+
+def steps_of(workdir):
+    return sorted(path.name for path in (workdir / "checkpoints").iterdir())
+
+
+def after_step(monkeypatch, step, action):
+    """Has the training of this process do `action` after `step`."""
+    own = Loop._between
+
+    def between(self, done, *arguments):
+        if done == step:
+            action()
+        return own(self, done, *arguments)
+
+    monkeypatch.setattr(Loop, "_between", between)
+
+
+# Killed, and asked to stop.
+
+
+def test_a_run_killed_inside_its_saves_resumes_from_whole_steps_to_the_same_end(finished, tmp_path):
+    found = []
+    for step, files in ((2, 0), (4, 15), (6, 30)):
+        code, _, err = ended(tmp_path, kill_in_save=[step, files])
+        assert code == -signal.SIGKILL, err
+        found.append(steps_of(tmp_path))
+        whole = [int(name) for name in found[-1] if name.isdecimal()]
+        assert not whole or load_ema(tmp_path / "checkpoints").step == max(whole) <= step
+    assert any("orbax-checkpoint-tmp" in name for names in found for name in names)
+    code, out, err = ended(tmp_path)
+    assert code == 0, err
+    assert "resuming from step" in out
+    assert steps_of(tmp_path) == steps_of(finished)
+    assert_ends_as(tmp_path, finished)
+
+
+def test_sigterm_saves_the_step_under_way_and_ends_with_code_75(finished, tmp_path):
+    code, out, err = ended(tmp_path, terminate=3)
+    assert code == 75, err
+    assert "asked to stop: step 3 of 8 saved" in out
+    assert steps_of(tmp_path) == ["2", "3"]
+    code, out, err = ended(tmp_path)
+    assert code == 0, err
+    assert "resuming from step 3" in out
+    assert_ends_as(tmp_path, finished)
+
+
+def test_with_jax_distributed_sigterm_is_left_to_it_and_does_the_same(finished, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    alone = ("--distributed=on", f"--coordinator_address={address}")
+    alone += ("--num_processes=1", "--process_id=0")
+    rare = {"train.num_steps": 4000, "train.checkpoint_every": 4000}
+    code, out, err = ended(tmp_path, *alone, overrides=EIGHT_STEPS | rare, terminate=3)
+    assert code == 75, err
+    (step,) = steps_of(tmp_path)
+    assert f"asked to stop: step {step} of 4000 saved" in out and 3 <= int(step) < 4000
+
+
+def test_a_second_sigterm_while_it_saves_changes_nothing(finished, tmp_path, monkeypatch):
+    own = Checkpoints.save
+
+    def save(self, *arguments, **keywords):
+        started = own(self, *arguments, **keywords)
+        signal.raise_signal(signal.SIGTERM)
+        return started
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save)
+        after_step(patch, 3, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(interruption.Interrupted) as stop:
+            train(tiny_points(**EIGHT_STEPS, **{"train.checkpoint_every": 8}), tmp_path)
+    assert (stop.value.step, stop.value.code) == (3, 75)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert steps_of(tmp_path) == ["3"]
+    train(tiny_points(**EIGHT_STEPS), tmp_path)
+    assert_ends_as(tmp_path, finished)
+
+
+def test_sigterm_after_the_last_step_is_a_finished_run(tmp_path, monkeypatch):
+    after_step(monkeypatch, 4, lambda: signal.raise_signal(signal.SIGTERM))
+    train(tiny_points(), tmp_path)
+    assert steps_of(tmp_path) == ["2", "4"]
+
+
+# Other devices.
+
+
+def test_a_run_goes_on_with_four_devices_then_two_then_one(finished, tmp_path):
+    for devices, steps in ((4, 3), (2, 6), (1, 8)):
+        code, out, err = ended(
+            tmp_path, devices=devices, overrides=EIGHT_STEPS | {"train.num_steps": steps}
+        )
+        assert code == 0, err
+    assert "resuming from step 6" in out
+    losses = [[record["loss"] for record in records(run)] for run in (tmp_path, finished)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    chex.assert_trees_all_close(parameters(tmp_path), parameters(finished), rtol=1e-3, atol=1e-5)
+
+
+def test_a_step_that_forgets_to_average_shows_in_the_copies_of_its_state():
+    # The test double of `test_every_device_holds_the_same_parameters_after_some_steps`.
+    from tests.test_train_state import batch_of, fresh, quadratic
+
+    optimizer = tiny_optimizer()
+    step = make_train_step(quadratic, optimizer, seed=0, ema_decay=0.9, axis_name=None)
+    state = parallel.replicate(fresh(optimizer))
+    state, _ = parallel.pmap_step(step)(state, parallel.split_batch(batch_of(0)))
+    assert state.params["p"].sharding.is_fully_replicated
+    copies = [np.asarray(shard.data) for shard in state.params["p"].addressable_shards]
+    assert any((copy != copies[0]).any() for copy in copies)
+
+
+def tiny_optimizer():
+    from cfg_jax.train_state import create_optimizer
+
+    return create_optimizer(learning_rate=0.1, warmup_steps=0, b1=0.9, b2=0.99, grad_clip=1.0)
+
+
+# Stuck.
+
+
+def test_a_run_that_hangs_prints_its_stacks_and_ends(tmp_path):
+    started = time.monotonic()
+    short = EIGHT_STEPS | {"train.hang_seconds": 6}
+    code, out, err = ended(tmp_path, overrides=short, hang=4)
+    assert code == 1 and time.monotonic() - started < 200
+    assert "Timeout (0:00:06)!" in err and "in happens" in err and "in _between" in err
+    assert "first step" in out
+    assert steps_of(tmp_path) == ["2"]
+
+
+def test_what_compiles_saves_or_draws_may_take_ten_times_as_long(tmp_path, monkeypatch):
+    seconds, ends = [], []
+    monkeypatch.setattr(
+        faulthandler, "dump_traceback_later", lambda after, exit, file: seconds.append(after)
+    )
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: ends.append(True))
+    train(tiny_points(**{"train.hang_seconds": 7}), tmp_path / "watched")
+    # Before the first step, then after each of four, the second and last of which save.
+    assert seconds == [70, 7, 70, 7, 70] and ends
+    train(tiny_points(**{"train.hang_seconds": 0}), tmp_path / "free")
+    assert len(seconds) == 5 and len(ends) == 1
+
+
+# Full disks.
+
+
+def test_a_disk_that_fills_and_empties_costs_the_saves_in_between(finished, tmp_path):
+    every = EIGHT_STEPS | {"train.checkpoint_every": 1, "checkpoint.keep_every": 1}
+    code, _, err = ended(tmp_path, overrides=every, full_disk=[3, 6])
+    assert code == 0, err
+    assert {"3", "4"}.isdisjoint(steps_of(tmp_path)) and {"2", "7", "8"} <= set(steps_of(tmp_path))
+    assert "step 3 was not written" in err and "step 4 was not written" in err
+    assert digests(tmp_path) == digests(finished)
+
+
+def test_a_last_step_that_cannot_be_saved_is_an_error_and_made_again(finished, tmp_path):
+    code, out, err = ended(tmp_path, full_disk=[7, 9])
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: step 8 was not written") and "done" not in out
+    assert "6" in steps_of(tmp_path) and "8" not in steps_of(tmp_path)
+    train(tiny_points(**EIGHT_STEPS), tmp_path)
+    assert digests(tmp_path) == digests(finished)
+
+
+@contextlib.contextmanager
+def file_size(limit):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_numbers_that_cannot_be_written_cost_one_warning_and_whole_lines_stay(tmp_path, caplog):
+    log = MetricLog(tmp_path, 0)
+    log.write(1, {"loss": 0.5})
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    with file_size(size + 5):
+        for step in range(2, 40):  # tensorboardX's own writer waits for ever after ten
+            log.write(step, {"loss": 0.5})
+    log.write(40, {"loss": 0.25})
+    log.close()
+    assert [record["step"] for record in records(tmp_path)] == [1, 40]
+    assert sum("not being written" in record.message for record in caplog.records) == 1
+
+
+def test_a_workdir_on_a_full_or_read_only_disk_is_refused_in_one_line(tmp_path):
+    with file_size(0), pytest.raises(ValueError, match="File too large.*free some space") as full:
+        train(tiny_points(), tmp_path / "new")
+    with pytest.raises(ValueError, match="cannot be written.*another folder") as read_only:
+        train(tiny_points(), "/proc/run")  # where not even root may
+    assert "\n" not in str(full.value) + str(read_only.value)
+    assert not list((tmp_path / "new").iterdir())
+
+
+# Two at once.
+
+
+def test_a_second_trainer_on_a_workdir_is_refused_and_touches_nothing(finished, tmp_path):
+    train(tiny_points(), tmp_path)
+    unfinished = tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp"
+    with Checkpoints(tmp_path / "checkpoints"):
+        unfinished.mkdir()
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(ValueError, match=rf"process {os.getpid()} on .* is writing") as refused:
+            train(tiny_points(**EIGHT_STEPS), tmp_path)
+        assert "\n" not in str(refused.value)
+        assert sorted(tmp_path.rglob("*")) == before
+    train(tiny_points(**EIGHT_STEPS), tmp_path)
+    assert not unfinished.exists() and not (tmp_path / "checkpoints.lock").exists()
+    assert digests(tmp_path) == digests(finished)
+
+
+def test_a_lock_goes_with_the_process_that_held_it(tmp_path):
+    path = tmp_path / "made" / "run.lock"
+    code = "import sys, time; from cfg_jax import workdir_lock; l = workdir_lock.hold(sys.argv[1])"
+    code += "; print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=f"process {holder.pid} on {socket.gethostname()}"):
+            workdir_lock.hold(path)
+    finally:
+        holder.kill()
+        holder.wait()
+    assert path.exists()
+    give_back = workdir_lock.hold(path)
+    assert f"process {os.getpid()} " in path.read_text()
+    give_back()
+    assert not path.exists()
+
+
+def test_a_lock_removed_while_it_is_taken_is_taken_anew(tmp_path, monkeypatch):
+    path, flock = tmp_path / "run.lock", fcntl.flock
+    given_back = iter([path.unlink])
+
+    def late(file, how):
+        next(given_back, lambda: None)()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    give_back = workdir_lock.hold(path)
+    with pytest.raises(ValueError, match="is writing"):
+        workdir_lock.hold(path)
+    give_back()
+
+
+def test_where_there_are_no_locks_one_warning_says_so(tmp_path, monkeypatch, caplog):
+    def missing(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    workdir_lock.hold(tmp_path / "run.lock")()
+    assert "no locks" in caplog.text and not list(tmp_path.iterdir())
+
+
+# Data that changed, and data that is poison.
+
+
+def test_a_run_goes_on_with_data_that_changed_only_when_told_to(tmp_path, monkeypatch):
+    train(tiny_points(), tmp_path)
+    opened = data.open_source
+
+    def changed(*arguments, **keywords):
+        source = opened(*arguments, **keywords)
+        print_of = source.fingerprint()
+        monkeypatch.setattr(type(source), "fingerprint", lambda self: print_of | {"more": 1})
+        return source
+
+    monkeypatch.setattr(data, "open_source", changed)
+    with pytest.raises(ValueError, match="meta.data.fingerprint.more=1, .* started with None"):
+        train(tiny_points(**EIGHT_STEPS), tmp_path)
+    assert steps_of(tmp_path) == ["2", "4"]
+    train(tiny_points(**EIGHT_STEPS, **{"train.allow_config_change": True}), tmp_path)
+    assert digests(tmp_path)[0] == 8
+
+
+def test_one_poisoned_batch_is_left_out_and_counted(tmp_path, monkeypatch):
+    whole = data.batches
+
+    def poisoned(*arguments, **keywords):
+        def poison(k, batch):
+            return batch | {"x": batch["x"] * np.nan} if k == 2 else batch
+
+        return whole(*arguments, **keywords).map_with_index(poison)
+
+    monkeypatch.setattr(data, "batches", poisoned)
+    train(tiny_points(**EIGHT_STEPS), tmp_path)
+    skipped = {record["step"]: record["skipped"] for record in records(tmp_path)}
+    assert skipped == {step: float(step == 3) for step in range(1, 9)}
+    chex.assert_tree_all_finite(parameters(tmp_path))
+
+
+def test_a_run_of_a_config_without_hang_seconds_goes_on():
+    before = configuration.to_json(tiny_points())
+    del before["train"]["hang_seconds"]
+    assert configuration.from_json(before) == tiny_points()
+    now = configuration.to_json(tiny_points(**{"train.hang_seconds": 5}))
+    configuration.check_same_run(now, before, "runs/x")
+
+
+# The list itself, and all of it at once.
+
+
+def test_every_test_that_the_list_of_faults_names_is_there():
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    table = text.partition("## Faults")[2]
+    rows = [line.split("|") for line in table.splitlines() if re.match(r"\| *\d+ *\|", line)]
+    assert [int(row[1]) for row in rows] == list(range(1, 29))
+    known = {}
+    for row in rows:
+        named = re.findall(r"`(test_\w+)\.py::(test_\w+)`", row[-2])
+        assert named or "not tested:" in row[-2], row
+        for module, test in named:
+            if module not in known:
+                tree = ast.parse((ROOT / "tests" / f"{module}.py").read_text())
+                known[module] = {node.name for node in tree.body if hasattr(node, "name")}
+            assert test in known[module], (module, test)
+
+
+@pytest.mark.long
+def test_a_thousand_steps_killed_every_ten_seconds_end_as_if_undisturbed(tmp_path):
+    settings = {
+        "data.data_dir": str(tmp_path / "data"),
+        "train.num_steps": 1000,
+        "train.batch_size": 64,
+        "train.log_every": 25,
+        "train.checkpoint_every": 25,
+    }
+    arguments = dict(config="digits", overrides=settings, devices=1)
+    code, _, err = ended(tmp_path / "undisturbed", **arguments)
+    assert code == 0, err
+    rng, killed = random.Random(0), 0
+    while True:
+        process = faulty_run(tmp_path / "killed", **arguments)
+        try:
+            _, err = process.communicate(timeout=rng.uniform(6, 14))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            killed += 1
+            assert killed < 60
+            continue
+        assert process.returncode == 0, err
+        break
+    assert killed >= 3
+    assert_ends_as(tmp_path / "killed", tmp_path / "undisturbed")

@@ -1,0 +1,97 @@
+"""A bucket of fsspec's memory stands in for one of Google's, whose library is not needed for it."""
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from PIL import Image
+
+from cfg_jax import folders, images
+from cfg_jax.evaluation import accumulate, read_result
+from cfg_jax.evaluation.result import Result, write_result
+from cfg_jax.metrics import load_statistics, save_statistics
+from tests.plain_network import plain_network
+from tests.test_accumulate import images_at, run
+
+
+class Bucket(MemoryFileSystem):
+    protocol = ("gs", "gcs")
+    store, pseudo_dirs = {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + path.removeprefix("gs://").strip("/")
+
+    def glob(self, path, **options):
+        return [found.lstrip("/") for found in super().glob(path, **options)]
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    monkeypatch.setattr(Bucket, "store", {})
+    for name in Bucket.protocol:
+        fsspec.register_implementation(name, Bucket, clobber=True)
+    monkeypatch.setattr(folders.importlib.util, "find_spec", lambda name: name == "gcsfs" or None)
+    monkeypatch.setenv("EPATH_USE_TF", "false")
+    return folders.folder("gs://bucket/run")
+
+
+def test_a_folder_of_the_file_system_is_that_of_its_user(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert folders.folder("~/runs/a") == tmp_path / "runs" / "a"
+    assert folders.folder(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("https://example.com/run", "give a folder, or gs://bucket/folder"),
+        ("gs://bucket/run", "run `pip install gcsfs`"),
+    ],
+)
+def test_a_place_that_cannot_be_opened_is_refused_and_never_made_here(
+    monkeypatch, tmp_path, name, said
+):
+    monkeypatch.setattr(folders.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        folders.folder(name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bucket_is_named_as_before_and_stays_one_below(bucket):
+    below = folders.folder(bucket / "checkpoints")
+    assert str(below) == "gs://bucket/run/checkpoints" and not below.exists()
+
+
+def test_an_evaluation_is_kept_in_a_bucket_and_continued_there(bucket, monkeypatch, tmp_path):
+    monkeypatch.setattr(accumulate, "SAVE_SECONDS", 0.0)
+    whole = run(tmp_path, keep_rows=True)
+    looks = []
+
+    def dying(index):
+        looks.append(index)
+        if len(looks) == 4:
+            raise KeyboardInterrupt
+        return images_at(index)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(bucket / "cell", images_at=dying, keep_rows=True)
+    found = run(bucket / "cell", keep_rows=True)
+    np.testing.assert_array_equal(found.rows, whole.rows)
+    for name, values in found.sums.arrays().items():
+        np.testing.assert_array_equal(values, whole.sums.arrays()[name])
+
+
+def test_numbers_statistics_and_pictures_are_read_back_from_a_bucket(bucket):
+    result = Result({"fid": 1.5}, {"network": "pixels"}, {}, {}, bucket / "result_a.json")
+    write_result(result)
+    assert read_result(str(result.path)) == result
+    moments = plain_network().function(images_at(range(9))).features
+    stats = accumulate.Sums.of(plain_network().function(images_at(range(9))), np.arange(9)).pool
+    save_statistics(str(bucket / "statistics.npz"), stats, data="noise")
+    saved = load_statistics(str(bucket / "statistics.npz"))
+    np.testing.assert_allclose(saved.pool.mean, moments.mean(axis=0), rtol=1e-6)
+    images.save_png(bucket / "previews" / "a.png", Image.new("L", (4, 4), 7))
+    with Image.open((bucket / "previews" / "a.png").open("rb")) as picture:
+        assert np.asarray(picture).tolist() == [[7] * 4] * 4

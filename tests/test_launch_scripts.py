@@ -1,0 +1,633 @@
+"""Launch scripts with stand-ins for the clusters' own programs, and what they must agree on.
+
+The stand-ins write down how they were called and answer as a script says, so that what is tested is
+which commands are given, in which order, and what becomes of exit codes and signals.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cfg_jax import interruption
+
+ROOT = Path(__file__).parents[1]
+LAUNCH = ROOT / "launch"
+SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.sh"))
+PODS = (ROOT / "docs" / "pods.md").read_text()
+JOBSET = LAUNCH / "gke_jobset.yaml"
+
+# What the reference pages of gcloud list: cloud.google.com/sdk/gcloud/reference/compute/tpus/...
+WIDE = {"--project", "--quiet", "--format", "--zone"}
+GCLOUD = {
+    "queued-resources create": {
+        *("--node-id", "--accelerator-type", "--runtime-version", "--spot", "--data-disk"),
+    },
+    "queued-resources describe": set(),
+    "queued-resources delete": {"--force"},
+    "tpu-vm ssh": {"--worker", "--command"},
+    "tpu-vm scp": {"--worker"},
+}
+
+
+def run(script, *arguments, dry=True, cwd=ROOT, **environment):
+    """A finished run of a script, without what the surroundings say of TPUs and Slurm."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "SLURM_", "DRY_RUN"))}
+    return subprocess.run(
+        ["bash", str(cwd / "launch" / script), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=kept | ({"DRY_RUN": "1"} if dry else {}) | environment,
+        timeout=60,
+    )
+
+
+def printed(*arguments, **environment):
+    """The commands that a dry run of tpu_vm.sh prints, as lists of words."""
+    done = run("tpu_vm.sh", *arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_is_bash(script):
+    subprocess.run(["bash", "-n", LAUNCH / script], check=True)
+
+
+def shellcheck():
+    beside = Path(sys.executable).parent / "shellcheck"
+    return str(beside) if beside.exists() else shutil.which("shellcheck")
+
+
+@pytest.mark.skipif(not shellcheck(), reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing():
+    scripts = [str(LAUNCH / script) for script in SCRIPTS]
+    done = subprocess.run(
+        [shellcheck(), "--shell=bash", *scripts], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout
+
+
+# The dry run of tpu_vm.sh.
+
+PLACE = ["--name=pod", "--zone=z"]
+RUN = ["--", "launch.train", "--config=configs/imagenet64.py", "--workdir=gs://b/run"]
+SLICE = ["--type=v5litepod-16"]
+WORKER = "bash cfg_jax/launch/tpu_worker.sh"
+STARTED = f"{WORKER} start launch.train --distributed=on {' '.join(RUN[2:])}"
+DESCRIBE = "queued-resources describe pod --format=value(state.state)".split()
+DELETE = "queued-resources delete pod --force --quiet".split()
+CREATE = (
+    "queued-resources create pod --node-id=pod --accelerator-type=v5litepod-16 "
+    "--runtime-version=v2-alpha-tpuv5-lite"
+).split()
+STATUS = f"{WORKER} status 2>/dev/null || echo run: idle"
+
+
+def ssh(command, worker="all"):
+    return ["tpu-vm", "ssh", "pod", f"--worker={worker}", f"--command={command}"]
+
+
+INSTALL = [
+    "git diff --quiet HEAD".split(),
+    "git archive --format=tar.gz --output=/tmp/cfg_jax.tar.gz HEAD".split(),
+    "tpu-vm scp /tmp/cfg_jax.tar.gz pod:cfg_jax.tar.gz --worker=all".split(),
+    "rm /tmp/cfg_jax.tar.gz".split(),
+    ssh("mkdir -p cfg_jax && tar -xzf cfg_jax.tar.gz -C cfg_jax"),
+    ssh(f"{WORKER} install"),
+]
+DISK = "projects/p/zones/z/disks/d"
+BROUGHT_BACK = [DESCRIBE, DELETE, [*CREATE, "--spot"], DESCRIBE, *INSTALL, ssh(STARTED)]
+SUBCOMMANDS = {
+    "create": (SLICE, [CREATE]),
+    "create a spot slice": ([*SLICE, "--spot"], [[*CREATE, "--spot"]]),
+    "create with a disk": (
+        [*SLICE, f"--data_disk={DISK}"],
+        [[*CREATE, f"--data-disk=source={DISK},mode=read-only"]],
+    ),
+    "wait": ([], [DESCRIBE]),
+    "install": ([], INSTALL),
+    "install with a disk": (
+        [f"--data_disk={DISK}", "--data_device=/dev/sdc"],
+        [*INSTALL, ssh(f"{WORKER} mount /dev/sdc /mnt/data")],
+    ),
+    "start": (RUN, [ssh(STARTED)]),
+    "status": ([], [DESCRIBE, ssh(STATUS)]),
+    "logs": ([], [ssh(f"{WORKER} log", 0)]),
+    "logs of another worker": (["--worker=3", "--follow"], [ssh(f"{WORKER} log --follow", 3)]),
+    "stop": ([], [ssh(f"{WORKER} stop")]),
+    "restart": ([*SLICE, "--spot", *RUN], BROUGHT_BACK),
+    "watch": ([*SLICE, "--spot", *RUN], [DESCRIBE, ssh(STATUS), *BROUGHT_BACK]),
+    "delete": ([], [DELETE]),
+}
+
+
+def as_gcloud(words):
+    return [*"gcloud compute tpus".split(), *words, "--zone=z"]
+
+
+@pytest.mark.parametrize("what", SUBCOMMANDS)
+def test_a_dry_run_prints_the_commands_in_order(what):
+    options, expected = SUBCOMMANDS[what]
+    wanted = [words if words[0] in ("git", "rm") else as_gcloud(words) for words in expected]
+    assert printed(what.split()[0], *PLACE, *options) == wanted
+
+
+@pytest.mark.parametrize("what", SUBCOMMANDS)
+def test_gcloud_is_called_with_documented_flags_only(what):
+    for words in printed(what.split()[0], *PLACE, "--project=p", *SUBCOMMANDS[what][0]):
+        if words[0] == "gcloud":
+            assert words[1:3] == ["compute", "tpus"] and "--project=p" in words
+            flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+            assert flags <= GCLOUD[" ".join(words[3:5])] | WIDE
+
+
+def test_the_environment_stands_in_for_options_and_dry_run_may_be_either():
+    place = {"TPU_NAME": "pod", "TPU_ZONE": "z", "TPU_TYPE": "v5litepod-16"}
+    done = run("tpu_vm.sh", "create", "--dry-run", dry=False, PATH="/usr/bin:/bin", **place)
+    assert shlex.split(done.stdout) == as_gcloud(CREATE)
+    assert printed("create", "--name=other", **place)[0][5] == "other"
+
+
+@pytest.mark.parametrize(
+    ("kind", "runtime"),
+    [
+        ("v6e-16", "v2-alpha-tpuv6e"),
+        ("v5p-32", "v2-alpha-tpuv5"),
+        ("v5litepod-256", "v2-alpha-tpuv5-lite"),
+        ("v4-32", "tpu-ubuntu2204-base"),
+    ],
+)
+def test_the_runtime_is_the_one_that_google_lists_for_the_chip(kind, runtime):
+    (words,) = printed("create", *PLACE, f"--type={kind}")
+    assert f"--runtime-version={runtime}" in words
+    (words,) = printed("create", *PLACE, f"--type={kind}", "--runtime=own")
+    assert "--runtime-version=own" in words
+    row = next(
+        line for line in PODS.splitlines() if line.startswith("|") and f"`{runtime}`" in line
+    )
+    assert kind.split("-")[0] in row
+
+
+def test_every_argument_reaches_the_module_as_it_was_given(tmp_path):
+    arguments = ["--config.name=it's", "a b", "$HOME", "*", "", '"', "\\", "--x=1;reboot", "é"]
+    (words,) = printed("start", *PLACE, "--", "launch.train", *arguments)
+    (command,) = [word for word in words if word.startswith("--command=")]
+    script = tmp_path / "cfg_jax" / "launch" / "tpu_worker.sh"
+    script.parent.mkdir(parents=True)
+    script.write_text("printf '%s\\n' \"$@\"\n")
+    remote = ["bash", "-c", command.removeprefix("--command=")]
+    done = subprocess.run(remote, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:-1] == ["start", "launch.train", "--distributed=on", *arguments]
+
+
+MISTAKES = {
+    "no command": ([], "no command: give one of create wait install"),
+    "an unknown command": (["up", *PLACE], "unknown command 'up'"),
+    "two commands": (["create", "wait", *PLACE], "unexpected argument 'wait'"),
+    "an unknown option": (["create", "--nam=x"], "unknown option --nam=x"),
+    "an empty option": (["wait", "--name=", "--zone=z"], "--name=: give a value"),
+    "no name": (["wait", "--zone=z"], "wait needs --name=NAME, or TPU_NAME"),
+    "no zone": (["delete", "--name=pod"], "delete needs --zone=ZONE, or TPU_ZONE"),
+    "no type": (["create", *PLACE], "create needs --type=TYPE"),
+    "a type of no chip": (["create", *PLACE, "--type=h100"], "--type=h100: give v2-, v3-"),
+    "nothing to start": (["start", *PLACE], "start needs what to run: -- launch.train"),
+    "something else to start": (["start", *PLACE, "--", "bash"], "cannot run 'bash'"),
+    "a run for what runs none": (["delete", *PLACE, *RUN], "delete runs no module"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_costs_one_line_and_no_command(mistake):
+    arguments, said = MISTAKES[mistake]
+    done = run("tpu_vm.sh", *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and said in line
+
+
+def test_a_missing_gcloud_is_told_of(tmp_path):
+    (tmp_path / "bash").symlink_to(shutil.which("bash"))
+    done = run("tpu_vm.sh", "wait", *PLACE, dry=False, PATH=str(tmp_path))
+    assert done.returncode == 2 and "gcloud is not installed" in done.stderr
+
+
+# What tpu_vm.sh does, with a service that answers from a list.
+
+
+def stand_in(folder, name, body):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+    path.chmod(0o755)
+
+
+ANSWER = """
+next() { head -n 1 "$1"; [ "$(wc -l <"$1")" -le 1 ] || sed -i 1d "$1"; }
+case "$*" in
+  *describe*) said=$(next "$HERE/states"); [ "$said" != ERROR ] || exit 1; echo "$said" ;;
+  *tpu_worker.sh\\ status*) next "$HERE/runs" | tr + '\\n' | sed 's/^/worker says run: /' ;;
+  *) echo "$*" >>"$HERE/calls" ;;
+esac
+"""
+
+
+@pytest.fixture
+def service(tmp_path):
+    """(states of the request, of the run, subcommand) -> what was done, and how it ended."""
+    stand_in(tmp_path / "bin", "gcloud", ANSWER)
+    stand_in(tmp_path / "bin", "git", "exit 0")
+
+    def attempt(states, runs, subcommand, *options):
+        (tmp_path / "states").write_text("\n".join(states) + "\n")
+        (tmp_path / "runs").write_text("\n".join(runs) + "\n")
+        (tmp_path / "calls").write_text("")
+        done = run(
+            *("tpu_vm.sh", subcommand, *PLACE, *options),
+            dry=False,
+            HERE=str(tmp_path),
+            POLL_SECONDS="0",
+            PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        )
+        verbs = {
+            "queued-resources create": "create",
+            "queued-resources delete": "delete",
+            "tpu_worker.sh install": "install",
+            "tpu_worker.sh start": "start",
+        }
+        calls = (tmp_path / "calls").read_text().splitlines()
+        said = [verb for call in calls for sign, verb in verbs.items() if sign in call]
+        return said, done.returncode, done.stderr
+
+    return attempt
+
+
+BACK = ["delete", "create", "install", "start"]
+WATCHED = {
+    # name: (states of the request, of the run on its workers, what is done, exit code)
+    "a run that ends": (["ACTIVE"], ["running+running", "exited 0+exited 0"], [], 0),
+    "a run that is preempted": (
+        ["ACTIVE"],
+        ["running+running", "exited 75+running", "exited 75+exited 75", "running", "exited 0"],
+        ["start"],
+        0,
+    ),
+    "a slice that is taken away": (
+        ["ACTIVE", "SUSPENDING", "SUSPENDED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
+        ["running", "idle+idle", "running", "exited 0"],
+        BACK,
+        0,
+    ),
+    "a service that does not answer": (
+        ["ERROR", "ACTIVE", "ERROR", "ACTIVE"],
+        ["running", "exited 0"],
+        [],
+        0,
+    ),
+    "a person's mistake": (["ACTIVE"], ["exited 2+exited 134"], [], 2),
+    "a run that always crashes": (["ACTIVE"], ["exited 1"], ["start"] * 3, 2),
+    "a run preempted more often than crashes are forgiven": (
+        ["ACTIVE"],
+        [*["exited 75"] * 5, "exited 0"],
+        ["start"] * 5,
+        0,
+    ),
+    "a host that was started again": (
+        ["ACTIVE"],
+        ["exited 137+exited 134", "running", "exited 0"],
+        ["start"],
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WATCHED)
+def test_watch_starts_again_what_should_be_and_nothing_else(service, what):
+    states, runs, done, code = WATCHED[what]
+    assert service(states, runs, "watch", *SLICE, *RUN)[:2] == (done, code)
+
+
+@pytest.mark.parametrize(
+    ("states", "done"),
+    [
+        (["SUSPENDED", "WAITING_FOR_RESOURCES", "ACTIVE"], BACK),
+        (["FAILED", "ACTIVE"], BACK),
+        (["ACTIVE"], ["start"]),
+        (["PROVISIONING", "ACTIVE"], ["install", "start"]),
+    ],
+)
+def test_restart_removes_only_what_is_gone(service, states, done):
+    assert service(states, [""], "restart", *SLICE, *RUN)[:2] == (done, 0)
+
+
+def test_restart_touches_nothing_if_the_service_does_not_answer(service):
+    said, code, _ = service(["ERROR"], [""], "restart", *SLICE, *RUN)
+    assert said == [] and code != 0
+
+
+def test_wait_ends_when_the_request_fails(service):
+    said, code, error = service(["WAITING_FOR_RESOURCES", "FAILED"], [""], "wait")
+    assert code == 2 and "the request for pod is FAILED" in error
+
+
+# tpu_worker.sh, with a Python of the test's own.
+
+PYTHON = f"""
+echo "$*"
+trap 'echo saving; exit {interruption.EXIT_CODE}' TERM
+case "$*" in *wait*) while :; do sleep 0.05; done ;; esac
+exit "${{3#*=}}"
+"""
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """A copy of the repository as far as tpu_worker.sh needs one: (command...) -> its output."""
+    stand_in(tmp_path / ".venv" / "bin", "python", PYTHON)
+    (tmp_path / "launch").mkdir()
+    shutil.copy(LAUNCH / "tpu_worker.sh", tmp_path / "launch")
+
+    def call(*arguments):
+        done = run("tpu_worker.sh", *arguments, cwd=tmp_path, dry=False)
+        return (done.stdout + done.stderr).strip()
+
+    yield call
+    call("stop")
+
+
+def eventually(call, wanted):
+    for _ in range(100):
+        if call() == wanted:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_worker_starts_a_run_that_outlives_it_and_tells_how_it_ended(worker):
+    assert worker("status") == "run: idle"
+    assert worker("start", "launch.train", "--code=3").startswith("started, process ")
+    assert eventually(lambda: worker("status"), "run: exited 3")
+    assert worker("log") == "-m launch.train --code=3"
+
+
+def test_stop_lets_a_run_save_and_a_second_run_is_refused_before(worker):
+    worker("start", "launch.train", "wait")
+    assert worker("status") == "run: running"
+    assert "error: a run is going on" in worker("start", "launch.train", "wait")
+    assert worker("stop") == f"run: exited {interruption.EXIT_CODE}"
+    assert worker("log").splitlines()[-1] == "saving"
+    worker("start", "launch.train", "--code=0")
+    assert eventually(lambda: worker("status"), "run: exited 0")
+
+
+def test_a_run_that_a_lost_machine_took_along_counts_as_killed(worker, tmp_path):
+    worker("start", "launch.train", "wait")
+    boot = tmp_path / ".run" / "boot"
+    own = boot.read_text()
+    boot.write_text("another")
+    assert worker("status") == "run: exited 137"
+    boot.write_text(own)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "unknown command ''"),
+        (["start"], "start needs a module"),
+        (["mount", "/dev/sdb"], "mount needs a device and a folder"),
+        (["log"], "no run was started here"),
+    ],
+)
+def test_a_worker_tells_of_a_mistake_in_one_line(worker, arguments, said):
+    (line,) = worker(*arguments).splitlines()
+    assert line.startswith("error: ") and said in line
+
+
+# slurm.sh, with Slurm's programs standing in.
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """(exit code of the tasks, arguments...) -> (calls of Slurm's programs, exit code, output)."""
+    calls = tmp_path / "calls"
+    for name in ("scontrol", "scancel"):
+        stand_in(tmp_path / "bin", name, f'echo "{name} $*" >>"{calls}"')
+    stand_in(
+        tmp_path / "bin",
+        "srun",
+        f'echo "srun $*" >>"{calls}"\n'
+        f'echo "devices ${{JAX_LOCAL_DEVICE_IDS:-each its own}}"\nexit "$CODE"',
+    )
+
+    def submit(code, *arguments, **environment):
+        calls.write_text("")
+        done = run(
+            *("slurm.sh", *arguments),
+            dry=False,
+            CODE=str(code),
+            SLURM_JOB_ID="17",
+            SLURM_SUBMIT_DIR=str(ROOT),
+            PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            VENV="none",
+            **environment,
+        )
+        return calls.read_text().splitlines(), done.returncode, done.stdout + done.stderr
+
+    return submit
+
+
+STEP = "srun --kill-on-bad-exit=0 --wait=0 python -m launch.train --distributed=on --config=c"
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 134])
+def test_slurm_runs_one_step_and_hands_on_its_code(slurm, code):
+    calls, ended, _ = slurm(code, "launch.train", "--config=c")
+    assert (calls, ended) == ([STEP], code)
+
+
+def test_slurm_queues_a_preempted_job_again(slurm):
+    calls, ended, output = slurm(interruption.EXIT_CODE, "launch.train", "--config=c")
+    assert calls == [STEP, "scontrol requeue 17"]
+    assert ended == interruption.EXIT_CODE and "queued again" in output
+
+
+def test_a_task_of_slurm_takes_all_devices_of_a_node_that_it_has_to_itself(slurm):
+    assert "devices each its own" in slurm(0, "launch.train", SLURM_GPUS_ON_NODE="4")[2]
+    own = {"SLURM_GPUS_ON_NODE": "4", "SLURM_NTASKS_PER_NODE": "1"}
+    assert "devices 0,1,2,3" in slurm(0, "launch.train", **own)[2]
+
+
+def test_slurm_passes_sigterm_to_the_tasks_and_waits_for_their_code(tmp_path):
+    here = tmp_path / "bin"
+    stand_in(here, "scontrol", f'echo "scontrol $*" >>"{tmp_path / "calls"}"')
+    stand_in(
+        here, "scancel", f'echo "scancel $*" >>"{tmp_path / "calls"}"; touch "{tmp_path}/told"'
+    )
+    stand_in(
+        here,
+        "srun",
+        f'touch "{tmp_path}/ready"; until [ -e "{tmp_path}/told" ]; do sleep 0.05; done; exit 75',
+    )
+    process = subprocess.Popen(
+        ["bash", LAUNCH / "slurm.sh", "launch.train"],
+        env=os.environ | {"SLURM_JOB_ID": "17", "PATH": f"{here}:{os.environ['PATH']}"},
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+    )
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 75
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls == ["scancel --signal=TERM 17", "scontrol requeue 17"]
+
+
+def test_slurm_tells_of_mistakes_and_runs_dry(slurm):
+    for arguments in ([], ["bash"]):
+        calls, code, output = slurm(0, *arguments)
+        assert (calls, code) == ([], 2) and output.startswith("error: cannot run")
+    assert "start this script with sbatch" in run("slurm.sh", "launch.train").stderr
+    dry = run("slurm.sh", "launch.train", "--x=a b", SLURM_JOB_ID="17")
+    assert shlex.split(dry.stdout)[-2:] == ["--distributed=on", "--x=a b"]
+
+
+def test_slurm_is_asked_for_a_warning_that_reaches_the_tasks_and_for_requeueing():
+    lines = (LAUNCH / "slurm.sh").read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
+    options = [
+        line.removeprefix("#SBATCH ") for line in lines[:first] if line.startswith("#SBATCH")
+    ]
+    assert len(options) == sum(
+        line.startswith("#SBATCH") for line in lines
+    )  # later ones are unread
+    asked = dict(option.removeprefix("--").partition("=")[::2] for option in options)
+    assert asked["signal"].startswith("TERM@") and asked["requeue"] == ""
+    assert asked["open-mode"] == "append"
+    assert asked["ntasks-per-node"] == asked["gpus-per-node"]
+
+
+# What must agree.
+
+
+@pytest.fixture(scope="module")
+def jobset():
+    return yaml.safe_load(JOBSET.read_text())
+
+
+@pytest.fixture(scope="module")
+def job(jobset):
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    assert replicated["replicas"] == 1  # more would be several slices
+    return replicated["template"]["spec"]
+
+
+def test_the_jobset_has_a_pod_for_each_host_of_one_slice(jobset, job):
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    x, y = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
+    chips = container["resources"]["limits"]["google.com/tpu"]
+    assert job["parallelism"] == job["completions"] == int(x) * int(y) // chips
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-accelerator"] == "tpu-v5-lite-podslice"
+    assert f"--tpu-type=v5litepod-{int(x) * int(y)}" in JOBSET.read_text()  # xpk's name of it
+    (annotation,) = jobset["metadata"]["annotations"].items()
+    assert annotation[0].endswith("/exclusive-topology")
+
+
+def test_the_jobset_restarts_a_preempted_run_without_counting(jobset, job):
+    first, second = job["podFailurePolicy"]["rules"]
+    (container,) = job["template"]["spec"]["containers"]
+    assert first["action"] == second["action"] == "FailJob"
+    codes = first["onExitCodes"]
+    assert codes["values"] == [interruption.EXIT_CODE] and codes["operator"] == "In"
+    assert codes["containerName"] == container["name"]
+    assert second["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert job["backoffLimit"] == 0 and job["template"]["spec"]["restartPolicy"] == "Never"
+    (rule,) = jobset["spec"]["failurePolicy"]["rules"]
+    assert rule["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+
+
+def test_the_jobset_runs_the_command_of_the_page_on_pods(job):
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["command"][:4] == ["python", "-m", "launch.train", "--distributed=on"]
+    start = next(line for line in PODS.splitlines() if "tpu_vm.sh start -- launch.train" in line)
+    assert container["command"][4:] == shlex.split(start)[5:]
+    (mount,) = container["volumeMounts"]
+    (volume,) = pod["volumes"]
+    assert mount["name"] == volume["name"] and mount["readOnly"]
+    assert f"--config.data.data_dir={mount['mountPath']}" in container["command"]
+    assert f"DATA_FOLDER={mount['mountPath']}\n" in (LAUNCH / "tpu_vm.sh").read_text()
+
+
+def test_xpk_is_given_the_same(job):
+    text = JOBSET.read_text()
+    line = text[text.index("#   xpk ") : text.index("# with the prepared data")]
+    words = shlex.split(line.replace("\\\n#", " ").replace("#", " "))
+    options = dict(word.removeprefix("--").partition("=")[::2] for word in words[3:])
+    (container,) = job["template"]["spec"]["containers"]
+    assert words[:3] == ["xpk", "workload", "create"]
+    assert shlex.split(options["command"]) == container["command"]
+    assert options["restart-on-exit-codes"] == str(interruption.EXIT_CODE)
+    grace = job["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert options["termination-grace-period-seconds"] == str(grace)
+
+
+def test_all_scripts_and_the_page_know_one_exit_code_and_one_number_of_restarts(jobset):
+    code = interruption.EXIT_CODE
+    for script in ("tpu_vm.sh", "slurm.sh"):
+        assert re.search(rf"^PREEMPTED={code}\b", (LAUNCH / script).read_text(), re.MULTILINE)
+    assert f"exits with code **{code}**" in PODS
+    (restarts,) = re.findall(r"^MAX_RESTARTS=(\d+)", (LAUNCH / "tpu_vm.sh").read_text(), re.M)
+    assert jobset["spec"]["failurePolicy"]["maxRestarts"] == int(restarts)
+    assert PODS.count(f"{restarts} times") == 2
+
+
+def page_commands(start):
+    for block in re.findall(r"```bash\n(.*?)```", PODS, re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith(start):
+                yield shlex.split(line)
+
+
+def test_the_page_takes_a_slice_from_request_to_removal_with_commands_that_the_script_takes():
+    commands = list(page_commands("bash launch/tpu_vm.sh"))
+    (place,) = page_commands("export")
+    place = dict(word.split("=") for word in place[1:])
+    for words in commands:
+        assert printed(*words[2:], **place), words
+    order = [words[2] for words in commands]
+    assert order[:8] == "create wait install start status logs stop delete".split()
+    assert "watch" in order
+
+
+def flags_of(module):
+    texts = [(LAUNCH / f"{name}.py").read_text() for name in (module, "program")]
+    return set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', "".join(texts)))
+
+
+def test_what_the_page_starts_is_there_with_its_flags_and_configs():
+    commands = [*page_commands("bash launch/tpu_vm.sh"), *page_commands("sbatch")]
+    started = [words for words in commands if any(word.startswith("launch.") for word in words)]
+    assert len(started) >= 4
+    for words in started:
+        at = next(i for i, word in enumerate(words) if word.startswith("launch."))
+        known = flags_of(words[at].removeprefix("launch."))
+        assert "distributed" in known
+        for word in words[at + 1 :]:
+            name, _, value = word.removeprefix("--").partition("=")
+            assert name in known or name.startswith("config."), word
+            assert name != "config" or (ROOT / value).is_file()
+    for part in re.findall(r"launch/[\w.]+|\.\./launch/[\w.]+", PODS):
+        assert (ROOT / part.removeprefix("../")).exists(), part

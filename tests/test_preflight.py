@@ -1,0 +1,429 @@
+"""Programs for pods: what is read of them, whether they fit, what is kept. No TPU and, but for the
+long test, no TPU compiler: what is compiled here is compiled for the suite's processors."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfg_jax import configuration, data, experiment, parallel, train
+from cfg_jax.preflight import asking, compiling, results, verdict, wording
+from cfg_jax.preflight.compiling import Compiled, Memory, compile_traced
+from cfg_jax.preflight.programs import Traced, trace
+from cfg_jax.preflight.topologies import CHIPS, SHAPES, check_compiler, topology
+from tests.tiny import pixel_model, pixel_networks, tiny_classifier, tiny_config
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_pod_slice_has_as_many_devices_as_its_shape_says():
+    assert topology("v5e:1x1").num_devices == 1
+    assert topology("v5e:4x4").num_devices == topology("v4:2x2x4").num_devices == 16
+    assert topology("v4:8x8x16").num_devices == 1024
+    assert topology("v3:4x4").num_devices == 32  # two for each chip
+    names = [f"{kind}:{shape}" for kind in SHAPES for shape in SHAPES[kind]]
+    assert len(names) == len({topology(name) for name in names})
+
+
+@pytest.mark.parametrize("kind, published", [("v3", 9.4e8), ("v4", 1.05e9), ("v5e", 1.5e9)])
+def test_peak_and_matrix_units_of_a_chip_give_its_published_clock(kind, published):
+    assert abs(CHIPS[kind].clock / published - 1) < 0.01
+
+
+@pytest.mark.parametrize("name", ["v5e:3x3", "v9:2x2", "v5e", "", "v4:4x4"])
+def test_an_unknown_pod_slice_is_refused_with_those_that_are_known(name):
+    with pytest.raises(ValueError, match=r"is unknown: choose one of .*v4:2x2x4.*v5e:4x4") as told:
+        topology(name)
+    assert "\n" not in str(told.value)
+
+
+def test_without_the_compiler_the_line_that_installs_it_is_told(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[tpu\]'"):
+        check_compiler()
+
+
+@pytest.fixture(scope="module")
+def traced():
+    """The programs of a tiny config on the suite's eight processors."""
+    with pixel_networks():
+        return {
+            program: trace(tiny_config(), program, jax.devices()) for program in ("train", "sample")
+        }
+
+
+@pytest.fixture(scope="module")
+def found(traced):
+    return {program: compile_traced(of) for program, of in traced.items()}
+
+
+def test_the_step_that_is_compiled_is_the_one_that_trains(traced, data_dir):
+    config = tiny_config(**{"data.data_dir": data_dir})
+    with pixel_networks():
+        source = data.open_source("digits", "train", data_dir=data_dir)
+        exp = experiment.assemble(config, source.shape, source.num_classes)
+        optimizer = train.make_optimizer(config)
+        state = parallel.replicate(jax.jit(train.make_create(config, exp, optimizer))())
+        step = parallel.pmap_step(train.make_step(exp, optimizer, config))
+        batch = parallel.split_batch(data.batches(source, seed=0, batch_size=16)[0])
+        assert step.lower(state, batch).as_text() == traced["train"].lowered.as_text()
+
+
+def test_the_sampler_that_is_compiled_is_given_what_a_model_gives_it(traced, monkeypatch):
+    model = pixel_model(tiny_config())
+    asked = []
+
+    def recorded(plan):
+        return lambda shared, batch: asked.append((shared, batch)) or np.zeros(())
+
+    monkeypatch.setattr(model, "_compiled", recorded)
+    model.sample_x(jax.random.key(3), labels=np.arange(16) % 10, w=2.0)
+    shared, batch = asked[0]
+    batch = jax.tree.map(lambda a: a.reshape(8, 2, *a.shape[1:]), batch)
+    given, _ = traced["sample"].lowered.in_avals
+    wanted = jax.tree.map(lambda a: (jnp.shape(a), a.dtype), (shared, batch))
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), given) == wanted
+
+
+def test_a_training_step_gives_up_its_state_and_sums_gradients_once(traced, found):
+    compiled, num_arrays = found["train"], traced["train"].num_donated
+    assert verdict.checks(compiled, 8) == {
+        "no float64": True,
+        "state donated": True,
+        "gradients summed once": True,
+        "nothing else exchanged": True,
+    }
+    assert compiled.donated_arguments == num_arrays
+    # Parameters, their average, two moments: four trees of the gradients' size and a few numbers.
+    assert 0 <= compiled.memory.donated - 4 * compiled.gradient_bytes < 100
+
+
+def test_a_sampler_exchanges_nothing_and_goes_round_every_step(found):
+    assert verdict.checks(found["sample"], 8) == {"no float64": True, "nothing exchanged": True}
+    assert found["sample"].unknown_loops == 0
+    config = tiny_config(**{"sampling.num_steps": 12})
+    with pixel_networks():
+        longer = compile_traced(trace(config, "sample", jax.devices()))
+    assert longer.flops == 3 * found["sample"].flops > 0  # 4 steps
+
+
+def pmapped(function, *arguments, num_donated, gradient_bytes):
+    lowered = parallel.pmap_step(function).lower(*arguments)
+    return compile_traced(Traced(lowered, 1, num_donated, gradient_bytes))
+
+
+def test_a_step_that_keeps_its_state_gathers_or_needs_float64_is_told():
+    state = {"w": jnp.zeros((8, 8)), "kept": jnp.zeros(5)}
+    batch = jnp.ones((8, 2, 8))
+
+    def careless(state, batch):
+        everything = jax.lax.all_gather(batch, parallel.AXIS).reshape(-1, 8)
+        grads = jax.grad(lambda w: jnp.sum((everything @ w) ** 2))(state["w"])
+        grads = jax.lax.pmean(jax.lax.pmean(grads, parallel.AXIS) * 2, parallel.AXIS)
+        return state["w"] - grads, grads.sum()
+
+    compiled = pmapped(careless, state, batch, num_donated=2, gradient_bytes=8 * 8 * 4)
+    checks = verdict.checks(compiled, 8)
+    assert not checks["state donated"] and not checks["nothing else exchanged"]
+    with jax.enable_x64(True):
+        wide = pmapped(
+            lambda state, batch: (state, jax.lax.pmean(batch.astype("float64").sum(), "data")),
+            {"w": jnp.zeros(3, jnp.float32)},
+            jnp.ones((8, 2), jnp.float32),
+            num_donated=1,
+            gradient_bytes=12,
+        )
+    assert not verdict.checks(wide, 8)["no float64"]
+
+
+def test_gradients_summed_twice_are_told():
+    def summed(size):
+        of = {"all-reduce": {"count": 2, "bytes": size}}
+        known = dict(seconds=1, gradient_bytes=10**6, num_donated=0, memory=Memory(0, 0, 0, 0, 0))
+        return verdict.checks(Compiled(**known, collectives=of), 8)["gradients summed once"]
+
+    assert summed(10**6 + 200) and not summed(2 * 10**6) and not summed(10**6 // 2)
+
+
+def test_a_classifier_has_a_training_step_alone():
+    with pixel_networks():
+        compiled = compile_traced(trace(tiny_classifier(), "train", jax.devices()))
+    assert all(verdict.checks(compiled, 8).values())
+    assert asking.programs_of(tiny_classifier()) == ("train",)
+
+
+GIB = 2**30
+
+
+def test_a_message_about_memory_says_how_much_is_needed():
+    message = (
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+        "hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.\n\nTotal hbm usage >= "
+        "20.75G:\n    reserved        258.00M\n    program          20.50G"
+    )
+    assert compiling.out_of_memory(message) == (int(20.75 * GIB), int(15.75 * GIB))
+    shorter = message[: message.index("\n")]
+    assert compiling.out_of_memory(shorter) == (int(20.5 * GIB), int(15.75 * GIB))
+    newer = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+        "required for HLO temporaries (618.67G) exceeds available HBM (15.75G). HLO module: f."
+    )
+    assert compiling.out_of_memory(newer) == (int(618.67 * GIB), int(15.75 * GIB))
+    assert compiling.out_of_memory("INTERNAL: something else") == (None, None)
+
+
+def test_memory_is_what_is_held_at_the_same_time():
+    assert Memory(10, 8, 7, 5, 1).total == 10 + 1 + 5 + 1  # one result is not donated
+
+
+def needing(size, gradient_bytes=0):
+    memory = Memory(0, 0, 0, int(size), 0)
+    return Compiled(seconds=1.0, gradient_bytes=gradient_bytes, num_donated=0, memory=memory)
+
+
+def test_a_program_fits_up_to_the_last_byte():
+    assert verdict.fits(needing(100), 100) and not verdict.fits(needing(101), 100)
+    lacking = Compiled(1.0, 0, 0, needed_bytes=90, limit_bytes=80)
+    assert not verdict.fits(lacking, 100)  # whatever the table says, the compiler gave up
+
+
+def search(config, program, memory_of, usable):
+    """(ways found, changes tried) where memory_of(config) is what a config needs."""
+    tried = []
+
+    def attempt(changes):
+        tried.append(changes)
+        return needing(memory_of(asking.changed(config, changes)), 10)
+
+    ways = verdict.ways_to_fit(
+        config,
+        needing(memory_of(config), 10),
+        num_devices=4,
+        usable_bytes=usable,
+        program=program,
+        attempt=attempt,
+    )
+    return [way.changes for way in ways], tried
+
+
+def test_the_mildest_change_of_each_kind_that_fits_is_found():
+    config = tiny_config(**{"train.batch_size": 64})
+
+    def memory(config):  # 50 for the state, and for every example at a time 20, or 8 with remat
+        at_a_time = config.train.batch_size / 4 / config.train.num_microbatches
+        return 50 + at_a_time * (8 if config.model.remat else 20)
+
+    assert memory(config) == 50 + 16 * 20
+    ways, tried = search(config, "train", memory, usable=190)
+    assert ways == [{"model.remat": True}, {"train.num_microbatches": 4}, {"train.batch_size": 16}]
+    # 2 would leave 210 at most, so near that it is compiled; what is far off is not.
+    assert {"train.num_microbatches": 2} in tried
+    ways, tried = search(config, "train", memory, usable=75)
+    assert ways == [{"train.num_microbatches": 16}, {"train.batch_size": 4}]
+    assert tried == [{"model.remat": True}, *ways]
+
+
+def test_a_sampler_is_only_given_fewer_images():
+    config = tiny_config(**{"train.batch_size": 64})
+    ways, _ = search(config, "sample", lambda c: 20 * c.train.batch_size / 4, usable=180)
+    assert ways == [{"train.batch_size": 32}]
+
+
+def test_nothing_is_promised_where_the_state_alone_is_too_large():
+    ways, tried = search(tiny_config(), "train", lambda config: 1000, usable=49)
+    assert ways == []
+    assert tried == [{"model.remat": True}]
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """Stands for tracing and compiling; a list of what was asked of it."""
+    asked = []
+
+    def compile_(traced):
+        asked.append(traced)
+        return Compiled(
+            seconds=12.5,
+            gradient_bytes=100,
+            num_donated=3,
+            memory=Memory(10 * GIB, GIB, GIB, 2 * GIB, 1000),
+            flops=3 * 10**12,
+            estimated_cycles=5 * 10**7,
+            collectives={"all-reduce": {"count": 2, "bytes": 100}},
+            dtypes={"f32": 7},
+            donated_arguments=3,
+        )
+
+    monkeypatch.setattr(asking, "compile_traced", compile_)
+    monkeypatch.setattr(
+        asking, "trace", lambda config, program, devices: (config.train.batch_size, program)
+    )
+    monkeypatch.setattr(asking, "_devices", lambda where: [])
+    monkeypatch.setattr(asking, "check_compiler", lambda: None)
+    return asked
+
+
+def preflight(folder, *topologies, config=None, **options):
+    """(whether all fits, what is said) of `asking.run`."""
+    said = []
+    config = config or tiny_config()
+    names = topologies or ("v5e:2x2",)
+    fits = asking.run(config, "tiny", names, folder=folder, say=said.append, **options)
+    return fits, "\n".join(said)
+
+
+def test_a_program_is_compiled_once_and_found_again(compiler, tmp_path):
+    assert preflight(tmp_path)[0]
+    assert compiler == [(16, "train"), (16, "sample")]
+    fits, said = preflight(tmp_path)
+    assert fits and len(compiler) == 2
+    assert "FITS: 12.00 GiB of the 15.75 GiB" in said
+    kept = sorted(path.name.rpartition("_")[0] for path in tmp_path.glob("*.json"))
+    assert kept == ["tiny_v5e-2x2_b4_sample", "tiny_v5e-2x2_b4_train"]
+
+
+def test_another_config_pod_version_or_source_is_compiled_anew(compiler, tmp_path, monkeypatch):
+    once = dict(programs=["train"])
+    preflight(tmp_path, **once)
+    preflight(tmp_path, config=tiny_config(**{"model.channels": 16}), **once)
+    preflight(tmp_path, "v5e:1x1", **once)
+    monkeypatch.setattr(results, "_version", lambda package: "0.0.0")
+    preflight(tmp_path, **once)
+    monkeypatch.setattr(results, "_source_digest", lambda: "changed")
+    preflight(tmp_path, **once)
+    assert len(compiler) == 5
+    preflight(tmp_path, **once)
+    assert len(compiler) == 5
+
+
+def test_half_a_file_is_not_taken_for_a_result(compiler, tmp_path):
+    preflight(tmp_path, programs=["train"])
+    (kept,) = tmp_path.glob("*.json")
+    kept.write_text(kept.read_text()[:200])
+    preflight(tmp_path, programs=["train"])
+    assert len(compiler) == 2
+    assert results.read(kept).compiled.flops == 3 * 10**12
+
+
+def test_a_file_says_what_was_found_with_which_versions(compiler, tmp_path):
+    preflight(tmp_path, programs=["train"])
+    (kept,) = tmp_path.glob("*.json")
+    values = json.loads(kept.read_text())
+    assert values["versions"]["jax"] == jax.__version__ and "libtpu" in values["versions"]
+    assert values["config"]["model"]["channels"] == 8
+    assert values["follows"]["fits"] and values["follows"]["needed_bytes"] == 12 * GIB + 1000
+    share = values["follows"]["estimated_share_of_peak"]
+    assert share == pytest.approx(3e12 / 5e7 / 131072)
+    assert results.read(kept).compiled.memory.total == 12 * GIB + 1000
+
+
+def test_one_pod_is_told_in_full_and_speed_is_called_an_estimate(compiler, tmp_path):
+    _, said = preflight(tmp_path, programs=["train"])
+    assert "4 devices, 4 examples on each, 16 in all" in said
+    assert (
+        "10.00 GiB arguments + 1.00 GiB results - 1.00 GiB donated + 2.00 GiB temporaries" in said
+    )
+    assert "the compiler's estimate, not a measurement: 50.0 M cycles" in said
+    assert "46% of the chip's peak" in said
+    assert "2 all-reduce of" in said and "state donated: yes" in said
+
+
+def test_several_pods_and_batches_make_a_table(compiler, tmp_path):
+    fits, said = preflight(tmp_path, "v5e:2x2", "v4:2x2x1", batch_sizes=[2, 8], programs=["train"])
+    rows = [line for line in said.splitlines() if line.startswith("| tiny")]
+    assert fits and len(rows) == 4
+    assert [row.split(" | ")[2:5] for row in rows] == [
+        ["v5e:2x2", "4", "2"],
+        ["v5e:2x2", "4", "8"],
+        ["v4:2x2x1", "4", "2"],
+        ["v4:2x2x1", "4", "8"],
+    ]
+    assert [asked[0] for asked in compiler] == [8, 32, 8, 32]
+    assert "estimated share of peak" in said
+
+
+def test_what_does_not_fit_is_told_with_what_would(compiler, tmp_path, monkeypatch):
+    def compile_(traced):
+        batch_size, _ = traced
+        needed = int(batch_size * GIB)
+        return Compiled(1.0, 0, 0, needed_bytes=needed) if needed > 15 * GIB else needing(needed)
+
+    monkeypatch.setattr(asking, "compile_traced", compile_)
+    fits, said = preflight(tmp_path, programs=["sample"])
+    assert not fits
+    assert "DOES NOT FIT: at least 16.00 GiB of the 15.75 GiB" in said
+    assert "fits with one of\n  --config.train.batch_size=8: 8.00 GiB" in said
+    fits, said = preflight(tmp_path, programs=["sample"], search=False)
+    assert not fits and "one of" not in said
+
+
+def test_nothing_to_try_is_told_too():
+    result = results.Result("big", "v5e:2x2", "train", 4, 1, {}, {}, "", needing(100 * GIB))
+    assert "give a larger chip" in wording.ways([], result)
+
+
+@pytest.mark.parametrize(
+    "options, wanted",
+    [
+        ({"config": tiny_config(**{"train.batch_size": 18})}, "batch_size=18 on 4 devices"),
+        ({"batch_sizes": [3], "config": tiny_config(**{"train.num_microbatches": 2})}, "=12 on 4"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused_before_anything(
+    compiler, tmp_path, options, wanted
+):
+    with pytest.raises(ValueError, match=wanted):
+        preflight(tmp_path / "new", **options)
+    assert not compiler and not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything(compiler, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ValueError, match="--out=.*cannot be written"):
+        preflight(tmp_path / "file")
+    assert not compiler
+
+
+def test_a_copy_of_a_config_can_be_changed_and_leaves_it_alone():
+    config = tiny_config()
+    before = configuration.to_json(config)
+    copy = asking.changed(config, {"model.remat": True, "train.batch_size": 48})
+    assert copy.model.remat and copy.train.batch_size == 48
+    assert configuration.to_json(config) == before
+
+
+def test_a_mistake_at_the_command_line_costs_one_line(tmp_path):
+    command = [
+        *(sys.executable, "-m", "launch.preflight", "--config=configs/digits.py"),
+        *("--topology=v5e:3x3", f"--out={tmp_path / 'new'}"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if "OpenCV" not in line]
+    assert done.returncode == 2 and not done.stdout and not (tmp_path / "new").exists()
+    assert len(lines) == 1 and lines[0].startswith("error: topology 'v5e:3x3' is unknown")
+
+
+@pytest.mark.long
+def test_the_real_compiler_compiles_for_a_pod_that_is_not_there(tmp_path):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("the TPU compiler is not installed: pip install -e '.[tpu]'")
+    command = [
+        *(sys.executable, "-m", "launch.preflight", "--config=configs/digits.py"),
+        *("--topology=v5e:2x2", f"--out={tmp_path}"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("FITS") == 2 and "NO" not in done.stdout
+    found = {of.program: of for of in map(results.read, tmp_path.glob("*.json"))}
+    step, sampler = found["train"].compiled, found["sample"].compiled
+    assert all(verdict.checks(step, 4).values()) and all(verdict.checks(sampler, 4).values())
+    assert step.estimated_cycles > 0 and sampler.estimated_cycles > step.estimated_cycles
+    # 16 images in 32 steps of two networks each, against 16 examples forward and back.
+    assert 10 < sampler.flops / step.flops < 64
