@@ -288,6 +288,12 @@ def test_numbers_are_called_fid_with_inception_only(result):
     assert "all 30 images" in evaluation.report(result)
 
 
+def test_a_deviation_over_splits_is_told_where_there_are_several(result):
+    said = {n: evaluation.report(changed(result, score_split=n)) for n in (10, 5_000)}
+    assert "score, deviation over splits in pixels" in said[10] and "splits of 10 im" in said[10]
+    assert "deviation" not in said[5_000] and f"splits of {N} images" in said[5_000]
+
+
 def test_too_few_images_for_the_covariance_are_warned_of_with_the_numbers(model, tmp_path, recwarn):
     wide = plain_network(spatial=False)
     wide = wide._replace(function=lambda images: seen(images)._replace(features=pixels(images)))

@@ -51,11 +51,21 @@ def test_verdicts_come_with_the_numbers_they_rest_on():
     assert steps.numbers[0].endswith("beyond T = 256 no lower")
 
 
-def test_a_score_that_falls_once_breaks_the_first_claim_and_is_shown():
-    results = line([2.0, 1.5, 1.8, 3.0, 6.0], [8.0, 8.5, 8.9, 9.3, 9.2])
-    rises = claims.check_claims(results)[0]
-    assert rises.verdict == FAILS
-    assert "9.300 at w = 1 to 9.200 at w = 4" in rises.numbers[0]
+@pytest.mark.parametrize(
+    ("scores", "verdict", "fall"),
+    [
+        ([8.0, 8.5, 8.9, 9.3, 9.2], IN_PART, "9.300 at w = 1 to 9.200 at w = 4"),
+        ([8.0, 8.5, 8.9, 9.3, 7.9], FAILS, "9.300 at w = 1 to 7.900 at w = 4"),
+        ([8.0, 8.5, 8.4, 8.9, 8.8], FAILS, "8.900 at w = 1 to 8.800 at w = 4"),
+        ([8.0, 8.5, 8.9, 9.3, 9.3], IN_PART, "9.300 at w = 1 to 9.300 at w = 4"),
+    ],
+)
+def test_a_score_that_falls_breaks_the_first_claim_at_least_in_part_and_is_shown(
+    scores, verdict, fall
+):
+    rises = claims.check_claims(line([2.0, 1.5, 1.8, 3.0, 6.0], scores))[0]
+    assert rises.verdict == verdict
+    assert fall in rises.numbers[0]
 
 
 def test_a_claim_that_one_of_two_curves_keeps_holds_in_part():

@@ -98,7 +98,10 @@ def title(metric: str, protocol: dict[str, Any]) -> str:
 def report(result: Result) -> str:
     """The numbers by their names, and the protocol beside them, as lines of text."""
     protocol, swept = result.protocol, result.swept
+    split = min(protocol["num_samples"], protocol["score_split"])
     lines = {title(name, protocol): f"{value:.4f}" for name, value in result.metrics.items()}
+    if split == protocol["num_samples"]:
+        lines.pop(title("is_std", protocol), None)  # one split deviates from nothing
     of = "an unknown number of" if protocol["reference_count"] is None else "all"
     lines |= {
         "network": f"{protocol['network']} {protocol['network_sha256'][:12]}, resize "
@@ -108,7 +111,7 @@ def report(result: Result) -> str:
         "samples": f"{protocol['num_samples']}, {protocol['label_plan']} labels, seed "
         f"{result.record['seed']}, EMA of step {swept['checkpoint']}",
         "sampler": _sampler(swept),
-        "score split": f"{protocol['score_split']} images",
+        "score": f"of splits of {split} images",
     }
     if "precision_recall" in protocol:
         lines["neighbors"] = "k = {neighbors}, {reference_rows} real images".format(
