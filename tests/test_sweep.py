@@ -122,6 +122,13 @@ def test_temperatures_and_classifiers_are_judged_against_the_cells_without_them(
     assert verdicts(GOOD + unbeaten)[-1] == FAILS
 
 
+@pytest.mark.parametrize(("fid", "verdict"), [(2.5, HOLDS), (2.3, FAILS)])
+def test_between_two_weights_the_distance_at_a_score_is_interpolated(fid, verdict):
+    # GOOD has 1.8 at 8.9 and 3.0 at 9.3, so 2.4 at 9.1.
+    colder = [made_result(0, fid, 9.1, noise_temperature=0.9)]
+    assert verdicts(GOOD + colder)[-1] == verdict
+
+
 def test_numbers_stand_in_their_row_and_column():
     results = GOOD[::-1] + line([2.5, 2.6], [7.0, 7.5], [0, 0.3], p_uncond=0.5)
     table = curves.tables(results)["table_w"]
