@@ -12,19 +12,14 @@ from cfg_jax import keys as keys_lib
 from cfg_jax.evaluation import Reference, Sampling, accumulate, samples
 from cfg_jax.metrics import Moments, frechet_distance, inception_score, precision_recall
 from tests.plain_network import clean_classifier, plain_network, seen
+from tests.tiny import shaken_model
 
 N = 20
 
 
 @pytest.fixture(scope="module")
 def model(tiny_run):
-    """The tiny run's model, its parameters shaken so that labels and w count."""
-    loaded = cfg_jax.load(tiny_run)
-    rng = np.random.default_rng(0)
-    shaken = jax.tree.map(
-        lambda a: a + 0.1 * rng.standard_normal(a.shape).astype(np.float32), loaded.params
-    )
-    return loaded.with_params(shaken, loaded.step)
+    return shaken_model(tiny_run)
 
 
 def a_reference(network, spatial=True, rows=True):
