@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cfg_jax.evaluation.result import Result, check_comparable, title
+from cfg_jax.evaluation.result import Result, check_comparable, shown, title
 from cfg_jax.published import published
 
 P_UNCOND = ("p_uncond", "model", "checkpoint")
@@ -186,7 +186,7 @@ def cell_table(results: Sequence[Result]) -> Table:
     """
     check_comparable(*results)
     protocol = results[0].protocol
-    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    names = list(dict.fromkeys(name for result in results for name in shown(result)))
     rows = [
         [describe(result.swept)]
         + [f"{result.metrics[name]:.4f}" if name in result.metrics else "-" for name in names]

@@ -27,6 +27,6 @@ python -m launch.train --config=configs/digits_classifier.py --workdir="${workdi
   "${train[@]}"
 # The older ways are measured at T = 8, where guidance is measured too.
 python -m launch.sweep --workdir="$runs" --num_samples=5000 --metrics=fid,is,precision_recall \
-  --w=0,0.1,0.2,0.3,0.5,1,2,4 --other_w=0,0.1,0.3,1 --num_steps=16,4,8,32 --strip_w=0,0.3,1,4 \
+  --w=0,0.1,0.2,0.3,0.5,1,2,4 --other_w=0,0.2,1 --num_steps=16,4,8,32 --strip_w=0,0.3,1,4 \
   --classifier_workdir="${workdir}_classifier" --classifier_w=0.5,1,2 --older_num_steps=8 \
   --noise_temperature=0.8,0.9 --score_temperature=1.05,1.1 "$@"

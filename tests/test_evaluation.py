@@ -12,19 +12,14 @@ from cfg_jax import keys as keys_lib
 from cfg_jax.evaluation import Reference, Sampling, accumulate, samples
 from cfg_jax.metrics import Moments, frechet_distance, inception_score, precision_recall
 from tests.plain_network import clean_classifier, plain_network, seen
+from tests.tiny import shaken_model
 
 N = 20
 
 
 @pytest.fixture(scope="module")
 def model(tiny_run):
-    """The tiny run's model, its parameters shaken so that labels and w count."""
-    loaded = cfg_jax.load(tiny_run)
-    rng = np.random.default_rng(0)
-    shaken = jax.tree.map(
-        lambda a: a + 0.1 * rng.standard_normal(a.shape).astype(np.float32), loaded.params
-    )
-    return loaded.with_params(shaken, loaded.step)
+    return shaken_model(tiny_run)
 
 
 def a_reference(network, spatial=True, rows=True):
@@ -286,6 +281,12 @@ def test_numbers_are_called_fid_with_inception_only(result):
     with_inception = evaluation.report(changed(result, network=features.INCEPTION)).splitlines()
     assert [line.split()[0] for line in with_inception[:3]] == ["FID", "sFID", "IS"]
     assert "all 30 images" in evaluation.report(result)
+
+
+def test_a_deviation_over_splits_is_told_where_there_are_several(result):
+    said = {n: evaluation.report(changed(result, score_split=n)) for n in (10, 5_000)}
+    assert "score, deviation over splits in pixels" in said[10] and "splits of 10 im" in said[10]
+    assert "deviation" not in said[5_000] and f"splits of {N} images" in said[5_000]
 
 
 def test_too_few_images_for_the_covariance_are_warned_of_with_the_numbers(model, tmp_path, recwarn):

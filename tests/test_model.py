@@ -7,18 +7,19 @@ import pytest
 
 import cfg_jax
 from cfg_jax import experiment, generate, parallel
-from tests.tiny import DIGITS, pixel_model, random_model, tiny_classifier, tiny_config
+from tests.tiny import (
+    DIGITS,
+    pixel_model,
+    random_model,
+    shaken_model,
+    tiny_classifier,
+    tiny_config,
+)
 
 
 @pytest.fixture(scope="module")
 def model(tiny_run):
-    """The tiny run's model, its parameters shaken so that no layer is still at zero."""
-    loaded = cfg_jax.load(tiny_run)
-    rng = np.random.default_rng(0)
-    shaken = jax.tree.map(
-        lambda a: a + 0.1 * rng.standard_normal(a.shape).astype(np.float32), loaded.params
-    )
-    return loaded.with_params(shaken, loaded.step)
+    return shaken_model(tiny_run)
 
 
 def draw(model, labels, **arguments):

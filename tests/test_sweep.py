@@ -51,11 +51,21 @@ def test_verdicts_come_with_the_numbers_they_rest_on():
     assert steps.numbers[0].endswith("beyond T = 256 no lower")
 
 
-def test_a_score_that_falls_once_breaks_the_first_claim_and_is_shown():
-    results = line([2.0, 1.5, 1.8, 3.0, 6.0], [8.0, 8.5, 8.9, 9.3, 9.2])
-    rises = claims.check_claims(results)[0]
-    assert rises.verdict == FAILS
-    assert "9.300 at w = 1 to 9.200 at w = 4" in rises.numbers[0]
+@pytest.mark.parametrize(
+    ("scores", "verdict", "fall"),
+    [
+        ([8.0, 8.5, 8.9, 9.3, 9.2], IN_PART, "9.300 at w = 1 to 9.200 at w = 4"),
+        ([8.0, 8.5, 8.9, 9.3, 7.9], FAILS, "9.300 at w = 1 to 7.900 at w = 4"),
+        ([8.0, 8.5, 8.4, 8.9, 8.8], FAILS, "8.900 at w = 1 to 8.800 at w = 4"),
+        ([8.0, 8.5, 8.9, 9.3, 9.3], IN_PART, "9.300 at w = 1 to 9.300 at w = 4"),
+    ],
+)
+def test_a_score_that_falls_breaks_the_first_claim_at_least_in_part_and_is_shown(
+    scores, verdict, fall
+):
+    rises = claims.check_claims(line([2.0, 1.5, 1.8, 3.0, 6.0], scores))[0]
+    assert rises.verdict == verdict
+    assert fall in rises.numbers[0]
 
 
 def test_a_claim_that_one_of_two_curves_keeps_holds_in_part():
@@ -110,6 +120,13 @@ def test_temperatures_and_classifiers_are_judged_against_the_cells_without_them(
     assert curve.values == [0.0, 0.5, 2.0] and curve.metric("fid") == [2.0, 1.7, 3.5]
     unbeaten = [made_result(0, 1.0, 9.9, noise_temperature=0.9)]
     assert verdicts(GOOD + unbeaten)[-1] == FAILS
+
+
+@pytest.mark.parametrize(("fid", "verdict"), [(2.5, HOLDS), (2.3, FAILS)])
+def test_between_two_weights_the_distance_at_a_score_is_interpolated(fid, verdict):
+    # GOOD has 1.8 at 8.9 and 3.0 at 9.3, so 2.4 at 9.1.
+    colder = [made_result(0, fid, 9.1, noise_temperature=0.9)]
+    assert verdicts(GOOD + colder)[-1] == verdict
 
 
 def test_numbers_stand_in_their_row_and_column():

@@ -123,6 +123,16 @@ def randomised(params, key=0):
     return jax.tree.unflatten(tree, drawn)
 
 
+def shaken_model(workdir):
+    """A run's model, its parameters shaken so that no layer is still at zero and labels count."""
+    loaded = cfg_jax.load(workdir)
+    rng = np.random.default_rng(0)
+    shaken = jax.tree.map(
+        lambda a: a + 0.1 * rng.standard_normal(a.shape).astype(np.float32), loaded.params
+    )
+    return loaded.with_params(shaken, loaded.step)
+
+
 def random_model(config, *, shape=(8, 8, 1), label_names=DIGITS, key=0):
     """A model, or a classifier, with parameters that no training made."""
     described = experiment.assemble(config, shape, len(label_names))

@@ -99,10 +99,21 @@ def title(metric: str, protocol: dict[str, Any]) -> str:
     return f"{otherwise} in {protocol['network']}"
 
 
+def shown(result: Result) -> dict[str, float]:
+    """The metrics that say something: no deviation over splits where there is one split."""
+    one_split = result.protocol["num_samples"] <= result.protocol["score_split"]
+    return {
+        name: value
+        for name, value in result.metrics.items()
+        if not (one_split and name == "is_std")
+    }
+
+
 def report(result: Result) -> str:
     """The numbers by their names, and the protocol beside them, as lines of text."""
     protocol, swept = result.protocol, result.swept
-    lines = {title(name, protocol): f"{value:.4f}" for name, value in result.metrics.items()}
+    split = min(protocol["num_samples"], protocol["score_split"])
+    lines = {title(name, protocol): f"{value:.4f}" for name, value in shown(result).items()}
     of = "an unknown number of" if protocol["reference_count"] is None else "all"
     lines |= {
         "network": f"{protocol['network']} {protocol['network_sha256'][:12]}, resize "
@@ -112,7 +123,7 @@ def report(result: Result) -> str:
         "samples": f"{protocol['num_samples']}, {protocol['label_plan']} labels, seed "
         f"{result.record['seed']}, EMA of step {swept['checkpoint']}",
         "sampler": _sampler(swept),
-        "score split": f"{protocol['score_split']} images",
+        "score": f"of splits of {split} images",
     }
     if "precision_recall" in protocol:
         lines["neighbors"] = "k = {neighbors}, {reference_rows} real images".format(

@@ -158,7 +158,7 @@ def _from_torch(path: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise ValueError(
-            f"{path} is PyTorch's: pip install 'cfg_jax[torch]' to convert it once, or give "
+            f"{path} is PyTorch's: pip install -e '.[torch]' to convert it once, or give "
             "the .safetensors of python -m launch.import_inception"
         ) from error
     try:
