@@ -7,11 +7,14 @@ happens:
     "terminate": step           SIGTERM after it
     "hang": step                nothing after it, for ever
     "full_disk": [first, last]  no file can grow after the first, until after the last
+    "die": step                 kill -9 after it
 
-It takes the flags of every program and ends as `python -m launch.train` does.
+Of several processes all that happens to one: each has its own JSON. They miss each other after ten
+seconds. It takes the flags of every program and ends as `python -m launch.train` does.
 """
 
 import contextlib
+import functools
 import json
 import os
 import resource
@@ -53,6 +56,8 @@ def after_steps(action):
 def happens(wanted, loop, step):
     if step == wanted.get("terminate"):
         os.kill(os.getpid(), signal.SIGTERM)
+    if step == wanted.get("die"):
+        os.kill(os.getpid(), signal.SIGKILL)
     if step == wanted.get("hang"):
         time.sleep(600)
     first, last = wanted.get("full_disk", (None, None))
@@ -83,4 +88,7 @@ def watch_saves(workdir, step=None, count=0):
 
 
 if __name__ == "__main__":
+    from cfg_jax import distributed
+
+    distributed.start = functools.partial(distributed.start, heartbeat_seconds=10)
     run(main)

@@ -80,7 +80,7 @@ def finished(tmp_path_factory):
 def digests(workdir):
     """Of every leaf of state and average in the last checkpoint, and its step."""
     loaded = load_ema(workdir / "checkpoints")
-    return loaded.step, loaded.meta["digests"]
+    return loaded.step, [loaded.meta["digests"][item] for item in ("state", "ema")]
 
 
 def assert_ends_as(workdir, other):
@@ -176,6 +176,55 @@ def test_sigterm_after_the_last_step_is_a_finished_run(tmp_path, monkeypatch):
     assert steps_of(tmp_path) == ["2", "4"]
 
 
+# Two processes of two devices each.
+
+
+def ended_together(workdir, *happens, overrides):
+    """What `ended` gives, for two processes to each of which something happens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"--coordinator_address=127.0.0.1:{free.getsockname()[1]}"
+    processes = [
+        faulty_run(
+            workdir,
+            *(address, f"--num_processes={len(happens)}", f"--process_id={k}"),
+            overrides=EIGHT_STEPS | overrides,
+            devices=2,
+            **happens[k],
+        )
+        for k in range(len(happens))
+    ]
+    try:
+        said = [process.communicate(timeout=400) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(p.returncode, *texts) for p, texts in zip(processes, said, strict=True)]
+
+
+def test_sigterm_to_one_of_two_processes_saves_one_step_on_both(tmp_path):
+    rare = {"train.num_steps": 4000, "train.log_every": 4000, "train.checkpoint_every": 4000}
+    said = ended_together(tmp_path, {}, {"terminate": 3}, overrides=rare)
+    assert [code for code, *_ in said] == [75, 75], said
+    (step,) = steps_of(tmp_path)
+    assert f"asked to stop: step {step} of 4000 saved" in said[0][1] and 3 <= int(step) < 4000
+    assert load_ema(tmp_path / "checkpoints").step == int(step)
+
+
+def test_when_one_of_two_processes_dies_the_other_ends_too(tmp_path):
+    said = ended_together(tmp_path, {}, {"die": 5}, overrides={"train.hang_seconds": 0})
+    assert said[1][0] == -signal.SIGKILL
+    assert said[0][0] not in (0, 75), said[0]
+    assert "2" in steps_of(tmp_path)
+
+
+def test_when_one_of_two_processes_hangs_both_end(tmp_path):
+    said = ended_together(tmp_path, {}, {"hang": 4}, overrides={"train.hang_seconds": 8})
+    assert said[1][0] == 1, said
+    assert "Timeout (0:00:08)!" in said[1][2] and "in happens" in said[1][2]
+    assert said[0][0] not in (0, 75), said[0]
+
+
 # Other devices.
 
 
@@ -218,7 +267,7 @@ def test_a_run_that_hangs_prints_its_stacks_and_ends(tmp_path):
     short = EIGHT_STEPS | {"train.hang_seconds": 6}
     code, out, err = ended(tmp_path, overrides=short, hang=4)
     assert code == 1 and time.monotonic() - started < 200
-    assert "Timeout (0:00:06)!" in err and "in happens" in err and "in _between" in err
+    assert "Timeout (0:00:06)!" in err and "in happens" in err and "in __call__" in err
     assert "first step" in out
     assert steps_of(tmp_path) == ["2"]
 

@@ -1,5 +1,8 @@
 """A bucket of fsspec's memory stands in for one of Google's, whose library is not needed for it."""
 
+import contextlib
+import json
+
 import fsspec
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from PIL import Image
 from cfg_jax import folders, images
 from cfg_jax.evaluation import accumulate, read_result
 from cfg_jax.evaluation.result import Result, write_result
+from cfg_jax.metric_log import MetricLog
 from cfg_jax.metrics import load_statistics, save_statistics
 from tests.plain_network import plain_network
 from tests.test_accumulate import images_at, run
@@ -83,7 +87,7 @@ def test_an_evaluation_is_kept_in_a_bucket_and_continued_there(bucket, monkeypat
         np.testing.assert_array_equal(values, whole.sums.arrays()[name])
 
 
-def test_numbers_statistics_and_pictures_are_read_back_from_a_bucket(bucket):
+def test_numbers_statistics_and_pictures_are_read_back_from_a_bucket(bucket, monkeypatch):
     result = Result({"fid": 1.5}, {"network": "pixels"}, {}, {}, bucket / "result_a.json")
     write_result(result)
     assert read_result(str(result.path)) == result
@@ -92,6 +96,13 @@ def test_numbers_statistics_and_pictures_are_read_back_from_a_bucket(bucket):
     save_statistics(str(bucket / "statistics.npz"), stats, data="noise")
     saved = load_statistics(str(bucket / "statistics.npz"))
     np.testing.assert_allclose(saved.pool.mean, moments.mean(axis=0), rtol=1e-6)
+    monkeypatch.setattr(MetricLog, "_open_events", lambda *_: None)  # needs Google's library
+    for start in (0, 1):  # a run of two steps, resumed after the first
+        with contextlib.closing(MetricLog(bucket, start)) as log:
+            log.write(start + 1, {"loss": 0.5 + start})
+            log.write(start + 2, {"loss": 1.5 + start})
+    lines = (bucket / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == [0.5, 1.5, 2.5]
     images.save_png(bucket / "previews" / "a.png", Image.new("L", (4, 4), 7))
     with Image.open((bucket / "previews" / "a.png").open("rb")) as picture:
         assert np.asarray(picture).tolist() == [[7] * 4] * 4
