@@ -360,7 +360,7 @@ def test_only_safetensors_are_written(tmp_path, weights):
 @pytest.mark.parametrize(
     "name, library, advice",
     [
-        ("weights.pth", "torch", r"cfg_jax\[torch\]"),
+        ("weights.pth", "torch", r"pip install -e '\.\[torch\]'"),
         ("graph.pb", "tensorboard.compat.proto.graph_pb2", "pip install tensorboard"),
     ],
 )
