@@ -75,6 +75,7 @@ class Loop:
         self.logged = _Window()
         self.since_checkpoint = _Window()
         self.skipped_in_row = 0
+        self.slow = start
         self.model: Model | None = None
         # A classifier draws nothing, an upsampler nothing without an image to enlarge.
         self._draws = not getattr(run.experiment, "low_res_size", 1)
@@ -124,7 +125,10 @@ class Loop:
         logging_now = ending or step % every.log_every == 0
         drawing = self._draws and every.preview_every > 0 and not stopping
         drawing = drawing and (last or step % every.preview_every == 0)
-        self.feed(saving or drawing)
+        if first or saving or drawing:
+            self.slow = step
+        # The others' slow work shows when the results of a later step are waited for.
+        self.feed(step <= self.slow + STEPS_IN_FLIGHT + 1)
         self.in_flight.append((step, metrics))
         self._account(0 if saving or logging_now or first else STEPS_IN_FLIGHT)
         if self.progress:

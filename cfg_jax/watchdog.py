@@ -5,7 +5,7 @@ by go on. So, unless it is fed in time, a watchdog prints the stacks of all thre
 error and ends the process with code 1; its peers then miss its heartbeats.
 
     patience    `seconds` from one feeding to the next, PATIENCE times that where compiling, saving
-                or drawing lies between
+                or drawing lies between, here or in a peer
 
 It is a thread outside Python, which a thread that never gives up the interpreter cannot stop.
 """
