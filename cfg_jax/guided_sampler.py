@@ -34,6 +34,11 @@ class Plan(NamedTuple):
 
 def make_sampler(exp: experiment.Experiment, plan: Plan):
     """(shared parameters, batch) -> x: Algorithm 2 over all devices."""
+    return parallel.pmap_batch(make_draw(exp, plan))
+
+
+def make_draw(exp: experiment.Experiment, plan: Plan):
+    """(shared parameters, batch) -> x: Algorithm 2 on one device."""
     logsnrs = jnp.asarray(plan.grid, jnp.float32)
 
     def draw(shared, batch):
@@ -69,4 +74,4 @@ def make_sampler(exp: experiment.Experiment, plan: Plan):
             noise_temperature=shared["noise_temperature"],
         )
 
-    return parallel.pmap_batch(draw)
+    return draw

@@ -11,7 +11,7 @@ processes to be one array (`as_global`, `as_local`).
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -114,15 +114,23 @@ def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
     yield from ahead
 
 
-def pmap_step(step: Callable) -> Callable:
+def pmap_step(step: Callable, devices: Sequence[Any] | None = None) -> Callable:
     """(replicated state, batch [D, B/D, ...]) -> (replicated state, replicated metrics).
 
     It runs on the devices of all processes, each of which calls it with the same state and its own
     part of the batch. The step averages over axis `AXIS` itself: pmap takes outputs for replicated
     without looking, and a step that forgets to average gives each device a state of its own. The
     state's buffers are given up to the result.
+
+    `devices` are others than those that are here, to compile for.
     """
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+    axes = {"axis_name": AXIS, "in_axes": (None, 0), "out_axes": None}
+    return jax.pmap(step, **axes, donate_argnums=0, devices=devices)
+
+
+def pmap_rows(function: Callable, devices: Sequence[Any] | None = None) -> Callable:
+    """(shared, batch [D, B/D, ...]) -> result [D, B/D, ...], `devices` as for `pmap_step`."""
+    return jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), devices=devices)
 
 
 def pmap_batch(function: Callable) -> Callable:
@@ -133,7 +141,7 @@ def pmap_batch(function: Callable) -> Callable:
     compute each row from that row and `shared` alone.
     """
     devices = jax.local_devices() if jax.process_count() > 1 else None
-    mapped = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), devices=devices)
+    mapped = pmap_rows(function, devices)
 
     def spread(shared: Any, batch: Any) -> Any:
         size = jax.tree.leaves(batch)[0].shape[0]

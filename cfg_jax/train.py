@@ -5,6 +5,7 @@ happens between two steps is `training_loop`'s.
 """
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -48,13 +49,8 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         raise ValueError("--workdir is empty: give the folder of a run, such as runs/digits")
     configuration.validate(config, parallel.num_devices_of_all())
     run = _open(config, folders.folder(workdir))
-    optimizer = create_optimizer(
-        **{name: value for name, value in config.optim.items() if name != "ema_decay"}
-    )
-
-    def create() -> TrainState:
-        return create_train_state(run.experiment.init(jax.random.key(config.seed)), optimizer)
-
+    optimizer = make_optimizer(config)
+    create = make_create(config, run.experiment, optimizer)
     abstract = jax.eval_shape(create)
     _check_writable(run.workdir)
     keep = config.checkpoint
@@ -69,6 +65,22 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
             state = parallel.replicate(jax.jit(create)())
         step_fn = parallel.pmap_step(make_step(run.experiment, optimizer, config))
         Loop(run, checkpoints, int(state.step))(state, step_fn)
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimizer of `config`."""
+    return create_optimizer(
+        **{name: value for name, value in config.optim.items() if name != "ema_decay"}
+    )
+
+
+def make_create(
+    config: ConfigDict,
+    exp: experiment.Experiment | experiment.ClassifierExperiment,
+    optimizer: optax.GradientTransformation,
+) -> Callable[[], TrainState]:
+    """A function that gives the state before the first step of `config`."""
+    return lambda: create_train_state(exp.init(jax.random.key(config.seed)), optimizer)
 
 
 def make_step(
