@@ -43,6 +43,7 @@ setup(
         "test": [
             "chex>=0.1.92,<0.2",
             "pytest>=9.2,<10",
+            "pytest-xdist>=3.8,<4",
             "ruff>=0.17.6,<0.18",
             "scipy>=1.17,<2",
             "tensorboard>=2.21,<3",
@@ -55,7 +56,7 @@ setup(
         "notebook": ["jupyterlab>=4.4,<5", "ipykernel>=7,<8"],
         "tf": ["tensorflow-cpu>=2.21,<3", "importlib_resources>=6.4"],
         "torch": ["torch>=2.11,<3"],
-        "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+        "tpu": ["jax[tpu]>=0.10.2,<0.13", "gcsfs>=2026.10,<2028"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
     },
 )

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv if need be, checks style, and runs the quick tests. Arguments go to pytest:
+# Makes .venv if need be, checks style, and runs the quick tests, a file of them on each of up to
+# four cores. Arguments go to pytest:
 #   bash launch/test.sh -m long        the tests that take minutes
 #   bash launch/test.sh tests/test_guidance.py
 set -euo pipefail
@@ -8,8 +9,9 @@ source launch/environment.sh
 make_environment "[test]"
 ruff check --quiet .
 ruff format --check --quiet .
+spread=(--numprocesses=logical --maxprocesses=4 --dist=loadfile)
 if [[ " $* " == *" -m "* ]]; then
-  python -m pytest "$@"
+  python -m pytest "${spread[@]}" "$@"
 else
-  python -m pytest -m "not long" "$@"
+  python -m pytest "${spread[@]}" -m "not long" "$@"
 fi

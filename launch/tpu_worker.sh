@@ -44,7 +44,7 @@ install() {
   # The images of Cloud TPU have an older Python than this package needs.
   python3 -m pip install --quiet --user uv
   python3 -m uv venv --quiet --clear --python "$PYTHON_VERSION" .venv
-  python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu]' gcsfs
+  python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu]'
 }
 
 mount_data() {

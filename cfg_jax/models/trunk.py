@@ -49,7 +49,8 @@ class Trunk(nn.Module, kw_only=True):
       dropout: rate in every residual block.
       norm_groups: groups of each GroupNorm.
       dtype: "float32" or "bfloat16", of convolutions and matrix products.
-      remat: recompute each block's inside in the backward pass instead of keeping it.
+      remat: recompute the inside of each residual block and attention in the backward pass instead
+        of keeping it.
     """
 
     channels: int = 128
@@ -77,12 +78,14 @@ class Trunk(nn.Module, kw_only=True):
         """Features at each resolution."""
         return [int(self.channels * mult) for mult in self.channel_mult]
 
+    def _maybe_remat(self, block: type[nn.Module]) -> type[nn.Module]:
+        return nn.remat(block) if self.remat else block
+
     def _heads(self, channels: int) -> int:
         return self.num_heads or channels // self.head_channels
 
     def _block(self, channels: int, name: str, resample: str | None = None) -> nn.Module:
-        block = nn.remat(ResBlock) if self.remat else ResBlock
-        return block(
+        return self._maybe_remat(ResBlock)(
             channels,
             self.norm_groups,
             self.dropout,
@@ -101,7 +104,7 @@ class Trunk(nn.Module, kw_only=True):
         return {"down": Downsample, "up": Upsample}[way](self._type, name=name)(h)
 
     def _attended(self, h: Array, name: str) -> Array:
-        return Attention(
+        return self._maybe_remat(Attention)(
             self._heads(h.shape[-1]),
             self.norm_groups,
             self.qkv_order == "heads_qkv",
