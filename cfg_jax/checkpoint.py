@@ -154,6 +154,8 @@ class Checkpoints:
         try:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:
+            if failure:
+                logging.error("%s", failure)
             raise SaveError(step, error) from error
         if failure:
             raise failure
@@ -188,10 +190,11 @@ class Checkpoints:
             return Restored(step, arrays["state"], arrays["ema"], config, meta)
 
         restored, damaged = manifest.newest_whole(self._manager.directory, steps, read)
+        # One that could not read what the others did fails here, on all, before anything moves.
+        distributed.wait_for_all(f"step {restored.step} is read, {damaged} cannot be")
         for step in damaged if distributed.is_first() else ():
             _move_aside(self._manager.directory, step)
-        if damaged:
-            distributed.wait_for_all("damaged checkpoints are set aside")
+        distributed.wait_for_all("damaged checkpoints are set aside")
         self._manager.reload()
         return restored
 
@@ -294,13 +297,19 @@ def _lock(directory: str | os.PathLike[str], held: contextlib.ExitStack) -> None
         raise ValueError(refusal)
 
 
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        # Asked for its log alone, it would set back the count by which `interruption` agrees.
+        return False
+
+
 def _open(directory: str | os.PathLike[str], **options: Any) -> ocp.CheckpointManager:
     path = _path(directory)
     # Made in the background, a directory that cannot be made holds the process at its exit until
     # the threads that wait for it give up, after 20 minutes.
     at_once = ocp.AsyncOptions(create_directories_asynchronously=False)
     options = ocp.CheckpointManagerOptions(async_options=at_once, **options)
-    return ocp.CheckpointManager(path, options=options)
+    return _Manager(path, options=options)
 
 
 def _read_json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], dict[str, Any]]:

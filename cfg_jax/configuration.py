@@ -88,6 +88,7 @@ RULES: dict[str, Rule] = {
     "sampling.logvar_interp": _SHARE,
 }
 
+_CONTENT = "meta.data.fingerprint.content"
 # What may differ when a run is resumed: how long, how often, and where things are kept.
 _FREE_AT_RESUME = {
     "data.data_dir",
@@ -237,6 +238,7 @@ def check_same_run(now: Mapping, before: Mapping, workdir: str) -> None:
     now, before = (
         dict(flatten(_completed(json.loads(json.dumps(tree))))) for tree in (now, before)
     )
+    before.setdefault(_CONTENT, now.get(_CONTENT))  # runs older than this field
     for field in sorted(now.keys() | before.keys()):
         if field in _FREE_AT_RESUME or field.startswith(_FREE_SECTIONS):
             continue

@@ -11,6 +11,7 @@ What a stop saves is `training_loop`'s.
 """
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -33,22 +34,25 @@ class Interrupted(SystemExit):
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[Callable[[int], bool]]:
-    """Gives `asked_to_stop(step) -> bool`; inside, SIGTERM no longer ends the process by itself.
+def watched() -> Iterator[Callable[[], bool]]:
+    """Gives `asked_to_stop() -> bool`; inside, SIGTERM no longer ends the process by itself.
 
-    Every process calls it once after every step, with the same steps. It turns True on all of them
-    at the same step, and stays so however often the signal comes. Outside the main thread, which
-    alone may handle signals, nothing is watched and the answer is False.
+    Every process calls it once after every step. It turns True on all of them at the same call, and
+    stays so however often the signal comes. Outside the main thread, which alone may handle
+    signals, nothing is watched and the answer is False.
     """
     if jax.distributed.is_initialized():
-        yield multihost_utils.reached_preemption_sync_point
+        # A signal before the first question makes the processes agree on question 1, whatever step
+        # a resumed run begins with.
+        questions = itertools.count(1)
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(questions))
         return
     if threading.current_thread() is not threading.main_thread():
-        yield lambda step: False
+        yield lambda: False
         return
     signals = []  # a lock, as in threading.Event, could be held by the code that is interrupted
     previous = signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
     try:
-        yield lambda step: bool(signals)
+        yield lambda: bool(signals)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)

@@ -5,7 +5,8 @@ Beside what the caller puts there, the `meta` of a checkpoint carries
     schema      layout of the checkpoint, an integer
     loss        what "best" is measured by
     versions    of jax, flax, optax, orbax-checkpoint and cfg_jax
-    digests     crc32 of the bytes of every leaf of `state` and `ema`, and of `config` as JSON
+    digests     crc32 of the bytes of every leaf of `state` and `ema`, and of `config` and all else
+                in `meta` as JSON
 
 A leaf is named by its path, `params/conv/kernel`, which is the same for a dataclass and for the
 dict read back without knowing that class. Files and directories are left to `checkpoint.py`.
@@ -49,22 +50,23 @@ def describe(
     except TypeError as error:
         raise ValueError(f"config and meta must be what JSON can hold: {error}.") from error
     digests = {name: _digests(tree) for name, tree in trees.items()}
-    return config, meta | {
-        "schema": SCHEMA,
-        "loss": float(loss),
-        "versions": versions(),
-        "digests": digests | {"config": _crc_json(config)},
-    }
+    meta |= {"schema": SCHEMA, "loss": float(loss), "versions": versions()}
+    digests |= {"config": _crc_json(config), "meta": _crc_json(meta)}
+    return config, meta | {"digests": digests}
 
 
 def check_json(config: dict[str, Any], meta: dict[str, Any]) -> None:
-    """Raises MismatchError for a schema unknown here, ValueError for an altered `config`."""
+    """Raises MismatchError for a schema unknown here, ValueError for what a digest contradicts."""
+    written = meta.get("digests", {})
+    own = {name: value for name, value in meta.items() if name != "digests"}
+    if "meta" in written and _crc_json(own) != written["meta"]:
+        raise ValueError("meta differs from its digest")
     if meta.get("schema") != SCHEMA:
         raise MismatchError(
             f"its schema is {meta.get('schema')}, this cfg_jax reads {SCHEMA}; use the version "
             "that wrote it, or another directory."
         )
-    if _crc_json(config) != meta["digests"]["config"]:
+    if _crc_json(config) != written.get("config"):
         raise ValueError("config differs from its digest")
 
 

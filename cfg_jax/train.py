@@ -14,7 +14,17 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from cfg_jax import configuration, data, distributed, experiment, folders, images, parallel
+from cfg_jax import (
+    configuration,
+    data,
+    distributed,
+    experiment,
+    folders,
+    images,
+    interruption,
+    parallel,
+    watchdog,
+)
 from cfg_jax import keys as keys_lib
 from cfg_jax.checkpoint import Checkpoints
 from cfg_jax.losses import classifier_loss, diffusion_loss
@@ -43,12 +53,21 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
       ValueError: a config that cannot be run, a workdir that cannot be written or holds another
         run, data that is not there; before anything is compiled.
       FloatingPointError: too many steps in a row with a loss or gradient that is not finite.
-      SaveError: the last checkpoint could not be written.
+      SaveError: the last checkpoint could not be written, or one that several processes write.
+      interruption.Interrupted: SIGTERM came, and the step that was under way is saved.
     """
     if not str(workdir):
         raise ValueError("--workdir is empty: give the folder of a run, such as runs/digits")
     configuration.validate(config, parallel.num_devices_of_all())
-    run = _open(config, folders.folder(workdir))
+    with (
+        watchdog.armed(config.train.hang_seconds) as feed,
+        interruption.watched() as asked_to_stop,
+    ):
+        _train(_open(config, folders.folder(workdir)), feed, asked_to_stop)
+
+
+def _train(run: Run, feed: Callable[[bool], None], asked_to_stop: Callable[[], bool]) -> None:
+    config = run.config
     optimizer = make_optimizer(config)
     create = make_create(config, run.experiment, optimizer)
     abstract = jax.eval_shape(create)
@@ -64,7 +83,8 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         if state is None:
             state = parallel.replicate(jax.jit(create)())
         step_fn = parallel.pmap_step(make_step(run.experiment, optimizer, config))
-        Loop(run, checkpoints, int(state.step))(state, step_fn)
+        watched = {"feed": feed, "asked_to_stop": asked_to_stop}
+        Loop(run, checkpoints, int(state.step), **watched)(state, step_fn)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:

@@ -27,7 +27,6 @@ from cfg_jax import (
     generate,
     interruption,
     parallel,
-    watchdog,
 )
 from cfg_jax.checkpoint import Checkpoints, SaveError
 from cfg_jax.metric_log import MetricLog, Progress
@@ -62,14 +61,27 @@ class Run(NamedTuple):
 class Loop:
     """All steps from `start` to the config's last, and what happens between them.
 
+    Args:
+      feed: of a `watchdog`.
+      asked_to_stop: of an `interruption`.
+
     Raises:
       FloatingPointError: too many steps in a row with a loss or gradient that is not finite.
-      SaveError: the last checkpoint could not be written.
+      SaveError: the last checkpoint could not be written, or one that several processes write.
       interruption.Interrupted: SIGTERM came, and the step that was under way is saved.
     """
 
-    def __init__(self, run: Run, checkpoints: Checkpoints, start: int):
+    def __init__(
+        self,
+        run: Run,
+        checkpoints: Checkpoints,
+        start: int,
+        *,
+        feed: Callable[[bool], None],
+        asked_to_stop: Callable[[], bool],
+    ):
         self.run, self.checkpoints, self.start = run, checkpoints, start
+        self.feed, self.asked_to_stop = feed, asked_to_stop
         self.total = run.config.train.num_steps
         self.in_flight = collections.deque()
         self.logged = _Window()
@@ -85,11 +97,8 @@ class Loop:
         ahead = data.iterate(self.run.order, self.start, num_threads=threads)
         batches = parallel.prefetch(itertools.islice(ahead, max(self.total - self.start, 0)))
         stopped = None
-        with (
-            self._told() as (self.log, self.progress),
-            watchdog.armed(self.run.config.train.hang_seconds) as self.feed,
-            interruption.watched() as self.asked_to_stop,
-        ):
+        with self._told() as (self.log, self.progress):
+            self.feed(True)
             for step, batch in enumerate(batches, self.start + 1):
                 state, metrics = step_fn(state, batch)
                 if self._between(step, state, metrics):
@@ -119,7 +128,7 @@ class Loop:
     def _between(self, step: int, state: TrainState, metrics: dict) -> bool:
         """Whether to stop here, with this step saved although others are left."""
         every, first, last = self.run.config.train, step == self.start + 1, step == self.total
-        stopping = self.asked_to_stop(step) and not last
+        stopping = self.asked_to_stop() and not last
         ending = last or stopping
         saving = ending or step % every.checkpoint_every == 0
         logging_now = ending or step % every.log_every == 0
@@ -189,12 +198,13 @@ class Loop:
                 meta=self.run.meta(),
                 loss=loss,
             )
-            if ending:
-                self.checkpoints.wait()
         except SaveError as error:
-            if ending:
+            # Where others have a part in it, they wait for this one's.
+            if jax.process_count() > 1 or (ending and error.step == step):
                 raise
             logging.error("%s", error)
+        if ending:
+            self.checkpoints.wait()
 
     def _preview(self, step: int, state: TrainState) -> None:
         if self.model is None:

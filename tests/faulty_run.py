@@ -4,7 +4,7 @@ The JSON is {"workdir": ..., "config": "points" or "digits", "overrides": {field
 happens:
 
     "kill_in_save": [step, n]   kill -9 once n files of that step's checkpoint are there
-    "terminate": step           SIGTERM after it
+    "terminate": step           SIGTERM after it, or "early", before the first one
     "hang": step                nothing after it, for ever
     "full_disk": [first, last]  no file can grow after the first, until after the last
     "die": step                 kill -9 after it
@@ -37,6 +37,8 @@ def main(argv):
     make = tiny.tiny_points if wanted["config"] == "points" else tiny.tiny_config
     watch_saves(Path(wanted["workdir"]), *wanted.get("kill_in_save", ()))
     after_steps(lambda loop, step: happens(wanted, loop, step))
+    if wanted.get("terminate") == "early":
+        terminate_early()
     train(make(**wanted["overrides"]), wanted["workdir"])
 
 
@@ -51,6 +53,20 @@ def after_steps(action):
         return own(self, step, *arguments)
 
     Loop._between = between
+
+
+def terminate_early():
+    """SIGTERM while the run is opened, noticed before the first step."""
+    from cfg_jax import train
+
+    own = train._restore
+
+    def restore(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(3)  # with jax.distributed a thread looks once a second
+        return own(*arguments)
+
+    train._restore = restore
 
 
 def happens(wanted, loop, step):

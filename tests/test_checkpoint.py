@@ -294,6 +294,17 @@ def test_a_flipped_byte_that_orbax_returns_is_found_by_its_digest(run, caplog):
     assert "differs from its digest" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "was, flipped", [('"schema": 1', '"schema": 3'), ("digits-1797", "digits-1796")]
+)
+def test_a_flipped_letter_in_meta_is_damage_and_no_mistake(run, was, flipped):
+    path = run / "3" / "meta" / "metadata"
+    text = path.read_text()
+    assert was in text
+    path.write_text(text.replace(was, flipped))
+    assert restore(run).step == 2
+
+
 def test_a_damaged_state_does_not_keep_the_ema_from_being_loaded(run):
     (run / "3" / "state" / "_METADATA").write_text("{gar")
     assert load_ema(run).step == 3
@@ -367,7 +378,9 @@ def test_another_form_is_a_mistake_in_the_config_and_moves_nothing(run, change, 
 
 def test_an_unknown_schema_is_refused_and_nothing_moves(run):
     path = run / "3" / "meta" / "metadata"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
+    meta = json.loads(path.read_text()) | {"schema": 99}
+    del meta["digests"]["meta"]
+    path.write_text(json.dumps(meta))
     before = contents(run.parent)
     for read in (restore, load_ema):
         with pytest.raises(ValueError, match="schema is 99"):

@@ -28,11 +28,12 @@ import pytest
 
 from cfg_jax import configuration, data, interruption, parallel, workdir_lock
 from cfg_jax.checkpoint import Checkpoints, load_ema
+from cfg_jax.data.sources import ImageSource
 from cfg_jax.metric_log import MetricLog
 from cfg_jax.train import train
 from cfg_jax.train_state import make_train_step
 from cfg_jax.training_loop import Loop
-from tests.tiny import parameters, records, tiny_points
+from tests.tiny import parameters, pixel_networks, records, tiny_config, tiny_points
 
 ROOT = Path(__file__).parents[1]
 
@@ -136,17 +137,27 @@ def test_sigterm_saves_the_step_under_way_and_ends_with_code_75(finished, tmp_pa
     assert_ends_as(tmp_path, finished)
 
 
-def test_with_jax_distributed_sigterm_is_left_to_it_and_does_the_same(finished, tmp_path):
+def test_with_jax_distributed_sigterm_is_left_to_it_and_does_the_same(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     alone = ("--distributed=on", f"--coordinator_address={address}")
     alone += ("--num_processes=1", "--process_id=0")
-    rare = {"train.num_steps": 4000, "train.checkpoint_every": 4000}
-    code, out, err = ended(tmp_path, *alone, overrides=EIGHT_STEPS | rare, terminate=3)
+    rare = {"train.num_steps": 10**5, "train.log_every": 10**5, "train.checkpoint_every": 10**5}
+    code, out, err = ended(tmp_path, *alone, overrides=rare, terminate=3)
     assert code == 75, err
     (step,) = steps_of(tmp_path)
-    assert f"asked to stop: step {step} of 4000 saved" in out and 3 <= int(step) < 4000
+    assert f"asked to stop: step {step} of 100000 saved" in out and int(step) >= 3
+    # A signal that comes before the first step of a resumed run is not lost either.
+    code, out, err = ended(tmp_path, *alone, overrides=rare, terminate="early")
+    assert code == 75, err
+    assert f"asked to stop: step {int(step) + 1} of 100000 saved" in out
+
+
+def test_sigterm_before_the_first_step_stops_after_it(tmp_path):
+    code, out, err = ended(tmp_path, terminate="early")
+    assert code == 75, err
+    assert "asked to stop: step 1 of 8 saved" in out and steps_of(tmp_path) == ["1"]
 
 
 def test_a_second_sigterm_while_it_saves_changes_nothing(finished, tmp_path, monkeypatch):
@@ -188,9 +199,7 @@ def ended_together(workdir, *happens, overrides):
         faulty_run(
             workdir,
             *(address, f"--num_processes={len(happens)}", f"--process_id={k}"),
-            overrides=EIGHT_STEPS | overrides,
-            devices=2,
-            **happens[k],
+            **{"overrides": EIGHT_STEPS | overrides, "devices": 2, **happens[k]},
         )
         for k in range(len(happens))
     ]
@@ -203,11 +212,11 @@ def ended_together(workdir, *happens, overrides):
 
 
 def test_sigterm_to_one_of_two_processes_saves_one_step_on_both(tmp_path):
-    rare = {"train.num_steps": 4000, "train.log_every": 4000, "train.checkpoint_every": 4000}
+    rare = {"train.num_steps": 10**5, "train.log_every": 10**5, "train.checkpoint_every": 10**5}
     said = ended_together(tmp_path, {}, {"terminate": 3}, overrides=rare)
     assert [code for code, *_ in said] == [75, 75], said
     (step,) = steps_of(tmp_path)
-    assert f"asked to stop: step {step} of 4000 saved" in said[0][1] and 3 <= int(step) < 4000
+    assert f"asked to stop: step {step} of 100000 saved" in said[0][1] and int(step) >= 3
     assert load_ema(tmp_path / "checkpoints").step == int(step)
 
 
@@ -219,8 +228,9 @@ def test_when_one_of_two_processes_dies_the_other_ends_too(tmp_path):
 
 
 def test_when_one_of_two_processes_hangs_both_end(tmp_path):
-    short = {"train.checkpoint_every": 100, "train.hang_seconds": 8}
-    said = ended_together(tmp_path, {}, {"hang": 7}, overrides=short)
+    short = EIGHT_STEPS | {"train.checkpoint_every": 100, "train.hang_seconds": 8}
+    longer = {"overrides": short | {"train.hang_seconds": 60}}  # one dog barks, the other misses it
+    said = ended_together(tmp_path, longer, {"hang": 7}, overrides=short)
     assert said[1][0] == 1, said
     assert "Timeout (0:00:08)!" in said[1][2] and "in happens" in said[1][2]
     assert said[0][0] not in (0, 75), said[0]
@@ -280,11 +290,11 @@ def test_what_compiles_saves_or_draws_may_take_ten_times_as_long(tmp_path, monke
     monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: ends.append(True))
     rare = {"train.num_steps": 11, "train.checkpoint_every": 6}
     train(tiny_points(**rare, **{"train.hang_seconds": 7}), tmp_path / "watched")
-    # Before the first step; after it, the sixth and the last, which are slow, and after the three
-    # steps that may have to wait for another process to be done with the same.
-    assert seconds == [70] + 4 * [70] + [7] + 4 * [70] + [7, 70] and ends
+    # While the run is opened and before the first step; after it, the sixth and the last, which are
+    # slow, and after the three steps that may have to wait for another process to do the same.
+    assert seconds == 2 * [70] + 4 * [70] + [7] + 4 * [70] + [7, 70] and ends
     train(tiny_points(**rare, **{"train.hang_seconds": 0}), tmp_path / "free")
-    assert len(seconds) == 12 and len(ends) == 1
+    assert len(seconds) == 13 and len(ends) == 1
 
 
 # Full disks.
@@ -297,6 +307,14 @@ def test_a_disk_that_fills_and_empties_costs_the_saves_in_between(finished, tmp_
     assert {"3", "4"}.isdisjoint(steps_of(tmp_path)) and {"2", "7", "8"} <= set(steps_of(tmp_path))
     assert "step 3 was not written" in err and "step 4 was not written" in err
     assert digests(tmp_path) == digests(finished)
+
+
+def test_a_save_that_failed_before_a_last_one_that_did_not_is_no_failure(finished, tmp_path):
+    every = EIGHT_STEPS | {"train.checkpoint_every": 4}
+    code, out, err = ended(tmp_path, overrides=every, full_disk=[3, 7])
+    assert code == 0, err
+    assert "step 4 was not written" in err and "step 8 of 8 done" in out
+    assert steps_of(tmp_path) == ["8"] and digests(tmp_path) == digests(finished)
 
 
 def test_a_last_step_that_cannot_be_saved_is_an_error_and_made_again(finished, tmp_path):
@@ -406,22 +424,33 @@ def test_where_there_are_no_locks_one_warning_says_so(tmp_path, monkeypatch, cap
 # Data that changed, and data that is poison.
 
 
-def test_a_run_goes_on_with_data_that_changed_only_when_told_to(tmp_path, monkeypatch):
-    train(tiny_points(), tmp_path)
-    opened = data.open_source
+def test_a_run_goes_on_with_data_that_changed_only_when_told_to(tmp_path, monkeypatch, data_dir):
+    record = ImageSource._record
 
-    def changed(*arguments, **keywords):
-        source = opened(*arguments, **keywords)
-        print_of = source.fingerprint()
-        monkeypatch.setattr(type(source), "fingerprint", lambda self: print_of | {"more": 1})
-        return source
+    def changed(self, index):  # prepared anew, with the same name and number of examples
+        found = record(self, index)
+        return {**found, "image": found["image"][::-1]} if index == len(self) - 1 else found
 
-    monkeypatch.setattr(data, "open_source", changed)
-    with pytest.raises(ValueError, match="meta.data.fingerprint.more=1, .* started with None"):
-        train(tiny_points(**EIGHT_STEPS), tmp_path)
-    assert steps_of(tmp_path) == ["2", "4"]
-    train(tiny_points(**EIGHT_STEPS, **{"train.allow_config_change": True}), tmp_path)
+    where = {"data.data_dir": data_dir}
+    with pixel_networks():
+        train(tiny_config(**where), tmp_path)
+        monkeypatch.setattr(ImageSource, "_record", changed)
+        with pytest.raises(ValueError, match=r"meta.data.fingerprint.content=\d+, .* with \d+"):
+            train(tiny_config(**where, **EIGHT_STEPS), tmp_path)
+        assert steps_of(tmp_path) == ["2", "4"]
+        allowed = {"train.allow_config_change": True}
+        train(tiny_config(**where, **EIGHT_STEPS, **allowed), tmp_path)
     assert digests(tmp_path)[0] == 8
+
+
+def test_a_run_older_than_the_print_of_its_examples_goes_on():
+    now = {"meta": {"data": {"fingerprint": {"dataset": "digits", "content": 5}}}}
+    configuration.check_same_run(
+        now, {"meta": {"data": {"fingerprint": {"dataset": "digits"}}}}, "runs/x"
+    )
+    with pytest.raises(ValueError, match="content"):
+        other = {"meta": {"data": {"fingerprint": {"dataset": "digits", "content": 6}}}}
+        configuration.check_same_run(now, other, "runs/x")
 
 
 def test_one_poisoned_batch_is_left_out_and_counted(tmp_path, monkeypatch):
@@ -482,8 +511,11 @@ def test_a_thousand_steps_killed_every_ten_seconds_end_as_if_undisturbed(tmp_pat
     rng, killed = random.Random(0), 0
     while True:
         process = faulty_run(tmp_path / "killed", **arguments)
+        for line in process.stdout:
+            if line.startswith("first step"):  # at most a start's own pace, on any machine
+                break
         try:
-            _, err = process.communicate(timeout=rng.uniform(6, 14))
+            _, err = process.communicate(timeout=rng.uniform(1, 15))
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
@@ -492,5 +524,5 @@ def test_a_thousand_steps_killed_every_ten_seconds_end_as_if_undisturbed(tmp_pat
             continue
         assert process.returncode == 0, err
         break
-    assert killed >= 3
+    assert killed
     assert_ends_as(tmp_path / "killed", tmp_path / "undisturbed")
