@@ -84,6 +84,8 @@ if __name__ == "__main__":
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        # No chip is touched: others may compile, or train, at the same time.
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }
     # One process compiles, on a host of a cluster too; what is kept is the JSON.
     flags.FLAGS.set_default("distributed", "off")

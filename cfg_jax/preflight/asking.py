@@ -50,6 +50,11 @@ def run(
     places = [topology(name) for name in topologies]
     cases = [case for where in places for case in _cases(config, where, batch_sizes)]
     wanted = [program for program in programs_of(config) if program in programs]
+    if not wanted:
+        raise ValueError(
+            f"--programs={','.join(programs)}: {name} has {' and '.join(programs_of(config))}, "
+            "give one of them"
+        )
     check_compiler()
     results.check_writable(folder)
     found = []

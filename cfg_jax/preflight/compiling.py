@@ -61,6 +61,7 @@ class Compiled:
     estimated_cycles: the compiler's estimate, see `costs.estimated_cycles`.
     collectives: see `costs.collectives`.
     dtypes: instructions by the element type of their result.
+    float64: whether one has 64-bit floats, before compiling or after it.
     donated_arguments: how many of the first num_donated arguments are given up.
     unknown_loops: loops that count once because the program does not say how often they run.
     """
@@ -76,6 +77,7 @@ class Compiled:
     estimated_cycles: int = 0
     collectives: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     dtypes: dict[str, int] = dataclasses.field(default_factory=dict)
+    float64: bool = False
     donated_arguments: int = 0
     unknown_loops: int = 0
 
@@ -120,12 +122,16 @@ def _memory(compiled: jax.stages.Compiled) -> Memory:
 def _read(compiled: jax.stages.Compiled, traced: Traced) -> dict[str, Any]:
     module = hlo.parse(compiled.as_text())
     donated = costs.donated_arguments(module)
+    dtypes = costs.dtypes(module)
+    # The TPU compiler may make pairs of f32 of them.
+    asked = re.search(r"[<x]f64>", traced.lowered.as_text())
     return {
         "flops": costs.flops(module),
         "compiler_flops": float(compiled.cost_analysis().get("flops", 0.0)),
         "estimated_cycles": costs.estimated_cycles(module),
         "collectives": costs.collectives(module),
-        "dtypes": costs.dtypes(module),
+        "dtypes": dtypes,
+        "float64": bool(asked or {"f64", "c128"} & set(dtypes)),
         "donated_arguments": len(donated & set(range(traced.num_donated))),
         "unknown_loops": hlo.unknown_loops(module),
     }
@@ -135,9 +141,7 @@ def out_of_memory(message: str) -> tuple[int | None, int | None]:
     """(bytes needed at least, bytes there are) where a message is about memory, else Nones."""
     for pattern in _OUT_OF_MEMORY:
         if found := re.search(pattern, message):
-            needed, limit = _bytes(*found.groups()[:2]), _bytes(*found.groups()[2:])
-            total = re.search(r"Total hbm usage >= ([\d.]+)([KMGT]?)", message)
-            return max(needed, _bytes(*total.groups()) if total else 0), limit
+            return _bytes(*found.groups()[:2]), _bytes(*found.groups()[2:])
     return None, None
 
 

@@ -163,7 +163,7 @@ def trip_count(module: Module, loop: Instruction) -> int | None:
     compared = [e for e in run if e.instruction.opcode == "compare"]
     limits = [e.instruction.operands for e in run if e.instruction.opcode == "constant"]
     if len(compared) == len(limits) == 1 and "direction=LT" in compared[0].instruction.attributes:
-        return int(limits[0])
+        return int(limits[0]) if limits[0].isdigit() else None
     return None
 
 

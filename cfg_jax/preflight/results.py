@@ -16,6 +16,7 @@ import functools
 import importlib.metadata
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ class Result:
     def file_name(self) -> str:
         """Where `write` puts it."""
         where = self.topology.replace(":", "-")
-        parts = (self.name, where, f"b{self.per_device}", self.program, self.digest[:8])
+        # An override may have the path of a data set in it, and there may be many.
+        name = re.sub(r"[^\w.,=+-]+", "-", self.name)[:120]
+        parts = (name, where, f"b{self.per_device}", self.program, self.digest[:8])
         return "_".join(parts) + ".json"
 
 

@@ -2,16 +2,16 @@
 
     fits  <=>  memory <= what the compiler leaves a program of a device's memory
 
-What would make it fit is tried out in three ways, each alone and from the mildest on: recomputing
-the insides of blocks, more microbatches, fewer examples on a device. A guess from what is known
-skips what is hopeless:
+What would make it fit is tried out in three ways, from the mildest on: recomputing the insides of
+blocks, more microbatches, fewer examples on a device; the first two together where neither is
+enough. A guess from what is known skips what is hopeless:
 
     memory(fraction) ~ fixed + fraction (memory - fixed),   fixed = state and gradients
 
 A guess is never reported; what is reported was compiled.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cfg_jax.preflight.compiling import Compiled
@@ -60,7 +60,7 @@ def checks(compiled: Compiled, num_devices: int) -> dict[str, bool]:
         return {}
     moved = {kind: of["bytes"] for kind, of in compiled.collectives.items()}
     summed = moved.pop("all-reduce", 0)
-    found = {"no float64": not {"f64", "c128"} & set(compiled.dtypes)}
+    found = {"no float64": not compiled.float64}
     if not compiled.gradient_bytes:
         return found | {"nothing exchanged": not summed and not moved}
     found["state donated"] = compiled.donated_arguments == compiled.num_donated
@@ -93,16 +93,34 @@ def ways_to_fit(
     Returns:
       At most one way of each kind; none where nothing that was tried fits.
     """
-    found = []
-    for candidates in _candidates(config, num_devices, program):
+    at_a_time = config.train.batch_size // num_devices
+    parts = config.train.num_microbatches if program == "train" else 1
+    divisors = [by for by in range(2, at_a_time // parts + 1) if at_a_time // parts % by == 0]
+
+    def mildest(known: Compiled, candidates: list[tuple[dict[str, Any], float]]) -> list[Way]:
         for changes, fraction in candidates:
-            if _guess(compiled, fraction) > _HOPELESS * usable_bytes:
+            if _guess(known, fraction) > _HOPELESS * usable_bytes:
                 continue
-            tried = attempt(changes)
-            if fits(tried, usable_bytes):
-                found.append(Way(changes, tried))
-                break
-    return found
+            way = Way(changes, attempt(changes))
+            if fits(way.compiled, usable_bytes):
+                return [way]
+        return []
+
+    fewer = mildest(
+        compiled, [({"train.batch_size": config.train.batch_size // by}, 1 / by) for by in divisors]
+    )
+    if program != "train":
+        return fewer
+    more = [({"train.num_microbatches": parts * by}, 1 / by) for by in divisors]
+    found = mildest(compiled, more)
+    if config.model.get("remat") is False and _guess(compiled, 0.0) <= _HOPELESS * usable_bytes:
+        recompute = {"model.remat": True}
+        way = Way(recompute, attempt(recompute))
+        if fits(way.compiled, usable_bytes):
+            found = [way, *found]
+        elif not found:
+            found = mildest(way.compiled, [(recompute | changes, by) for changes, by in more])
+    return found + fewer
 
 
 def _guess(compiled: Compiled, fraction: float) -> float:
@@ -111,20 +129,3 @@ def _guess(compiled: Compiled, fraction: float) -> float:
     fixed = 5 * compiled.gradient_bytes
     needed = needed_bytes(compiled)
     return min(fixed, needed) + fraction * max(needed - fixed, 0)
-
-
-def _candidates(
-    config: Any, num_devices: int, program: str
-) -> Iterator[list[tuple[dict[str, Any], float]]]:
-    """For each way, (changes, share of the activations that is left at least), mildest first."""
-    batch, parts = config.train.batch_size, config.train.num_microbatches
-    if program == "train":
-        at_a_time = batch // num_devices // parts
-        halves = [2**n for n in range(1, at_a_time.bit_length()) if at_a_time % 2**n == 0]
-        if config.model.get("remat") is False:
-            yield [({"model.remat": True}, 0.0)]
-        yield [({"train.num_microbatches": parts * by}, 1 / by) for by in halves]
-    else:
-        at_a_time = batch // num_devices
-        halves = [2**n for n in range(1, at_a_time.bit_length()) if at_a_time % 2**n == 0]
-    yield [({"train.batch_size": batch // by}, 1 / by) for by in halves]

@@ -48,6 +48,14 @@ def ways(found: Sequence[verdict.Way], result: Result) -> str:
             f"{result.name} on {result.topology}: recomputing block insides, accumulating "
             "gradients and fewer examples on a device do not make it fit; give a larger chip"
         )
+    if result.program == "sample":
+        (way,) = found
+        return (
+            f"{result.name} on {result.topology} fits with "
+            f"{way.changes['train.batch_size'] // result.num_devices} images on each device: "
+            f"{_gib(verdict.needed_bytes(way.compiled))}; launch.sample --batch_size is what the "
+            "devices of one host draw at a time"
+        )
     lines = [f"{result.name} on {result.topology} fits with one of"]
     for way in found:
         flags = " ".join(f"--config.{field}={value}" for field, value in way.changes.items())
