@@ -12,6 +12,7 @@ from typing import Any
 from cfg_jax import configuration
 from cfg_jax.preflight import results, verdict, wording
 from cfg_jax.preflight.compiling import compile_traced
+from cfg_jax.preflight.planning import plan
 from cfg_jax.preflight.programs import PROGRAMS, programs_of, trace
 from cfg_jax.preflight.topologies import Topology, check_compiler, devices, topology
 
@@ -25,6 +26,7 @@ def run(
     batch_sizes: Sequence[int] = (),
     programs: Sequence[str] = PROGRAMS,
     search: bool = True,
+    code: bool = True,
     say: Callable[[str], None] = print,
 ) -> bool:
     """Compiles the programs of a config for pods, and says what was found.
@@ -37,6 +39,7 @@ def run(
       batch_sizes: examples on each device, one program for each, in place of the config's.
       programs: some of PROGRAMS.
       search: whether to look for what makes a program fit that does not; not for a table.
+      code: whether to generate it; without, its size and the cycles stay unknown.
       say: is given every line.
 
     Returns:
@@ -60,13 +63,13 @@ def run(
     found = []
     for where, case in cases:
         for program in wanted:
-            result = measure(name, case, where, program, folder=folder, say=say)
+            result = measure(name, case, where, program, folder=folder, code=code, say=say)
             found.append(result)
             if len(cases) > 1:
                 continue
             say(wording.describe(result))
             if search and not verdict.fits(result.compiled, where.usable_bytes):
-                say(_what_fits(result, case, where, folder, say))
+                say(_what_fits(result, case, where, folder, code, say))
     if len(cases) > 1:
         say(wording.table(found))
     return all(verdict.fits(r.compiled, topology(r.topology).usable_bytes) for r in found)
@@ -94,6 +97,7 @@ def measure(
     program: str,
     *,
     folder: Path,
+    code: bool = True,
     say: Callable[[str], None] = print,
 ) -> results.Result:
     """What is found of one program, now or before.
@@ -104,15 +108,19 @@ def measure(
       where: the pod.
       program: "train" or "sample".
       folder: where results lie.
+      code: as for `run`.
       say: is told where the result lies.
     """
-    asked = results.question(name, config, where, program)
+    asked = results.question(name, config, where, program, code=code)
     if found := results.find(folder, asked):
         path, result = found
         say(f"{path} has {program} of {name} on {where.name}")
         return result
     say(f"compiling {program} of {name} for {where.name}: minutes for a large network")
-    compiled = compile_traced(trace(config, program, _devices(where)))
+    if code:
+        compiled = compile_traced(trace(config, program, _devices(where)))
+    else:
+        compiled = plan(config, program, where)
     result = results.Result(**asked, compiled=compiled)
     say(f"{results.write(folder, result)} has it")
     return result
@@ -128,12 +136,14 @@ def _what_fits(
     config: Any,
     where: Topology,
     folder: Path,
+    code: bool,
     say: Callable[[str], None],
 ) -> str:
     def attempt(changes: dict[str, Any]):
         again = changed(config, changes)
         name = "_".join([result.name, *(f"{f.split('.')[-1]}={v}" for f, v in changes.items())])
-        return measure(name, again, where, result.program, folder=folder, say=say).compiled
+        options = {"folder": folder, "code": code, "say": say}
+        return measure(name, again, where, result.program, **options).compiled
 
     found = verdict.ways_to_fit(
         config,

@@ -32,19 +32,20 @@ class Memory:
     results: what it returns.
     donated: results that take over the memory of arguments.
     temporaries: what it needs in between.
-    code: the program itself.
+    code: the program itself; None where it was not generated.
     """
 
     arguments: int
     results: int
     donated: int
     temporaries: int
-    code: int
+    code: int | None
 
     @property
     def total(self) -> int:
         """All that is held at the same time."""
-        return self.arguments + self.results - self.donated + self.temporaries + self.code
+        kept = self.arguments + self.results - self.donated
+        return kept + self.temporaries + (self.code or 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,15 @@ def compile_traced(traced: Traced) -> Compiled:
         known |= {"needed_bytes": needed, "limit_bytes": limit}
         return Compiled(time.monotonic() - start, **known)
     seconds = time.monotonic() - start
-    return Compiled(seconds, **known, memory=_memory(compiled), **_read(compiled, traced))
+    found = read(compiled.as_text(), traced.num_donated)
+    found["float64"] |= asks_for_float64(traced)
+    found["compiler_flops"] = float(compiled.cost_analysis().get("flops", 0.0))
+    return Compiled(seconds, **known, memory=_memory(compiled), **found)
+
+
+def asks_for_float64(traced: Traced) -> bool:
+    """Whether a program has 64-bit floats, of which the TPU compiler may make pairs of others."""
+    return bool(re.search(r"[<x]f64>", traced.lowered.as_text()))
 
 
 def _memory(compiled: jax.stages.Compiled) -> Memory:
@@ -119,20 +128,17 @@ def _memory(compiled: jax.stages.Compiled) -> Memory:
     )
 
 
-def _read(compiled: jax.stages.Compiled, traced: Traced) -> dict[str, Any]:
-    module = hlo.parse(compiled.as_text())
-    donated = costs.donated_arguments(module)
-    dtypes = costs.dtypes(module)
-    # The TPU compiler may make pairs of f32 of them.
-    asked = re.search(r"[<x]f64>", traced.lowered.as_text())
+def read(text: str, num_donated: int) -> dict[str, Any]:
+    """The fields of `Compiled` that the text of an optimized program has."""
+    module = hlo.parse(text)
+    found = costs.dtypes(module)
     return {
         "flops": costs.flops(module),
-        "compiler_flops": float(compiled.cost_analysis().get("flops", 0.0)),
         "estimated_cycles": costs.estimated_cycles(module),
         "collectives": costs.collectives(module),
-        "dtypes": dtypes,
-        "float64": bool(asked or {"f64", "c128"} & set(dtypes)),
-        "donated_arguments": len(donated & set(range(traced.num_donated))),
+        "dtypes": found,
+        "float64": bool({"f64", "c128"} & set(found)),
+        "donated_arguments": len(costs.donated_arguments(module) & set(range(num_donated))),
         "unknown_loops": hlo.unknown_loops(module),
     }
 

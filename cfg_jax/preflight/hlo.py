@@ -16,6 +16,7 @@ _COMPUTATION = re.compile(r"(ENTRY\s+)?%?([\w.\-]+)\s*[({]")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT\s+)?%?([\w.\-]+) = (.*)")
 _LEAF = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
+_OPERAND = re.compile(r"%([\w.\-]+)(?:#(\d+))?")  # while code is not generated, elements are #k
 _CALLED = {
     "while": ("body", "condition"),
     "call": ("to_apply",),
@@ -175,4 +176,13 @@ def unknown_loops(module: Module) -> int:
 
 def operand_shapes(instruction: Instruction, shapes: dict[str, str]) -> list[str]:
     """Of the operands, found by name among the `shapes` of their computation."""
-    return [shapes[name] for name in _NAME.findall(instruction.operands) if name in shapes]
+    named = _OPERAND.findall(instruction.operands)
+    return [_element(shapes[name], at) for name, at in named if name in shapes]
+
+
+def _element(shape: str, at: str) -> str:
+    """The array at a place of a tuple's shape, or the shape itself where `at` is empty."""
+    if not at:
+        return shape
+    dtype, sizes = leaves(shape)[int(at)]
+    return f"{dtype}[{','.join(map(str, sizes))}]"

@@ -63,7 +63,9 @@ class Result:
         return "_".join(parts) + ".json"
 
 
-def question(name: str, config: Any, where: Topology, program: str) -> dict[str, Any]:
+def question(
+    name: str, config: Any, where: Topology, program: str, *, code: bool = True
+) -> dict[str, Any]:
     """The fields of a `Result` but the last: all that is known before compiling."""
     versions = manifest.versions() | {
         package: _version(package) for package in ("jaxlib", "libtpu")
@@ -72,6 +74,7 @@ def question(name: str, config: Any, where: Topology, program: str) -> dict[str,
         "config": configuration.to_json(config),
         "topology": where.name,
         "program": program,
+        "code": code,
         "versions": versions,
         "flags": {flag: os.environ.get(flag, "") for flag in _FLAGS},
         "source": _source_digest(),

@@ -92,15 +92,11 @@ def _row(result: Result) -> tuple[str, ...]:
     parts = (
         tuple(map(_gib, (memory.arguments, memory.temporaries, memory.code))) if memory else unknown
     )
-    speed = (
-        (
-            f"{found.flops / 1e12:.3g}",
-            f"{found.estimated_cycles / 1e6:.1f}",
-            f"{verdict.share_of_peak(result.compiled, where.flops_per_cycle):.0%}",
-        )
-        if memory
-        else unknown
-    )
+    speed = unknown
+    if memory:
+        share = verdict.share_of_peak(found, where.flops_per_cycle)
+        estimate = (f"{found.estimated_cycles / 1e6:.1f}", f"{share:.0%}")
+        speed = (f"{found.flops / 1e12:.3g}", *(estimate if found.estimated_cycles else "--"))
     return (
         result.name,
         result.program,
@@ -135,7 +131,7 @@ def _exchange(result: Result) -> str:
 def _estimate(result: Result, where: Topology) -> str:
     cycles = result.compiled.estimated_cycles
     if not cycles:
-        return "this compiler gives none"
+        return "none without code, or by this compiler"
     share = verdict.share_of_peak(result.compiled, where.flops_per_cycle)
     return (
         f"{cycles / 1e6:.1f} M cycles, which are {cycles / where.chip.clock:.3g} s at "
@@ -157,5 +153,7 @@ def _verdict(result: Result, where: Topology) -> str:
     return f"DOES NOT FIT: {least}{_gib(needed)} of {chip}"
 
 
-def _gib(size: int) -> str:
+def _gib(size: int | None) -> str:
+    if size is None:
+        return "unknown"
     return f"{size / _GIB:.2f} GiB" if size >= _GIB / 100 else f"{size / 2**20:.2f} MiB"
