@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cfg_jax import configuration, data, experiment, parallel, train
-from cfg_jax.preflight import asking, compiling, results, verdict, wording
+from cfg_jax.preflight import asking, compiling, planning, results, verdict, wording
 from cfg_jax.preflight.compiling import Compiled, Memory, compile_traced
 from cfg_jax.preflight.programs import Traced, trace
 from cfg_jax.preflight.topologies import CHIPS, SHAPES, check_compiler, topology
@@ -309,6 +309,51 @@ def test_another_config_pod_version_or_source_is_compiled_anew(compiler, tmp_pat
     assert len(compiler) == 5
 
 
+def test_without_code_a_program_is_planned_and_kept_beside(compiler, tmp_path, monkeypatch):
+    planned = []
+
+    def plan(config, program, where):
+        planned.append((program, where.name))
+        return Compiled(1.0, 0, 0, memory=Memory(GIB, 0, 0, GIB, None))
+
+    monkeypatch.setattr(asking, "plan", plan)
+    once = dict(programs=["train"])
+    preflight(tmp_path, **once)
+    for _ in range(2):
+        fits, said = preflight(tmp_path, code=False, **once)
+    assert planned == [("train", "v5e:2x2")] and len(compiler) == 1
+    assert fits and "unknown code = 2.00 GiB a device" in said and "none without code" in said
+    _, table = preflight(tmp_path, "v5e:2x2", "v5e:1x1", code=False, **once)
+    assert table.splitlines()[-1].endswith("| unknown | 2.00 GiB | 15.75 GiB | 0 | - | - | yes |")
+
+
+# What libtpu 0.0.50.1 wrote of the gradient of a layer, summed over four devices; its own report of
+# the same program says "Memory Space: default (color=0)", "Total bytes: 591872".
+ALLOCATIONS = """\
+BufferAssignment:
+allocation 0: size 512, page 0, thread-local:
+ value: <2 add.0 @0> (size=512,offset=0): f32[]{:T(128)}
+allocation 1: size 262144, page 0, parameter 0, shape |f32[256,256]| at ShapeIndex {}:
+allocation 2: size 65536, page 0, parameter 1, shape |f32[1,64,256]| at ShapeIndex {}:
+allocation 3: size 512, page 0, thread-local:
+allocation 4: size 262144, page 0, output shape is |f32[1,256,256]|, maybe-live-out:
+ value: <39 multiply_bitcast_fusion @0> (size=262144,offset=0): f32[1,256,256]{2,1,0:T(8,128)}
+allocation 5: size 512, page 0, thread-local:
+allocation 6: size 4, color 2, page 0, preallocated-temp:
+allocation 7: size 512, page 0, preallocated-temp:
+allocation 8: size 786432, color 1, page 0, preallocated-temp:
+"""
+
+
+def test_memory_is_read_from_where_the_compiler_puts_arrays():
+    found = planning.memory(ALLOCATIONS)
+    assert found == Memory(262144 + 65536, 262144, 0, 4 * 512, None)
+    assert found.total == 591872
+    donated = ALLOCATIONS.replace("parameter 0,", "parameter 0, maybe-live-out,")
+    assert planning.memory(donated).donated == 262144
+    assert planning.memory(donated).total == 591872
+
+
 def test_half_a_file_is_not_taken_for_a_result(compiler, tmp_path):
     preflight(tmp_path, programs=["train"])
     (kept,) = tmp_path.glob("*.json")
@@ -447,6 +492,14 @@ def test_the_real_compiler_compiles_for_a_pod_that_is_not_there(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("FITS") == 2 and "NO" not in done.stdout
     found = {of.program: of for of in map(results.read, tmp_path.glob("*.json"))}
+    command += ["--code=False", "--programs=train", f"--out={tmp_path / 'planned'}"]
+    subprocess.run(command, cwd=ROOT, check=True, env=os.environ)
+    (path,) = (tmp_path / "planned").glob("*.json")
+    planned, compiled = results.read(path).compiled, found["train"].compiled
+    for name in ("flops", "collectives", "float64", "donated_arguments", "num_donated"):
+        assert getattr(planned, name) == getattr(compiled, name)
+    for name in ("arguments", "results", "donated"):
+        assert getattr(planned.memory, name) == getattr(compiled.memory, name)
     step, sampler = found["train"].compiled, found["sample"].compiled
     assert all(verdict.checks(step, 4).values()) and all(verdict.checks(sampler, 4).values())
     assert step.estimated_cycles > 0 and sampler.estimated_cycles > step.estimated_cycles

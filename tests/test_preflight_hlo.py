@@ -101,6 +101,20 @@ def test_collectives_are_counted_with_the_bytes_of_the_larger_side(written):
     }
 
 
+def test_an_element_of_a_tuple_is_counted_alone():
+    text = """\
+HloModule m
+
+ENTRY %main (x: f32[4]) -> f32[2] {
+  %x = f32[4]{0} parameter(0)
+  %pair = (f32[8]{0}, f32[2]{0}) fusion(%x), kind=kLoop, calls=%inside
+  ROOT %sum = f32[2]{0} all-reduce(%pair#1), replica_groups={{0,1}}, to_apply=%add
+}
+"""
+    text = text.replace("ENTRY", "%inside (p: f32[4]) -> f32[2] {\n}\n\nENTRY")
+    assert costs.collectives(hlo.parse(text)) == {"all-reduce": {"count": 1, "bytes": 2 * 4}}
+
+
 def test_arguments_whose_memory_is_taken_over_stand_in_the_first_line(written):
     assert costs.donated_arguments(written) == {0, 2}
 
