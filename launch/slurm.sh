@@ -5,7 +5,7 @@
 #
 # Options before the script's name replace those below: sbatch --nodes=4 --time=2:00:00 launch/...
 # One task for each GPU is what JAX expects on Slurm; with --ntasks-per-node=1 a task takes all GPUs
-# of its node. $VENV (default .venv) is an environment with the [cuda] extra.
+# of its node. $VENV (default .venv here) is an environment with the [cuda] extra.
 #
 # Five minutes before the time limit, and when it preempts the job, Slurm sends SIGTERM to the tasks
 # (not to this shell: srun would kill them if it were told). They save and exit with code 75, and
@@ -48,15 +48,23 @@ esac
 module=$1
 shift
 cd "${SLURM_SUBMIT_DIR:-.}" # Slurm runs a copy of this script that lies elsewhere
-export PATH="$PWD/${VENV:-.venv}/bin:$PATH"
+venv=${VENV:-.venv}
+case $venv in
+  /*) ;;
+  *) venv=$PWD/$venv ;;
+esac
+export PATH="$venv/bin:$PATH"
+# Since Slurm 22.05 srun does not take this over from sbatch.
+[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
 if [ "${SLURM_NTASKS_PER_NODE:-}" = 1 ] && [ "${SLURM_GPUS_ON_NODE:-1}" -gt 1 ]; then
   # JAX gives a task of Slurm one device unless it is told of more.
   JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
   export JAX_LOCAL_DEVICE_IDS
 fi
 
-# A SIGTERM that does reach this shell goes to the tasks; the shell waits for their exit code.
-trap 'run scancel --signal=TERM "$SLURM_JOB_ID"' TERM
+# A SIGTERM that does reach this shell goes to the tasks; the shell waits for their exit code, also
+# where scancel fails.
+trap 'run scancel --signal=TERM "$SLURM_JOB_ID" || :' TERM
 # A task that has saved first must not have the others killed.
 run srun --kill-on-bad-exit=0 --wait=0 python -m "$module" --distributed=on "$@" &
 while :; do
@@ -64,6 +72,9 @@ while :; do
   wait $! || code=$?
   kill -0 $! 2>/dev/null || break
 done
+# Bash remembers it, where the last wait was cut short by the trap as the step ended.
+code=0
+wait $! || code=$?
 
 if [ "$code" -eq "$PREEMPTED" ]; then
   echo "preempted and saved: queued again"

@@ -5,13 +5,14 @@
 #
 #   create     request it: --type=v5litepod-16 [--spot] [--runtime=VERSION] [--data_disk=DISK]
 #   wait       until it is there
-#   install    this repository, as committed, and its packages on every worker; mounts --data_disk
-#   start      python -m MODULE --distributed=on ARGS on every worker, in the background
+#   install    this repository, as committed, and its packages on every worker
+#   start      python -m MODULE --distributed=on ARGS on every worker, in the background, with
+#              --data_disk mounted there
 #   status     of the request and of the run
 #   logs       the last lines of a worker's output: [--worker=0] [--follow]
 #   stop       SIGTERM to the run, which saves and exits with code 75
 #   restart    bring a slice that was preempted back, and the run with it; options as for all above
-#   watch      restart whenever it is needed, until the run has ended
+#   watch      restart whenever it is needed, until the run has ended; the slice stays, and bills
 #   delete     the slice and the request
 #
 # With --dry-run, or DRY_RUN=1, every command is printed, quoted for a shell, and none is run.
@@ -21,7 +22,8 @@ set -euo pipefail
 
 MISTAKE=2       # a person's: no use in starting again
 PREEMPTED=75    # saved; start again, as often as it happens
-MAX_RESTARTS=3  # of runs that ended otherwise, in one watch
+MAX_RESTARTS=3  # of runs that ended otherwise, in one watch; of commands that failed, in a row
+MAX_UNKNOWN=15  # polls in a row without an answer, in one watch
 POLL_SECONDS=${POLL_SECONDS:-60}
 REMOTE=cfg_jax # the folder on a worker
 DATA_FOLDER=/mnt/data
@@ -106,21 +108,20 @@ await() {
 
 install() {
   local archive=/tmp/cfg_jax.tar.gz
-  [ -n "$dry_run" ] || archive=$(mktemp)
-  run git diff --quiet HEAD || echo "warning: changes that are not committed stay here" >&2
-  run git archive --format=tar.gz --output="$archive" HEAD
-  tpus tpu-vm scp "$archive" "$name:$REMOTE.tar.gz" --worker=all
-  run rm "$archive"
-  tpus tpu-vm ssh "$name" --worker=all \
-    --command="mkdir -p $REMOTE && tar -xzf $REMOTE.tar.gz -C $REMOTE"
-  on_worker all install
-  if [ -n "$data_disk" ]; then
-    on_worker all mount "$data_device" "$DATA_FOLDER"
-  fi
+  [ -n "$dry_run" ] || archive=$(mktemp) || return
+  [ -z "$(run git status --porcelain)" ] \
+    || echo "warning: changes that are not committed stay here" >&2
+  run git archive --format=tar.gz --output="$archive" HEAD \
+    && tpus tpu-vm scp "$archive" "$name:$REMOTE.tar.gz" --worker=all \
+    && run rm "$archive" \
+    && tpus tpu-vm ssh "$name" --worker=all \
+      --command="mkdir -p $REMOTE && tar -xzf $REMOTE.tar.gz -C $REMOTE" \
+    && on_worker all install
 }
 
-start() {
-  on_worker all start "$module" --distributed=on ${arguments[@]+"${arguments[@]}"}
+start() { # mounts every time: a host that was started again has lost its mounts
+  { [ -z "$data_disk" ] || on_worker all mount "$data_device" "$DATA_FOLDER"; } \
+    && on_worker all start "$module" --distributed=on ${arguments[@]+"${arguments[@]}"}
 }
 
 remove() {
@@ -130,6 +131,11 @@ remove() {
 restart() {
   local now
   now=$(state)
+  while [ "$now" = SUSPENDING ]; do
+    echo "$name: $now" >&2
+    sleep "$POLL_SECONDS"
+    now=$(state)
+  done
   case $now in
     ACTIVE)
       start
@@ -145,47 +151,82 @@ restart() {
   start
 }
 
+# The parts of watch, which own the variables in capitals here. It calls what may fail behind
+# if and ||, where set -e does nothing: whatever it calls chains its commands with && instead.
+
+give_up() { # give_up WHY
+  fail "$name: $*; the slice, if there is one, bills until launch/tpu_vm.sh delete"
+}
+
+failed() { # a request or a command did; the next poll tries again
+  FAILURES=$((FAILURES + 1))
+  [ "$FAILURES" -le "$MAX_RESTARTS" ] || give_up "$1 failed $FAILURES times"
+}
+
+replace() { # replace STATE: REMOVED until there is a new request, the service may know of none
+  if [ "$1" != unknown ]; then
+    REMOVED=1
+    remove || return
+  fi
+  create || return
+  REMOVED=""
+}
+
+go_on() { # go_on SAID: after every worker said "run: exited CODE"; returns 1 if the run is done
+  if ! echo "$1" | grep -q -v -x "run: exited 0"; then
+    return 1
+  elif echo "$1" | grep -q -v -x -e "run: exited 0" -e "run: exited $PREEMPTED"; then
+    RESTARTS=$((RESTARTS + 1))
+    if [ "$RESTARTS" -gt "$MAX_RESTARTS" ] || echo "$1" | grep -q -x "run: exited $MISTAKE"; then
+      give_up "the run ended and is not started again, launch/tpu_vm.sh logs says why"
+    fi
+  fi
+  start || failed start
+}
+
 watch() { # removes nothing unless the service says that it is gone already
-  local now said restarts=0
+  local now unknown=0 own=""
+  if [ -n "$dry_run" ]; then # what it would do once the slice is gone
+    state >/dev/null
+    run_status
+    restart
+    return
+  fi
+  RESTARTS=0 FAILURES=0 REMOVED=""
+  COMPLAINTS=$(mktemp)
+  trap 'rm -f "$COMPLAINTS"' EXIT
   while :; do
-    now=$(state) || now=unknown
+    now=$(state 2>"$COMPLAINTS") || now=unknown
+    if [ "$now" = ACTIVE ]; then
+      now=$(run_status 2>"$COMPLAINTS" | grep -o "run: .*") || now=unknown
+    fi
+    echo "$now" | sort | uniq -c | sed -E "s|^ *(1 )?|$name: |" >&2
+    [ "$now" = unknown ] || unknown=0
     case $now in
-      SUSPENDED | FAILED)
-        remove
-        create
+      unknown)
+        unknown=$((unknown + 1))
+        tail -n 1 "$COMPLAINTS" >&2
+        [ "$unknown" -lt "$MAX_UNKNOWN" ] \
+          || give_up "no answer, $unknown times in a row, at last: $(tail -n 1 "$COMPLAINTS")"
+        [ -z "$REMOVED" ] || replace "$now" || failed create
         ;;
-      ACTIVE)
-        said=$(run_status | grep -o "run: .*") || said=unknown
-        echo "$said" | sort | uniq -c | sed "s|^ *|$name: |" >&2
-        case $said in
-          *running* | *unknown*) ;;
-          *idle*)
-            install
-            start
+      SUSPENDED | FAILED)
+        [ "$now" != FAILED ] || failed "the request"
+        replace "$now" || failed "delete or create"
+        ;;
+      *running*) own=1 FAILURES=0 REMOVED="" ;;
+      "run: "*) # idle, or exited CODE
+        case ${own:+"$now"} in
+          "" | *idle*) # a code from before this watch is of another run
+            if install && start; then own=1; else failed "install or start"; fi
             ;;
-          *) # exited CODE, on every worker
-            if ! echo "$said" | grep -q -v -x "run: exited 0"; then
-              return
-            elif echo "$said" | grep -q -v -x -e "run: exited 0" -e "run: exited $PREEMPTED"; then
-              restarts=$((restarts + 1))
-              if [ "$restarts" -gt "$MAX_RESTARTS" ] \
-                || echo "$said" | grep -q -x "run: exited $MISTAKE"; then
-                fail "the run on $name ended and is not started again: launch/tpu_vm.sh logs"
-              fi
-            fi
-            start
-            ;;
+          *) go_on "$now" || break ;;
         esac
         ;;
-      DRY_RUN) # what it would do once the slice is gone
-        run_status
-        restart
-        return
-        ;;
-      *) echo "$name: $now" >&2 ;;
     esac
     sleep "$POLL_SECONDS"
   done
+  echo "$name: the run is done; the slice bills until launch/tpu_vm.sh delete" >&2
 }
 
 # Arguments.

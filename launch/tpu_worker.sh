@@ -69,6 +69,9 @@ start() {
       wait $! || code=$?
       kill -0 $! 2>/dev/null || break
     done
+    # Bash remembers it, where the last wait was cut short by a signal as the run ended.
+    code=0
+    wait $! || code=$?
     echo $code >"$state/exit_code"
   ' run "$state" "$@" </dev/null >/dev/null 2>&1 &
   until [ -s "$state/pid" ]; do sleep 0.1; done

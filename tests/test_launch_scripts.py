@@ -47,7 +47,7 @@ def run(script, *arguments, dry=True, cwd=ROOT, **environment):
         text=True,
         cwd=cwd,
         env=kept | ({"DRY_RUN": "1"} if dry else {}) | environment,
-        timeout=60,
+        timeout=180,
     )
 
 
@@ -98,7 +98,7 @@ def ssh(command, worker="all"):
 
 
 INSTALL = [
-    "git diff --quiet HEAD".split(),
+    "git status --porcelain".split(),
     "git archive --format=tar.gz --output=/tmp/cfg_jax.tar.gz HEAD".split(),
     "tpu-vm scp /tmp/cfg_jax.tar.gz pod:cfg_jax.tar.gz --worker=all".split(),
     "rm /tmp/cfg_jax.tar.gz".split(),
@@ -106,26 +106,30 @@ INSTALL = [
     ssh(f"{WORKER} install"),
 ]
 DISK = "projects/p/zones/z/disks/d"
+MOUNT = ssh(f"{WORKER} mount /dev/sdb /mnt/data")
 BROUGHT_BACK = [DESCRIBE, DELETE, [*CREATE, "--spot"], DESCRIBE, *INSTALL, ssh(STARTED)]
+WITH_DISK = [*CREATE, f"--data-disk=source={DISK},mode=read-only"]
 SUBCOMMANDS = {
     "create": (SLICE, [CREATE]),
     "create a spot slice": ([*SLICE, "--spot"], [[*CREATE, "--spot"]]),
-    "create with a disk": (
-        [*SLICE, f"--data_disk={DISK}"],
-        [[*CREATE, f"--data-disk=source={DISK},mode=read-only"]],
-    ),
+    "create with a disk": ([*SLICE, f"--data_disk={DISK}"], [WITH_DISK]),
     "wait": ([], [DESCRIBE]),
     "install": ([], INSTALL),
-    "install with a disk": (
-        [f"--data_disk={DISK}", "--data_device=/dev/sdc"],
-        [*INSTALL, ssh(f"{WORKER} mount /dev/sdc /mnt/data")],
-    ),
     "start": (RUN, [ssh(STARTED)]),
+    "start with a disk": ([f"--data_disk={DISK}", *RUN], [MOUNT, ssh(STARTED)]),
+    "start with a disk of another name": (
+        [f"--data_disk={DISK}", "--data_device=/dev/sdc", *RUN],
+        [ssh(f"{WORKER} mount /dev/sdc /mnt/data"), ssh(STARTED)],
+    ),
     "status": ([], [DESCRIBE, ssh(STATUS)]),
     "logs": ([], [ssh(f"{WORKER} log", 0)]),
     "logs of another worker": (["--worker=3", "--follow"], [ssh(f"{WORKER} log --follow", 3)]),
     "stop": ([], [ssh(f"{WORKER} stop")]),
     "restart": ([*SLICE, "--spot", *RUN], BROUGHT_BACK),
+    "restart with a disk": (
+        [*SLICE, f"--data_disk={DISK}", *RUN],
+        [DESCRIBE, DELETE, WITH_DISK, DESCRIBE, *INSTALL, MOUNT, ssh(STARTED)],
+    ),
     "watch": ([*SLICE, "--spot", *RUN], [DESCRIBE, ssh(STATUS), *BROUGHT_BACK]),
     "delete": ([], [DELETE]),
 }
@@ -234,29 +238,48 @@ def stand_in(folder, name, body):
 
 ANSWER = """
 next() { head -n 1 "$1"; [ "$(wc -l <"$1")" -le 1 ] || sed -i 1d "$1"; }
+fail() { echo "gcloud says: $1" >&2; exit 1; }
 case "$*" in
-  *describe*) said=$(next "$HERE/states"); [ "$said" != ERROR ] || exit 1; echo "$said" ;;
-  *tpu_worker.sh\\ status*) next "$HERE/runs" | tr + '\\n' | sed 's/^/worker says run: /' ;;
-  *) echo "$*" >>"$HERE/calls" ;;
+  *describe*)
+    said=$(next "$HERE/states")
+    [ "$said" != ERROR ] || fail "no request"
+    echo "$said"
+    ;;
+  *tpu_worker.sh\\ status*)
+    said=$(next "$HERE/runs")
+    echo "$said" | tr + '\\n' | sed 's/^/worker says run: /'
+    case $said in *ERROR) fail "no ssh" ;; esac
+    ;;
+  *)
+    echo "$*" >>"$HERE/calls"
+    verb=$(head -n 1 "$HERE/failing")
+    case "$*" in *"${verb:-none}"*) sed -i 1d "$HERE/failing"; fail "no $verb" ;; esac
+    ;;
 esac
 """
 
 
 @pytest.fixture
 def service(tmp_path):
-    """(states of the request, of the run, subcommand) -> what was done, and how it ended."""
-    stand_in(tmp_path / "bin", "gcloud", ANSWER)
-    stand_in(tmp_path / "bin", "git", "exit 0")
+    """(states of the request, of the run, subcommand) -> what was done, and how it ended.
 
-    def attempt(states, runs, subcommand, *options):
+    Each of `failing` is in a command that fails once, in this order.
+    """
+    stand_in(tmp_path / "bin", "gcloud", ANSWER)
+    stand_in(tmp_path / "bin", "git", 'case $1 in status) printf "$CHANGES" ;; esac')
+
+    def attempt(states, runs, subcommand, *options, failing=(), changes=""):
         (tmp_path / "states").write_text("\n".join(states) + "\n")
         (tmp_path / "runs").write_text("\n".join(runs) + "\n")
+        (tmp_path / "failing").write_text("".join(f"{part}\n" for part in failing))
         (tmp_path / "calls").write_text("")
         done = run(
             *("tpu_vm.sh", subcommand, *PLACE, *options),
             dry=False,
             HERE=str(tmp_path),
             POLL_SECONDS="0",
+            CHANGES=changes,
+            TMPDIR=str(tmp_path),
             PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         )
         verbs = {
@@ -294,18 +317,37 @@ WATCHED = {
         [],
         0,
     ),
-    "a person's mistake": (["ACTIVE"], ["exited 2+exited 134"], [], 2),
-    "a run that always crashes": (["ACTIVE"], ["exited 1"], ["start"] * 3, 2),
+    "a person's mistake": (["ACTIVE"], ["running", "exited 2+exited 134"], [], 2),
+    "a run that always crashes": (["ACTIVE"], ["running", "exited 1"], ["start"] * 3, 2),
     "a run preempted more often than crashes are forgiven": (
         ["ACTIVE"],
-        [*["exited 75"] * 5, "exited 0"],
+        ["running", *["exited 75"] * 5, "exited 0"],
         ["start"] * 5,
         0,
     ),
     "a host that was started again": (
         ["ACTIVE"],
-        ["exited 137+exited 134", "running", "exited 0"],
+        ["running", "exited 137+exited 134", "running", "exited 0"],
         ["start"],
+        0,
+    ),
+    "another run that had ended well": (
+        ["ACTIVE"],
+        ["exited 0+exited 0", "running", "exited 0"],
+        ["install", "start"],
+        0,
+    ),
+    "a run whose mistake is corrected": (
+        ["ACTIVE"],
+        ["ERROR", "exited 2+exited 134", "exited 0"],
+        ["install", "start"],
+        0,
+    ),
+    "a type that there is no quota for": (["FAILED"], [], ["delete", "create"] * 3, 2),
+    "workers that cannot always be reached": (
+        ["ACTIVE"],
+        [*["ERROR"] * 8, "running", *["running+ERROR"] * 8, "exited 0"],
+        [],
         0,
     ),
 }
@@ -317,10 +359,97 @@ def test_watch_starts_again_what_should_be_and_nothing_else(service, what):
     assert service(states, runs, "watch", *SLICE, *RUN)[:2] == (done, code)
 
 
+INSTALLED = ["install", "start"]
+STUMBLES = {
+    # name: (states, runs, what fails once, what is done, exit code)
+    "an sshd that is not up yet": (
+        ["ACTIVE"],
+        ["idle", "idle", "running", "exited 0"],
+        ["worker.sh install"],
+        ["install", *INSTALLED],
+        0,
+    ),
+    "a copy that is cut off": (["ACTIVE"], ["idle", "idle", "exited 0"], ["scp"], INSTALLED, 0),
+    "a disk that is not there": (["ACTIVE"], ["idle"], [" mount "] * 4, ["install"] * 4, 2),
+    "a start that never reached the workers of an earlier run": (
+        ["ACTIVE"],
+        ["exited 0", "exited 0", "running", "exited 0"],
+        ["worker.sh start"],
+        INSTALLED * 2,
+        0,
+    ),
+    "a restart that fails": (
+        ["ACTIVE"],
+        ["running", "exited 75", "exited 75", "exited 0"],
+        ["worker.sh start"],
+        ["start"] * 2,
+        0,
+    ),
+    "a request that cannot be removed at once": (
+        ["SUSPENDED", "SUSPENDED", "ACTIVE"],
+        ["idle", "exited 0"],
+        ["delete"],
+        ["delete", *BACK],
+        0,
+    ),
+    "no request after the removal": (
+        ["SUSPENDED", "ERROR", "ERROR", "ACTIVE"],
+        ["idle", "exited 0"],
+        ["create", "create"],
+        ["delete", "create", "create", *BACK[1:]],
+        0,
+    ),
+    "failures with runs between them": (
+        ["ACTIVE"],
+        ["idle", "idle", "idle", "running", "idle", "idle", "idle", "exited 0"],
+        ["worker.sh install"] * 2 + ["worker.sh start"] + ["worker.sh install"] * 2,
+        ["install", "install", *INSTALLED, "install", "install", *INSTALLED],
+        0,
+    ),
+    "an install that always fails": (
+        ["ACTIVE"],
+        ["idle"],
+        ["worker.sh install"] * 4,
+        ["install"] * 4,
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", STUMBLES)
+def test_watch_tries_again_what_failed_and_not_for_ever(service, what):
+    states, runs, failing, done, code = STUMBLES[what]
+    options = [*SLICE, f"--data_disk={DISK}", *RUN]
+    said, ended, error = service(states, runs, "watch", *options, failing=failing)
+    assert (said, ended) == (done, code)
+    assert "bills until launch/tpu_vm.sh delete" in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("states", "runs", "last"),
+    [(["ERROR"], [""], "no request"), (["ACTIVE"], ["running+ERROR"], "no ssh")],
+)
+def test_watch_ends_when_nothing_answers_any_more(service, states, runs, last):
+    done, code, error = service(states, runs, "watch", *SLICE, *RUN)
+    (polls,) = re.findall(r"^MAX_UNKNOWN=(\d+)", (LAUNCH / "tpu_vm.sh").read_text(), re.MULTILINE)
+    assert (done, code) == ([], 2)
+    assert error.count("pod: unknown\n") == int(polls)
+    assert f"{polls} times in a row, at last: gcloud says: {last}" in error.splitlines()[-1]
+    assert f"{polls} polls without an answer" in PODS
+
+
+@pytest.mark.parametrize("changes", ["", "?? new.py\n"])
+def test_install_tells_of_what_is_not_committed_new_files_too(service, changes):
+    done, code, error = service(["ACTIVE"], [""], "install", changes=changes)
+    assert (done, code) == (["install"], 0)
+    assert ("not committed" in error) == bool(changes)
+
+
 @pytest.mark.parametrize(
     ("states", "done"),
     [
         (["SUSPENDED", "WAITING_FOR_RESOURCES", "ACTIVE"], BACK),
+        (["SUSPENDING", "SUSPENDING", "SUSPENDED", "ACTIVE"], BACK),
         (["FAILED", "ACTIVE"], BACK),
         (["ACTIVE"], ["start"]),
         (["PROVISIONING", "ACTIVE"], ["install", "start"]),
@@ -366,7 +495,7 @@ def worker(tmp_path):
 
 
 def eventually(call, wanted):
-    for _ in range(100):
+    for _ in range(500):
         if call() == wanted:
             return True
         time.sleep(0.02)
@@ -388,6 +517,44 @@ def test_stop_lets_a_run_save_and_a_second_run_is_refused_before(worker):
     assert worker("log").splitlines()[-1] == "saving"
     worker("start", "launch.train", "--code=0")
     assert eventually(lambda: worker("status"), "run: exited 0")
+
+
+def process_state(pid):  # its state, such as S or Z, and its parent
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+
+
+def test_the_code_is_kept_when_the_run_ends_as_its_shell_is_signalled(
+    worker, tmp_path, monkeypatch
+):
+    # The shell asks whether the run is still there only when it is not any more.
+    hold, asking = tmp_path / "hold", tmp_path / "asking"
+    (tmp_path / "slow").write_text(
+        f'kill() {{ [ ! -e "{hold}" ] || touch "{asking}"\n'
+        f'while [ -e "{hold}" ]; do sleep 0.02; done; builtin kill "$@"; }}\n'
+    )
+    monkeypatch.setenv("BASH_ENV", str(tmp_path / "slow"))
+    worker("start", "launch.train", "wait")
+    pid = int((tmp_path / ".run" / "pid").read_text())
+    hold.touch()
+    os.kill(int(process_state(pid)[1]), signal.SIGTERM)
+    assert eventually(asking.exists, True)
+    os.kill(pid, signal.SIGTERM)
+    assert eventually(Path(f"/proc/{pid}").exists, False)
+    hold.unlink()
+    assert eventually(lambda: worker("status"), f"run: exited {interruption.EXIT_CODE}")
+
+
+def test_a_disk_is_mounted_read_only_and_once(tmp_path):
+    stand_in(tmp_path, "sudo", f'echo "$*" >>"{tmp_path}/calls"')
+    for code in (1, 0):
+        stand_in(tmp_path, "mountpoint", f"exit {code}")
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = run("tpu_worker.sh", "mount", "/dev/sdc", "/mnt/data", dry=False, PATH=path)
+        assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call for call in calls if "mkdir" not in call] == [
+        "mount -o ro,noload /dev/sdc /mnt/data"
+    ]
 
 
 def test_a_run_that_a_lost_machine_took_along_counts_as_killed(worker, tmp_path):
@@ -426,7 +593,9 @@ def slurm(tmp_path):
         tmp_path / "bin",
         "srun",
         f'echo "srun $*" >>"{calls}"\n'
-        f'echo "devices ${{JAX_LOCAL_DEVICE_IDS:-each its own}}"\nexit "$CODE"',
+        f'echo "devices ${{JAX_LOCAL_DEVICE_IDS:-each its own}}"\n'
+        'echo "cpus ${SRUN_CPUS_PER_TASK:-unset}"\n'
+        'echo "path $PATH"\nexit "$CODE"',
     )
 
     def submit(code, *arguments, **environment):
@@ -438,8 +607,7 @@ def slurm(tmp_path):
             SLURM_JOB_ID="17",
             SLURM_SUBMIT_DIR=str(ROOT),
             PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-            VENV="none",
-            **environment,
+            **({"VENV": "none"} | environment),
         )
         return calls.read_text().splitlines(), done.returncode, done.stdout + done.stderr
 
@@ -467,25 +635,41 @@ def test_a_task_of_slurm_takes_all_devices_of_a_node_that_it_has_to_itself(slurm
     assert "devices 0,1,2,3" in slurm(0, "launch.train", **own)[2]
 
 
-def test_slurm_passes_sigterm_to_the_tasks_and_waits_for_their_code(tmp_path):
+def test_slurm_gives_a_step_the_cpus_of_the_job_and_the_environment_that_was_named(slurm):
+    assert "cpus unset\n" in slurm(0, "launch.train")[2]
+    assert "cpus 12\n" in slurm(0, "launch.train", SLURM_CPUS_PER_TASK="12")[2]
+    assert f"path {ROOT}/none/bin:" in slurm(0, "launch.train")[2]
+    assert "path /shared/venv/bin:" in slurm(0, "launch.train", VENV="/shared/venv")[2]
+
+
+STEP_ENDS = {
+    "after scancel": "true",
+    "while scancel runs": 'while kill -0 "$(cat "$HERE/ready")" 2>/dev/null; do sleep 0.02; done',
+    "though scancel fails": "exit 1",
+}
+
+
+@pytest.mark.parametrize("when", STEP_ENDS)
+def test_slurm_passes_sigterm_to_the_tasks_and_waits_for_their_code(tmp_path, when):
     here = tmp_path / "bin"
-    stand_in(here, "scontrol", f'echo "scontrol $*" >>"{tmp_path / "calls"}"')
-    stand_in(
-        here, "scancel", f'echo "scancel $*" >>"{tmp_path / "calls"}"; touch "{tmp_path}/told"'
-    )
+    note = 'echo "${0##*/} $*" >>"$HERE/calls"'
+    stand_in(here, "scontrol", note)
+    stand_in(here, "scancel", f'{note}; touch "$HERE/told"; {STEP_ENDS[when]}')
     stand_in(
         here,
         "srun",
-        f'touch "{tmp_path}/ready"; until [ -e "{tmp_path}/told" ]; do sleep 0.05; done; exit 75',
+        'echo $$ >"$HERE/pid"; mv "$HERE/pid" "$HERE/ready"\n'
+        'until [ -e "$HERE/told" ]; do sleep 0.05; done; exit 75',
     )
     process = subprocess.Popen(
         ["bash", LAUNCH / "slurm.sh", "launch.train"],
-        env=os.environ | {"SLURM_JOB_ID": "17", "PATH": f"{here}:{os.environ['PATH']}"},
+        env=os.environ
+        | {"SLURM_JOB_ID": "17", "PATH": f"{here}:{os.environ['PATH']}", "HERE": str(tmp_path)},
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
     )
-    while not (tmp_path / "ready").exists():
-        time.sleep(0.01)
+    assert eventually((tmp_path / "ready").exists, True)
+    assert eventually(lambda: process_state(process.pid)[0], "S")  # in its wait
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 75
     calls = (tmp_path / "calls").read_text().splitlines()
@@ -562,8 +746,8 @@ def test_the_jobset_runs_the_command_of_the_page_on_pods(job):
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
     assert container["command"][:4] == ["python", "-m", "launch.train", "--distributed=on"]
-    start = next(line for line in PODS.splitlines() if "tpu_vm.sh start -- launch.train" in line)
-    assert container["command"][4:] == shlex.split(start)[5:]
+    start = next(words for words in page_commands("bash launch/tpu_vm.sh start"))
+    assert container["command"][4:] == start[start.index("launch.train") + 1 :]
     (mount,) = container["volumeMounts"]
     (volume,) = pod["volumes"]
     assert mount["name"] == volume["name"] and mount["readOnly"]
@@ -591,7 +775,7 @@ def test_all_scripts_and_the_page_know_one_exit_code_and_one_number_of_restarts(
     assert f"exits with code **{code}**" in PODS
     (restarts,) = re.findall(r"^MAX_RESTARTS=(\d+)", (LAUNCH / "tpu_vm.sh").read_text(), re.M)
     assert jobset["spec"]["failurePolicy"]["maxRestarts"] == int(restarts)
-    assert PODS.count(f"{restarts} times") == 2
+    assert PODS.count(f"{restarts} times") == 3
 
 
 def page_commands(start):
@@ -610,6 +794,17 @@ def test_the_page_takes_a_slice_from_request_to_removal_with_commands_that_the_s
     order = [words[2] for words in commands]
     assert order[:8] == "create wait install start status logs stop delete".split()
     assert "watch" in order
+    for words in commands:  # what reads the data has the disk that they are on
+        if any("data_dir=/mnt/data" in word for word in words):
+            assert "DISK" in place and "--data_disk=$DISK" in words
+
+
+def test_the_page_builds_for_and_follows_every_host_of_a_slice(job):
+    for text in (PODS, (LAUNCH / "Dockerfile").read_text()):
+        assert "docker build --platform=linux/amd64 " in text  # where it is made on another kind
+    for text in (PODS, JOBSET.read_text()):
+        (most,) = re.findall(r"kubectl logs -f .* --max-log-requests=(\d+)", text)
+        assert int(most) >= job["completions"]
 
 
 def flags_of(module):
