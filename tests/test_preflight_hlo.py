@@ -117,6 +117,10 @@ ENTRY %main (x: f32[4]) -> f32[2] {
 
 def test_arguments_whose_memory_is_taken_over_stand_in_the_first_line(written):
     assert costs.donated_arguments(written) == {0, 2}
+    header = (
+        "HloModule m, input_output_alias={ {0}: (0, {0}, may-alias), {1}: (0, {2}, may-alias) }"
+    )
+    assert costs.donated_arguments(written._replace(header=header)) == {0, 2}
 
 
 def test_element_types_are_those_that_instructions_return(written):

@@ -82,9 +82,9 @@ def dtypes(module: Module) -> dict[str, int]:
 
 def donated_arguments(module: Module) -> set[int]:
     """The arguments, by number, whose memory a result takes over."""
-    return {
-        int(n) for n in re.findall(r"\((\d+), \{[\d, ]*\}, (?:may|must)-alias\)", module.header)
-    }
+    # Thousands of them are one argument, a tuple.
+    pairs = re.findall(r"\((\d+), \{(\d*)\}, (?:may|must)-alias\)", module.header)
+    return {int(element or number) for number, element in pairs}
 
 
 def flops(module: Module) -> int:
