@@ -5,11 +5,13 @@
 Samples 0..N - 1 lie in shards of S, each one whole file named by its first index and the one after
 its last. Sample i depends on the settings, the seed and i alone (`evaluation.samples`). A shard is
 drawn by the same calls whatever is there already, so that however often it was killed, and for any
-number of processes, a folder comes to hold the same samples bit for bit; another batch size or
-number of devices rounds differently, by a grey level in some pixel. Process p of P draws the shards
-k with k % P = p on its own devices. `manifest.json` says which settings a folder is of.
+number of processes that their devices are divided among, a folder comes to hold the same samples
+bit for bit; another batch size or number of devices rounds differently, by a grey level in some
+pixel. Process p of P draws the shards k with k % P = p on its own devices. `manifest.json` says
+which settings a folder is of.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from cfg_jax import configuration, distributed, images, manifest
+from cfg_jax import configuration, distributed, images, manifest, parallel, workdir_lock
 from cfg_jax.evaluation.samples import Sampling, check_samples, samples_at, swept_fields
 from cfg_jax.metric_log import Pace
 from cfg_jax.model import Model
@@ -54,7 +56,8 @@ def sample_to_files(
     """Draws what is missing of samples 0..num_samples - 1; returns the paths of all, in order.
 
     A shard that is there and whole is not drawn again; a damaged one is. Memory holds one. Every
-    process of a run calls this, and returns once all are done.
+    process of a run calls this, and returns once all are done. Meanwhile the first holds a lock
+    beside the folder, `<folder>.lock`; buckets have none.
 
     Args:
       model: of images, no upsampler.
@@ -64,14 +67,15 @@ def sample_to_files(
       seed: of noise and random labels.
       sampling: guidance and sampler.
       classifier: that guides with sampling.classifier_w.
-      batch_size: samples at a time, at most; no part of the settings.
+      batch_size: samples at a time, of all processes together; no part of the settings.
       shard_size: S, samples in a file.
 
     Raises:
       ValueError: what `check_samples` and `Model.sample_x` refuse, sizes below 1, a folder of other
-        settings or of unknown ones.
+        settings or of unknown ones, that another program writes to, or that a process cannot see.
       FloatingPointError: samples not finite.
-      OSError: a folder that cannot be written, or that lacks samples when all are done.
+      OSError: a folder that cannot be written, that has files which are not of these samples, or
+        that lacks samples when all are done.
     """
     check_samples(model, num_samples, label_plan)
     for name, size in (("batch_size", batch_size), ("shard_size", shard_size)):
@@ -84,26 +88,18 @@ def sample_to_files(
         "shard_size": shard_size,
         "image_shape": list(model.shape),
     } | swept_fields(model, sampling, classifier)
-    if distributed.is_first():
-        _claim(folder, settings, model)
-    distributed.wait_for_all("the folder of samples is claimed")
-    _check_settings(folder, settings)
-
     every = shards(num_samples, shard_size)
-    own = every[jax.process_index() :: jax.process_count()]
-    missing = [shard for shard in own if not _is_whole(shard, folder, model.shape)]
-    pace = Pace(_count(own) - _count(missing), _count(own), "image")
-    draw = samples_at(model, sampling, classifier, label_plan, seed)
-    batch_size = _even(batch_size, _count(every[:1]))
-    try:
-        for shard in missing:
-            drawn, labels = _drawn(draw, shard, batch_size, pace.advance)
-            images.save_npz(shard.path(folder), images=drawn, labels=labels)
-    finally:
-        pace.close()
-    distributed.wait_for_all("all samples are drawn")
-    if distributed.is_first():  # a shared disk may show the others files of this moment late
-        check_complete(folder, num_samples)
+    with contextlib.ExitStack() as held:
+        distributed.by_first(lambda: _claim(folder, settings, model, held))
+        _check_seen(folder)
+        _check_settings(folder, settings)
+        _check_strays(folder, every)
+        draw = samples_at(model, sampling, classifier, label_plan, seed)
+        own = every[jax.process_index() :: jax.process_count()]
+        _draw_missing(draw, own, folder, model.shape, _even(batch_size, _count(every[:1])))
+        distributed.wait_for_all("all samples are drawn")
+        if distributed.is_first():  # a shared disk may show the others files of this moment late
+            check_complete(folder, num_samples)
     return [shard.path(folder) for shard in every]
 
 
@@ -122,10 +118,7 @@ def check_complete(folder: Path, num_samples: int) -> None:
     expected = 0
     for shard in sorted(_place(path) for path in folder.glob(_PATTERN)):
         if shard.start < expected or shard.stop > num_samples:
-            raise OSError(
-                f"{shard.path(folder)} holds samples that another file holds as well, or that "
-                f"are beyond the {num_samples} asked for: remove what is not of this folder"
-            )
+            raise _stray(shard.path(folder), num_samples)
         if shard.start > expected:
             break
         expected = shard.stop
@@ -140,8 +133,12 @@ def _count(some: Sequence[Shard]) -> int:
     return sum(shard.stop - shard.start for shard in some)
 
 
-def _claim(folder: Path, settings: dict[str, Any], model: Model) -> None:
-    """Writes the manifest of a folder that has no samples yet."""
+def _claim(
+    folder: Path, settings: dict[str, Any], model: Model, held: contextlib.ExitStack
+) -> None:
+    """Takes the lock of a folder, and writes the manifest of one that has no samples yet."""
+    if "://" not in str(folder):
+        held.callback(workdir_lock.hold(f"{folder}.lock"))
     if any(folder.glob(_PATTERN)):
         return
     described = {
@@ -153,6 +150,16 @@ def _claim(folder: Path, settings: dict[str, Any], model: Model) -> None:
     }
     with images.whole_file(folder / MANIFEST) as file:
         file.write(json.dumps(described, indent=1).encode())
+
+
+def _check_seen(folder: Path) -> None:
+    """Refuses a folder that the first process sees and another one does not."""
+    seen = distributed.of_each((folder / MANIFEST).exists())
+    if seen[0] and not all(seen):
+        raise ValueError(
+            f"process {seen.index(0)} does not see {folder}, which the first one does: give a "
+            "folder that all of them share"
+        )
 
 
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -177,6 +184,21 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
                 f"{folder} holds samples of {field}={theirs.get(field)}, not "
                 f"{ours.get(field)}: ask for the same, or give another folder"
             )
+
+
+def _check_strays(folder: Path, every: Sequence[Shard]) -> None:
+    """Refuses a folder in which a file named as samples are is none of `every`."""
+    known = set(every)
+    for path in sorted(folder.glob(_PATTERN)):
+        if _place(path) not in known:
+            raise _stray(path, every[-1].stop)
+
+
+def _stray(path: Path, num_samples: int) -> OSError:
+    return OSError(
+        f"{path} holds samples that another file holds as well, or that are beyond the "
+        f"{num_samples} asked for: remove what is not of this folder"
+    )
 
 
 def _is_whole(shard: Shard, folder: Path, shape: tuple[int, ...]) -> bool:
@@ -208,8 +230,31 @@ def _place(path: Path) -> Shard:
 
 
 def _even(batch_size: int, shard_size: int) -> int:
-    """The smallest batch that makes a shard in as few batches as batch_size does."""
-    return -(-shard_size // -(-shard_size // batch_size))
+    """The samples that this process draws at a time.
+
+    Those of a device are as many however the devices are divided among processes: of all batches
+    that make a shard in as few as batch_size does the smallest, rounded up to all devices.
+    """
+    smallest = -(-shard_size // -(-shard_size // batch_size))
+    return parallel.num_devices() * -(-smallest // parallel.num_devices_of_all())
+
+
+def _draw_missing(
+    draw: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    own: Sequence[Shard],
+    folder: Path,
+    shape: tuple[int, ...],
+    batch_size: int,
+) -> None:
+    """Writes those of this process's shards that are not there and whole."""
+    missing = [shard for shard in own if not _is_whole(shard, folder, shape)]
+    pace = Pace(_count(own) - _count(missing), _count(own), "image")
+    try:
+        for shard in missing:
+            drawn, labels = _drawn(draw, shard, batch_size, pace.advance)
+            images.save_npz(shard.path(folder), images=drawn, labels=labels)
+    finally:
+        pace.close()
 
 
 def _drawn(

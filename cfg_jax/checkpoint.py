@@ -285,16 +285,9 @@ def _path(directory: str | os.PathLike[str]) -> epath.Path:
 
 def _lock(directory: str | os.PathLike[str], held: contextlib.ExitStack) -> None:
     """Takes the lock of a directory on a file system; buckets have none."""
-    path, refusal = _path(directory), None
-    if "://" in str(path):
-        return
-    if distributed.is_first():
-        try:
-            held.callback(workdir_lock.hold(f"{path}.lock"))
-        except ValueError as error:
-            refusal = str(error)
-    if refusal := distributed.of_first(refusal):
-        raise ValueError(refusal)
+    path = _path(directory)
+    if "://" not in str(path):
+        distributed.by_first(lambda: held.callback(workdir_lock.hold(f"{path}.lock")))
 
 
 class _Manager(ocp.CheckpointManager):

@@ -12,9 +12,11 @@ process does with its devices is `parallel`'s.
 """
 
 import json
+import os
 import socket
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -25,6 +27,7 @@ _T = TypeVar("_T")
 
 MODES = ("auto", "on", "off")
 _MESSAGE_BYTES = 1024
+_WEEK_MILLISECONDS = 7 * 24 * 3600 * 1000
 
 
 def start(
@@ -35,8 +38,10 @@ def start(
     process_id: int | None = None,
     timeout_seconds: int = 300,
     heartbeat_seconds: int = 100,
-) -> bool:
-    """Connects this process with the others of its program; says whether there are several.
+) -> int:
+    """Connects this process with the others of its program; says how many there are.
+
+    `check_devices` comes next.
 
     Args:
       mode: "auto" connects where a cluster (Cloud TPU, GKE, Slurm, Open MPI) says that it started
@@ -50,14 +55,13 @@ def start(
         end.
 
     Raises:
-      ValueError: arguments that contradict each other, "on" where nothing says what to connect to,
-        processes with unlike numbers of devices.
+      ValueError: arguments that contradict each other, "on" where nothing says what to connect to.
       RuntimeError: nothing answers at coordinator_address, its port is taken, or a device was
         touched before.
     """
     by_hand = _by_hand(mode, coordinator_address, num_processes, process_id)
     if mode == "off":
-        return False
+        return 1
     if not by_hand:
         num_processes = _detected()
         if mode == "on" and not num_processes:
@@ -66,12 +70,12 @@ def start(
                 "MPI); give --coordinator_address=HOST:PORT, --num_processes and --process_id"
             )
         if num_processes <= (mode == "auto"):
-            return False
+            return 1
     elif process_id:
         _wait_for_first(coordinator_address, timeout_seconds)
     try:
         jax.distributed.initialize(
-            **by_hand,
+            **({"num_processes": num_processes} | by_hand),
             initialization_timeout=timeout_seconds,
             heartbeat_timeout_seconds=heartbeat_seconds,
         )
@@ -81,8 +85,7 @@ def start(
             f"{coordinator_address or 'the address that the cluster gives'} ({error}): its port "
             "may be taken, choose another"
         ) from error
-    _check_devices(num_processes)
-    return num_processes > 1
+    return num_processes
 
 
 def _by_hand(
@@ -147,7 +150,11 @@ def _detected() -> int:
         with warnings.catch_warnings():  # of Kubernetes without the package that jax asks it with
             warnings.simplefilter("ignore")
             cluster = next((kind for kind in kinds if kind.is_env_present()), None)
-        return 0 if cluster is None else int(cluster.get_process_count())
+        if cluster is None:
+            return 0
+        # The shell of a Slurm job is a step of one task that is told of those of the whole job too.
+        of_step = os.environ.get("SLURM_STEP_NUM_TASKS") if cluster.name == "slurm" else None
+        return int(of_step or cluster.get_process_count())
     except Exception as error:  # variables, metadata and API fail in many types
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(
@@ -156,18 +163,25 @@ def _detected() -> int:
         ) from error
 
 
-def _check_devices(num_processes: int) -> None:
+def check_devices(num_processes: int) -> None:
+    """Refuses connected processes that cannot compute together.
+
+    Raises:
+      ValueError: unlike numbers of devices, in every process.
+      RuntimeError: the devices do not know of all processes.
+    """
     if jax.process_count() != num_processes:
         raise RuntimeError(
             f"{num_processes} processes are connected, but the {jax.default_backend()} backend "
             f"knows of {jax.process_count()}: choose another one with JAX_PLATFORMS"
         )
-    own, every = jax.local_device_count(), jax.device_count()
-    if own * num_processes != every:
-        raise ValueError(
-            f"process {jax.process_index()} of {num_processes} has {own} of {every} devices: give "
-            "every process the same number"
-        )
+    first, *others = (len(jax.local_devices(process_index=p)) for p in range(num_processes))
+    for process, other in enumerate(others, start=1):
+        if other != first:
+            raise ValueError(
+                f"process {process} has {other} devices, the first one {first}: give every process "
+                "the same number"
+            )
 
 
 def is_first() -> bool:
@@ -217,6 +231,28 @@ def of_first(value: _T) -> _T:
     return json.loads(multihost_utils.broadcast_one_to_all(message).tobytes())
 
 
+def of_each(number: int) -> list[int]:
+    """The number, within int32, of every process, in every process. Every process calls it."""
+    numbers = gather(np.array([number], np.int32), jax.process_count())
+    return numbers.tolist()
+
+
+def by_first(act: Callable[[], Any]) -> None:
+    """Calls `act` in the first process; returns in every one once that is done.
+
+    Raises:
+      ValueError: `act` did; in every process, with its text.
+    """
+    refusal = None
+    if is_first():
+        try:
+            act()
+        except ValueError as error:
+            refusal = str(error)
+    if refusal := of_first(refusal):
+        raise ValueError(refusal)
+
+
 def wait_for_all(what: str) -> None:
     """Returns once every process has come here; `what` has happened before, wherever it does.
 
@@ -225,3 +261,18 @@ def wait_for_all(what: str) -> None:
     """
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+def wait_for_end() -> None:
+    """Returns once every one of several processes has come here, each of them at its end.
+
+    The first may have hours of work that it does alone, and jax, left to itself, ends the others
+    after five minutes without it. One that is dead is found by its heartbeats.
+
+    Raises:
+      RuntimeError: a process did not come in a week.
+    """
+    # The public way waits on the devices, some of which give up earlier.
+    from jax._src.distributed import global_state
+
+    global_state.client.wait_at_barrier("the program ends", _WEEK_MILLISECONDS)

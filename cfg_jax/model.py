@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cfg_jax import configuration, experiment, folders, images, parallel
+from cfg_jax import configuration, distributed, experiment, folders, images, parallel
 from cfg_jax import keys as keys_lib
 from cfg_jax.guidance import weight_per_step
 from cfg_jax.guided_sampler import CLASSIFIER_FORMS, Plan, make_sampler
@@ -272,16 +272,26 @@ def _checked_classifier_w(weight: Array | float, form: str, batch_size: int) -> 
 def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifier:
     """The model trained in `workdir`, on the devices that are here; or the classifier.
 
+    Every process of a program calls it, and reads the same step.
+
     Args:
       workdir: the --workdir of a training run, a folder or gs://bucket/folder.
       step: of the checkpoint; None for the newest that can be read.
 
     Raises:
-      ValueError: no checkpoint there, none of that step, or not one of ours.
+      ValueError: no checkpoint there, none of that step, or not one of ours; or the processes read
+        several, as they may while the run goes on.
     """
     from cfg_jax import checkpoint
 
     loaded = checkpoint.load_ema(folders.folder(workdir) / "checkpoints", step)
+    first, *others = distributed.of_each(loaded.step)
+    for process, other in enumerate(others, start=1):
+        if other != first:
+            raise ValueError(
+                f"{workdir}: process {process} reads step {other}, the first one {first}: start "
+                "again, or name one with --checkpoint"
+            )
     config = configuration.from_json(loaded.config)
     data = loaded.meta["data"]
     kind = NoisyClassifier if config.network == "classifier" else Model

@@ -26,4 +26,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.FLAGS.set_default("distributed", "off")
     run(main)

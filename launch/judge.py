@@ -57,4 +57,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    flags.FLAGS.set_default("distributed", "off")
     run(main)

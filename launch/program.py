@@ -5,6 +5,7 @@ for the next time, and lets a mistake cost one line on standard error and exit c
 traceback. `-v=1` brings the traceback back.
 """
 
+import contextlib
 import logging as std_logging
 import os
 import sys
@@ -43,16 +44,23 @@ def run(main: Callable[[list[str]], None]) -> None:
 
     A ValueError, a person's mistake, gives one line and code 2; what the world did, an OSError or
     a run that lost its numbers, one line and code 1. Of several processes the first alone has a
-    standard output, and one that fails ends at once: the others miss it, and end too.
+    standard output, and one that fails ends at once: the others miss it, and end too. Those that do
+    not fail end together.
     """
 
     def guarded(argv: list[str]) -> int:
         if len(argv) > 1:
             return _fail(f"unexpected argument {argv[1]!r}: every option is a --flag=value")
+        from cfg_jax import distributed
+
         several = False
         try:
-            several = _start()
-            return main(argv) or 0
+            several = (count := _connect()) > 1
+            _prepare(count)
+            code = main(argv) or 0
+            if several:
+                distributed.wait_for_end()
+            return code
         except ValueError as error:
             code = _fail(error)
         except (FloatingPointError, OSError, RuntimeError) as error:
@@ -71,24 +79,34 @@ def run(main: Callable[[list[str]], None]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
-def _start() -> bool:
-    """Connects the processes and finds what is compiled; says whether there are several."""
+def _connect() -> int:
+    """How many processes this program has, all of them connected."""
     from cfg_jax import distributed
 
-    several = distributed.start(
+    return distributed.start(
         _DISTRIBUTED.value,
         coordinator_address=_COORDINATOR.value,
         num_processes=_NUM_PROCESSES.value,
         process_id=_PROCESS_ID.value,
     )
-    if several and not distributed.is_first():
-        sys.stdout = open(os.devnull, "w")
+
+
+def _prepare(count: int) -> None:
+    """What can fail in one of several processes that are connected already."""
+    from cfg_jax import distributed
+
+    if count > 1:
+        distributed.check_devices(count)
+        if not distributed.is_first():
+            sys.stdout = open(os.devnull, "w")
     _keep_compiled()
-    return several
 
 
 def _keep_compiled() -> None:
     """Points jax's cache of compiled programs where the flags say.
+
+    Of several processes jax lets the first alone write there; what another one draws on its own
+    devices has another key, except on GPUs, and is compiled anew each time.
 
     Raises:
       ValueError: --compilation_cache cannot be written.
@@ -113,6 +131,8 @@ def _keep_compiled() -> None:
             f"--compilation_cache={place} cannot be written: give another folder, or off"
         )
     jax.config.update("jax_compilation_cache_dir", place)
+    if "://" in place:  # XLA, which knows no buckets, would make a folder of that name here
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
 def _can_be_written(folder: str) -> bool:
@@ -131,8 +151,9 @@ def _leave(code: int) -> None:
     """
     from cfg_jax import distributed
 
-    if distributed.is_first():
-        time.sleep(GRACE_SECONDS)
+    with contextlib.suppress(RuntimeError):  # of devices that cannot be used
+        if distributed.is_first():
+            time.sleep(GRACE_SECONDS)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

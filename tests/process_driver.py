@@ -76,12 +76,43 @@ def sample(workdir, seen):
     _save(seen, own=own, x=distributed.gather(own, 16))
 
 
+def load_each_its_own(workdirs, seen):
+    """What is said where process k reads workdirs[k]."""
+    import jax
+
+    import cfg_jax
+
+    said = "nothing"
+    try:
+        cfg_jax.load(workdirs[jax.process_index()])
+    except ValueError as error:
+        said = str(error)
+    _save(seen, said=said)
+
+
+def sample_to_files(workdir, folder):
+    """70 samples in shards of 20, 18 at a time."""
+    import cfg_jax
+    from cfg_jax import bulk, evaluation
+
+    bulk.sample_to_files(
+        cfg_jax.load(workdir),
+        Path(folder),
+        num_samples=70,
+        sampling=evaluation.Sampling(w=1.5, num_steps=5),
+        batch_size=18,
+        shard_size=20,
+    )
+
+
 def evaluate(workdir, folder, seen, data_dir):
     """A cell and its reference, and the bound on the likelihood."""
     import cfg_jax
     from cfg_jax import data, evaluation
     from cfg_jax.evaluate import likelihood
+    from cfg_jax.evaluation import accumulate
 
+    accumulate.SAVE_SECONDS = 0.0  # after each batch, however long it takes
     model = cfg_jax.load(workdir)
     source = data.open_source("digits", "test[:60]", data_dir=data_dir)
     network = _network()

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from cfg_jax import bulk, distributed
+from cfg_jax import bulk, distributed, workdir_lock
 from cfg_jax.evaluation import Sampling
 from tests.tiny import pixel_model, tiny_config
 
@@ -23,10 +24,14 @@ N = 60
 W = 1.5
 
 
-@pytest.fixture(scope="module")
-def model():
+def new_model():
     near = {"diffusion.logsnr_min": -8.0, "diffusion.logsnr_max": 8.0, "sampling.num_steps": 3}
     return pixel_model(tiny_config(**near))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return new_model()
 
 
 def draw(model, folder, **options):
@@ -169,10 +174,15 @@ def test_a_damaged_file_alone_is_drawn_again(model, undisturbed, tmp_path, damag
     assert {path: path.stat().st_mtime_ns for path in (first, third)} == kept
 
 
+def idle(model):
+    """One that cannot draw."""
+    other = copy.copy(model)
+    other.sample = None
+    return other
+
+
 def test_a_finished_folder_costs_no_sample(model, undisturbed):
-    idle = copy.copy(model)
-    idle.sample = None
-    assert [path.name for path in draw(idle, undisturbed)] == [
+    assert [path.name for path in draw(idle(model), undisturbed)] == [
         path.name for path in sorted(undisturbed.glob("*.npz"))
     ]
 
@@ -230,21 +240,31 @@ def test_samples_of_unknown_settings_are_refused(model, tmp_path):
     assert not path.exists()
 
 
-def test_processes_draw_shards_of_their_own_that_make_the_folder_of_one(
-    model, tmp_path, monkeypatch
-):
-    draw(model, tmp_path / "alone", shard_size=7)
+def test_processes_draw_shards_of_their_own_that_make_the_folder_of_one(tmp_path, monkeypatch):
+    """Three of two devices each, and one of six."""
+    devices = jax.local_devices()
+
+    def have(count):
+        monkeypatch.setattr(jax, "local_devices", lambda **_: devices[:count])
+        monkeypatch.setattr(jax, "local_device_count", lambda: count)
+        return new_model()
+
+    options = {"shard_size": 7, "batch_size": 30}
+    draw(have(6), tmp_path / "alone", **options)
     folder = tmp_path / "several"
     monkeypatch.setattr(jax, "process_count", lambda: 3)
+    model = have(2)
     monkeypatch.setattr(distributed, "wait_for_all", lambda what: None)
+    monkeypatch.setattr(distributed, "of_first", lambda value: value)
+    monkeypatch.setattr(distributed, "of_each", lambda number: [number] * 3)
     made = []
     for process in range(3):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
         if process == 0:  # it looks for those of the others, which here come after it
             with pytest.raises(OSError, match="sample 7 of 60 is in no file"):
-                draw(model, folder, shard_size=7)
+                draw(model, folder, **options)
         else:
-            draw(model, folder, shard_size=7)
+            draw(model, folder, **options)
         there = {int(path.name.split("_")[1]) // 7 for path in folder.glob("*.npz")}
         made.append(there.difference(*made))
     assert made == [{0, 3, 6}, {1, 4, 7}, {2, 5, 8}]
@@ -261,11 +281,45 @@ def test_processes_draw_shards_of_their_own_that_make_the_folder_of_one(
         ("samples_best.npz", "not named as samples are"),
     ],
 )
-def test_a_file_that_does_not_belong_is_told_of(model, tmp_path, name, said):
-    draw(model, tmp_path)
+def test_a_file_that_does_not_belong_is_told_of_before_any_sample(
+    model, undisturbed, tmp_path, name, said
+):
+    shutil.copy(undisturbed / bulk.MANIFEST, tmp_path)
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(OSError, match=said):
-        draw(model, tmp_path)
+        draw(idle(model), tmp_path)
+
+
+def test_a_folder_that_another_program_draws_into_is_refused(model, tmp_path):
+    folder = tmp_path / "samples"
+    give_back = workdir_lock.hold(f"{folder}.lock")
+    with pytest.raises(ValueError, match="samples.lock: process .* is writing to this"):
+        draw(idle(model), folder)
+    assert not folder.exists()
+    give_back()
+    held = []
+    watched = copy.copy(model)
+    watched.sample = lambda *args, **options: (
+        held.append(Path(f"{folder}.lock").exists()) or model.sample(*args, **options)
+    )
+    draw(watched, folder)
+    assert all(held) and held and not Path(f"{folder}.lock").exists()
+
+
+def test_a_process_that_does_not_see_the_folder_is_named_by_all(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "of_each", lambda seen: [1, seen, 0])
+    with pytest.raises(ValueError, match="process 2 does not see .*: give a folder that all"):
+        draw(idle(model), tmp_path)
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(1, 8), (2, 4), (4, 2), (8, 1)])
+@pytest.mark.parametrize(("batch_size", "of_device"), [(256, 32), (20, 3), (1, 1)])
+def test_a_device_draws_as_many_at_a_time_for_any_number_of_processes(
+    monkeypatch, processes, devices, batch_size, of_device
+):
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
+    assert bulk._even(batch_size, 1000) == of_device * devices
 
 
 @pytest.mark.parametrize(

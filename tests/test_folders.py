@@ -10,7 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from cfg_jax import folders, images
-from cfg_jax.evaluation import accumulate, read_result
+from cfg_jax.evaluation import accumulate, file_reference, read_result, reference
 from cfg_jax.evaluation.result import Result, write_result
 from cfg_jax.metric_log import MetricLog
 from cfg_jax.metrics import load_statistics, save_statistics
@@ -106,3 +106,21 @@ def test_numbers_statistics_and_pictures_are_read_back_from_a_bucket(bucket, mon
     images.save_png(bucket / "previews" / "a.png", Image.new("L", (4, 4), 7))
     with Image.open((bucket / "previews" / "a.png").open("rb")) as picture:
         assert np.asarray(picture).tolist() == [[7] * 4] * 4
+
+
+def test_a_reference_is_opened_where_a_person_says_its_images_too(bucket, monkeypatch, tmp_path):
+    network, images_seen = plain_network(), np.asarray(images_at(range(9)))
+    moments = accumulate.Sums.of(network.function(images_seen), np.arange(9)).pool
+    named = {"network": "pixels", "network_sha256": network.sha256, "resize": "none"}
+    described = json.dumps(named | {"name": "noise", "image_shape": [8, 8, 1]})
+    arrays = {"mu": moments.mean, "sigma": moments.covariance, "manifest": described}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for place in (str(bucket / "adm.npz"), "~/adm.npz"):
+        images.save_npz(folders.folder(place), **arrays, arr_0=images_seen)
+        rows = file_reference(network, place, with_rows=True).rows
+        np.testing.assert_array_equal(rows, network.function(images_seen).features)
+
+
+def test_images_that_vanish_after_their_moments_are_read_are_told_of(tmp_path):
+    with pytest.raises(ValueError, match="the images arr_0 of .*gone.npz cannot be read"):
+        reference._rows_of_images(plain_network(), tmp_path / "gone.npz", 4)

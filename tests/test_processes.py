@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from cfg_jax import data, distributed, parallel
+from launch import program
 from tests.tiny import parameters, records
 
 ROOT = Path(__file__).parents[1]
@@ -160,6 +162,7 @@ def resumed(trained, digits, kept):
     for source, copy in (("one", "two_from_one"), ("two", "one_from_two")):
         shutil.copytree(folder / source, folder / copy)
         shutil.rmtree(folder / copy / "checkpoints" / str(STEPS))
+    shutil.copytree(folder / "two_from_one", folder / "older")
 
     def jobs(number, copy):
         own = {"workdir": str(folder / "one")}
@@ -170,12 +173,22 @@ def resumed(trained, digits, kept):
             {"do": "sample", **own, "seen": str(folder / f"samples_{number}")},
             {"do": "evaluate", **own, "seen": str(folder / f"numbers_{number}"), "folder": place}
             | {"data_dir": digits},
+            {"do": "sample_to_files", **own, "folder": str(folder / f"files_{number}")},
         ]
+
+    unlike = {
+        "do": "load_each_its_own",
+        "workdirs": [str(folder / name) for name in ("one", "older")],
+        "seen": str(folder / "said"),
+    }
 
     said = ended(
         (drive(jobs("one", "one_from_two")), environment(4, **kept)),
         *(
-            (drive(jobs("two", "two_from_one"), *by_hand(process, port)), environment(2, **kept))
+            (
+                drive([*jobs("two", "two_from_one"), unlike], *by_hand(process, port)),
+                environment(2, **kept),
+            )
             for process in range(2)
         ),
     )
@@ -273,6 +286,23 @@ def test_samples_are_bit_for_bit_those_of_one_process_each_drawn_once(resumed):
     assert one.std(axis=0).min() > 0
 
 
+def test_files_of_samples_are_byte_for_byte_those_of_one_process(resumed):
+    folder, _ = resumed
+    one, two = (
+        {path.name: path.read_bytes() for path in (folder / f"files_{number}").iterdir()}
+        for number in ("one", "two")
+    )
+    assert len(one) == 5 and two == one
+
+
+def test_processes_that_read_unlike_steps_all_say_so(resumed):
+    folder, _ = resumed
+    for process in range(2):
+        said = str(seen(folder / f"said_{process}.npz")["said"])
+        assert f"process 1 reads step 4, the first one {STEPS}: start again, or name one" in said
+        assert "\n" not in said
+
+
 def test_evaluation_has_the_statistics_of_one_process_in_all(resumed):
     folder, _ = resumed
     one = str(seen(folder / "numbers_one_0.npz")["numbers"])
@@ -360,6 +390,14 @@ def without_cluster(monkeypatch):
 CLUSTERS = {
     "Slurm": (slurm(0, 1), 2),
     "Slurm with a single task": (slurm(0, 1) | {"SLURM_NTASKS": "1"}, 1),
+    "a shell that Slurm started in a job of eight tasks": (
+        slurm(0, 1) | {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"},
+        1,
+    ),
+    "Slurm with fewer tasks in the step than in the job": (
+        slurm(0, 1) | {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "2"},
+        2,
+    ),
     "Open MPI": (
         {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911"}
         | {"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "1"},
@@ -387,12 +425,13 @@ def test_a_cluster_is_known_by_what_it_tells_its_processes(monkeypatch, cluster)
         monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
     connected = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **how: connected.append(how))
-    monkeypatch.setattr(distributed, "_check_devices", lambda num_processes: None)
-    assert distributed.start("auto") == (count > 1)
+    assert distributed.start("auto") == max(count, 1)
     assert len(connected) == (count > 1)
-    assert distributed.start("off") is False
+    assert distributed.start("off") == 1
     if count == 1:  # one process connects where a person insists
-        assert distributed.start("on") is False and len(connected) == 1
+        assert distributed.start("on") == 1 and len(connected) == 1
+    for how in connected:
+        assert how["num_processes"] == count
 
 
 def test_a_cluster_that_does_not_say_how_many_is_an_error_of_one_line(monkeypatch):
@@ -401,6 +440,85 @@ def test_a_cluster_that_does_not_say_how_many_is_an_error_of_one_line(monkeypatc
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="does not say how many .* give --distributed=off"):
         distributed.start("auto")
+
+
+@pytest.mark.parametrize(
+    ("counts", "known", "said"),
+    [
+        ([1, 2, 3], 3, "process 1 has 2 devices, the first one 1: give every process the same"),
+        ([4, 4], 1, "2 processes are connected, but the cpu backend knows of 1"),
+    ],
+)
+def test_devices_that_do_not_go_together_are_refused_in_every_process(
+    monkeypatch, counts, known, said
+):
+    monkeypatch.setattr(jax, "process_count", lambda: known)
+    monkeypatch.setattr(jax, "local_devices", lambda process_index: [None] * counts[process_index])
+    for process in range(len(counts)):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        with pytest.raises((ValueError, RuntimeError), match=said):
+            distributed.check_devices(len(counts))
+
+
+def connect_program(monkeypatch):
+    """`program.run` takes itself for one of two processes; gives the codes that it exits with."""
+    codes = []
+    monkeypatch.setattr(program, "_connect", lambda: 2)
+    monkeypatch.setattr(program, "_keep_compiled", lambda: None)
+    monkeypatch.setattr(distributed, "check_devices", lambda count: None)
+    monkeypatch.setattr(program.app, "run", lambda main, **_: codes.append(main(["program"])))
+    return codes
+
+
+@pytest.mark.parametrize("where", ["check_devices", "_keep_compiled"])
+def test_a_mistake_found_after_connecting_ends_a_process_without_waiting(monkeypatch, where):
+    def fail(*_):
+        raise ValueError("not here")
+
+    left = []
+    monkeypatch.setattr(program, "_leave", left.append)
+    codes = connect_program(monkeypatch)
+    monkeypatch.setattr(program if where.startswith("_") else distributed, where, fail)
+    program.run(lambda argv: 0)
+    assert left == codes == [2]
+
+
+def test_a_process_at_its_end_waits_for_what_another_one_does_alone(monkeypatch):
+    done = []
+    client = SimpleNamespace(wait_at_barrier=lambda name, milliseconds: done.append(milliseconds))
+    monkeypatch.setattr(jax._src.distributed.global_state, "client", client)
+    codes = connect_program(monkeypatch)
+    program.run(lambda argv: done.append("main") or 75)
+    assert codes == [75]
+    assert done[0] == "main" and done[1] > 24 * 3600 * 1000
+
+
+def test_what_the_first_process_refuses_is_refused_in_every_process(monkeypatch):
+    def refuse():
+        raise ValueError("taken")
+
+    told, done = [], []
+    monkeypatch.setattr(distributed, "of_first", lambda value: told.append(value) or "taken")
+    for process in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        with pytest.raises(ValueError, match="^taken$"):
+            distributed.by_first(refuse)
+    assert told == ["taken", None]
+    monkeypatch.setattr(distributed, "of_first", lambda value: value)
+    distributed.by_first(lambda: done.append("by another"))
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    distributed.by_first(lambda: done.append("by the first"))
+    assert done == ["by the first"]
+
+
+SEVERAL = {"train", "sample", "evaluate", "sweep"}
+
+
+def test_every_program_but_four_is_one_process_on_a_cluster_too():
+    texts = {path.stem: path.read_text() for path in (ROOT / "launch").glob("*.py")}
+    programs = {name for name, text in texts.items() if "    run(main)" in text}
+    alone = {name for name in programs if 'set_default("distributed", "off")' in texts[name]}
+    assert programs - alone == SEVERAL and len(alone) >= 6
 
 
 @pytest.mark.parametrize(("rows", "processes"), [(16, 4), (5, 4), (1, 3), (7, 2), (4, 1)])
@@ -422,6 +540,7 @@ def test_one_process_has_all_rows_and_the_last_word():
     np.testing.assert_array_equal(gathered["a"], [0, 1, 2])
     assert gathered["b"] is None and gathered["a"].dtype == np.float64
     assert distributed.of_first([1, "a"]) == [1, "a"] and distributed.is_first()
+    assert distributed.of_each(7) == [7]
     distributed.wait_for_all("nobody")
     placed = parallel.replicate({"a": np.ones(2)})
     assert parallel.as_global(placed) is placed and parallel.as_local(placed) is placed
@@ -464,3 +583,15 @@ def test_the_environment_says_where_what_is_compiled_is_kept_before_the_workdir(
     folder, _ = trained
     assert not (folder / "one" / "compiled").exists()
     assert list(Path(kept["JAX_COMPILATION_CACHE_DIR"]).iterdir())
+
+
+def test_xla_keeps_nothing_of_its_own_in_a_bucket(monkeypatch):
+    said = {}
+    monkeypatch.setattr(type(jax.config), "update", lambda _, *pair: said.update([pair]))
+    for place in ("gs://bucket/compiled", "compiled"):
+        monkeypatch.setattr(program, "_CACHE", SimpleNamespace(value=place))
+        program._keep_compiled()
+        assert said.pop("jax_compilation_cache_dir") == place
+        assert said.pop("jax_persistent_cache_enable_xla_caches", None) == (
+            "none" if "://" in place else None
+        )

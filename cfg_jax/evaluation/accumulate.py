@@ -149,8 +149,7 @@ def _begin(folder: Path, described: dict[str, Any]) -> tuple[int, Sums | None]:
         begun = _resume(folder, described)
     distributed.wait_for_all("what was done before is known")
     position, sums = begun or _read_state(folder)[:2]
-    seen = np.array([position if folder.is_dir() else -1], np.int32)
-    found = distributed.gather(seen, jax.process_count()).tolist()
+    found = distributed.of_each(position if folder.is_dir() else -1)
     if len(set(found)) > 1:
         raise ValueError(
             f"{folder} holds {found} images as the processes see it, -1 where it is not there: "

@@ -203,9 +203,9 @@ def _check_foreign(network: FeatureNetwork, saved: SavedStatistics, path: str | 
 
 def _rows_of_images(network: FeatureNetwork, path: str | Path, batch_size: int) -> np.ndarray:
     try:
-        with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with folders.folder(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             images = file["arr_0"] if "arr_0" in file.files else None
-    except (ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"the images arr_0 of {path} cannot be read: {error}") from error
     if images is None or images.dtype != np.uint8 or images.ndim != 4:
         found = "none" if images is None else f"{images.dtype}{list(images.shape)}"
