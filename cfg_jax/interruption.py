@@ -39,15 +39,17 @@ def watched() -> Iterator[Callable[[], bool]]:
 
     Every process calls it once after every step. It turns True on all of them at the same call, and
     stays so however often the signal comes. Outside the main thread, which alone may handle
-    signals, nothing is watched and the answer is False.
+    signals, and in connected processes whose `jax_enable_preemption_service` is off, nothing is
+    watched and the answer is False.
     """
-    if jax.distributed.is_initialized():
+    connected = jax.distributed.is_initialized()
+    if connected and jax.config.jax_enable_preemption_service:
         # A signal before the first question makes the processes agree on question 1, whatever step
         # a resumed run begins with.
         questions = itertools.count(1)
         yield lambda: multihost_utils.reached_preemption_sync_point(next(questions))
         return
-    if threading.current_thread() is not threading.main_thread():
+    if connected or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     signals = []  # a lock, as in threading.Event, could be held by the code that is interrupted

@@ -69,4 +69,5 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.FLAGS.set_default("distributed", "off")
+    flags.FLAGS.set_default("compilation_cache", "off")
     run(main)

@@ -39,13 +39,15 @@ GRACE_SECONDS = 5.0
 """What the first process leaves the others to come to the same mistake: they end when it does."""
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[list[str]], None], *, saves_at_sigterm: bool = False) -> None:
     """Parses the flags, calls main, and exits with what it returns, 0 for None.
 
     A ValueError, a person's mistake, gives one line and code 2; what the world did, an OSError or
     a run that lost its numbers, one line and code 1. Of several processes the first alone has a
     standard output, and one that fails ends at once: the others miss it, and end too. Those that do
     not fail end together.
+
+    SIGTERM ends a program, unless it `saves_at_sigterm` and asks `interruption` for it.
     """
 
     def guarded(argv: list[str]) -> int:
@@ -55,7 +57,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 
         several = False
         try:
-            several = (count := _connect()) > 1
+            several = (count := _connect(saves_at_sigterm)) > 1
             _prepare(count)
             code = main(argv) or 0
             if several:
@@ -79,10 +81,14 @@ def run(main: Callable[[list[str]], None]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
-def _connect() -> int:
+def _connect(saves_at_sigterm: bool) -> int:
     """How many processes this program has, all of them connected."""
+    import jax
+
     from cfg_jax import distributed
 
+    # Connected, jax takes the signal for itself, and who never asks never hears of it.
+    jax.config.update("jax_enable_preemption_service", saves_at_sigterm)
     return distributed.start(
         _DISTRIBUTED.value,
         coordinator_address=_COORDINATOR.value,

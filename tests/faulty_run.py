@@ -107,4 +107,4 @@ if __name__ == "__main__":
     from cfg_jax import distributed
 
     distributed.start = functools.partial(distributed.start, heartbeat_seconds=10)
-    run(main)
+    run(main, saves_at_sigterm=True)

@@ -160,6 +160,26 @@ def test_sigterm_before_the_first_step_stops_after_it(tmp_path):
     assert "asked to stop: step 1 of 8 saved" in out and steps_of(tmp_path) == ["1"]
 
 
+def test_a_connected_program_that_saves_nothing_is_ended_by_sigterm():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"--coordinator_address=127.0.0.1:{free.getsockname()[1]}"
+    code = "import time; from launch.program import run; "
+    code += "run(lambda argv: (print('here', flush=True), time.sleep(60)))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, address, "--num_processes=1", "--process_id=0"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "here\n"
+        process.terminate()
+        assert process.wait(30) == -signal.SIGTERM
+    finally:
+        process.kill()
+
+
 def test_a_second_sigterm_while_it_saves_changes_nothing(finished, tmp_path, monkeypatch):
     own = Checkpoints.save
 

@@ -516,7 +516,7 @@ SEVERAL = {"train", "sample", "evaluate", "sweep"}
 
 def test_every_program_but_four_is_one_process_on_a_cluster_too():
     texts = {path.stem: path.read_text() for path in (ROOT / "launch").glob("*.py")}
-    programs = {name for name, text in texts.items() if "    run(main)" in text}
+    programs = {name for name, text in texts.items() if "    run(main" in text}
     alone = {name for name in programs if 'set_default("distributed", "off")' in texts[name]}
     assert programs - alone == SEVERAL and len(alone) >= 6
 
