@@ -8,7 +8,7 @@
 The first prints devices, memory, FLOPs, what is exchanged, the compiler's estimate of cycles, and
 what would make it fit if it does not; it exits with 1 then. The others make a table. All of it
 lies as JSON in --out, where it is found again: a program is compiled once. Nothing is run. Most of
-the time goes into code, half an hour on two cores; --code=False leaves it out.
+the time goes into machine code, which --code=False leaves out.
 """
 
 import os
