@@ -177,7 +177,8 @@ class Checkpoints:
           SaveError: the running save failed.
         """
         self.wait()
-        steps = self._manager.all_steps()
+        # A disk may show another process one step more; the oldest of very many are not needed.
+        steps = distributed.of_first(self._manager.all_steps()[-50:])
         if not steps:
             return None
         target = {"state": state, "ema": ema}
@@ -189,11 +190,13 @@ class Checkpoints:
             arrays = _read_arrays(self._manager, step, target, meta)
             return Restored(step, arrays["state"], arrays["ema"], config, meta)
 
-        restored, damaged = manifest.newest_whole(self._manager.directory, steps, read)
-        # One that could not read what the others did fails here, on all, before anything moves.
-        distributed.wait_for_all(f"step {restored.step} is read, {damaged} cannot be")
+        def agree(whole: bool) -> bool:
+            return all(distributed.of_each(whole))
+
+        where = self._manager.directory
+        restored, damaged = manifest.newest_whole(where, steps, read, agree)
         for step in damaged if distributed.is_first() else ():
-            _move_aside(self._manager.directory, step)
+            _move_aside(where, step)
         distributed.wait_for_all("damaged checkpoints are set aside")
         self._manager.reload()
         return restored

@@ -97,13 +97,17 @@ def check_digests(trees: Mapping[str, Any], meta: dict[str, Any]) -> None:
 
 
 def newest_whole(
-    directory: Any, steps: Sequence[int], read: Callable[[int], _T]
+    directory: Any,
+    steps: Sequence[int],
+    read: Callable[[int], _T],
+    agree: Callable[[bool], bool] = bool,
 ) -> tuple[_T, list[int]]:
     """`read` of the newest of `steps` for which it succeeds, and the steps newer than that one.
 
     Args:
       directory: for the messages.
       steps: ascending, not empty.
+      agree: whether all who read a step could, from whether this one could.
 
     Raises:
       MismatchError: from the first `read` that raises one; older steps are not tried.
@@ -111,12 +115,15 @@ def newest_whole(
     """
     reasons: dict[int, str] = {}
     for step in reversed(steps):
+        failure = ""
         try:
             whole = read(step)
         except MismatchError as error:
             raise MismatchError(f"checkpoint {step} in {directory}: {error}") from None
         except Exception as error:  # a damaged file raises many types
-            reasons[step] = reason(error)
+            failure = reason(error)
+        if not agree(not failure):
+            reasons[step] = failure or "another process cannot read it"
             continue
         for bad, why in reasons.items():
             logging.warning("checkpoint %d in %s cannot be read: %s", bad, directory, why)

@@ -18,6 +18,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+from cfg_jax import manifest
 from cfg_jax.checkpoint import Checkpoints, SaveError, load_ema
 from cfg_jax.manifest import MismatchError
 
@@ -324,6 +325,19 @@ def test_a_step_set_aside_can_be_saved_again_and_set_aside_again(run):
         assert_same_bits(restored.state, make_trees(seed)[0])
     aside = run.parent / "checkpoints.corrupt"
     assert sorted(path.name for path in aside.iterdir()) == ["3", "3.1"]
+
+
+def test_a_step_that_another_process_cannot_read_is_left_for_the_one_before(caplog):
+    others = {3: False, 2: True}
+    asked = []
+
+    def agree(whole):
+        asked.append(whole)
+        return whole and others[3 - len(asked) + 1]
+
+    found = manifest.newest_whole("run", [1, 2, 3], lambda step: f"step {step}", agree)
+    assert found == ("step 2", [3]) and asked == [True, True]
+    assert "checkpoint 3 in run cannot be read: another process cannot read it" in caplog.text
 
 
 def test_two_damaged_steps_are_both_set_aside(run):
