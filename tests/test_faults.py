@@ -340,7 +340,9 @@ def test_a_save_that_failed_before_a_last_one_that_did_not_is_no_failure(finishe
 def test_a_last_step_that_cannot_be_saved_is_an_error_and_made_again(finished, tmp_path):
     code, out, err = ended(tmp_path, full_disk=[7, 9])
     assert code == 1
-    assert err.splitlines()[-1].startswith("error: step 8 was not written") and "done" not in out
+    # Tasks that orbax gave up may be told of after it.
+    (told,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert told.startswith("error: step 8 was not written") and "done" not in out
     assert "6" in steps_of(tmp_path) and "8" not in steps_of(tmp_path)
     train(tiny_points(**EIGHT_STEPS), tmp_path)
     assert digests(tmp_path) == digests(finished)

@@ -463,7 +463,7 @@ def test_devices_that_do_not_go_together_are_refused_in_every_process(
 def connect_program(monkeypatch):
     """`program.run` takes itself for one of two processes; gives the codes that it exits with."""
     codes = []
-    monkeypatch.setattr(program, "_connect", lambda: 2)
+    monkeypatch.setattr(program, "_connect", lambda saves: 2)
     monkeypatch.setattr(program, "_keep_compiled", lambda: None)
     monkeypatch.setattr(distributed, "check_devices", lambda count: None)
     monkeypatch.setattr(program.app, "run", lambda main, **_: codes.append(main(["program"])))
