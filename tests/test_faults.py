@@ -37,6 +37,11 @@ from tests.tiny import parameters, pixel_networks, records, tiny_config, tiny_po
 
 ROOT = Path(__file__).parents[1]
 
+# A busy machine keeps one process waiting for another's compiler.
+PATIENT = (
+    "--xla_cpu_collective_timeout_seconds=300 "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=300"
+)
 EIGHT_STEPS = {"train.num_steps": 8, "train.log_every": 1}
 
 
@@ -46,7 +51,7 @@ def faulty_run(workdir, *flags, config="points", overrides=EIGHT_STEPS, devices=
     suite = "--xla_force_host_platform_device_count=8"
     here = os.environ | {
         "FAULTY_RUN": json.dumps(wanted),
-        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace(suite, f"{suite[:-1]}{devices}"),
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS'].replace(suite, suite[:-1] + str(devices))} {PATIENT}",
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
