@@ -49,9 +49,10 @@ def faulty_run(workdir, *flags, config="points", overrides=EIGHT_STEPS, devices=
     """A process that trains while something happens to it."""
     wanted = {"workdir": str(workdir), "config": config, "overrides": overrides, **happens}
     suite = "--xla_force_host_platform_device_count=8"
+    xla_flags = os.environ["XLA_FLAGS"].replace(suite, f"{suite[:-1]}{devices}")
     here = os.environ | {
         "FAULTY_RUN": json.dumps(wanted),
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS'].replace(suite, suite[:-1] + str(devices))} {PATIENT}",
+        "XLA_FLAGS": f"{xla_flags} {PATIENT}",
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
