@@ -16,7 +16,7 @@ make_environment() { # make_environment EXTRAS, e.g. "[test]"
   if [ "$wanted" != "$(cat "$installed" 2>/dev/null)" ]; then
     echo "installing into $venv (about two minutes, once)"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".$extras"
-    echo "$wanted" >"$installed"
+    echo "$wanted" | tee "$venv/.installed" >"$installed" # with an extra comes what has none
   fi
   PATH="$(cd "$venv" && pwd)/bin:$PATH"
   export PATH
