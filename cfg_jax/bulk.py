@@ -137,8 +137,7 @@ def _claim(
     folder: Path, settings: dict[str, Any], model: Model, held: contextlib.ExitStack
 ) -> None:
     """Takes the lock of a folder, and writes the manifest of one that has no samples yet."""
-    if "://" not in str(folder):
-        held.callback(workdir_lock.hold(f"{folder}.lock"))
+    held.callback(workdir_lock.hold_beside(folder))
     if any(folder.glob(_PATTERN)):
         return
     described = {

@@ -94,8 +94,9 @@ class Checkpoints:
         rules = [policies.LatestN(keep_latest), _LowestLoss(keep_best, self._losses)]
         rules += [] if keep_every is None else [policies.EveryNSteps(keep_every)]
         kept = policies.AnyPreservationPolicy(rules)
+        path = _path(directory)
         with contextlib.ExitStack() as held:
-            _lock(directory, held)
+            distributed.by_first(lambda: held.callback(workdir_lock.hold_beside(path)))
             self._manager = _open(directory, preservation_policy=kept)
             self._held = held.pop_all()
         _remove_partial(self._manager.directory)
@@ -284,13 +285,6 @@ def _path(directory: str | os.PathLike[str]) -> epath.Path:
     if path.exists() and not path.is_dir():
         raise ValueError(f"{directory} is a file: expected a directory of checkpoints.")
     return path
-
-
-def _lock(directory: str | os.PathLike[str], held: contextlib.ExitStack) -> None:
-    """Takes the lock of a directory on a file system; buckets have none."""
-    path = _path(directory)
-    if "://" not in str(path):
-        distributed.by_first(lambda: held.callback(workdir_lock.hold(f"{path}.lock")))
 
 
 class _Manager(ocp.CheckpointManager):

@@ -144,7 +144,15 @@ def reason(error: Exception) -> str:
 
 def versions() -> dict[str, str]:
     """Of the packages that a number depends on."""
-    return {package: _version(package) for package in _PACKAGES}
+    return {package: version(package) for package in _PACKAGES}
+
+
+def version(package: str) -> str:
+    """Of one package, "not installed" where it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def sha256(tree: Any) -> str:
@@ -182,10 +190,3 @@ def _crc_array(leaf: Any) -> int:
 
 def _crc_json(value: Any) -> int:
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

@@ -56,6 +56,11 @@ def hold(path: str | os.PathLike[str]) -> Callable[[], None]:
     return give_back
 
 
+def hold_beside(folder: str | os.PathLike[str]) -> Callable[[], None]:
+    """As `hold`, of `<folder>.lock`. A bucket has no locks: for one nothing is taken."""
+    return (lambda: None) if "://" in str(folder) else hold(f"{folder}.lock")
+
+
 def _locked(path: Path) -> IO[bytes]:
     """The file at `path`, open and locked."""
     path.parent.mkdir(parents=True, exist_ok=True)

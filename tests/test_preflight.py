@@ -3,6 +3,7 @@ long test, no TPU compiler: what is compiled here is compiled for the suite's pr
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -300,7 +301,7 @@ def test_another_config_pod_version_or_source_is_compiled_anew(compiler, tmp_pat
     preflight(tmp_path, **once)
     preflight(tmp_path, config=tiny_config(**{"model.channels": 16}), **once)
     preflight(tmp_path, "v5e:1x1", **once)
-    monkeypatch.setattr(results, "_version", lambda package: "0.0.0")
+    monkeypatch.setattr(results.manifest, "version", lambda package: "0.0.0")
     preflight(tmp_path, **once)
     monkeypatch.setattr(results, "_source_digest", lambda: "changed")
     preflight(tmp_path, **once)
@@ -352,6 +353,14 @@ def test_memory_is_read_from_where_the_compiler_puts_arrays():
     donated = ALLOCATIONS.replace("parameter 0,", "parameter 0, maybe-live-out,")
     assert planning.memory(donated).donated == 262144
     assert planning.memory(donated).total == 591872
+
+
+def test_a_compiler_that_is_killed_is_not_waited_for(tmp_path):
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    theirs.send({"num_donated": 3})
+    theirs.close()
+    with pytest.raises(RuntimeError, match="too little memory"):
+        planning._wait(ours, tmp_path)
 
 
 def test_half_a_file_is_not_taken_for_a_result(compiler, tmp_path):

@@ -38,7 +38,7 @@ def plan(config: Any, program: str, where: Topology) -> Compiled:
       where: the pod.
 
     Raises:
-      RuntimeError: the compiler fails for another reason than memory.
+      RuntimeError: the compiler fails for another reason than memory of the pod.
     """
     start = time.monotonic()
     spawn = multiprocessing.get_context("spawn")
@@ -93,6 +93,7 @@ def _compile(config: dict[str, Any], program: str, where: str, told: Connection)
         known = {"gradient_bytes": traced.gradient_bytes, "num_donated": traced.num_donated}
         told.send(known | {"float64": asks_for_float64(traced)})
         traced.lowered.compile()
+        told.send("")  # a small program may be done before it is stopped
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         told.send(str(error))
 
@@ -101,12 +102,17 @@ def _wait(told: Connection, folder: Path) -> tuple[dict[str, Any], str]:
     """What is known at once, and what went wrong, "" where all is written down."""
     known, size = {}, 0
     while True:
-        with contextlib.suppress(EOFError):
+        try:
             if told.poll(0.5):
                 said = told.recv()
                 if isinstance(said, str):
                     return known, said
                 known = said
+        except EOFError:
+            raise RuntimeError(
+                "the compiler's process ended without a word: this machine may have too little "
+                "memory for it"
+            ) from None
         sizes = [path.stat().st_size for path in folder.glob(_PROGRAM)]
         if known and sizes and sizes == [size]:
             return known, ""

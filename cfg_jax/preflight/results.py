@@ -13,7 +13,6 @@ sees it, without comments.
 import ast
 import dataclasses
 import functools
-import importlib.metadata
 import json
 import os
 import re
@@ -68,7 +67,7 @@ def question(
 ) -> dict[str, Any]:
     """The fields of a `Result` but the last: all that is known before compiling."""
     versions = manifest.versions() | {
-        package: _version(package) for package in ("jaxlib", "libtpu")
+        package: manifest.version(package) for package in ("jaxlib", "libtpu")
     }
     depends_on = {
         "config": configuration.to_json(config),
@@ -163,13 +162,6 @@ def check_writable(folder: Path) -> None:
         raise ValueError(
             f"--out={folder} cannot be written ({error.strerror}): give another folder"
         ) from error
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 @functools.cache
