@@ -4,8 +4,10 @@ Importing this package loads neither TensorFlow nor tfds, grain or orbax; `load`
 reads a checkpoint when it is called.
 """
 
-from cfg_jax import images, keys
-from cfg_jax.diffusion import (
+import sys
+
+from cfg_jax.core import keys
+from cfg_jax.core.diffusion import (
     alpha_sigma,
     as_predict,
     diffuse,
@@ -14,26 +16,30 @@ from cfg_jax.diffusion import (
     predict_v,
     predict_x,
 )
-from cfg_jax.guidance import (
+from cfg_jax.core.guidance import (
     classifier_free_guidance,
     classifier_guidance,
     clipped,
     drop_labels,
     mean_shift,
 )
-from cfg_jax.likelihood import bits_per_dim, variational_bound
-from cfg_jax.losses import classifier_loss, diffusion_loss
-from cfg_jax.model import Model, load
+from cfg_jax.core.likelihood import bits_per_dim, variational_bound
+from cfg_jax.core.losses import classifier_loss, diffusion_loss
+from cfg_jax.core.oracles import GaussianMixture
+from cfg_jax.core.samplers import ancestral_step, ddim_step, sample
+from cfg_jax.core.schedules import cosine_schedule, logsnr_grid
+from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
+from cfg_jax.core.types import Denoiser, Predict, Prediction
+from cfg_jax.io import images
 from cfg_jax.models import MLP, Classifier, UNet
-from cfg_jax.noisy_classifier import NoisyClassifier
-from cfg_jax.oracles import GaussianMixture
-from cfg_jax.samplers import ancestral_step, ddim_step, sample
-from cfg_jax.schedules import cosine_schedule, logsnr_grid
-from cfg_jax.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
-from cfg_jax.train_state import TrainState, create_optimizer, create_train_state, make_train_step
-from cfg_jax.types import Denoiser, Predict, Prediction
+from cfg_jax.sampling.model import Model, load
+from cfg_jax.sampling.noisy_classifier import NoisyClassifier
+from cfg_jax.training.step import TrainState, create_optimizer, create_train_state, make_train_step
 
 __version__ = "0.1.0"
+
+# Both are public as modules too: `from cfg_jax.images import grid`.
+sys.modules |= {"cfg_jax.images": images, "cfg_jax.keys": keys}
 
 __all__ = [
     "Classifier",

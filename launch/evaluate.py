@@ -18,8 +18,11 @@ by its name. --likelihood prints the variational bound of a diffusion model in b
 from absl import flags
 
 import cfg_jax
-from cfg_jax import evaluate, evaluation, folders, generate
-from cfg_jax.model import load_classifier, load_model
+from cfg_jax import evaluation
+from cfg_jax.evaluation import likelihood
+from cfg_jax.io import files
+from cfg_jax.sampling import strips
+from cfg_jax.sampling.model import load_classifier, load_model
 from launch import features
 from launch.program import guiding_classifier, numbers, run
 
@@ -72,7 +75,7 @@ def main(argv: list[str]) -> None:
         return
     load = load_model if _LIKELIHOOD.value else load_classifier
     trained = load(_WORKDIR.value, _CHECKPOINT.value)
-    source = evaluate.open_data(trained, _SPLIT.value or "test")
+    source = likelihood.open_data(trained, _SPLIT.value or "test")
     options = {
         "seed": _SEED.value,
         "batch_size": _BATCH_SIZE.value,
@@ -80,7 +83,7 @@ def main(argv: list[str]) -> None:
     }
     if _LIKELIHOOD.value:
         _print_likelihood(
-            evaluate.likelihood(
+            likelihood.likelihood(
                 trained,
                 source,
                 num_steps=_NUM_STEPS.value,
@@ -96,7 +99,7 @@ def main(argv: list[str]) -> None:
         schedule = trained.experiment.schedule
         levels = cfg_jax.logsnr_grid(schedule, 11).tolist()
     print(f"{'logsnr':>8}{'accuracy':>10}")
-    for logsnr, share in evaluate.accuracy(trained, source, levels, **options).items():
+    for logsnr, share in likelihood.accuracy(trained, source, levels, **options).items():
         print(f"{logsnr:8.2f}{share:10.3f}")
 
 
@@ -107,11 +110,11 @@ def _compare_samples() -> None:
     model = load_model(_WORKDIR.value, _CHECKPOINT.value)
     evaluation.check_request(model, _METRICS.value, _NUM_SAMPLES.value, _LABEL_PLAN.value)
     network = features.feature_network(model, _WORKDIR.value)
-    folder = folders.folder(_WORKDIR.value) / "evaluations"
+    folder = files.folder(_WORKDIR.value) / "evaluations"
     reference = features.reference(
         model, network, folder, split=_SPLIT.value, with_rows="precision_recall" in _METRICS.value
     )
-    for w, classifier_w in generate.columns(weights, by):
+    for w, classifier_w in strips.columns(weights, by):
         result = evaluation.evaluate(
             model,
             network,
@@ -142,7 +145,7 @@ def _compare_samples() -> None:
         print(f"first samples, with compiling: {model.first_sample_seconds:.1f} s")
 
 
-def _print_likelihood(found: evaluate.Likelihood) -> None:
+def _print_likelihood(found: likelihood.Likelihood) -> None:
     for part in ("prior", "diffusion", "decoder"):
         print(f"{part:10}{getattr(found, part):9.4f}")
     print(

@@ -25,28 +25,28 @@ def feature_network(model, workdir: str | Path):
     Raises:
       ValueError: both flags, or none for other data than digits.
     """
-    from cfg_jax import features
-    from cfg_jax.folders import folder
+    from cfg_jax.evaluation import networks
+    from cfg_jax.io import files
     from cfg_jax.metrics.inception_weights import ORIGIN
-    from cfg_jax.model import load_classifier
+    from cfg_jax.sampling.model import load_classifier
 
     if INCEPTION.value and FEATURES_WORKDIR.value:
         raise ValueError("--inception and --features_workdir: give one of them")
     if INCEPTION.value:
-        return features.inception_network(INCEPTION.value)
+        return networks.inception_network(INCEPTION.value)
     if FEATURES_WORKDIR.value:
-        return features.trained_network(load_classifier(FEATURES_WORKDIR.value))
+        return networks.trained_network(load_classifier(FEATURES_WORKDIR.value))
     if model.config.data.name != "digits":
         raise ValueError(
             f"--inception is not given, and {model.config.data.name} has no feature network of its "
             f"own: {ORIGIN}; or give --features_workdir"
         )
-    return features.trained_network(_digits_classifier(model, folder(workdir)))
+    return networks.trained_network(_digits_classifier(model, files.folder(workdir)))
 
 
 def _digits_classifier(model, workdir: Path):
-    from cfg_jax.model import load_classifier
-    from cfg_jax.train import train
+    from cfg_jax.sampling.model import load_classifier
+    from cfg_jax.training.run import train
     from configs import digits_features
 
     config = digits_features.get_config()
@@ -66,7 +66,7 @@ def reference(model, network, folder: str | Path, *, split: str | None, with_row
       with_rows: also the features, for precision and recall.
     """
     from cfg_jax import evaluation
-    from cfg_jax.evaluate import open_data
+    from cfg_jax.evaluation.likelihood import open_data
 
     if REFERENCE.value:
         return evaluation.file_reference(network, REFERENCE.value, with_rows=with_rows)

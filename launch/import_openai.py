@@ -13,7 +13,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from cfg_jax import configuration
+from cfg_jax.config.validate import to_json
 from cfg_jax.data import label_names
 from cfg_jax.interop import openai, run_folder, weight_files
 from configs import base
@@ -55,9 +55,7 @@ def import_checkpoint(checkpoint: str, name: str, workdir: str) -> int:
         "label_names": list(label_names(config.data.name)),
         "fingerprint": origin,
     }
-    run_folder.write(
-        workdir, network.params, config=configuration.to_json(config), meta={"data": data}
-    )
+    run_folder.write(workdir, network.params, config=to_json(config), meta={"data": data})
     return sum(leaf.size for leaf in jax.tree.leaves(network.params))
 
 

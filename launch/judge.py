@@ -14,7 +14,8 @@ import sys
 
 from absl import flags
 
-from cfg_jax import generate, judge, model
+from cfg_jax.sampling import model, strips
+from cfg_jax.study import svm_judge
 from launch.program import guiding_classifier, numbers, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
@@ -34,13 +35,13 @@ def main(argv: list[str]) -> int:
     weights = numbers("w", _W.value)
     least = numbers("min_accuracy", _MIN_ACCURACY.value)
     classifier, by = guiding_classifier(_CLASSIFIER.value, _CLASSIFIER_W.value, weights)
-    columns = generate.columns(weights, by)
+    columns = strips.columns(weights, by)
     if len(least) != len(columns) or columns != sorted(set(columns)):
         raise ValueError(
             f"--w={_W.value} --min_accuracy={_MIN_ACCURACY.value}: need ascending weights and one "
             "accuracy for each"
         )
-    verdicts = judge.judge(
+    verdicts = svm_judge.judge(
         model.load_model(_WORKDIR.value),
         weights,
         classifier_weights=by,
@@ -49,8 +50,8 @@ def main(argv: list[str]) -> int:
         seed=_SEED.value,
         num_steps=_NUM_STEPS.value,
     )
-    print(judge.table(verdicts))
-    shortfalls = judge.failures(verdicts, dict(zip(columns, least, strict=True)))
+    print(svm_judge.table(verdicts))
+    shortfalls = svm_judge.failures(verdicts, dict(zip(columns, least, strict=True)))
     for shortfall in shortfalls:
         print("falls short:", shortfall, file=sys.stderr)
     return 1 if shortfalls else 0

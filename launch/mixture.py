@@ -11,7 +11,8 @@ from pathlib import Path
 
 from absl import flags
 
-from cfg_jax import images, mixture_figure
+from cfg_jax.io import images
+from cfg_jax.study import mixture_figure
 from launch.program import numbers, run
 
 _OUT = flags.DEFINE_string("out", "runs/mixture.png", "PNG file to write.")

@@ -47,13 +47,13 @@ def run(main: Callable[[list[str]], None], *, saves_at_sigterm: bool = False) ->
     standard output, and one that fails ends at once: the others miss it, and end too. Those that do
     not fail end together.
 
-    SIGTERM ends a program, unless it `saves_at_sigterm` and asks `interruption` for it.
+    SIGTERM ends a program, unless it `saves_at_sigterm` and asks `preemption` for it.
     """
 
     def guarded(argv: list[str]) -> int:
         if len(argv) > 1:
             return _fail(f"unexpected argument {argv[1]!r}: every option is a --flag=value")
-        from cfg_jax import distributed
+        from cfg_jax.runtime import processes
 
         several = False
         try:
@@ -61,7 +61,7 @@ def run(main: Callable[[list[str]], None], *, saves_at_sigterm: bool = False) ->
             _prepare(count)
             code = main(argv) or 0
             if several:
-                distributed.wait_for_end()
+                processes.wait_for_end()
             return code
         except ValueError as error:
             code = _fail(error)
@@ -85,11 +85,11 @@ def _connect(saves_at_sigterm: bool) -> int:
     """How many processes this program has, all of them connected."""
     import jax
 
-    from cfg_jax import distributed
+    from cfg_jax.runtime import processes
 
     # Connected, jax takes the signal for itself, and who never asks never hears of it.
     jax.config.update("jax_enable_preemption_service", saves_at_sigterm)
-    return distributed.start(
+    return processes.start(
         _DISTRIBUTED.value,
         coordinator_address=_COORDINATOR.value,
         num_processes=_NUM_PROCESSES.value,
@@ -99,11 +99,11 @@ def _connect(saves_at_sigterm: bool) -> int:
 
 def _prepare(count: int) -> None:
     """What can fail in one of several processes that are connected already."""
-    from cfg_jax import distributed
+    from cfg_jax.runtime import processes
 
     if count > 1:
-        distributed.check_devices(count)
-        if not distributed.is_first():
+        processes.check_devices(count)
+        if not processes.is_first():
             sys.stdout = open(os.devnull, "w")
     _keep_compiled()
 
@@ -155,10 +155,10 @@ def _leave(code: int) -> None:
 
     An orderly end would wait for the others, which may be waiting for this one.
     """
-    from cfg_jax import distributed
+    from cfg_jax.runtime import processes
 
     with contextlib.suppress(RuntimeError):  # of devices that cannot be used
-        if distributed.is_first():
+        if processes.is_first():
             time.sleep(GRACE_SECONDS)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -216,7 +216,7 @@ def guiding_classifier(workdir: str | None, text: str | None, weights: list[floa
       ValueError: one of the two without the other, no classifier there, weights that --w does not
         pair with.
     """
-    from cfg_jax import generate, model
+    from cfg_jax.sampling import model, strips
 
     if workdir is None and text is None:
         return None, [0.0]
@@ -226,5 +226,5 @@ def guiding_classifier(workdir: str | None, text: str | None, weights: list[floa
             "neither"
         )
     by = numbers("classifier_w", text)
-    generate.columns(weights, by)
+    strips.columns(weights, by)
     return model.load_classifier(workdir), by

@@ -26,7 +26,10 @@ the same samples; another --batch_size or number of devices changes them by roun
 
 from absl import flags
 
-from cfg_jax import bulk, distributed, evaluation, folders, generate, model
+from cfg_jax import evaluation
+from cfg_jax.io import files
+from cfg_jax.runtime import processes
+from cfg_jax.sampling import model, shards, strips
 from launch.program import guiding_classifier, numbers, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
@@ -99,9 +102,9 @@ def _write_files() -> None:
     classifier, by = guiding_classifier(_CLASSIFIER.value, _CLASSIFIER_W.value, weights)
     if len(by) != 1:
         raise ValueError(f"--classifier_w={_CLASSIFIER_W.value}: give one with --num_samples")
-    folder = folders.folder(_OUT.value)
+    folder = files.folder(_OUT.value)
     drawn = model.load_model(_WORKDIR.value, _CHECKPOINT.value)
-    paths = bulk.sample_to_files(
+    paths = shards.sample_to_files(
         drawn,
         folder,
         num_samples=_NUM_SAMPLES.value,
@@ -136,12 +139,12 @@ def _write_strip() -> None:
     )
     drawn = model.load_model(_WORKDIR.value, _CHECKPOINT.value)
     upsampler = model.load_model(_UPSAMPLER.value) if _UPSAMPLER.value else None
-    if not distributed.is_first():  # a strip is of a few samples: one process draws it
+    if not processes.is_first():  # a strip is of a few samples: one process draws it
         return
     chosen = range(drawn.null_label) if labels is None else [int(label) for label in labels]
-    for path in generate.write_guidance_strip(
+    for path in strips.write_guidance_strip(
         drawn,
-        folders.folder(_OUT.value or f"{_WORKDIR.value}/samples"),
+        files.folder(_OUT.value or f"{_WORKDIR.value}/samples"),
         _SEED.value,
         chosen,
         weights,

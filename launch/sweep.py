@@ -14,17 +14,11 @@ further curves of the first run.
 
 from absl import flags
 
-from cfg_jax import (
-    claims,
-    distributed,
-    evaluation,
-    folders,
-    model,
-    plots,
-    report,
-    sweep,
-    sweep_files,
-)
+from cfg_jax import evaluation
+from cfg_jax.io.files import folder
+from cfg_jax.runtime import processes
+from cfg_jax.sampling import model
+from cfg_jax.study import claims, files, plots, report, sweep
 from launch import features
 from launch.program import numbers, run
 
@@ -67,11 +61,11 @@ _OUT = flags.DEFINE_string("out", None, "Folder to write to; <first workdir>/swe
 
 def main(argv: list[str]) -> None:
     del argv
-    folder = folders.folder(_OUT.value or f"{_WORKDIR.value[0]}/sweep")
+    out = folder(_OUT.value or f"{_WORKDIR.value[0]}/sweep")
     strip_weights = numbers("strip_w", _STRIP_W.value)
     cells = _cells()
     results = _measured(cells)
-    if not distributed.is_first():
+    if not processes.is_first():
         return
     if (seconds := cells[0].run.model.first_sample_seconds) is not None:  # None: all were there
         print(f"first samples, with compiling: {seconds:.1f} s")
@@ -80,17 +74,17 @@ def main(argv: list[str]) -> None:
         for run in sweep.runs_of(cells)
     }
     strips = {
-        name: sweep.strip(run, folder, strip_weights, cells[0].sampling, _SEED.value)
+        name: sweep.strip(run, out, strip_weights, cells[0].sampling, _SEED.value)
         for name, run in runs.items()
         if run.model.has_null_label
     }
     records = {name: plots.read_losses(run.workdir) for name, run in runs.items()}
     records = {name: losses for name, losses in records.items() if losses}
     pictures = plots.frontiers(results)
-    written = sweep_files.write_numbers(folder, results)
-    written += sweep_files.write_pictures(folder, pictures)
+    written = files.write_numbers(out, results)
+    written += files.write_pictures(out, pictures)
     report.write_report(
-        folder / "report.html",
+        out / "report.html",
         results,
         pictures=pictures,
         strips=strips,
@@ -100,7 +94,7 @@ def main(argv: list[str]) -> None:
         if path.name in ("table_w.txt", "table_T.txt"):
             print(f"\n{path.read_text()}", end="")
     print(f"\n{claims.summary(claims.check_claims(results))}\n")
-    print(folder / "report.html")
+    print(out / "report.html")
 
 
 def _cells() -> list[sweep.Cell]:
@@ -123,7 +117,7 @@ def _cells() -> list[sweep.Cell]:
         _listed("score_temperature", _SCORE_TEMPERATURE.value),
         _OLDER_STEPS.value,
     )
-    workdirs = [folders.folder(workdir) for workdir in _WORKDIR.value]
+    workdirs = [folder(workdir) for workdir in _WORKDIR.value]
     runs = [sweep.Run(workdir, model.load_model(workdir)) for workdir in workdirs]
     return sweep.plan(
         sweep.share_programs(runs),

@@ -21,7 +21,7 @@ flags.mark_flag_as_required("config")
 
 def main(argv: list[str]) -> None:
     del argv
-    from cfg_jax.train import train
+    from cfg_jax.training.run import train
 
     train(_CONFIG.value, _WORKDIR.value)
 

@@ -33,7 +33,7 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, data_dir):
     """The workdir of a finished four-step run of `tiny_config` on eight devices."""
-    from cfg_jax.train import train
+    from cfg_jax.training.run import train
     from tests.tiny import tiny_config
 
     workdir = tmp_path_factory.mktemp("tiny_run")
@@ -47,7 +47,7 @@ def tiny_classifier_run(tmp_path_factory, data_dir):
 
     To load it as what it is needs `pixel_networks`.
     """
-    from cfg_jax.train import train
+    from cfg_jax.training.run import train
     from tests.tiny import pixel_networks, tiny_classifier
 
     workdir = tmp_path_factory.mktemp("tiny_classifier_run")

@@ -30,7 +30,7 @@ FULL = 512  # bytes that a file may have on a full disk
 
 def main(argv):
     del argv
-    from cfg_jax.train import train
+    from cfg_jax.training.run import train
     from tests import tiny
 
     wanted = json.loads(os.environ["FAULTY_RUN"])
@@ -44,7 +44,7 @@ def main(argv):
 
 def after_steps(action):
     """Has every training loop call action(loop, step) after a step, before all else."""
-    from cfg_jax.training_loop import Loop
+    from cfg_jax.training.loop import Loop
 
     own = Loop._between
 
@@ -57,16 +57,16 @@ def after_steps(action):
 
 def terminate_early():
     """SIGTERM while the run is opened, noticed before the first step."""
-    from cfg_jax import train
+    from cfg_jax.training import run
 
-    own = train._restore
+    own = run._restore
 
     def restore(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(3)  # with jax.distributed a thread looks once a second
         return own(*arguments)
 
-    train._restore = restore
+    run._restore = restore
 
 
 def happens(wanted, loop, step):
@@ -104,7 +104,7 @@ def watch_saves(workdir, step=None, count=0):
 
 
 if __name__ == "__main__":
-    from cfg_jax import distributed
+    from cfg_jax.runtime import processes
 
-    distributed.start = functools.partial(distributed.start, heartbeat_seconds=10)
+    processes.start = functools.partial(processes.start, heartbeat_seconds=10)
     run(main, saves_at_sigterm=True)

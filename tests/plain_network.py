@@ -6,9 +6,9 @@ What the first says of an image is a matrix times its pixels.
 import jax
 import numpy as np
 
-from cfg_jax import experiment
-from cfg_jax.features import FeatureNetwork, Outputs
-from cfg_jax.noisy_classifier import NoisyClassifier
+from cfg_jax.config import build
+from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
+from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from configs import digits_features
 
 _RNG = np.random.default_rng(7)
@@ -33,7 +33,7 @@ def clean_classifier():
     small = {"channels": 8, "channel_mult": (1,), "norm_groups": 4, "head_channels": 8}
     with config.unlocked():
         config.model.update(small | {"attention_resolutions": ()})
-    exp = experiment.assemble(config, (8, 8, 1), 10)
+    exp = build.assemble(config, (8, 8, 1), 10)
     shapes = jax.eval_shape(exp.init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: 0.3 * rng.standard_normal(a.shape, np.float32), shapes)

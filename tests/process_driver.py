@@ -29,12 +29,12 @@ def train(workdir, seen, **overrides):
     """A run; what every device ended with, and which examples this process was given."""
     import jax
 
-    from cfg_jax import parallel
-    from cfg_jax.train import train
+    from cfg_jax.runtime import devices
+    from cfg_jax.training.run import train
     from tests import tiny
 
     batches, last = [], {}
-    mapped = parallel.pmap_step
+    mapped = devices.pmap_step
 
     def watched(step):
         step = mapped(step)
@@ -47,11 +47,11 @@ def train(workdir, seen, **overrides):
 
         return call
 
-    parallel.pmap_step = watched
+    devices.pmap_step = watched
     try:
         train(tiny.tiny_config(**overrides), workdir)
     finally:
-        parallel.pmap_step = mapped
+        devices.pmap_step = mapped
     leaves = jax.tree.leaves(last["state"])
     on_devices = {
         f"leaf_{i}": np.stack([np.asarray(shard.data) for shard in leaf.addressable_shards])
@@ -65,15 +65,15 @@ def sample(workdir, seen):
     import jax
 
     import cfg_jax
-    from cfg_jax import distributed
-    from cfg_jax import keys as keys_lib
+    from cfg_jax.core import keys as keys_lib
+    from cfg_jax.runtime import processes
 
     model = cfg_jax.load(workdir)
-    index = distributed.share(np.arange(16))
+    index = processes.share(np.arange(16))
     keys = keys_lib.indexed(jax.random.key(3), index)
     own = model.sample_x(keys, labels=index % 10, w=1.5, num_steps=5)
     assert model.first_sample_seconds > 0
-    _save(seen, own=own, x=distributed.gather(own, 16))
+    _save(seen, own=own, x=processes.gather(own, 16))
 
 
 def load_each_its_own(workdirs, seen):
@@ -93,9 +93,10 @@ def load_each_its_own(workdirs, seen):
 def sample_to_files(workdir, folder):
     """70 samples in shards of 20, 18 at a time."""
     import cfg_jax
-    from cfg_jax import bulk, evaluation
+    from cfg_jax import evaluation
+    from cfg_jax.sampling import shards
 
-    bulk.sample_to_files(
+    shards.sample_to_files(
         cfg_jax.load(workdir),
         Path(folder),
         num_samples=70,
@@ -109,8 +110,8 @@ def evaluate(workdir, folder, seen, data_dir):
     """A cell and its reference, and the bound on the likelihood."""
     import cfg_jax
     from cfg_jax import data, evaluation
-    from cfg_jax.evaluate import likelihood
     from cfg_jax.evaluation import accumulate
+    from cfg_jax.evaluation.likelihood import likelihood
 
     accumulate.SAVE_SECONDS = 0.0  # after each batch, however long it takes
     model = cfg_jax.load(workdir)
@@ -137,8 +138,8 @@ def _network():
     import jax
     import jax.numpy as jnp
 
-    from cfg_jax import parallel
-    from cfg_jax.features import FeatureNetwork, Outputs
+    from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
+    from cfg_jax.runtime import devices
     from tests.plain_network import LOGITS, POOL
 
     matrices = [np.asarray(matrix, np.float32) for matrix in (POOL, LOGITS)]
@@ -147,8 +148,8 @@ def _network():
         pixels = images.reshape(len(images), 64).astype(jnp.float32)
         return Outputs(*(pixels @ matrix for matrix in matrices), None)
 
-    spread = parallel.pmap_batch(look)
-    matrices = parallel.replicate(matrices)
+    spread = devices.pmap_batch(look)
+    matrices = devices.replicate(matrices)
     return FeatureNetwork(
         "pixels",
         "sha",

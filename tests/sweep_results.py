@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from cfg_jax import configuration
+from cfg_jax.config.validate import to_json
 from cfg_jax.evaluation import Result
-from cfg_jax.features import INCEPTION
-from cfg_jax.published import TABLE_1
+from cfg_jax.evaluation.networks import INCEPTION
+from cfg_jax.study.paper_tables import TABLE_1
 from configs import digits, imagenet64, imagenet128
 
 
@@ -44,7 +44,7 @@ def made_result(w, fid, score, *, config=None, protocol=(), **swept):
     } | dict(protocol)
     record = {
         "seed": 0,
-        "config": configuration.to_json(config),
+        "config": to_json(config),
         "classifier_config": None,
         "versions": {"jax": "0.10.2"},
         "warnings": [],

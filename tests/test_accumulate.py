@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cfg_jax.evaluation import Sums, accumulate
-from cfg_jax.features import FeatureNetwork, Outputs
+from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
 from cfg_jax.metrics import inception_score
 from tests.plain_network import plain_network, seen
 

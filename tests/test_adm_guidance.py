@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import cfg_jax
-from cfg_jax.guidance import classifier_guidance, clipped, mean_shift
-from cfg_jax.timesteps import cosine_timesteps, linear_timesteps
-from cfg_jax.types import Prediction, eps_of
+from cfg_jax.core.guidance import classifier_guidance, clipped, mean_shift
+from cfg_jax.core.timesteps import cosine_timesteps, linear_timesteps
+from cfg_jax.core.types import Prediction, eps_of
 from tests.closed_form import alpha_sigma, forward, like, reverse
 
 SCHEDULES = {"linear_50": linear_timesteps(), "cosine_25": cosine_timesteps()}

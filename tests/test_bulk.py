@@ -15,8 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from cfg_jax import bulk, distributed, workdir_lock
 from cfg_jax.evaluation import Sampling
+from cfg_jax.runtime import processes
+from cfg_jax.sampling import shards
+from cfg_jax.storage.lock import hold
 from tests.tiny import pixel_model, tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +39,7 @@ def model():
 def draw(model, folder, **options):
     own = {"num_samples": N, "sampling": Sampling(w=W), "shard_size": 25, "batch_size": 7}
     options = own | options
-    return bulk.sample_to_files(model, folder, **options)
+    return shards.sample_to_files(model, folder, **options)
 
 
 def contents(folder):
@@ -222,7 +224,7 @@ def test_a_folder_of_another_checkpoint_or_model_is_refused(model, undisturbed):
 
 
 def test_the_manifest_says_what_the_samples_are(undisturbed):
-    described = json.loads((undisturbed / bulk.MANIFEST).read_text())
+    described = json.loads((undisturbed / shards.MANIFEST).read_text())
     assert described["settings"] | {"w": W, "seed": 0, "num_samples": N} == described["settings"]
     assert described["label_names"] == list("0123456789")
     assert "jax" in described["versions"]
@@ -230,7 +232,7 @@ def test_the_manifest_says_what_the_samples_are(undisturbed):
 
 def test_samples_of_unknown_settings_are_refused(model, tmp_path):
     draw(model, tmp_path)
-    path = tmp_path / bulk.MANIFEST
+    path = tmp_path / shards.MANIFEST
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(ValueError, match="cannot be read, or was altered"):
         draw(model, tmp_path)
@@ -254,9 +256,9 @@ def test_processes_draw_shards_of_their_own_that_make_the_folder_of_one(tmp_path
     folder = tmp_path / "several"
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     model = have(2)
-    monkeypatch.setattr(distributed, "wait_for_all", lambda what: None)
-    monkeypatch.setattr(distributed, "of_first", lambda value: value)
-    monkeypatch.setattr(distributed, "of_each", lambda number: [number] * 3)
+    monkeypatch.setattr(processes, "wait_for_all", lambda what: None)
+    monkeypatch.setattr(processes, "of_first", lambda value: value)
+    monkeypatch.setattr(processes, "of_each", lambda number: [number] * 3)
     made = []
     for process in range(3):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
@@ -268,7 +270,7 @@ def test_processes_draw_shards_of_their_own_that_make_the_folder_of_one(tmp_path
         there = {int(path.name.split("_")[1]) // 7 for path in folder.glob("*.npz")}
         made.append(there.difference(*made))
     assert made == [{0, 3, 6}, {1, 4, 7}, {2, 5, 8}]
-    bulk.check_complete(folder, N)
+    shards.check_complete(folder, N)
     for found, wanted in zip(contents(folder), contents(tmp_path / "alone"), strict=True):
         np.testing.assert_array_equal(found, wanted)
 
@@ -284,7 +286,7 @@ def test_processes_draw_shards_of_their_own_that_make_the_folder_of_one(tmp_path
 def test_a_file_that_does_not_belong_is_told_of_before_any_sample(
     model, undisturbed, tmp_path, name, said
 ):
-    shutil.copy(undisturbed / bulk.MANIFEST, tmp_path)
+    shutil.copy(undisturbed / shards.MANIFEST, tmp_path)
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(OSError, match=said):
         draw(idle(model), tmp_path)
@@ -292,7 +294,7 @@ def test_a_file_that_does_not_belong_is_told_of_before_any_sample(
 
 def test_a_folder_that_another_program_draws_into_is_refused(model, tmp_path):
     folder = tmp_path / "samples"
-    give_back = workdir_lock.hold(f"{folder}.lock")
+    give_back = hold(f"{folder}.lock")
     with pytest.raises(ValueError, match="samples.lock: process .* is writing to this"):
         draw(idle(model), folder)
     assert not folder.exists()
@@ -307,7 +309,7 @@ def test_a_folder_that_another_program_draws_into_is_refused(model, tmp_path):
 
 
 def test_a_process_that_does_not_see_the_folder_is_named_by_all(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "of_each", lambda seen: [1, seen, 0])
+    monkeypatch.setattr(processes, "of_each", lambda seen: [1, seen, 0])
     with pytest.raises(ValueError, match="process 2 does not see .*: give a folder that all"):
         draw(idle(model), tmp_path)
 
@@ -319,7 +321,7 @@ def test_a_device_draws_as_many_at_a_time_for_any_number_of_processes(
 ):
     monkeypatch.setattr(jax, "process_count", lambda: processes)
     monkeypatch.setattr(jax, "local_device_count", lambda: devices)
-    assert bulk._even(batch_size, 1000) == of_device * devices
+    assert shards._even(batch_size, 1000) == of_device * devices
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from cfg_jax import manifest
-from cfg_jax.checkpoint import Checkpoints, SaveError, load_ema
-from cfg_jax.manifest import MismatchError
+from cfg_jax.storage import manifest
+from cfg_jax.storage.checkpoint import Checkpoints, SaveError, load_ema
+from cfg_jax.storage.manifest import MismatchError
 
 # Orbax drops coroutines when a read or a write fails.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -5,7 +5,8 @@ import ml_collections
 import pytest
 
 import configs
-from cfg_jax import configuration, experiment
+from cfg_jax.config import build
+from cfg_jax.config.validate import check_same_run, flatten, from_json, to_json, validate
 from configs import base
 from tests.tiny import tiny_config
 
@@ -18,13 +19,13 @@ def config_of(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_passes_its_own_checks(name):
-    configuration.validate(config_of(name), num_devices=8)
+    validate(config_of(name), num_devices=8)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "mixture"])
 def test_an_image_experiment_adds_no_field_to_the_base(name):
     fields, known = (
-        {field for field, _ in configuration.flatten(config.to_dict())}
+        {field for field, _ in flatten(config.to_dict())}
         for config in (config_of(name), base.get_config())
     )
     # A classifier is told no label, so it has no say in which labels it knows.
@@ -35,7 +36,7 @@ def test_an_image_experiment_adds_no_field_to_the_base(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_comes_back_from_json_as_it_was(name):
     config = config_of(name)
-    assert configuration.from_json(configuration.to_json(config)) == config
+    assert from_json(to_json(config)) == config
 
 
 def test_imagenet_configs_carry_the_paper_values():
@@ -91,20 +92,20 @@ def test_imagenet_configs_carry_the_paper_values():
 def test_a_value_out_of_range_is_named_with_what_is_allowed(field, value):
     config = tiny_config(**{field: value})
     with pytest.raises(ValueError, match=rf"config\.{field}.*(need|is not below)") as caught:
-        configuration.validate(config, num_devices=1)
+        validate(config, num_devices=1)
     assert "\n" not in str(caught.value)
 
 
 def test_a_batch_must_divide_over_devices_and_microbatches():
     config = tiny_config(**{"train.batch_size": 24, "train.num_microbatches": 2})
-    configuration.validate(config, num_devices=4)
+    validate(config, num_devices=4)
     with pytest.raises(ValueError, match=r"batch_size=24 on 8 devices.*multiple of 16"):
-        configuration.validate(config, num_devices=8)
+        validate(config, num_devices=8)
 
 
 def test_a_model_section_of_another_network_is_refused():
     with pytest.raises(ValueError, match=r"config\.model\.\w+ is no argument.*'mlp'"):
-        configuration.validate(tiny_config(network="mlp"), num_devices=1)
+        validate(tiny_config(network="mlp"), num_devices=1)
 
 
 @pytest.mark.parametrize(
@@ -121,12 +122,12 @@ def test_a_model_section_of_another_network_is_refused():
 )
 def test_settings_that_contradict_each_other_are_refused(overrides, said):
     with pytest.raises(ValueError, match=said) as caught:
-        configuration.validate(tiny_config(**overrides), num_devices=1)
+        validate(tiny_config(**overrides), num_devices=1)
     assert "\n" not in str(caught.value)
 
 
 def test_a_config_written_before_a_field_was_added_means_what_it_meant():
-    now = configuration.to_json(tiny_config())
+    now = to_json(tiny_config())
     before = {name: dict(now[name]) if isinstance(now[name], dict) else now[name] for name in now}
     for section, names in {
         "data": ["min_crop"],
@@ -139,19 +140,19 @@ def test_a_config_written_before_a_field_was_added_means_what_it_meant():
     }.items():
         for name in names:
             del before[section][name]
-    assert configuration.from_json(before) == tiny_config()
-    configuration.check_same_run(now, before, "runs/x")
+    assert from_json(before) == tiny_config()
+    check_same_run(now, before, "runs/x")
 
 
 def test_a_run_may_go_on_longer_but_not_with_another_seed():
-    before = configuration.to_json(tiny_config())
+    before = to_json(tiny_config())
     longer = tiny_config(**{"train.num_steps": 99, "sampling.num_steps": 7})
-    configuration.check_same_run(configuration.to_json(longer), before, "runs/x")
+    check_same_run(to_json(longer), before, "runs/x")
     with pytest.raises(ValueError, match=r"seed=5.*runs/x.*started with 0.*allow_config_change"):
-        configuration.check_same_run(configuration.to_json(tiny_config(seed=5)), before, "runs/x")
+        check_same_run(to_json(tiny_config(seed=5)), before, "runs/x")
 
 
 def test_two_heads_ask_the_network_for_twice_the_channels():
     config = tiny_config(**{"diffusion.prediction": "x_and_eps"})
-    assert experiment.assemble(config, (8, 8, 3), 10).network.out_channels == 6
+    assert build.assemble(config, (8, 8, 3), 10).network.out_channels == 6
     assert isinstance(config, ml_collections.ConfigDict)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import cfg_jax
-from cfg_jax import diffusion
-from cfg_jax.types import Prediction, eps_of, with_eps
+from cfg_jax.core import diffusion
+from cfg_jax.core.types import Prediction, eps_of, with_eps
 from tests.closed_form import PAIRS, alpha_sigma, forward, like, reverse
 
 LOGSNR_T, LOGSNR_S = PAIRS.T

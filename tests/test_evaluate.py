@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 import cfg_jax
-from cfg_jax import data, evaluate, experiment, likelihood
+from cfg_jax import data
+from cfg_jax.config import build
+from cfg_jax.core.likelihood import variational_bound
+from cfg_jax.evaluation import likelihood
 from tests.tiny import pixel_model, tiny_classifier, tiny_config
 
 N = 19
@@ -25,7 +28,7 @@ def model():
 @pytest.fixture(scope="module")
 def found(model, digits):
     options = dict(num_steps=3, logsnr_max=8.0, logvar_interp=0.5, num_examples=N)
-    return evaluate.likelihood(model, digits, batch_size=8, **options)
+    return likelihood.likelihood(model, digits, batch_size=8, **options)
 
 
 def alone(params):
@@ -37,7 +40,7 @@ def test_the_bound_is_the_mean_over_examples_of_each_examples_own_bound(model, d
     grid = cfg_jax.logsnr_grid(cfg_jax.cosine_schedule(-20, 8), 3)
     total = []
     for i in range(N):
-        nats = likelihood.variational_bound(
+        nats = variational_bound(
             jax.random.fold_in(jax.random.key(0), i)[None],
             predict,
             jnp.asarray(digits[i]["x"])[None],
@@ -54,7 +57,7 @@ def test_the_bound_is_the_mean_over_examples_of_each_examples_own_bound(model, d
 
 @pytest.mark.parametrize("batch_size", [N, 64])
 def test_the_bound_does_not_depend_on_the_batches(model, digits, found, batch_size):
-    other = evaluate.likelihood(
+    other = likelihood.likelihood(
         model,
         digits,
         num_steps=3,
@@ -84,8 +87,8 @@ def nearest_image(digits):
 def test_accuracy_falls_from_one_to_chance_as_noise_grows(digits, monkeypatch):
     classifier = pixel_model(tiny_classifier())
     known = nearest_image(digits)
-    monkeypatch.setattr(experiment.ClassifierExperiment, "log_probs", lambda self, params: known)
-    by_level = evaluate.accuracy(classifier, digits, [20.0, 0.0, -20.0], batch_size=64)
+    monkeypatch.setattr(build.ClassifierExperiment, "log_probs", lambda self, params: known)
+    by_level = likelihood.accuracy(classifier, digits, [20.0, 0.0, -20.0], batch_size=64)
     assert list(by_level) == [20.0, 0.0, -20.0]
     assert by_level[20.0] == 1.0
     assert 0.2 < by_level[0.0] < 1.0
@@ -99,9 +102,9 @@ def test_accuracy_counts_the_examples_that_are_right(digits, monkeypatch):
     def always_three(self, params):
         return lambda z, logsnr: jax.nn.log_softmax(jnp.zeros((len(z), 10)).at[:, 3].set(1.0))
 
-    monkeypatch.setattr(experiment.ClassifierExperiment, "log_probs", always_three)
+    monkeypatch.setattr(build.ClassifierExperiment, "log_probs", always_three)
     share = np.mean([digits[i]["label"] == 3 for i in range(N)])
-    by_level = evaluate.accuracy(classifier, digits, [1.0], num_examples=N, batch_size=8)
+    by_level = likelihood.accuracy(classifier, digits, [1.0], num_examples=N, batch_size=8)
     assert by_level == {1.0: pytest.approx(share)}
     assert 0 < share < 1
 
@@ -111,36 +114,36 @@ def test_data_of_another_shape_is_refused(digits, measure):
     shape = (16, 16, 1)
     with pytest.raises(ValueError, match=r"\(8, 8, 1\) with 10 labels.*trained on") as caught:
         if measure == "likelihood":
-            evaluate.likelihood(pixel_model(tiny_config(), shape=shape), digits)
+            likelihood.likelihood(pixel_model(tiny_config(), shape=shape), digits)
         else:
-            evaluate.accuracy(pixel_model(tiny_classifier(), shape=shape), digits, [0.0])
+            likelihood.accuracy(pixel_model(tiny_classifier(), shape=shape), digits, [0.0])
     assert "\n" not in str(caught.value)
 
 
 def test_data_with_other_labels_is_refused(digits):
     other = pixel_model(tiny_config(), label_names=("cat", "dog"))
     with pytest.raises(ValueError, match="10 labels, the model is for .* with 2"):
-        evaluate.likelihood(other, digits)
+        likelihood.likelihood(other, digits)
 
 
 def test_the_likelihood_of_an_upsampler_is_refused(digits):
     upsampler = pixel_model(tiny_config(**{"diffusion.low_res_size": 4}))
     with pytest.raises(ValueError, match="upsampler"):
-        evaluate.likelihood(upsampler, digits)
+        likelihood.likelihood(upsampler, digits)
 
 
 @pytest.mark.parametrize("end", [-20.0, -21.0, 20.5])
 def test_a_grid_that_ends_outside_the_schedule_is_refused(model, digits, end):
     with pytest.raises(ValueError, match=f"logsnr_max={end}: need a value above -20 and up to 20"):
-        evaluate.likelihood(model, digits, logsnr_max=end)
+        likelihood.likelihood(model, digits, logsnr_max=end)
 
 
 def test_a_discrete_schedule_ends_where_it_ends(digits):
     discrete = pixel_model(tiny_config(**{"diffusion.schedule": "linear"}))
     with pytest.raises(ValueError, match="logsnr_max=5.0: a discrete schedule ends at its own"):
-        evaluate.likelihood(discrete, digits, logsnr_max=5.0)
+        likelihood.likelihood(discrete, digits, logsnr_max=5.0)
 
 
 def test_the_data_of_a_run_are_opened_by_its_config(data_dir):
     trained = pixel_model(tiny_config(**{"data.data_dir": data_dir}))
-    assert len(evaluate.open_data(trained, "test")) == 297
+    assert len(likelihood.open_data(trained, "test")) == 297

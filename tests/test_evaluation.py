@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import cfg_jax
-from cfg_jax import evaluation, features, parallel
-from cfg_jax import keys as keys_lib
-from cfg_jax.evaluation import Reference, Sampling, accumulate, samples
+from cfg_jax import evaluation
+from cfg_jax.core import keys as keys_lib
+from cfg_jax.evaluation import Reference, Sampling, accumulate, networks
 from cfg_jax.metrics import Moments, frechet_distance, inception_score, precision_recall
+from cfg_jax.sampling import samples
 from tests.plain_network import clean_classifier, plain_network, seen
 from tests.tiny import shaken_model
 
@@ -80,11 +81,11 @@ def test_images_are_written_where_asked_for_only(result, drawn, model, tmp_path)
     assert without.path.parent.name == result.path.parent.name
 
 
-@pytest.mark.parametrize("batch_size, devices", [(1, 8), (7, 8), (64, 8), (7, 1)])
+@pytest.mark.parametrize("batch_size, count", [(1, 8), (7, 8), (64, 8), (7, 1)])
 def test_batch_size_and_devices_do_not_matter(
-    model, result, tmp_path, monkeypatch, batch_size, devices
+    model, result, tmp_path, monkeypatch, batch_size, count
 ):
-    if devices == 1:
+    if count == 1:
         local = jax.local_devices()[:1]
         monkeypatch.setattr(jax, "local_devices", lambda: local)
         monkeypatch.setattr(jax, "local_device_count", lambda: 1)
@@ -95,7 +96,7 @@ def test_batch_size_and_devices_do_not_matter(
             shape=model.shape,
             label_names=model.label_names,
         )
-        assert parallel.num_devices() == 1
+        assert devices.num_devices() == 1
     found = evaluate(model, tmp_path, batch_size=batch_size)
     assert found.metrics.keys() == result.metrics.keys()
     for name, value in found.metrics.items():
@@ -187,7 +188,7 @@ def test_a_classifier_guides_and_is_named(model, asked, tmp_path):
     options = {"sampling": Sampling(w=-1.0, classifier_w=2.0), "classifier": classifier}
     guided = evaluate(model, tmp_path, metrics=["is"], **options)
     assert asked[0]["classifier"] is classifier and asked[0]["classifier_w"] == 2.0
-    assert guided.swept["classifier"] == features.trained_network(classifier).sha256
+    assert guided.swept["classifier"] == networks.trained_network(classifier).sha256
     assert f"classifier {guided.swept['classifier'][:12]} 2 (eps)" in evaluation.report(guided)
     assert evaluate(model, tmp_path, metrics=["is"]).path != guided.path
 
@@ -278,7 +279,7 @@ def test_numbers_are_called_fid_with_inception_only(result):
     lines = evaluation.report(result).splitlines()
     assert lines[0].startswith("Frechet distance in pixels ")
     assert "FID" not in evaluation.report(result)
-    with_inception = evaluation.report(changed(result, network=features.INCEPTION)).splitlines()
+    with_inception = evaluation.report(changed(result, network=networks.INCEPTION)).splitlines()
     assert [line.split()[0] for line in with_inception[:3]] == ["FID", "sFID", "IS"]
     assert "all 30 images" in evaluation.report(result)
 

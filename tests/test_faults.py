@@ -26,13 +26,17 @@ import jax
 import numpy as np
 import pytest
 
-from cfg_jax import configuration, data, interruption, parallel, workdir_lock
-from cfg_jax.checkpoint import Checkpoints, load_ema
+from cfg_jax import data
+from cfg_jax.config.validate import check_same_run, from_json, to_json
 from cfg_jax.data.sources import ImageSource
-from cfg_jax.metric_log import MetricLog
-from cfg_jax.train import train
-from cfg_jax.train_state import make_train_step
-from cfg_jax.training_loop import Loop
+from cfg_jax.io.metric_log import MetricLog
+from cfg_jax.runtime import devices
+from cfg_jax.storage.checkpoint import Checkpoints, load_ema
+from cfg_jax.storage.lock import hold
+from cfg_jax.training import preemption
+from cfg_jax.training.loop import Loop
+from cfg_jax.training.run import train
+from cfg_jax.training.step import make_train_step
 from tests.tiny import parameters, pixel_networks, records, tiny_config, tiny_points
 
 ROOT = Path(__file__).parents[1]
@@ -198,7 +202,7 @@ def test_a_second_sigterm_while_it_saves_changes_nothing(finished, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save)
         after_step(patch, 3, lambda: signal.raise_signal(signal.SIGTERM))
-        with pytest.raises(interruption.Interrupted) as stop:
+        with pytest.raises(preemption.Interrupted) as stop:
             train(tiny_points(**EIGHT_STEPS, **{"train.checkpoint_every": 8}), tmp_path)
     assert (stop.value.step, stop.value.code) == (3, 75)
     assert signal.getsignal(signal.SIGTERM) == before
@@ -266,9 +270,9 @@ def test_when_one_of_two_processes_hangs_both_end(tmp_path):
 
 
 def test_a_run_goes_on_with_four_devices_then_two_then_one(finished, tmp_path):
-    for devices, steps in ((4, 3), (2, 6), (1, 8)):
+    for count, steps in ((4, 3), (2, 6), (1, 8)):
         code, out, err = ended(
-            tmp_path, devices=devices, overrides=EIGHT_STEPS | {"train.num_steps": steps}
+            tmp_path, devices=count, overrides=EIGHT_STEPS | {"train.num_steps": steps}
         )
         assert code == 0, err
     assert "resuming from step 6" in out
@@ -283,15 +287,15 @@ def test_a_step_that_forgets_to_average_shows_in_the_copies_of_its_state():
 
     optimizer = tiny_optimizer()
     step = make_train_step(quadratic, optimizer, seed=0, ema_decay=0.9, axis_name=None)
-    state = parallel.replicate(fresh(optimizer))
-    state, _ = parallel.pmap_step(step)(state, parallel.split_batch(batch_of(0)))
+    state = devices.replicate(fresh(optimizer))
+    state, _ = devices.pmap_step(step)(state, devices.split_batch(batch_of(0)))
     assert state.params["p"].sharding.is_fully_replicated
     copies = [np.asarray(shard.data) for shard in state.params["p"].addressable_shards]
     assert any((copy != copies[0]).any() for copy in copies)
 
 
 def tiny_optimizer():
-    from cfg_jax.train_state import create_optimizer
+    from cfg_jax.training.step import create_optimizer
 
     return create_optimizer(learning_rate=0.1, warmup_steps=0, b1=0.9, b2=0.99, grad_clip=1.0)
 
@@ -414,12 +418,12 @@ def test_a_lock_goes_with_the_process_that_held_it(tmp_path):
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match=f"process {holder.pid} on {socket.gethostname()}"):
-            workdir_lock.hold(path)
+            hold(path)
     finally:
         holder.kill()
         holder.wait()
     assert path.exists()
-    give_back = workdir_lock.hold(path)
+    give_back = hold(path)
     assert f"process {os.getpid()} " in path.read_text()
     give_back()
     assert not path.exists()
@@ -434,9 +438,9 @@ def test_a_lock_removed_while_it_is_taken_is_taken_anew(tmp_path, monkeypatch):
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    give_back = workdir_lock.hold(path)
+    give_back = hold(path)
     with pytest.raises(ValueError, match="is writing"):
-        workdir_lock.hold(path)
+        hold(path)
     give_back()
 
 
@@ -445,7 +449,7 @@ def test_where_there_are_no_locks_one_warning_says_so(tmp_path, monkeypatch, cap
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", missing)
-    workdir_lock.hold(tmp_path / "run.lock")()
+    hold(tmp_path / "run.lock")()
     assert "no locks" in caplog.text and not list(tmp_path.iterdir())
 
 
@@ -473,12 +477,10 @@ def test_a_run_goes_on_with_data_that_changed_only_when_told_to(tmp_path, monkey
 
 def test_a_run_older_than_the_print_of_its_examples_goes_on():
     now = {"meta": {"data": {"fingerprint": {"dataset": "digits", "content": 5}}}}
-    configuration.check_same_run(
-        now, {"meta": {"data": {"fingerprint": {"dataset": "digits"}}}}, "runs/x"
-    )
+    check_same_run(now, {"meta": {"data": {"fingerprint": {"dataset": "digits"}}}}, "runs/x")
     with pytest.raises(ValueError, match="content"):
         other = {"meta": {"data": {"fingerprint": {"dataset": "digits", "content": 6}}}}
-        configuration.check_same_run(now, other, "runs/x")
+        check_same_run(now, other, "runs/x")
 
 
 def test_one_poisoned_batch_is_left_out_and_counted(tmp_path, monkeypatch):
@@ -498,11 +500,11 @@ def test_one_poisoned_batch_is_left_out_and_counted(tmp_path, monkeypatch):
 
 
 def test_a_run_of_a_config_without_hang_seconds_goes_on():
-    before = configuration.to_json(tiny_points())
+    before = to_json(tiny_points())
     del before["train"]["hang_seconds"]
-    assert configuration.from_json(before) == tiny_points()
-    now = configuration.to_json(tiny_points(**{"train.hang_seconds": 5}))
-    configuration.check_same_run(now, before, "runs/x")
+    assert from_json(before) == tiny_points()
+    now = to_json(tiny_points(**{"train.hang_seconds": 5}))
+    check_same_run(now, before, "runs/x")
 
 
 # The list itself, and all of it at once.

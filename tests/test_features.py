@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from cfg_jax import experiment, features
+from cfg_jax.config import build
+from cfg_jax.evaluation import networks
 from cfg_jax.metrics import inception, inception_weights
-from cfg_jax.noisy_classifier import NoisyClassifier
+from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from tests.plain_network import clean_classifier
 
 
@@ -23,7 +24,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def network(classifier):
-    return features.trained_network(classifier)
+    return networks.trained_network(classifier)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_an_image_has_the_same_features_among_other_images(network, images, outp
 
 def test_a_network_is_known_by_its_data_and_its_parameters(classifier, network):
     assert network.name == "digits_features" and network.resize == "none"
-    again = features.trained_network(clean_classifier())
+    again = networks.trained_network(clean_classifier())
     assert again.sha256 == network.sha256 and len(network.sha256) == 64
     changed = jax.tree.map(np.array, classifier.params)
     changed["pool"]["proj"]["bias"][3] += 1e-6
@@ -66,12 +67,12 @@ def test_a_network_is_known_by_its_data_and_its_parameters(classifier, network):
         shape=classifier.shape,
         label_names=classifier.label_names,
     )
-    assert features.trained_network(other).sha256 != network.sha256
+    assert networks.trained_network(other).sha256 != network.sha256
 
 
 def test_images_of_another_size_are_refused_before_anything_is_compiled(classifier, monkeypatch):
-    monkeypatch.setattr(experiment.ClassifierExperiment, "features", None)
-    function = features.trained_network(classifier).function
+    monkeypatch.setattr(build.ClassifierExperiment, "features", None)
+    function = networks.trained_network(classifier).function
     with pytest.raises(ValueError, match=r"\(16, 16, 1\).*takes \(8, 8, 1\)"):
         function(np.zeros((2, 16, 16, 1), np.uint8))
 
@@ -94,8 +95,8 @@ def small_inception(tmp_path, monkeypatch):
 
 
 def test_grey_images_become_grey_rgb_for_inception(small_inception, images):
-    network = features.inception_network(small_inception)
-    assert network.name == features.INCEPTION and network.resize == "TF1 bilinear to 299"
+    network = networks.inception_network(small_inception)
+    assert network.name == networks.INCEPTION and network.resize == "TF1 bilinear to 299"
     grey, colour = network.function(images), network.function(images.repeat(3, axis=3))
     expected = 2 * images.mean(axis=(1, 2)).repeat(3, axis=1)
     for seen in (grey, colour):
@@ -105,4 +106,4 @@ def test_grey_images_become_grey_rgb_for_inception(small_inception, images):
 
 def test_weights_that_are_not_there_are_named_with_where_they_come_from(tmp_path):
     with pytest.raises(ValueError, match="is not there: get pt_inception-2015-12-05"):
-        features.inception_network(tmp_path / "no.safetensors")
+        networks.inception_network(tmp_path / "no.safetensors")

@@ -1,6 +1,7 @@
 """A bucket of fsspec's memory stands in for one of Google's, whose library is not needed for it."""
 
 import contextlib
+import importlib.util
 import json
 
 import fsspec
@@ -9,10 +10,11 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from cfg_jax import folders, images
 from cfg_jax.evaluation import accumulate, file_reference, read_result, reference
 from cfg_jax.evaluation.result import Result, write_result
-from cfg_jax.metric_log import MetricLog
+from cfg_jax.io import images
+from cfg_jax.io.files import folder
+from cfg_jax.io.metric_log import MetricLog
 from cfg_jax.metrics import load_statistics, save_statistics
 from tests.plain_network import plain_network
 from tests.test_accumulate import images_at, run
@@ -35,15 +37,15 @@ def bucket(monkeypatch):
     monkeypatch.setattr(Bucket, "store", {})
     for name in Bucket.protocol:
         fsspec.register_implementation(name, Bucket, clobber=True)
-    monkeypatch.setattr(folders.importlib.util, "find_spec", lambda name: name == "gcsfs" or None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "gcsfs" or None)
     monkeypatch.setenv("EPATH_USE_TF", "false")
-    return folders.folder("gs://bucket/run")
+    return folder("gs://bucket/run")
 
 
 def test_a_folder_of_the_file_system_is_that_of_its_user(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert folders.folder("~/runs/a") == tmp_path / "runs" / "a"
-    assert folders.folder(tmp_path) == tmp_path
+    assert folder("~/runs/a") == tmp_path / "runs" / "a"
+    assert folder(tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -56,15 +58,15 @@ def test_a_folder_of_the_file_system_is_that_of_its_user(monkeypatch, tmp_path):
 def test_a_place_that_cannot_be_opened_is_refused_and_never_made_here(
     monkeypatch, tmp_path, name, said
 ):
-    monkeypatch.setattr(folders.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=said):
-        folders.folder(name)
+        folder(name)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_bucket_is_named_as_before_and_stays_one_below(bucket):
-    below = folders.folder(bucket / "checkpoints")
+    below = folder(bucket / "checkpoints")
     assert str(below) == "gs://bucket/run/checkpoints" and not below.exists()
 
 
@@ -116,7 +118,7 @@ def test_a_reference_is_opened_where_a_person_says_its_images_too(bucket, monkey
     arrays = {"mu": moments.mean, "sigma": moments.covariance, "manifest": described}
     monkeypatch.setenv("HOME", str(tmp_path))
     for place in (str(bucket / "adm.npz"), "~/adm.npz"):
-        images.save_npz(folders.folder(place), **arrays, arr_0=images_seen)
+        images.save_npz(folder(place), **arrays, arr_0=images_seen)
         rows = file_reference(network, place, with_rows=True).rows
         np.testing.assert_array_equal(rows, network.function(images_seen).features)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfg_jax import generate
+from cfg_jax.sampling import strips
 from tests.tiny import pixel_model, tiny_classifier, tiny_config
 
 NEAR = {"diffusion.logsnr_min": -8.0, "diffusion.logsnr_max": 8.0, "sampling.num_steps": 3}
@@ -38,17 +38,17 @@ def upsampler():
     ],
 )
 def test_a_single_weight_stands_beside_each_of_the_other_kind(weights, by, expected):
-    assert generate.columns(weights, by) == expected
+    assert strips.columns(weights, by) == expected
 
 
 @pytest.mark.parametrize("by", [[1, 2], []])
 def test_weights_that_do_not_pair_are_refused(by):
     with pytest.raises(ValueError, match=f"3 guidance weights with {len(by)} of the classifier"):
-        generate.columns([0, 1, 3], by)
+        strips.columns([0, 1, 3], by)
 
 
 def test_a_row_is_one_key_and_one_label_at_every_weight(model):
-    x = generate.guided(model, 5, LABELS, [0.0, 2.0], samples_per_label=2, batch_size=3)
+    x = strips.guided(model, 5, LABELS, [0.0, 2.0], samples_per_label=2, batch_size=3)
     assert x.shape == (2, 2, 2, 8, 8, 1)
     for row, label in enumerate([3, 3, 1, 1]):
         key = jax.random.fold_in(jax.random.key(5), row)[None]
@@ -59,7 +59,7 @@ def test_a_row_is_one_key_and_one_label_at_every_weight(model):
 
 def test_each_column_has_its_own_weight_of_the_classifier(model, classifier):
     # Random parameters give small gradients: weights that show.
-    x = generate.guided(
+    x = strips.guided(
         model, 0, LABELS, [-1.0], classifier_weights=[0.0, 50.0], classifier=classifier
     )
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(np.arange(2))
@@ -74,12 +74,12 @@ def test_each_column_has_its_own_weight_of_the_classifier(model, classifier):
 def test_an_upsampler_enlarges_the_image_of_its_place_after_rounding(upsampler):
     rng = np.random.default_rng(0)
     small = rng.uniform(-1.2, 1.2, (2, 1, 3, 8, 8, 1)).astype(np.float32)
-    large = generate.upsampled(upsampler, 0, LABELS, small, batch_size=4)
+    large = strips.upsampled(upsampler, 0, LABELS, small, batch_size=4)
     assert large.shape == (2, 1, 3, 16, 16, 1)
     rounded = np.round((np.clip(small, -1, 1) + 1) * 127.5) / 127.5 - 1
-    again = generate.upsampled(upsampler, 0, LABELS, rounded.astype(np.float32), batch_size=6)
+    again = strips.upsampled(upsampler, 0, LABELS, rounded.astype(np.float32), batch_size=6)
     np.testing.assert_allclose(again, large, atol=1e-4)
-    swapped = generate.upsampled(upsampler, 0, LABELS, small[:, :, ::-1], batch_size=6)
+    swapped = strips.upsampled(upsampler, 0, LABELS, small[:, :, ::-1], batch_size=6)
     np.testing.assert_allclose(swapped[:, :, ::-1], large, atol=1e-4)
     assert np.abs(large[:, :, 0] - large[:, :, 1]).max() > 1e-2
 
@@ -95,8 +95,8 @@ def test_an_upsampler_has_noise_of_its_own(model, upsampler, monkeypatch):
         monkeypatch.setattr(drawing, "sample_x", sample_x)
 
     record("small", model), record("large", upsampler)
-    x = generate.guided(model, 0, LABELS, [0.0, 1.0])
-    generate.upsampled(upsampler, 0, LABELS, x)
+    x = strips.guided(model, 0, LABELS, [0.0, 1.0])
+    strips.upsampled(upsampler, 0, LABELS, x)
     assert keys["small"].shape == keys["large"].shape == (4, 2)
     # Rows share their keys across columns in each, and share none with the other.
     assert np.unique(keys["small"], axis=0).shape == np.unique(keys["large"], axis=0).shape
@@ -106,7 +106,7 @@ def test_an_upsampler_has_noise_of_its_own(model, upsampler, monkeypatch):
 
 def test_images_of_another_size_than_the_upsamplers_are_refused(upsampler):
     with pytest.raises(ValueError, match=r"images of \(4, 4, 1\) for an upsampler of \(8, 8, 1\)"):
-        generate.upsampled(upsampler, 0, LABELS, np.zeros((2, 1, 1, 4, 4, 1), np.float32))
+        strips.upsampled(upsampler, 0, LABELS, np.zeros((2, 1, 1, 4, 4, 1), np.float32))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_images_of_another_size_than_the_upsamplers_are_refused(upsampler):
 def test_an_upsampler_that_does_not_fit_is_refused(model, shape, overrides, label_names, said):
     other = pixel_model(tiny_config(**overrides), shape=shape, label_names=label_names)
     with pytest.raises(ValueError, match=said) as caught:
-        generate.check_cascade(model, other)
+        strips.check_cascade(model, other)
     assert "\n" not in str(caught.value)
 
 
@@ -141,7 +141,7 @@ def strip(model, classifier, upsampler, tmp_path_factory):
         upsampler_options={"batch_size": 2, "num_steps": None},
         samples_per_label=1,
     )
-    return arguments, generate.write_guidance_strip(
+    return arguments, strips.write_guidance_strip(
         model, folder, 7, LABELS, [0.0, -1.0], **arguments
     )
 
@@ -154,7 +154,7 @@ def test_the_files_hold_what_was_drawn_and_what_it_depends_on(model, strip):
         assert held["w"].tolist() == [0, -1] and held["classifier_w"].tolist() == [0, 2]
         assert held["labels"].tolist() == LABELS and held["label_names"].tolist() == ["3", "1"]
         assert (held["seed"], held["num_steps"], held["step"]) == (7, 3, model.step)
-        x = generate.guided(
+        x = strips.guided(
             model,
             7,
             LABELS,
@@ -175,7 +175,7 @@ def test_files_of_another_classifier_or_upsampler_stand_beside_the_first(model, 
         older = copy.copy(arguments[name])
         older.step -= 1
         changed = arguments | {name: older}
-        drawn = generate.write_guidance_strip(
+        drawn = strips.write_guidance_strip(
             model, archive.parent, 7, LABELS, [0.0, -1.0], **changed
         )
         names.add(drawn[0].name)
@@ -183,5 +183,5 @@ def test_files_of_another_classifier_or_upsampler_stand_beside_the_first(model, 
 
 
 def test_a_caption_names_the_classifier_only_where_it_guides():
-    assert generate.caption(0.5, 0.0) == "w = 0.5"
-    assert generate.caption(-1.0, 2.0) == "w = -1\nclassifier 2"
+    assert strips.caption(0.5, 0.0) == "w = 0.5"
+    assert strips.caption(-1.0, 2.0) == "w = -1\nclassifier 2"

@@ -8,7 +8,7 @@ from jax.scipy.special import logsumexp
 from jax.scipy.stats import norm
 
 import cfg_jax
-from cfg_jax.types import Prediction
+from cfg_jax.core.types import Prediction
 from tests.closed_form import Mixture, alpha_sigma, like
 
 MEANS = np.float32([[1.0, 0.0], [-0.5, 1.0], [0.2, -1.2]])
@@ -407,12 +407,12 @@ def test_a_tempered_score_is_that_of_the_density_to_a_power(temperature):
     standard = lambda z, logsnr: like(jnp.float32(sigma), z) * z  # noqa: E731
     score = jax.grad(lambda z: norm.logpdf(z, scale=np.sqrt(temperature)).sum())(Z)
     expected = -sigma[:, None] * np.asarray(score)
-    eps_hat = cfg_jax.guidance.tempered(standard, temperature)(Z, LOGSNR)
+    eps_hat = cfg_jax.core.guidance.tempered(standard, temperature)(Z, LOGSNR)
     np.testing.assert_allclose(eps_hat, expected, rtol=1e-5)
 
 
 def test_temperature_leaves_a_learned_variance_as_it_was():
     output = Prediction(jnp.ones((2, 3)), jnp.full((2, 3), 0.3))
-    tempered = cfg_jax.guidance.tempered(lambda z, logsnr: output, 0.5)(Z, LOGSNR)
+    tempered = cfg_jax.core.guidance.tempered(lambda z, logsnr: output, 0.5)(Z, LOGSNR)
     np.testing.assert_array_equal(tempered.eps_hat, 2 * np.ones((2, 3)))
     np.testing.assert_array_equal(tempered.logvar_interp, output.logvar_interp)

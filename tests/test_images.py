@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfg_jax import images
+from cfg_jax.io import images
 
 
 def test_every_grey_level_survives_the_way_to_x_and_back():

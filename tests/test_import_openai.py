@@ -15,8 +15,10 @@ import pytest
 from safetensors.numpy import save_file
 
 import cfg_jax
-from cfg_jax import checkpoint, configuration
+from cfg_jax.config.validate import from_json, to_json, validate
+from cfg_jax.core.types import eps_of
 from cfg_jax.interop import openai, openai_configs, run_folder, weight_files
+from cfg_jax.storage import checkpoint
 from launch.import_openai import import_checkpoint, run_config
 from tests import made_up
 
@@ -162,7 +164,7 @@ def test_a_loaded_import_predicts_as_the_network_that_was_imported(imported_run)
     assert model.schedule == network.schedule
     z = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 3)), jnp.float32)
     logsnr, labels = jnp.array([-3.0, 2.5]), jnp.array([3, 999])
-    predicted = jax.jit(lambda params: cfg_jax.types.eps_of(model.bind(params)(z, logsnr, labels)))
+    predicted = jax.jit(lambda params: eps_of(model.bind(params)(z, logsnr, labels)))
     expected = network.predict(z, logsnr, labels)
     np.testing.assert_allclose(predicted(model.params), expected, rtol=0, atol=2e-5)
     assert np.std(expected) > 0.1
@@ -194,8 +196,8 @@ def test_every_kind_of_network_is_loaded_as_what_it_is(tmp_path, name):
 @pytest.mark.parametrize("name", [name for name in openai.PRESETS if name not in TINY])
 def test_the_config_of_a_published_checkpoint_is_a_valid_one(name):
     config = run_config(name)
-    configuration.validate(config, num_devices=1)
-    back = configuration.from_json(json.loads(json.dumps(configuration.to_json(config))))
+    validate(config, num_devices=1)
+    back = from_json(json.loads(json.dumps(to_json(config))))
     assert back.to_dict() == config.to_dict()
     for field, value in openai.settings(name).items():
         section, _, key = field.rpartition(".")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax import keys
+from cfg_jax.core import keys
 
 per_example = jax.jit(keys.per_example, static_argnums=1)
 KEYS = [jax.random.fold_in(jax.random.key(3), i) for i in range(4)]

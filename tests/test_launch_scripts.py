@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cfg_jax import interruption
+from cfg_jax.training import preemption
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -473,7 +473,7 @@ def test_wait_ends_when_the_request_fails(service):
 
 PYTHON = f"""
 echo "$*"
-trap 'echo saving; exit {interruption.EXIT_CODE}' TERM
+trap 'echo saving; exit {preemption.EXIT_CODE}' TERM
 case "$*" in *wait*) while :; do sleep 0.05; done ;; esac
 exit "${{3#*=}}"
 """
@@ -513,7 +513,7 @@ def test_stop_lets_a_run_save_and_a_second_run_is_refused_before(worker):
     worker("start", "launch.train", "wait")
     assert worker("status") == "run: running"
     assert "error: a run is going on" in worker("start", "launch.train", "wait")
-    assert worker("stop") == f"run: exited {interruption.EXIT_CODE}"
+    assert worker("stop") == f"run: exited {preemption.EXIT_CODE}"
     assert worker("log").splitlines()[-1] == "saving"
     worker("start", "launch.train", "--code=0")
     assert eventually(lambda: worker("status"), "run: exited 0")
@@ -541,7 +541,7 @@ def test_the_code_is_kept_when_the_run_ends_as_its_shell_is_signalled(
     os.kill(pid, signal.SIGTERM)
     assert eventually(Path(f"/proc/{pid}").exists, False)
     hold.unlink()
-    assert eventually(lambda: worker("status"), f"run: exited {interruption.EXIT_CODE}")
+    assert eventually(lambda: worker("status"), f"run: exited {preemption.EXIT_CODE}")
 
 
 def test_a_disk_is_mounted_read_only_and_once(tmp_path):
@@ -624,9 +624,9 @@ def test_slurm_runs_one_step_and_hands_on_its_code(slurm, code):
 
 
 def test_slurm_queues_a_preempted_job_again(slurm):
-    calls, ended, output = slurm(interruption.EXIT_CODE, "launch.train", "--config=c")
+    calls, ended, output = slurm(preemption.EXIT_CODE, "launch.train", "--config=c")
     assert calls == [STEP, "scontrol requeue 17"]
-    assert ended == interruption.EXIT_CODE and "queued again" in output
+    assert ended == preemption.EXIT_CODE and "queued again" in output
 
 
 def test_a_task_of_slurm_takes_all_devices_of_a_node_that_it_has_to_itself(slurm):
@@ -733,7 +733,7 @@ def test_the_jobset_restarts_a_preempted_run_without_counting(jobset, job):
     (container,) = job["template"]["spec"]["containers"]
     assert first["action"] == second["action"] == "FailJob"
     codes = first["onExitCodes"]
-    assert codes["values"] == [interruption.EXIT_CODE] and codes["operator"] == "In"
+    assert codes["values"] == [preemption.EXIT_CODE] and codes["operator"] == "In"
     assert codes["containerName"] == container["name"]
     assert second["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     assert job["backoffLimit"] == 0 and job["template"]["spec"]["restartPolicy"] == "Never"
@@ -763,13 +763,13 @@ def test_xpk_is_given_the_same(job):
     (container,) = job["template"]["spec"]["containers"]
     assert words[:3] == ["xpk", "workload", "create"]
     assert shlex.split(options["command"]) == container["command"]
-    assert options["restart-on-exit-codes"] == str(interruption.EXIT_CODE)
+    assert options["restart-on-exit-codes"] == str(preemption.EXIT_CODE)
     grace = job["template"]["spec"]["terminationGracePeriodSeconds"]
     assert options["termination-grace-period-seconds"] == str(grace)
 
 
 def test_all_scripts_and_the_page_know_one_exit_code_and_one_number_of_restarts(jobset):
-    code = interruption.EXIT_CODE
+    code = preemption.EXIT_CODE
     for script in ("tpu_vm.sh", "slurm.sh"):
         assert re.search(rf"^PREEMPTED={code}\b", (LAUNCH / script).read_text(), re.MULTILINE)
     assert f"exits with code **{code}**" in PODS

@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import norm
 
 import cfg_jax
-from cfg_jax import likelihood
-from cfg_jax.types import Prediction
+from cfg_jax.core import likelihood
+from cfg_jax.core.types import Prediction
 from tests.closed_form import PAIRS, alpha_sigma, forward, like, reverse
 
 LOGSNR_T, LOGSNR_S = PAIRS.T

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import cfg_jax
-from cfg_jax import evaluate, evaluation
-from cfg_jax.oracles import triangle
+from cfg_jax import evaluation
+from cfg_jax.core.oracles import triangle
+from cfg_jax.evaluation import likelihood
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,10 +94,10 @@ def test_a_learned_variance_needs_fewer_bits_than_any_constant_one(tmp_path):
         **short,
         **{"diffusion.learned_variance": True, "diffusion.vlb_steps": 32},
     )
-    source = evaluate.open_data(constant, "test")
+    source = likelihood.open_data(constant, "test")
 
     def bits(model, logvar_interp):
-        found = evaluate.likelihood(
+        found = likelihood.likelihood(
             model,
             source,
             num_steps=32,
@@ -136,5 +137,5 @@ def test_digits_are_evaluated_through_a_classifier_of_their_own(tmp_path):
     assert guided.metrics["recall"] < plain.metrics["recall"] - 0.2
     assert guided.metrics["fid"] > plain.metrics["fid"]
     judge = cfg_jax.load(tmp_path / "features")
-    source = evaluate.open_data(model, "test")
-    assert evaluate.accuracy(judge, source, [20.0])[20.0] >= 0.97
+    source = likelihood.open_data(model, "test")
+    assert likelihood.accuracy(judge, source, [20.0])[20.0] >= 0.97

@@ -10,8 +10,8 @@ from scipy import stats
 from scipy.special import log_softmax
 
 import cfg_jax
-from cfg_jax import losses
-from cfg_jax.types import Prediction
+from cfg_jax.core import losses
+from cfg_jax.core.types import Prediction
 from tests.closed_form import Mixture, alpha_sigma, forward, like, reverse
 
 BATCH, SIZE = 64, 512

@@ -2,7 +2,7 @@ import json
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cfg_jax.metric_log import MetricLog, Pace, Progress
+from cfg_jax.io.metric_log import MetricLog, Pace, Progress
 
 
 def records(folder):
@@ -75,7 +75,7 @@ def test_on_a_terminal_progress_is_a_bar_with_the_loss_and_the_time_left(capsys,
 
 def test_pace_is_a_line_with_the_rate_where_there_is_no_terminal(capsys, monkeypatch):
     clock = iter([0.0, 4.0, 14.5, 20.0])
-    monkeypatch.setattr("cfg_jax.metric_log.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("cfg_jax.io.metric_log.time.monotonic", lambda: next(clock))
     pace = Pace(100, 400, "image")
     pace.advance(40)  # 4 s: too early for a line
     pace.advance(105)

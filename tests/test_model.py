@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import cfg_jax
-from cfg_jax import experiment, generate, parallel
+from cfg_jax.config import build
+from cfg_jax.runtime import devices
+from cfg_jax.sampling import strips
 from tests.tiny import (
     DIGITS,
     pixel_model,
@@ -62,9 +64,9 @@ def test_a_sample_is_the_same_in_any_batch_on_one_device_and_on_eight(model, siz
 
 def test_moving_w_labels_seed_and_variance_compiles_nothing_new(model, monkeypatch):
     traced = []
-    predict = experiment.Experiment.predict
+    predict = build.Experiment.predict
     counting = lambda *a, **k: traced.append(1) or predict(*a, **k)  # noqa: E731
-    monkeypatch.setattr(experiment.Experiment, "predict", counting)
+    monkeypatch.setattr(build.Experiment, "predict", counting)
     for seed, labels, w, logvar_interp, temperatures in [
         (0, [1, 2], 0.0, 0.0, (1, 1)),
         (1, [9, 10], 3.0, 0.7, (0.9, 1.1)),
@@ -128,11 +130,11 @@ def test_a_weight_per_sample_and_per_step_reach_their_place(model):
 
 
 def test_rows_of_a_strip_share_their_noise(model):
-    x = generate.guided(model, 0, [3, 5], [0.0, 0.0, 2.0], samples_per_label=2, batch_size=5)
+    x = strips.guided(model, 0, [3, 5], [0.0, 0.0, 2.0], samples_per_label=2, batch_size=5)
     assert x.shape == (2, 2, 3, 8, 8, 1)
     np.testing.assert_array_equal(x[:, :, 0], x[:, :, 1])
     assert np.abs(x[0, 0, 0] - x[0, 1, 0]).max() > 1e-3
-    whole = generate.guided(model, 0, [3, 5], [0.0, 0.0, 2.0], samples_per_label=2)
+    whole = strips.guided(model, 0, [3, 5], [0.0, 0.0, 2.0], samples_per_label=2)
     np.testing.assert_array_equal(x, whole)
 
 
@@ -159,7 +161,7 @@ def test_samples_of_other_settings_do_not_overwrite_each_other(model, tmp_path):
         ([3], [0.0], {"step": "ddim"}),
         ([3], [0.0], {"num_steps": 3}),
     ]:
-        paths.update(generate.write_guidance_strip(model, tmp_path, 0, labels, weights, **options))
+        paths.update(strips.write_guidance_strip(model, tmp_path, 0, labels, weights, **options))
     assert len(paths) == 10 and set(tmp_path.iterdir()) == paths
 
 
@@ -170,7 +172,7 @@ def test_samples_that_are_not_finite_are_not_turned_into_black_images(model):
 
 
 def test_a_strip_is_written_as_numbers_and_as_a_picture(model, tmp_path):
-    archive, picture = generate.write_guidance_strip(model, tmp_path, 0, [3, 5], [0.0, 2.0])
+    archive, picture = strips.write_guidance_strip(model, tmp_path, 0, [3, 5], [0.0, 2.0])
     with np.load(archive, allow_pickle=False) as arrays:
         assert arrays["images"].shape == (2, 1, 2, 8, 8, 1)
         assert arrays["label_names"].tolist() == ["3", "5"]
@@ -234,7 +236,7 @@ def pixels():
 def classifier():
     # Strong enough that its gradient shows beside the network's answer.
     drawn = pixel_model(tiny_classifier(), key=1)
-    drawn.params = parallel.replicate(jax.tree.map(lambda a: 2 * a, drawn.params))
+    drawn.params = devices.replicate(jax.tree.map(lambda a: 2 * a, drawn.params))
     return drawn
 
 
@@ -271,7 +273,7 @@ def by_hand(model, grid, *, step="ancestral", w=0.0, low_res=None, guide=None):
     for t, (logsnr, following) in enumerate(zip(grid, [*grid[1:], grid[-1]], strict=True), 1):
         every, sigma = jnp.full(3, logsnr), cfg_jax.alpha_sigma(logsnr)[1]
         output, other = predict(z, every, LABELS), predict(z, every, nulls)
-        eps_hat = (1 + w) * cfg_jax.types.eps_of(output) - w * cfg_jax.types.eps_of(other)
+        eps_hat = (1 + w) * cfg_jax.core.types.eps_of(output) - w * cfg_jax.core.types.eps_of(other)
         if form == "eps":
             eps_hat = eps_hat - sigma * shift(z, every)
         x_hat = jnp.clip(cfg_jax.predict_x(z, eps_hat, logsnr), -1, 1)
@@ -317,9 +319,9 @@ def test_a_classifier_of_weight_zero_is_none(pixels, classifier, form):
 
 def test_moving_the_classifiers_weight_or_parameters_compiles_nothing_new(classifier, monkeypatch):
     traced = []
-    log_probs = experiment.ClassifierExperiment.log_probs
+    log_probs = build.ClassifierExperiment.log_probs
     counting = lambda *a, **k: traced.append(1) or log_probs(*a, **k)  # noqa: E731
-    monkeypatch.setattr(experiment.ClassifierExperiment, "log_probs", counting)
+    monkeypatch.setattr(build.ClassifierExperiment, "log_probs", counting)
     model, other = pixel_model(tiny_config(**NEAR)), pixel_model(tiny_classifier(), key=2)
     drawn = [
         model.sample_x(jax.random.key(seed), labels=labels, classifier=given, classifier_w=by)
@@ -505,7 +507,7 @@ def test_a_small_image_for_a_model_that_is_no_upsampler_is_refused(pixels):
 
 def test_a_small_side_that_does_not_divide_the_large_one_is_refused():
     with pytest.raises(ValueError, match=r"low_res_size=3 for images of \(8, 8, 1\)"):
-        experiment.assemble(tiny_config(**{"diffusion.low_res_size": 3}), (8, 8, 1), 10)
+        build.assemble(tiny_config(**{"diffusion.low_res_size": 3}), (8, 8, 1), 10)
 
 
 def test_the_unet_of_an_upsampler_with_every_other_choice_samples():

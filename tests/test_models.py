@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cfg_jax import experiment
+from cfg_jax.config import build
 from cfg_jax.models import MLP
 from cfg_jax.models.layers import (
     Attention,
@@ -171,7 +171,7 @@ def test_rematerialisation_changes_neither_parameters_nor_gradients():
 def test_an_imagenet_network_has_the_published_number_of_parameters(config, millions):
     # Dhariwal & Nichol 2021, table 11. Theirs has 6 output channels and no null label.
     config = config.get_config()
-    exp = experiment.assemble(config, (config.data.image_size, config.data.image_size, 3), 1000)
+    exp = build.assemble(config, (config.data.image_size, config.data.image_size, 3), 1000)
     params = jax.eval_shape(exp.init, jax.random.key(0))
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     if not config.diffusion.learned_variance:

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 import cfg_jax
-from cfg_jax import data, experiment, noisy_classifier, parallel
-from cfg_jax.model import load_classifier, load_model
-from cfg_jax.noisy_classifier import NoisyClassifier
-from cfg_jax.train import make_step, train
-from cfg_jax.train_state import create_optimizer, create_train_state
+from cfg_jax import data
+from cfg_jax.config import build
+from cfg_jax.runtime import devices
+from cfg_jax.sampling import noisy_classifier
+from cfg_jax.sampling.model import load_classifier, load_model
+from cfg_jax.sampling.noisy_classifier import NoisyClassifier
+from cfg_jax.training.run import make_step, train
+from cfg_jax.training.step import create_optimizer, create_train_state
 from tests.tiny import (
     DIGITS,
     parameters,
@@ -73,7 +76,7 @@ def test_training_teaches_digits_where_they_can_be_seen_and_only_there(
 
 def test_the_step_of_the_true_network_keeps_the_form_of_its_state():
     config = tiny_classifier()
-    described = experiment.assemble(config, (8, 8, 1), 10)
+    described = build.assemble(config, (8, 8, 1), 10)
     optimizer = create_optimizer(
         learning_rate=0.1, warmup_steps=0, b1=0.9, b2=0.99, grad_clip=0.5, anneal_steps=9
     )
@@ -82,7 +85,7 @@ def test_the_step_of_the_true_network_keeps_the_form_of_its_state():
         "labels": np.zeros((8, 4), np.int32),
         "index": np.zeros((8, 4), np.int32),
     }
-    step = parallel.pmap_step(make_step(described, optimizer, config))
+    step = devices.pmap_step(make_step(described, optimizer, config))
     params = jax.eval_shape(described.init, jax.random.key(0))
     before = jax.eval_shape(lambda params: create_train_state(params, optimizer), params)
     after, metrics = jax.eval_shape(step, before, batch)

@@ -3,32 +3,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax import parallel
+from cfg_jax.runtime import devices
 
 
 def test_the_suite_runs_on_eight_devices():
-    assert parallel.num_devices() == 8
+    assert devices.num_devices() == 8
 
 
 def test_replicating_copies_so_that_donation_leaves_the_original():
     original = {"a": jnp.arange(4.0)}
-    placed = parallel.replicate(original)
-    bump = parallel.pmap_step(lambda state, batch: (jax.tree.map(lambda a: a + 1, state), ()))
-    new, _ = bump(placed, parallel.split_batch(np.zeros((8, 1))))
+    placed = devices.replicate(original)
+    bump = devices.pmap_step(lambda state, batch: (jax.tree.map(lambda a: a + 1, state), ()))
+    new, _ = bump(placed, devices.split_batch(np.zeros((8, 1))))
     np.testing.assert_array_equal(original["a"], np.arange(4.0))
     np.testing.assert_array_equal(new["a"], np.arange(4.0) + 1)
     assert new["a"].shape == (4,) and new["a"].sharding.is_fully_replicated
 
 
 def test_the_state_given_to_a_step_is_donated():
-    placed = parallel.replicate({"a": jnp.arange(4.0)})
-    step = parallel.pmap_step(lambda state, batch: (jax.tree.map(lambda a: a + 1, state), ()))
-    step(placed, parallel.split_batch(np.zeros((8, 1))))
+    placed = devices.replicate({"a": jnp.arange(4.0)})
+    step = devices.pmap_step(lambda state, batch: (jax.tree.map(lambda a: a + 1, state), ()))
+    step(placed, devices.split_batch(np.zeros((8, 1))))
     assert placed["a"].is_deleted()
 
 
 def test_device_d_gets_row_d_of_a_split_batch():
-    split = parallel.split_batch({"x": np.arange(16).reshape(16, 1)})["x"]
+    split = devices.split_batch({"x": np.arange(16).reshape(16, 1)})["x"]
     assert split.shape == (8, 2, 1)
     for shard in split.addressable_shards:
         row = shard.index[0].start
@@ -37,12 +37,12 @@ def test_device_d_gets_row_d_of_a_split_batch():
 
 def test_a_batch_that_devices_do_not_divide_is_refused_with_both_numbers():
     with pytest.raises(ValueError, match="batch of 12 on 8 devices"):
-        parallel.split_batch(np.zeros((12, 1)))
+        devices.split_batch(np.zeros((12, 1)))
 
 
 def test_prefetching_keeps_order_and_loses_nothing():
     batches = [np.full((8, 1), k) for k in range(5)]
-    got = [int(batch[0, 0, 0]) for batch in parallel.prefetch(iter(batches), size=2)]
+    got = [int(batch[0, 0, 0]) for batch in devices.prefetch(iter(batches), size=2)]
     assert got == [0, 1, 2, 3, 4]
 
 
@@ -54,12 +54,12 @@ def test_prefetching_reads_ahead_of_the_batch_in_use():
             read.append(k)
             yield np.full((8, 1), k)
 
-    next(parallel.prefetch(batches(), size=2))
+    next(devices.prefetch(batches(), size=2))
     assert read == [0, 1, 2]
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 13])
 def test_a_mapped_batch_of_any_size_gives_each_row_its_own_result(size):
-    square = parallel.pmap_batch(lambda shared, batch: shared * batch["x"] ** 2)
+    square = devices.pmap_batch(lambda shared, batch: shared * batch["x"] ** 2)
     x = np.arange(1.0, size + 1, dtype=np.float32)
     np.testing.assert_array_equal(square(jnp.float32(3), {"x": x}), 3 * x**2)

@@ -14,11 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax import configuration, data, experiment, parallel, train
+from cfg_jax import data
+from cfg_jax.config import build
+from cfg_jax.config.validate import to_json
 from cfg_jax.preflight import asking, compiling, planning, results, verdict, wording
 from cfg_jax.preflight.compiling import Compiled, Memory, compile_traced
 from cfg_jax.preflight.programs import Traced, trace
 from cfg_jax.preflight.topologies import CHIPS, SHAPES, check_compiler, topology
+from cfg_jax.runtime import devices
+from cfg_jax.training import run
 from tests.tiny import pixel_model, pixel_networks, tiny_classifier, tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -69,11 +73,11 @@ def test_the_step_that_is_compiled_is_the_one_that_trains(traced, data_dir):
     config = tiny_config(**{"data.data_dir": data_dir})
     with pixel_networks():
         source = data.open_source("digits", "train", data_dir=data_dir)
-        exp = experiment.assemble(config, source.shape, source.num_classes)
-        optimizer = train.make_optimizer(config)
-        state = parallel.replicate(jax.jit(train.make_create(config, exp, optimizer))())
-        step = parallel.pmap_step(train.make_step(exp, optimizer, config))
-        batch = parallel.split_batch(data.batches(source, seed=0, batch_size=16)[0])
+        exp = build.assemble(config, source.shape, source.num_classes)
+        optimizer = run.make_optimizer(config)
+        state = devices.replicate(jax.jit(run.make_create(config, exp, optimizer))())
+        step = devices.pmap_step(run.make_step(exp, optimizer, config))
+        batch = devices.split_batch(data.batches(source, seed=0, batch_size=16)[0])
         assert step.lower(state, batch).as_text() == traced["train"].lowered.as_text()
 
 
@@ -116,7 +120,7 @@ def test_a_sampler_exchanges_nothing_and_goes_round_every_step(found):
 
 
 def pmapped(function, *arguments, num_donated, gradient_bytes):
-    lowered = parallel.pmap_step(function).lower(*arguments)
+    lowered = devices.pmap_step(function).lower(*arguments)
     return compile_traced(Traced(lowered, 1, num_donated, gradient_bytes))
 
 
@@ -125,9 +129,9 @@ def test_a_step_that_keeps_its_state_gathers_or_needs_float64_is_told():
     batch = jnp.ones((8, 2, 8))
 
     def careless(state, batch):
-        everything = jax.lax.all_gather(batch, parallel.AXIS).reshape(-1, 8)
+        everything = jax.lax.all_gather(batch, devices.AXIS).reshape(-1, 8)
         grads = jax.grad(lambda w: jnp.sum((everything @ w) ** 2))(state["w"])
-        grads = jax.lax.pmean(jax.lax.pmean(grads, parallel.AXIS) * 2, parallel.AXIS)
+        grads = jax.lax.pmean(jax.lax.pmean(grads, devices.AXIS) * 2, devices.AXIS)
         return state["w"] - grads, grads.sum()
 
     compiled = pmapped(careless, state, batch, num_donated=2, gradient_bytes=8 * 8 * 4)
@@ -472,10 +476,10 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything(compiler, tm
 
 def test_a_copy_of_a_config_can_be_changed_and_leaves_it_alone():
     config = tiny_config()
-    before = configuration.to_json(config)
+    before = to_json(config)
     copy = asking.changed(config, {"model.remat": True, "train.batch_size": 48})
     assert copy.model.remat and copy.train.batch_size == 48
-    assert configuration.to_json(config) == before
+    assert to_json(config) == before
 
 
 def test_a_mistake_at_the_command_line_costs_one_line(tmp_path):

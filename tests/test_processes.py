@@ -16,7 +16,8 @@ import jax
 import numpy as np
 import pytest
 
-from cfg_jax import data, distributed, parallel
+from cfg_jax import data
+from cfg_jax.runtime import devices, processes
 from launch import program
 from tests.tiny import parameters, records
 
@@ -367,7 +368,7 @@ def test_a_mistake_ends_all_processes_with_one_line_each(tmp_path, digits):
 def test_flags_that_connect_to_nothing_are_refused(monkeypatch, arguments, said):
     without_cluster(monkeypatch)
     with pytest.raises(ValueError, match=said) as refused:
-        distributed.start(**arguments)
+        processes.start(**arguments)
     assert "\n" not in str(refused.value)
     assert not jax.distributed.is_initialized()
 
@@ -376,7 +377,7 @@ def test_a_first_process_that_does_not_answer_is_named_by_the_others(monkeypatch
     without_cluster(monkeypatch)
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(RuntimeError, match=f"--coordinator_address={address}: process 0 does not"):
-        distributed.start(
+        processes.start(
             coordinator_address=address, num_processes=2, process_id=1, timeout_seconds=0
         )
     assert not jax.distributed.is_initialized()
@@ -425,11 +426,11 @@ def test_a_cluster_is_known_by_what_it_tells_its_processes(monkeypatch, cluster)
         monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
     connected = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **how: connected.append(how))
-    assert distributed.start("auto") == max(count, 1)
+    assert processes.start("auto") == max(count, 1)
     assert len(connected) == (count > 1)
-    assert distributed.start("off") == 1
+    assert processes.start("off") == 1
     if count == 1:  # one process connects where a person insists
-        assert distributed.start("on") == 1 and len(connected) == 1
+        assert processes.start("on") == 1 and len(connected) == 1
     for how in connected:
         assert how["num_processes"] == count
 
@@ -439,7 +440,7 @@ def test_a_cluster_that_does_not_say_how_many_is_an_error_of_one_line(monkeypatc
     for name, value in (slurm(0, 1) | {"SLURM_NTASKS": "two"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="does not say how many .* give --distributed=off"):
-        distributed.start("auto")
+        processes.start("auto")
 
 
 @pytest.mark.parametrize(
@@ -457,7 +458,7 @@ def test_devices_that_do_not_go_together_are_refused_in_every_process(
     for process in range(len(counts)):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
         with pytest.raises((ValueError, RuntimeError), match=said):
-            distributed.check_devices(len(counts))
+            processes.check_devices(len(counts))
 
 
 def connect_program(monkeypatch):
@@ -465,7 +466,7 @@ def connect_program(monkeypatch):
     codes = []
     monkeypatch.setattr(program, "_connect", lambda saves: 2)
     monkeypatch.setattr(program, "_keep_compiled", lambda: None)
-    monkeypatch.setattr(distributed, "check_devices", lambda count: None)
+    monkeypatch.setattr(processes, "check_devices", lambda count: None)
     monkeypatch.setattr(program.app, "run", lambda main, **_: codes.append(main(["program"])))
     return codes
 
@@ -478,7 +479,7 @@ def test_a_mistake_found_after_connecting_ends_a_process_without_waiting(monkeyp
     left = []
     monkeypatch.setattr(program, "_leave", left.append)
     codes = connect_program(monkeypatch)
-    monkeypatch.setattr(program if where.startswith("_") else distributed, where, fail)
+    monkeypatch.setattr(program if where.startswith("_") else processes, where, fail)
     program.run(lambda argv: 0)
     assert left == codes == [2]
 
@@ -498,16 +499,16 @@ def test_what_the_first_process_refuses_is_refused_in_every_process(monkeypatch)
         raise ValueError("taken")
 
     told, done = [], []
-    monkeypatch.setattr(distributed, "of_first", lambda value: told.append(value) or "taken")
+    monkeypatch.setattr(processes, "of_first", lambda value: told.append(value) or "taken")
     for process in range(2):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
         with pytest.raises(ValueError, match="^taken$"):
-            distributed.by_first(refuse)
+            processes.by_first(refuse)
     assert told == ["taken", None]
-    monkeypatch.setattr(distributed, "of_first", lambda value: value)
-    distributed.by_first(lambda: done.append("by another"))
+    monkeypatch.setattr(processes, "of_first", lambda value: value)
+    processes.by_first(lambda: done.append("by another"))
     monkeypatch.setattr(jax, "process_index", lambda: 0)
-    distributed.by_first(lambda: done.append("by the first"))
+    processes.by_first(lambda: done.append("by the first"))
     assert done == ["by the first"]
 
 
@@ -521,29 +522,29 @@ def test_every_program_but_four_is_one_process_on_a_cluster_too():
     assert programs - alone == SEVERAL and len(alone) >= 6
 
 
-@pytest.mark.parametrize(("rows", "processes"), [(16, 4), (5, 4), (1, 3), (7, 2), (4, 1)])
-def test_shares_are_of_one_size_and_are_the_rows_side_by_side(monkeypatch, rows, processes):
+@pytest.mark.parametrize(("rows", "count"), [(16, 4), (5, 4), (1, 3), (7, 2), (4, 1)])
+def test_shares_are_of_one_size_and_are_the_rows_side_by_side(monkeypatch, rows, count):
     every = np.arange(10, 10 + rows)
-    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    monkeypatch.setattr(jax, "process_count", lambda: count)
     shares = []
-    for process in range(processes):
+    for process in range(count):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        shares.append(distributed.share(every))
+        shares.append(processes.share(every))
     assert len({len(share) for share in shares}) == 1
     np.testing.assert_array_equal(np.concatenate(shares)[:rows], every)
-    assert len(np.concatenate(shares)) < rows + processes
+    assert len(np.concatenate(shares)) < rows + count
 
 
 def test_one_process_has_all_rows_and_the_last_word():
     tree = {"a": np.arange(4.0), "b": None}
-    gathered = distributed.gather(tree, 3)
+    gathered = processes.gather(tree, 3)
     np.testing.assert_array_equal(gathered["a"], [0, 1, 2])
     assert gathered["b"] is None and gathered["a"].dtype == np.float64
-    assert distributed.of_first([1, "a"]) == [1, "a"] and distributed.is_first()
-    assert distributed.of_each(7) == [7]
-    distributed.wait_for_all("nobody")
-    placed = parallel.replicate({"a": np.ones(2)})
-    assert parallel.as_global(placed) is placed and parallel.as_local(placed) is placed
+    assert processes.of_first([1, "a"]) == [1, "a"] and processes.is_first()
+    assert processes.of_each(7) == [7]
+    processes.wait_for_all("nobody")
+    placed = devices.replicate({"a": np.ones(2)})
+    assert devices.as_global(placed) is placed and devices.as_local(placed) is placed
 
 
 CACHED = """

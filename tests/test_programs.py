@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cfg_jax import configuration
+from cfg_jax.config.validate import to_json
 from cfg_jax.interop import run_folder
 from tests.tiny import DIGITS, random_model, tiny_classifier
 
@@ -141,9 +141,7 @@ def write_classifier(workdir, side=8):
     """A run of an untrained classifier of square images with the digits' labels."""
     model = random_model(tiny_classifier(), shape=(side, side, 1))
     data = {"shape": [side, side, 1], "label_names": list(DIGITS), "fingerprint": {}}
-    run_folder.write(
-        workdir, model.params, config=configuration.to_json(model.config), meta={"data": data}
-    )
+    run_folder.write(workdir, model.params, config=to_json(model.config), meta={"data": data})
     return workdir
 
 
@@ -223,7 +221,7 @@ def test_a_figure_of_the_mixture_is_drawn(tmp_path):
 def test_guided_densities_are_densities_and_move_away_from_the_other_classes():
     import numpy as np
 
-    from cfg_jax import mixture_figure
+    from cfg_jax.study import mixture_figure
 
     mixture = mixture_figure.three_gaussians(0.5)
     cell = 2 * mixture_figure.REACH / 150

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cfg_jax.train import train
+from cfg_jax.training.run import train
 from tests.tiny import pixel_networks, tiny_config
 
 ROOT = Path(__file__).parents[1]

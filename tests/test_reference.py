@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cfg_jax import data, features
-from cfg_jax.evaluation import data_reference, file_reference, reference
+from cfg_jax import data
+from cfg_jax.evaluation import data_reference, file_reference, networks, reference
 from cfg_jax.metrics import FeatureStatistics, save_statistics
 from tests.plain_network import plain_network, seen
 
@@ -81,7 +81,7 @@ def test_a_file_of_another_network_is_refused_with_what_differs(source, tmp_path
 def inception(monkeypatch):
     """A network called Inception, as wide as the plain one."""
     monkeypatch.setattr(reference, "INCEPTION_WIDTHS", {"pool": 6, "spatial": 4})
-    return plain_network(features.INCEPTION, spatial=True)
+    return plain_network(networks.INCEPTION, spatial=True)
 
 
 def foreign(path, stored, **more):

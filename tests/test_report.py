@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from cfg_jax import plots, report
-from cfg_jax.published import TABLE_1
+from cfg_jax.study import plots, report
+from cfg_jax.study.paper_tables import TABLE_1
 from configs import digits
 from tests.sweep_results import made_result, paper_results
 
@@ -136,7 +136,7 @@ def test_plots_are_there_for_what_was_measured_and_points_lie_where_they_should(
 
 
 def _paper_curves():
-    from cfg_jax.curves import P_UNCOND, guidance_family
+    from cfg_jax.study.curves import P_UNCOND, guidance_family
 
     return guidance_family(paper_results(TABLE_1), P_UNCOND)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import cfg_jax
-from cfg_jax.types import Prediction
+from cfg_jax.core.types import Prediction
 from tests.closed_form import Mixture, alpha_sigma, forward, like, reverse
 
 SCHEDULE = cfg_jax.cosine_schedule()

@@ -7,14 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from cfg_jax import claims, curves, experiment, plots, sweep, sweep_files
-from cfg_jax.claims import FAILS, HOLDS, IN_PART, NOT_MEASURED
-from cfg_jax.curves import NUM_STEPS, P_UNCOND
+from cfg_jax.config import build
 from cfg_jax.evaluation import Reference, Sampling
-from cfg_jax.features import FeatureNetwork, Outputs
+from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
 from cfg_jax.metrics import Moments
-from cfg_jax.model import Model
-from cfg_jax.published import TABLE_1, TABLE_2, published
+from cfg_jax.sampling.model import Model
+from cfg_jax.study import claims, curves, files, plots, sweep
+from cfg_jax.study.claims import FAILS, HOLDS, IN_PART, NOT_MEASURED
+from cfg_jax.study.curves import NUM_STEPS, P_UNCOND
+from cfg_jax.study.paper_tables import TABLE_1, TABLE_2, published
 from configs import imagenet64
 from tests.sweep_results import made_result, paper_results
 from tests.test_long import ROOT, environment
@@ -195,20 +196,20 @@ def test_published_numbers_stand_beside_cells_of_the_same_model_sampler_and_prot
 
 def test_results_of_unlike_protocols_meet_in_no_table_plot_or_claim():
     results = GOOD + [made_result(2, 3.0, 9.0, protocol={"num_samples": 50})]
-    for build in (curves.tables, claims.check_claims, plots.frontiers):
+    for make in (curves.tables, claims.check_claims, plots.frontiers):
         with pytest.raises(ValueError, match="num_samples is 5000 in .* and 50 in"):
-            build(results)
+            make(results)
     mixed = curves.Curve("", "w", results)
-    for build in (plots.frontier, curves.guidance_table):
+    for make in (plots.frontier, curves.guidance_table):
         with pytest.raises(ValueError, match="num_samples"):
-            build([mixed])
+            make([mixed])
 
 
 def test_results_are_read_back_as_they_were_and_the_csv_has_every_number(tmp_path):
     results = GOOD + [made_result(0, 3.0, 8.2, noise_temperature=0.9)]
-    paths = sweep_files.write_numbers(tmp_path, results)
+    paths = files.write_numbers(tmp_path, results)
     assert sorted(path.name for path in paths) == sorted(p.name for p in tmp_path.iterdir())
-    assert sweep_files.read_results(tmp_path / "results.json") == results
+    assert files.read_results(tmp_path / "results.json") == results
     with (tmp_path / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["fid"]) for row in rows] == [r.metrics["fid"] for r in results]
@@ -217,14 +218,14 @@ def test_results_are_read_back_as_they_were_and_the_csv_has_every_number(tmp_pat
     assert json.loads(rows[0]["image_shape"]) == [8, 8, 1]
     (tmp_path / "results.json").write_text("[1]")
     with pytest.raises(ValueError, match="python -m launch.sweep"):
-        sweep_files.read_results(tmp_path / "results.json")
+        files.read_results(tmp_path / "results.json")
 
 
 @pytest.fixture(scope="module")
 def model():
     """Of the tiny config, its parameters noise."""
     config = tiny_config(**{"model.attention_resolutions": ()})
-    shapes = jax.eval_shape(experiment.assemble(config, SHAPE, 10).init, jax.random.key(0))
+    shapes = jax.eval_shape(build.assemble(config, SHAPE, 10).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: 0.1 * rng.standard_normal(a.shape, np.float32), shapes)
     return Model(config, params, step=4, shape=SHAPE, label_names=tuple("0123456789"))
@@ -371,6 +372,6 @@ def test_the_experiment_on_digits_ends_in_a_report_and_started_again_measures_no
         times = found
     assert "cell 9/9" in done.stdout and "Frechet distance in digits_features" in done.stdout
     assert (tmp_path / "digits" / "sweep" / "report.html").stat().st_size > 50_000
-    read = sweep_files.read_results(tmp_path / "digits" / "sweep" / "results.json")
+    read = files.read_results(tmp_path / "digits" / "sweep" / "results.json")
     assert sorted({result.swept["p_uncond"] for result in read}) == [0.1, 0.5]
     assert all("precision" in result.metrics for result in read)

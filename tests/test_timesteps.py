@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cfg_jax
-from cfg_jax.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
+from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
 
 LINEAR, COSINE = linear_timesteps(), cosine_timesteps()
 GOLDEN = {"linear_50": (LINEAR, 50), "cosine_25": (COSINE, 25)}

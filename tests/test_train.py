@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from cfg_jax import data, experiment, parallel
-from cfg_jax.train import diffusion_loss_fn, train
-from cfg_jax.train_state import create_optimizer, create_train_state, make_train_step
+from cfg_jax import data
+from cfg_jax.config import build
+from cfg_jax.runtime import devices
+from cfg_jax.training.run import diffusion_loss_fn, train
+from cfg_jax.training.step import create_optimizer, create_train_state, make_train_step
 from tests.tiny import parameters, records, tiny_points
 
 
@@ -80,7 +82,7 @@ def test_dropout_acts_in_training():
     keys = jax.random.split(jax.random.key(0), 16)
     losses = []
     for rate in (0.0, 0.5):
-        described = experiment.assemble(
+        described = build.assemble(
             tiny_points(**{"model.dropout": rate}), source.shape, source.num_classes
         )
         params = jax.jit(described.init)(jax.random.key(0))
@@ -93,7 +95,7 @@ def test_dropout_acts_in_training():
 def test_the_diffusion_step_with_dropout_agrees_on_one_device_and_on_eight():
     config = tiny_points(**{"train.batch_size": 16})
     source = data.open_source("mixture", "train", std=0.25, size=64)
-    described = experiment.assemble(config, source.shape, source.num_classes)
+    described = build.assemble(config, source.shape, source.num_classes)
     optimizer = create_optimizer(
         learning_rate=0.1, warmup_steps=0, b1=0.9, b2=0.99, grad_clip=0.5, weight_decay=0.0
     )
@@ -101,15 +103,15 @@ def test_the_diffusion_step_with_dropout_agrees_on_one_device_and_on_eight():
     settings = dict(seed=1, ema_decay=0.9)
     loss_fn = diffusion_loss_fn(described, p_uncond=0.3, weighting="eps")
     one = jax.jit(make_train_step(loss_fn, optimizer, **settings))
-    eight = parallel.pmap_step(
-        make_train_step(loss_fn, optimizer, axis_name=parallel.AXIS, **settings)
+    eight = devices.pmap_step(
+        make_train_step(loss_fn, optimizer, axis_name=devices.AXIS, **settings)
     )
     alone = create_train_state(params, optimizer)
-    spread = parallel.replicate(alone)
+    spread = devices.replicate(alone)
     order = data.batches(source, seed=0, batch_size=16)
     for k in range(3):
         alone, metrics = one(alone, order[k])
-        spread, spread_metrics = eight(spread, parallel.split_batch(order[k]))
+        spread, spread_metrics = eight(spread, devices.split_batch(order[k]))
         for name, pair in metrics.items():
             np.testing.assert_allclose(spread_metrics[name], pair, rtol=2e-4, atol=1e-4)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)

@@ -5,8 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from cfg_jax import parallel
-from cfg_jax.train_state import create_optimizer, create_train_state, make_train_step
+from cfg_jax.runtime import devices
+from cfg_jax.training.step import create_optimizer, create_train_state, make_train_step
 
 BATCH = 16
 
@@ -38,16 +38,16 @@ def run(num_steps, *, pmapped, grad_clip=0.5, num_microbatches=1, start=None, fi
         seed=3,
         ema_decay=0.9,
         num_microbatches=num_microbatches,
-        axis_name=parallel.AXIS if pmapped else None,
+        axis_name=devices.AXIS if pmapped else None,
     )
     state = start or fresh(optimizer)
     if pmapped:
-        state, step = parallel.replicate(state), parallel.pmap_step(step)
+        state, step = devices.replicate(state), devices.pmap_step(step)
     else:
         step = jax.jit(step)
     for k in range(first, first + num_steps):
         batch = batch_of(k)
-        state, metrics = step(state, parallel.split_batch(batch) if pmapped else batch)
+        state, metrics = step(state, devices.split_batch(batch) if pmapped else batch)
     return state, jax.device_get(metrics)
 
 
@@ -136,11 +136,11 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(poison):
 
 def test_a_nan_on_one_device_is_skipped_on_all():
     optimizer = optax.sgd(0.1)
-    step = make_train_step(quadratic, optimizer, seed=0, ema_decay=0.9, axis_name=parallel.AXIS)
+    step = make_train_step(quadratic, optimizer, seed=0, ema_decay=0.9, axis_name=devices.AXIS)
     batch = batch_of(0)
     batch["x"][5] = np.nan
     before = fresh(optimizer)
-    state, _ = parallel.pmap_step(step)(parallel.replicate(before), parallel.split_batch(batch))
+    state, _ = devices.pmap_step(step)(devices.replicate(before), devices.split_batch(batch))
     for shard in state.params["p"].addressable_shards:
         np.testing.assert_array_equal(shard.data, before.params["p"])
 

@@ -10,10 +10,11 @@ import pytest
 from flax import linen as nn
 
 import cfg_jax
-from cfg_jax import checkpoint, experiment
+from cfg_jax.config import build
 from cfg_jax.models import Classifier, UNet
 from cfg_jax.models.layers import Dropout
-from cfg_jax.noisy_classifier import NoisyClassifier
+from cfg_jax.sampling.noisy_classifier import NoisyClassifier
+from cfg_jax.storage import checkpoint
 from configs import digits, digits_classifier, mixture
 
 DIGITS = tuple("0123456789")
@@ -106,8 +107,8 @@ class PixelClassifier(Classifier):
 def pixel_networks():
     """What is assembled inside has these two networks for the U-Net and the classifier."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(experiment.NETWORKS, "unet", PixelUNet)
-        patch.setattr(experiment, "Classifier", PixelClassifier)
+        patch.setitem(build.NETWORKS, "unet", PixelUNet)
+        patch.setattr(build, "Classifier", PixelClassifier)
         yield
 
 
@@ -135,7 +136,7 @@ def shaken_model(workdir):
 
 def random_model(config, *, shape=(8, 8, 1), label_names=DIGITS, key=0):
     """A model, or a classifier, with parameters that no training made."""
-    described = experiment.assemble(config, shape, len(label_names))
+    described = build.assemble(config, shape, len(label_names))
     params = randomised(jax.eval_shape(described.init, jax.random.key(0)), key)
     kind = NoisyClassifier if config.network == "classifier" else cfg_jax.Model
     return kind(config, params, step=7, shape=shape, label_names=label_names)

@@ -3,7 +3,7 @@
 `open_source` gives random access to one split of a data set, `batches` its shuffled, endless
 sequence of batches, `iterate` reads that sequence ahead in the background, `prepare` writes a data
 set to disk, `label_names` knows its classes without it. This package alone knows tfds and grain;
-arrays leave it as NumPy, and placing them on devices is `cfg_jax.parallel`'s.
+arrays leave it as NumPy, and placing them on devices is `cfg_jax.runtime.devices`'s.
 """
 
 from cfg_jax.data.batching import batches, iterate

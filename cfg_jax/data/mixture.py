@@ -1,7 +1,7 @@
 """Which labelled points does a Gaussian mixture give, example by example?
 
 p(label = k) = weights[k] and p(x | label = k) = N(means[k], std[k]^2 I): data whose score is known
-in closed form (`cfg_jax.oracles`), in the same form as the image data sets of `sources`.
+in closed form (`cfg_jax.core.oracles`), in the same form as the image data sets of `sources`.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cfg_jax.oracles import triangle
+from cfg_jax.core.oracles import triangle
 
 SPLITS = ("train", "test")
 

@@ -13,8 +13,8 @@ refuses to put results of unlike protocols side by side.
 from cfg_jax.evaluation.cell import METRICS, check_request, evaluate
 from cfg_jax.evaluation.reference import Reference, data_reference, file_reference
 from cfg_jax.evaluation.result import Result, check_comparable, read_result, report, title
-from cfg_jax.evaluation.samples import LABEL_PLANS, Sampling
 from cfg_jax.evaluation.sums import Sums
+from cfg_jax.sampling.samples import LABEL_PLANS, Sampling
 
 __all__ = [
     "LABEL_PLANS",

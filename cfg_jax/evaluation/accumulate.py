@@ -20,11 +20,11 @@ import jax
 import numpy as np
 from absl import logging
 
-from cfg_jax import distributed
+from cfg_jax.evaluation.networks import FeatureNetwork
 from cfg_jax.evaluation.sums import Sums
-from cfg_jax.features import FeatureNetwork
-from cfg_jax.images import whole_file
-from cfg_jax.metric_log import Pace
+from cfg_jax.io.images import whole_file
+from cfg_jax.io.metric_log import Pace
+from cfg_jax.runtime import processes
 
 SAVE_SECONDS = 20.0
 STATE = "state.npz"
@@ -71,11 +71,11 @@ def accumulate(
     pace = Pace(position, total, "image")
     try:
         for index, images in _ahead(images_at, position, total, min(batch_size, total)):
-            outputs = distributed.gather(network.function(images), len(index))
+            outputs = processes.gather(network.function(images), len(index))
             seen = Sums.of(outputs, index)
             sums = seen if sums is None else sums.merge(seen)
             if keep_images:
-                record.add("images", distributed.gather(images, len(index)))
+                record.add("images", processes.gather(images, len(index)))
             if keep_rows:
                 record.add("rows", outputs.features)
             position += len(index)
@@ -83,7 +83,7 @@ def accumulate(
             record.save(position, sums, last=position == total)
     finally:
         pace.close()
-    distributed.wait_for_all("all images are looked at")
+    processes.wait_for_all("all images are looked at")
     return Accumulated(sums, _read_rows(folder) if keep_rows else None)
 
 
@@ -97,13 +97,13 @@ class _Record:
 
     def add(self, name: str, values: np.ndarray) -> None:
         """What grows with the images."""
-        if distributed.is_first():
+        if processes.is_first():
             self._pending.setdefault(name, []).append(values)
 
     def save(self, position: int, sums: Sums, *, last: bool) -> None:
         """Writes all that is known of the first `position` images, if it is time to."""
         due = last or time.monotonic() - self._saved_at >= SAVE_SECONDS
-        if not due or not distributed.is_first():
+        if not due or not processes.is_first():
             return
         for name, parts in self._pending.items():
             path = self._folder / f"{name}_{self._since:08d}_{position:08d}.npz"
@@ -130,7 +130,7 @@ def _ahead(
                 # The last batch is filled up, so that one shape is compiled.
                 filled = np.minimum(np.arange(first, first + batch_size), total - 1)
                 index = filled[: total - first]
-                ahead = index, thread.submit(images_at, distributed.share(filled))
+                ahead = index, thread.submit(images_at, processes.share(filled))
             if current is not None:
                 yield current[0], current[1].result()
 
@@ -144,12 +144,12 @@ def _begin(folder: Path, described: dict[str, Any]) -> tuple[int, Sums | None]:
     if jax.process_count() == 1:
         return _resume(folder, described)
     begun = None
-    if distributed.is_first():
+    if processes.is_first():
         folder.mkdir(parents=True, exist_ok=True)
         begun = _resume(folder, described)
-    distributed.wait_for_all("what was done before is known")
+    processes.wait_for_all("what was done before is known")
     position, sums = begun or _read_state(folder)[:2]
-    found = distributed.of_each(position if folder.is_dir() else -1)
+    found = processes.of_each(position if folder.is_dir() else -1)
     if len(set(found)) > 1:
         raise ValueError(
             f"{folder} holds {found} images as the processes see it, -1 where it is not there: "

@@ -10,16 +10,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cfg_jax import configuration, distributed, folders, manifest
+from cfg_jax.config.validate import to_json
 from cfg_jax.evaluation.accumulate import Accumulated, accumulate
+from cfg_jax.evaluation.networks import FeatureNetwork
 from cfg_jax.evaluation.reference import Reference
 from cfg_jax.evaluation.result import Result, read_result, write_result
-from cfg_jax.evaluation.samples import Sampling, check_samples, images_at, swept_fields
 from cfg_jax.evaluation.sums import SCORE_SPLIT
-from cfg_jax.features import FeatureNetwork
+from cfg_jax.io import files
 from cfg_jax.metrics import FeatureStatistics, Moments, frechet_distance, precision_recall
-from cfg_jax.model import Model
-from cfg_jax.noisy_classifier import NoisyClassifier
+from cfg_jax.runtime import processes
+from cfg_jax.sampling.model import Model
+from cfg_jax.sampling.noisy_classifier import NoisyClassifier
+from cfg_jax.sampling.samples import Sampling, check_samples, images_at, swept_fields
+from cfg_jax.storage import manifest
 
 METRICS = ("fid", "sfid", "is", "precision_recall")
 NEIGHBORS = 3
@@ -73,9 +76,9 @@ def evaluate(
     samples = {"num_samples": num_samples, "label_plan": label_plan, "ema": True}
     protocol = {**_network_fields(network), **samples, "image_shape": list(model.shape)}
     identity = {**protocol, **swept, "seed": seed}
-    cell = folders.folder(folder) / manifest.sha256_json(identity)[:16]
+    cell = files.folder(folder) / manifest.sha256_json(identity)[:16]
     path = cell / f"result_{reference.sha256[:16]}.json"
-    earlier = read_result(path) if distributed.of_first(path.exists()) else None
+    earlier = read_result(path) if processes.of_first(path.exists()) else None
     if earlier and _numbers(metrics) <= earlier.metrics.keys() and not save_images:
         return earlier
     seen = accumulate(
@@ -94,8 +97,8 @@ def evaluate(
         protocol, found = earlier.protocol | protocol, earlier.metrics | found
     record = {
         "seed": seed,
-        "config": configuration.to_json(model.config),
-        "classifier_config": classifier and configuration.to_json(classifier.config),
+        "config": to_json(model.config),
+        "classifier_config": classifier and to_json(classifier.config),
         "versions": manifest.versions(),
         "warnings": _rank_warnings(seen, reference, found),
     }

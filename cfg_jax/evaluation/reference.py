@@ -14,12 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cfg_jax import data, distributed, folders, manifest
+from cfg_jax import data
 from cfg_jax.evaluation.accumulate import STATE, accumulate
-from cfg_jax.features import INCEPTION, FeatureNetwork
-from cfg_jax.images import to_images
-from cfg_jax.metric_log import with_progress
+from cfg_jax.evaluation.networks import INCEPTION, FeatureNetwork
+from cfg_jax.io import files
+from cfg_jax.io.images import to_images
+from cfg_jax.io.metric_log import with_progress
 from cfg_jax.metrics import Moments, SavedStatistics, load_statistics, save_statistics
+from cfg_jax.runtime import processes
+from cfg_jax.storage import manifest
 
 MOST_ROWS = 10_000
 """Reference images of precision and recall: the customary number."""
@@ -78,7 +81,7 @@ def data_reference(
     if len(source.shape) != 3:
         raise ValueError(f"{source.name} has examples of shape {source.shape}: give images")
     identity = _identity(network, source)
-    place = folders.folder(folder) / f"reference_{manifest.sha256_json(identity)[:16]}"
+    place = files.folder(folder) / f"reference_{manifest.sha256_json(identity)[:16]}"
 
     def look(chosen: np.ndarray, place: Path, **options: Any):
         with ThreadPoolExecutor(num_threads) as threads:
@@ -97,14 +100,14 @@ def data_reference(
                 **options,
             )
 
-    if not distributed.of_first((place / STATISTICS).exists()):
+    if not processes.of_first((place / STATISTICS).exists()):
         sums = look(np.arange(len(source)), place).sums
-        if distributed.is_first():
+        if processes.is_first():
             with warnings.catch_warnings():  # of the rank, which a result speaks of
                 warnings.simplefilter("ignore")
                 save_statistics(place / STATISTICS, sums.pool, spatial=sums.spatial, **identity)
             (place / STATE).unlink()
-        distributed.wait_for_all("the reference is written")
+        processes.wait_for_all("the reference is written")
     rows = None
     if with_rows:
         chosen = np.arange(len(source))
@@ -203,7 +206,7 @@ def _check_foreign(network: FeatureNetwork, saved: SavedStatistics, path: str | 
 
 def _rows_of_images(network: FeatureNetwork, path: str | Path, batch_size: int) -> np.ndarray:
     try:
-        with folders.folder(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with files.folder(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             images = file["arr_0"] if "arr_0" in file.files else None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"the images arr_0 of {path} cannot be read: {error}") from error

@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cfg_jax import distributed
-from cfg_jax.features import INCEPTION
-from cfg_jax.folders import folder
-from cfg_jax.images import whole_file
+from cfg_jax.evaluation.networks import INCEPTION
+from cfg_jax.io import files
+from cfg_jax.io.images import whole_file
+from cfg_jax.runtime import processes
 
 NAMES = {
     "fid": ("FID", "Frechet distance"),
@@ -46,7 +46,7 @@ class Result(NamedTuple):
 
 def write_result(result: Result) -> None:
     """Writes the result at its path, whole or not at all; of several processes the first does."""
-    if not distributed.is_first():
+    if not processes.is_first():
         return
     fields = {name: value for name, value in result._asdict().items() if name != "path"}
     with whole_file(result.path) as file:
@@ -60,7 +60,7 @@ def read_result(path: str | Path) -> Result:
       ValueError: no such file, or not one of `write_result`.
     """
     try:
-        return Result(**json.loads(folder(path).read_text()), path=folder(path))
+        return Result(**json.loads(files.folder(path).read_text()), path=files.folder(path))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"{path} is no result of an evaluation ({type(error).__name__}): give a result_*.json "

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cfg_jax.features import Outputs
+from cfg_jax.evaluation.networks import Outputs
 from cfg_jax.metrics import FeatureStatistics, ScoreSums
 
 SCORE_SPLIT = 5_000

@@ -1,1 +1,1 @@
-"""Networks that other programs trained, as networks of ours."""
+"""Published checkpoints of other programs."""

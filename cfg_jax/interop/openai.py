@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
+from cfg_jax.core.types import Array
 from cfg_jax.interop import openai_names, weight_files
 from cfg_jax.interop.openai_configs import PRESETS, arguments, complete, preset, settings
 from cfg_jax.models import Classifier, UNet
-from cfg_jax.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
-from cfg_jax.types import Array
 
 __all__ = [
     "PRESETS",

@@ -55,7 +55,7 @@ def write(
       ValueError: as `check_free`.
       OSError: the folder cannot be written, or not all of it.
     """
-    from cfg_jax.checkpoint import Checkpoints
+    from cfg_jax.storage.checkpoint import Checkpoints
 
     folder = check_free(workdir) / "checkpoints"
     new = [place for place in (folder, *folder.parents) if not place.exists()]

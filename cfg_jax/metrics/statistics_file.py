@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cfg_jax.folders import folder
-from cfg_jax.images import save_npz
+from cfg_jax.io.files import folder
+from cfg_jax.io.images import save_npz
 from cfg_jax.metrics.moments import FeatureStatistics
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cfg_jax import configuration
+from cfg_jax.config.validate import from_json, to_json, validate
 from cfg_jax.preflight import results, verdict, wording
 from cfg_jax.preflight.compiling import compile_traced
 from cfg_jax.preflight.planning import plan
@@ -79,13 +79,13 @@ def _cases(config: Any, where: Topology, batch_sizes: Sequence[int]) -> list[tup
     sizes = [size * where.num_devices for size in batch_sizes] or [config.train.batch_size]
     cases = [(where, changed(config, {"train.batch_size": size})) for size in sizes]
     for _, case in cases:
-        configuration.validate(case, where.num_devices)
+        validate(case, where.num_devices)
     return cases
 
 
 def changed(config: Any, changes: dict[str, Any]) -> Any:
     """A copy of a config with other values of some fields, named "section.field"."""
-    copy = configuration.from_json(configuration.to_json(config))
+    copy = from_json(to_json(config))
     copy.update_from_flattened_dict(changes)
     return copy
 

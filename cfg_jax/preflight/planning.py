@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from cfg_jax import configuration
+from cfg_jax.config.validate import from_json, to_json
 from cfg_jax.preflight.compiling import Compiled, Memory, asks_for_float64, out_of_memory, read
 from cfg_jax.preflight.programs import trace
 from cfg_jax.preflight.topologies import Topology, devices, topology
@@ -44,7 +44,7 @@ def plan(config: Any, program: str, where: Topology) -> Compiled:
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as running:
         ours, theirs = spawn.Pipe(duplex=False)
-        arguments = configuration.to_json(config), program, where.name, theirs
+        arguments = to_json(config), program, where.name, theirs
         process = spawn.Process(target=_compile, args=arguments, daemon=True)
         with _dumping_to(folder):
             process.start()
@@ -89,7 +89,7 @@ def memory(allocations: str) -> Memory:
 def _compile(config: dict[str, Any], program: str, where: str, told: Connection) -> None:
     """What the process of its own does: tells what is known at once, and what goes wrong."""
     try:
-        traced = trace(configuration.from_json(config), program, devices(topology(where)))
+        traced = trace(from_json(config), program, devices(topology(where)))
         known = {"gradient_bytes": traced.gradient_bytes, "num_donated": traced.num_donated}
         told.send(known | {"float64": asks_for_float64(traced)})
         traced.lowered.compile()

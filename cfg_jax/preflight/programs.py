@@ -10,9 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cfg_jax import data, experiment, guided_sampler, parallel, train
+from cfg_jax import data
+from cfg_jax.config import build
 from cfg_jax.data.description import describe
-from cfg_jax.model import Model
+from cfg_jax.runtime.devices import pmap_rows, pmap_step
+from cfg_jax.sampling.model import Model
+from cfg_jax.sampling.program import make_draw
+from cfg_jax.training import run
 
 PROGRAMS = ("train", "sample")
 
@@ -63,8 +67,8 @@ def trace(config: Any, program: str, devices: list[Any]) -> Traced:
     Raises:
       ValueError: data whose shape is not known, or that the network does not take.
     """
-    shape, names = describe(**experiment.data_arguments(config))
-    exp = experiment.assemble(config, shape, len(names))
+    shape, names = describe(**build.data_arguments(config))
+    exp = build.assemble(config, shape, len(names))
     params = jax.eval_shape(exp.init, jax.random.key(0))
     if program == "sample":
         return _sampler(config, exp, params, shape, names, devices)
@@ -73,11 +77,11 @@ def trace(config: Any, program: str, devices: list[Any]) -> Traced:
 
 def _training_step(config: Any, exp: Any, devices: list[Any]) -> Traced:
     source = _Blank(exp.shape, 1)
-    optimizer = train.make_optimizer(config)
-    state = jax.eval_shape(train.make_create(config, exp, optimizer))
+    optimizer = run.make_optimizer(config)
+    state = jax.eval_shape(run.make_create(config, exp, optimizer))
     batch = data.batches(source, seed=config.seed, batch_size=2)[0]
     size = config.train.batch_size // len(devices)
-    step = parallel.pmap_step(train.make_step(exp, optimizer, config), devices)
+    step = pmap_step(run.make_step(exp, optimizer, config), devices)
     lowered = step.lower(state, _spread(batch, len(devices), size))
     gradient_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
     return Traced(lowered, size, len(jax.tree.leaves(state)), gradient_bytes)
@@ -88,7 +92,7 @@ def _sampler(
 ) -> Traced:
     plan, shared, batch = _asked_of_a_model(config, params, shape, names)
     size = config.train.batch_size // len(devices)
-    draw = parallel.pmap_rows(guided_sampler.make_draw(exp, plan), devices)
+    draw = pmap_rows(make_draw(exp, plan), devices)
     lowered = draw.lower(_shapes(shared), _spread(batch, len(devices), size))
     return Traced(lowered, size, 0, 0)
 

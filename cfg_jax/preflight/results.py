@@ -19,10 +19,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cfg_jax import configuration, manifest
+from cfg_jax.config.validate import to_json
 from cfg_jax.preflight import verdict
 from cfg_jax.preflight.compiling import Compiled
 from cfg_jax.preflight.topologies import Topology, topology
+from cfg_jax.storage import manifest
 
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 _PACKAGE = Path(__file__).parents[1]
@@ -70,7 +71,7 @@ def question(
         package: manifest.version(package) for package in ("jaxlib", "libtpu")
     }
     depends_on = {
-        "config": configuration.to_json(config),
+        "config": to_json(config),
         "topology": where.name,
         "program": program,
         "code": code,

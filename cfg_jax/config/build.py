@@ -1,0 +1,178 @@
+"""What does a config describe?
+
+The place where a ConfigDict becomes a network, a schedule and what they mean together: a Predict,
+or a classifier of noisy data. Training and sampling share it; below the programs nobody sees a
+config. Its checks are `validate`'s.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from cfg_jax.core.diffusion import as_predict
+from cfg_jax.core.samplers import ancestral_step, ddim_step
+from cfg_jax.core.schedules import CosineSchedule, cosine_schedule
+from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
+from cfg_jax.core.types import Array, Predict
+from cfg_jax.models import MLP, Classifier, UNet
+
+Schedule = CosineSchedule | DiscreteSchedule
+
+NETWORKS = {"unet": UNet, "mlp": MLP, "classifier": Classifier}
+STEPS: dict[str, Callable] = {"ancestral": ancestral_step, "ddim": ddim_step}
+SCHEDULES: dict[str, Callable[[ConfigDict], Schedule]] = {
+    "continuous": lambda diffusion: cosine_schedule(diffusion.logsnr_min, diffusion.logsnr_max),
+    "linear": lambda diffusion: linear_timesteps(),
+    "cosine": lambda diffusion: cosine_timesteps(),
+}
+
+
+class Experiment(NamedTuple):
+    """A denoising network and what its output means.
+
+    network: module (z, noise, labels, dropout_keys) -> output; an upsampler's takes low_res too.
+    schedule: u -> logsnr.
+    prediction: what the output is, a key of HEADS.
+    learned_variance: whether the output's last C channels are the variance's.
+    shape: of one example, (H, W, C) or (D,).
+    null_label: num_classes, the label that stands for none.
+    label_input: which labels the network knows, see `UNet`.
+    low_res_size: side of the image that an upsampler enlarges; 0 for another network.
+    """
+
+    network: Any
+    schedule: Schedule
+    prediction: str
+    learned_variance: bool
+    shape: tuple[int, ...]
+    null_label: int
+    label_input: str
+    low_res_size: int
+
+    def predict(
+        self, params: Any, dropout_keys: Array | None = None, low_res: Array | None = None
+    ) -> Predict:
+        """The network as a Predict; call it inside the jitted function that uses it.
+
+        Args:
+          params: of the network.
+          dropout_keys: [B] or None for none.
+          low_res: [B, h, w, C] that an upsampler enlarges; repeated for a batch of 2B.
+        """
+
+        def network(z, logsnr, labels):
+            noise = _noise(self.network, self.schedule, logsnr)
+            extra = {}
+            if low_res is not None:
+                extra["low_res"] = jnp.tile(low_res, (len(z) // len(low_res), 1, 1, 1))
+            variables = {"params": params}
+            return self.network.apply(variables, z, noise, labels, dropout_keys, **extra)
+
+        return as_predict(network, self.prediction, learned_variance=self.learned_variance)
+
+    def init(self, key: Array) -> Any:
+        """Fresh parameters; key is consumed."""
+        example = jnp.zeros((1, *self.shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+        extra = {}
+        if self.low_res_size:
+            sides = (self.low_res_size, self.low_res_size)
+            extra["low_res"] = jnp.zeros((1, *sides, self.shape[-1]))
+        return self.network.init(key, *example, **extra)["params"]
+
+
+class ClassifierExperiment(NamedTuple):
+    """A network that classifies noisy data.
+
+    network: module (z, noise, dropout_keys) -> logits.
+    schedule: u -> logsnr.
+    shape: of one example, (H, W, C).
+    num_classes: K.
+    """
+
+    network: Any
+    schedule: Schedule
+    shape: tuple[int, ...]
+    num_classes: int
+
+    def log_probs(
+        self, params: Any, dropout_keys: Array | None = None
+    ) -> Callable[[Array, Array], Array]:
+        """(z [B, ...], logsnr [B]) -> log p(label | z) of every label [B, K]."""
+
+        def network(z, logsnr):
+            noise = _noise(self.network, self.schedule, logsnr)
+            return jax.nn.log_softmax(
+                self.network.apply({"params": params}, z, noise, dropout_keys)
+            )
+
+        return network
+
+    def features(self, params: Any, x: Array) -> tuple[Array, Array]:
+        """What the last projection is given [B, D], and the logits [B, K], of clean x [B, ...].
+
+        x is taken for a z at the schedule's highest logsnr.
+        """
+        logsnr = jnp.full(x.shape[:1], self.schedule.logsnr_max, jnp.float32)
+        noise = _noise(self.network, self.schedule, logsnr)
+        logits, found = self.network.apply({"params": params}, x, noise, mutable="intermediates")
+        return found["intermediates"]["pool"]["pooled"][0], logits
+
+    def init(self, key: Array) -> Any:
+        """Fresh parameters; key is consumed."""
+        return self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros(1))["params"]
+
+
+def _noise(network: Any, schedule: Schedule, logsnr: Array) -> Array:
+    """The noise level in the form that the network takes it: logsnr, or the timestep."""
+    takes_timestep = getattr(network, "noise_input", "logsnr") == "timestep"
+    return schedule.timestep(logsnr) if takes_timestep else logsnr
+
+
+def data_arguments(config: ConfigDict) -> dict[str, Any]:
+    """What `data.open_source` is given besides the split, which training alone is tied to."""
+    arguments = {
+        name: value
+        for name, value in config.data.items()
+        if name not in ("split", "random_flip", "min_crop", "num_threads")
+    }
+    optional = {name: arguments[name] or None for name in ("data_dir", "image_size")}
+    return arguments | optional
+
+
+def assemble(
+    config: ConfigDict, shape: tuple[int, ...], num_classes: int
+) -> Experiment | ClassifierExperiment:
+    """The experiment that `config` describes, for data of one shape and number of classes.
+
+    Raises:
+      ValueError: an upsampler's low_res_size that does not divide the image.
+    """
+    diffusion = config.diffusion
+    schedule = SCHEDULES[diffusion.schedule](diffusion)
+    arguments = dict(config.model, num_classes=num_classes)
+    if config.network != "mlp" and isinstance(schedule, DiscreteSchedule):
+        arguments["noise_input"] = "timestep"
+    if config.network == "classifier":
+        network = Classifier(**arguments)
+        return ClassifierExperiment(network, schedule, tuple(shape), num_classes)
+    if diffusion.low_res_size and shape[0] % diffusion.low_res_size:
+        raise ValueError(
+            f"config.diffusion.low_res_size={diffusion.low_res_size} for images of {shape}: need "
+            "a side that divides theirs"
+        )
+    heads = 2 if diffusion.prediction == "x_and_eps" else 1
+    return Experiment(
+        NETWORKS[config.network](
+            out_channels=(heads + diffusion.learned_variance) * shape[-1], **arguments
+        ),
+        schedule,
+        diffusion.prediction,
+        diffusion.learned_variance,
+        tuple(shape),
+        num_classes,
+        config.model.get("label_input", "with_null"),
+        diffusion.low_res_size,
+    )

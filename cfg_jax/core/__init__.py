@@ -1,0 +1,1 @@
+"""The mathematics of guided diffusion as pure functions of arrays; imports jax alone."""

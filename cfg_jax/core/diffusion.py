@@ -1,0 +1,171 @@
+"""What does a log-SNR do to data, and how are eps, x and v turned into each other?
+
+    z = alpha x + sigma eps,   alpha^2 = sigmoid(logsnr),   sigma^2 = sigmoid(-logsnr)
+    q(z_s | z_t, x) is Gaussian for logsnr_s > logsnr_t (`posterior`)
+
+Every function is elementwise in the data, whatever its shape [B, ...]; every logsnr is [] or [B].
+Which log-SNRs occur is left to `schedules`, what eps_hat is to guidance and networks.
+
+Source: Ho & Salimans 2022, "Classifier-Free Diffusion Guidance", section 2.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cfg_jax.core.types import Array, Predict, Prediction
+
+
+def expand(value: Array | float, z: Array) -> Array:
+    """`value` [], [B] or of z's rank, with trailing axes of one so that it multiplies z [B, ...].
+
+    Raises:
+      ValueError: any other shape.
+    """
+    value = jnp.asarray(value)
+    if value.ndim == 0 or value.ndim == z.ndim:
+        return value
+    if value.shape != z.shape[:1]:
+        raise ValueError(
+            f"a value of shape {value.shape} for data of shape {z.shape}: give a scalar or "
+            f"one number per example, [{z.shape[0]}]"
+        )
+    return value.reshape(value.shape + (1,) * (z.ndim - 1))
+
+
+def alpha_sigma(logsnr: Array) -> tuple[Array, Array]:
+    """alpha = sqrt(sigmoid(logsnr)), sigma = sqrt(sigmoid(-logsnr)); both of logsnr's shape."""
+    logsnr = jnp.asarray(logsnr, jnp.float32)
+    return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
+
+
+def diffuse(x: Array, eps: Array, logsnr: Array) -> Array:
+    """z = alpha x + sigma eps, a draw of q(z | x) when eps is standard normal.
+
+    Args:
+      x, eps: [B, ...].
+      logsnr: [] or [B].
+    """
+    alpha, sigma = alpha_sigma(expand(logsnr, x))
+    return alpha * x + sigma * eps
+
+
+def posterior(
+    z_t: Array, x: Array, logsnr_t: Array, logsnr_s: Array, *, logvar_interp: Array | float = 0.0
+) -> tuple[Array, Array]:
+    """Mean and log-variance of q(z_s | z_t, x), logsnr_s > logsnr_t: one step towards data.
+
+        mean   = exp(logsnr_t - logsnr_s) (alpha_s / alpha_t) z_t + (1 - exp(logsnr_t - logsnr_s)) alpha_s x
+        logvar = log(1 - exp(logsnr_t - logsnr_s)) + (1 - v) log sigma_s^2 + v log sigma_t^2
+
+    with v = `logvar_interp`: 0 is the posterior's own variance, 1 the variance of
+    q(z_t | z_s), between them the geometric interpolation of the reverse process.
+
+    Args:
+      z_t, x: [B, ...].
+      logsnr_t, logsnr_s: [] or [B].
+      logvar_interp: the paper's v in [0, 1]; [], [B] or the shape of z_t.
+
+    Returns:
+      mean [B, ...], and logvar of a shape that broadcasts against it; -inf where the two
+      log-SNRs are equal.
+
+    Source: Ho & Salimans 2022, equations 3 and 4.
+    """  # noqa: E501
+    logsnr_t = expand(jnp.asarray(logsnr_t, jnp.float32), z_t)
+    logsnr_s = expand(jnp.asarray(logsnr_s, jnp.float32), z_t)
+    interp = expand(logvar_interp, z_t)
+    log_sigmoid = jax.nn.log_sigmoid
+    log_ratio = logsnr_t - logsnr_s
+    alpha_s, _ = alpha_sigma(logsnr_s)
+    # alpha_s / alpha_t alone reaches 2e4 at the noise end; the product never exceeds one.
+    weight_z = jnp.exp(log_ratio + (log_sigmoid(logsnr_s) - log_sigmoid(logsnr_t)) / 2)
+    noise_share = -jnp.expm1(log_ratio)
+    mean = weight_z * z_t + noise_share * alpha_s * x
+    logvar = (
+        jnp.log(noise_share)
+        + (1 - interp) * log_sigmoid(-logsnr_s)
+        + interp * log_sigmoid(-logsnr_t)
+    )
+    return mean, logvar
+
+
+def predict_x(z: Array, eps_hat: Array, logsnr: Array) -> Array:
+    """x_hat = (z - sigma eps_hat) / alpha. Arrays [B, ...]; logsnr [] or [B]."""
+    alpha, sigma = alpha_sigma(expand(logsnr, z))
+    return (z - sigma * eps_hat) / alpha
+
+
+def predict_eps(z: Array, x_hat: Array, logsnr: Array) -> Array:
+    """eps_hat = (z - alpha x_hat) / sigma. Arrays [B, ...]; logsnr [] or [B]."""
+    alpha, sigma = alpha_sigma(expand(logsnr, z))
+    return (z - alpha * x_hat) / sigma
+
+
+def predict_v(x: Array, eps: Array, logsnr: Array) -> Array:
+    """v = alpha eps - sigma x (Salimans & Ho 2022, arXiv 2202.00512). Arrays [B, ...]."""
+    alpha, sigma = alpha_sigma(expand(logsnr, x))
+    return alpha * eps - sigma * x
+
+
+def predict_eps_from_v(z: Array, v_hat: Array, logsnr: Array) -> Array:
+    """eps_hat = sigma z + alpha v_hat. Arrays [B, ...]; logsnr [] or [B]."""
+    alpha, sigma = alpha_sigma(expand(logsnr, z))
+    return sigma * z + alpha * v_hat
+
+
+def predict_eps_from_x_and_eps(z: Array, x_and_eps: Array, logsnr: Array) -> Array:
+    """eps_hat = sigma (z - alpha x_head) + alpha^2 eps_head, the mean of two heads.
+
+    In x this is x_hat = sigma^2 x_head + alpha^2 x(eps_head), so each head counts where it is
+    the better conditioned one. Salimans & Ho 2022, arXiv 2202.00512, section 4.
+
+    Args:
+      z: [B, ..., C].
+      x_and_eps: [B, ..., 2C], x head first.
+      logsnr: [] or [B].
+    """
+    alpha, sigma = alpha_sigma(expand(logsnr, z))
+    x_head, eps_head = jnp.split(x_and_eps, 2, axis=-1)
+    return sigma * (z - alpha * x_head) + alpha**2 * eps_head
+
+
+HEADS: dict[str, Callable[[Array, Array, Array], Array]] = {
+    "eps": lambda z, output, logsnr: output,
+    "x": predict_eps,
+    "v": predict_eps_from_v,
+    "x_and_eps": predict_eps_from_x_and_eps,
+}
+
+
+def as_predict(
+    network: Callable[[Array, Array, Array], Array],
+    prediction: str,
+    *,
+    learned_variance: bool = False,
+) -> Predict:
+    """A Predict from a network whose output is eps, x, v, or x and eps on 2C channels.
+
+    Args:
+      network: (z [B, ...], logsnr [B], labels [B]) -> output [B, ...].
+      prediction: what the output means, one of `HEADS`.
+      learned_variance: the output's last C channels h are the variance's, and the Predict gives a
+        `Prediction` with logvar_interp = (h + 1) / 2 (Nichol & Dhariwal 2021, arXiv 2102.09672,
+        section 3.1; the map from h is ADM's).
+
+    Raises:
+      ValueError: an unknown prediction.
+    """
+    if prediction not in HEADS:
+        raise ValueError(f"prediction={prediction!r}: choose one of {', '.join(HEADS)}")
+    to_eps = HEADS[prediction]
+
+    def predict(z: Array, logsnr: Array, labels: Array) -> Array | Prediction:
+        output = network(z, logsnr, labels)
+        if not learned_variance:
+            return to_eps(z, output, logsnr)
+        heads, exponent = jnp.split(output, [output.shape[-1] - z.shape[-1]], axis=-1)
+        return Prediction(to_eps(z, heads, logsnr), (exponent + 1) / 2)
+
+    return predict

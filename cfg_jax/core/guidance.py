@@ -1,0 +1,232 @@
+"""How do labels steer a denoiser?
+
+    training   labels <- null_label with probability p_uncond
+    sampling   eps_hat = (1 + w) eps_hat(z, label) - w eps_hat(z, null)         classifier-free
+               eps_hat = eps_hat(z) - w sigma grad_z log p(label | z)           classifier
+
+`w` is the guidance weight of Ho & Salimans 2022: w = 0 is the conditional model, w = -1 the
+unconditional one. Imagen and Stable Diffusion speak of a scale s = 1 + w. ADM's classifier scale
+is w on a conditional model, and 1 + w on an unconditional one.
+
+Guidance composes denoisers, so its rules combine: a classifier can guide what classifier-free
+guidance gave. Networks, losses and samplers do not know of it. Only ADM's own two forms depend on
+the sampler: for DDIM the rule above on a `clipped` denoiser, for ancestral steps `mean_shift`.
+A learned variance stays as it was; of the two branches, the conditional one's is taken.
+"""
+
+import numbers
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.diffusion import alpha_sigma, expand, posterior, predict_eps, predict_x
+from cfg_jax.core.samplers import ancestral_step
+from cfg_jax.core.types import Array, Denoiser, Key, Predict, Prediction, eps_of, with_eps
+
+LogProb = Callable[[Array, Array], Array]
+"""(z [B, ...], logsnr [B]) -> log p(label | z) [B], each entry a function of its own z only."""
+
+
+def drop_labels(key: Key, labels: Array, *, p_uncond: float, null_label: int) -> Array:
+    """label <- null_label with probability p_uncond, each example for itself.
+
+    Ho & Salimans 2022, Algorithm 1, line 3.
+
+    Args:
+      key: [] or [B]; consumed.
+      labels: [B] int32.
+      p_uncond: probability in [0, 1].
+      null_label: the label that stands for "no label".
+
+    Returns:
+      [B] int32.
+    """
+    dropped = keys_lib.uniform(keys_lib.per_example(key, labels.shape[0])) < p_uncond
+    return jnp.where(dropped, null_label, labels)
+
+
+def weight_per_step(w: Array | float, num_steps: int, batch_size: int) -> Array:
+    """w [T, B] from a scalar, [B] per sample, [T] or [T, 1] per step, or [T, B].
+
+    A vector of length B is per sample, also where T equals B; [T, 1] is always per step.
+
+    Raises:
+      ValueError: any other shape.
+    """
+    w = jnp.asarray(w, jnp.float32)
+    allowed = [(), (batch_size,), (num_steps,), (num_steps, 1), (num_steps, batch_size)]
+    if w.shape not in allowed:
+        raise ValueError(
+            f"w of shape {w.shape}: give a scalar, [{batch_size}] per sample, [{num_steps}] or "
+            f"[{num_steps}, 1] per step, or [{num_steps}, {batch_size}]"
+        )
+    if w.shape == (num_steps,) and num_steps != batch_size:
+        w = w[:, None]
+    elif w.ndim == 1:
+        w = w[None, :]
+    return jnp.broadcast_to(w, (num_steps, batch_size))
+
+
+def classifier_free_guidance(
+    predict: Predict,
+    labels: Array,
+    w: Array | float,
+    *,
+    null_label: int,
+    logsnrs: Array | None = None,
+) -> Denoiser:
+    """eps_hat = (1 + w) predict(z, labels) - w predict(z, null), in one forward of 2B.
+
+    Ho & Salimans 2022, equation 6. Where w is the Python or NumPy number 0 or -1, only the branch
+    that counts is evaluated, a forward of B.
+
+    Args:
+      predict: (z, logsnr, labels) -> eps_hat.
+      labels: [B] int32.
+      w: guidance weight; [] or [B], or with `logsnrs` anything `weight_per_step` takes.
+      null_label: the label of the unconditional branch.
+      logsnrs: [T], the sampler's grid; names the step that each row of a per-step w belongs to.
+
+    Returns:
+      A Denoiser for batches of B.
+
+    Raises:
+      ValueError: labels or w of another shape; a batch that is not the labels' length.
+    """
+    labels = jnp.asarray(labels, jnp.int32)
+    if labels.ndim != 1:
+        raise ValueError(f"labels of shape {labels.shape}: give one per example, [B]")
+    nulls = jnp.full_like(labels, null_label)
+    if isinstance(w, numbers.Real) and w in (0, -1):
+        only = labels if w == 0 else nulls
+        return lambda z, logsnr: predict(z, _one_each(logsnr, z, labels), only)
+    weight_at = _weight_lookup(w, labels.shape[0], logsnrs)
+
+    def denoiser(z: Array, logsnr: Array) -> Array | Prediction:
+        logsnr = _one_each(logsnr, z, labels)
+        both = predict(
+            jnp.concatenate([z, z]),
+            jnp.concatenate([logsnr, logsnr]),
+            jnp.concatenate([labels, nulls]),
+        )
+        conditional = jax.tree.map(lambda a: a[: labels.size], both)
+        unconditional = eps_of(both)[labels.size :]
+        weight = expand(weight_at(logsnr), z)
+        eps_hat = (1 + weight) * eps_of(conditional) - weight * unconditional
+        return with_eps(conditional, eps_hat)
+
+    return denoiser
+
+
+def _one_each(logsnr: Array, z: Array, labels: Array) -> Array:
+    """logsnr [B] from [] or [B]; ValueError unless data z [B, ...] have one label each."""
+    if z.shape[:1] != labels.shape:
+        raise ValueError(f"labels of shape {labels.shape} for a batch of {z.shape[0]}: one each")
+    return jnp.broadcast_to(logsnr, labels.shape)
+
+
+def _weight_lookup(
+    w: Array | float, batch_size: int, logsnrs: Array | None
+) -> Callable[[Array], Array]:
+    """logsnr [B] -> w, [] or [B], of the step that logsnr belongs to."""
+    if logsnrs is None:
+        w = jnp.asarray(w, jnp.float32)
+        if w.shape not in [(), (batch_size,)]:
+            raise ValueError(
+                f"w of shape {w.shape}: give a scalar or [{batch_size}] per sample; "
+                "a weight per step needs `logsnrs`, the sampler's grid"
+            )
+        return lambda logsnr: w
+    table = weight_per_step(w, logsnrs.shape[0], batch_size)
+
+    def nearest(logsnr: Array) -> Array:
+        step = jnp.argmin(jnp.abs(logsnrs[:, None] - logsnr[None, :]), axis=0)
+        return table[step, jnp.arange(batch_size)]
+
+    return nearest
+
+
+def classifier_guidance(denoiser: Denoiser, log_prob: LogProb, w: Array | float) -> Denoiser:
+    """eps_hat = denoiser(z) - w sigma grad_z log p(label | z): Ho & Salimans 2022, section 3.1.
+
+    On an unconditional denoiser w + 1 takes the place that w has on a conditional one.
+
+    Args:
+      denoiser: (z, logsnr) -> eps_hat, guided already or not.
+      log_prob: (z, logsnr) -> log p(label | z) [B], of a classifier in evaluation mode.
+      w: guidance weight, [] or [B].
+    """
+
+    def guided(z: Array, logsnr: Array) -> Array | Prediction:
+        _, sigma = alpha_sigma(expand(logsnr, z))
+        output = denoiser(z, logsnr)
+        shift = expand(w, z) * sigma * _gradient(log_prob, z, logsnr)
+        return with_eps(output, eps_of(output) - shift)
+
+    return guided
+
+
+def clipped(denoiser: Denoiser) -> Denoiser:
+    """The eps_hat of the denoiser's x_hat after clipping it to [-1, 1].
+
+    `sample(..., clip_x=False, step=ddim_step)` with `classifier_guidance(clipped(denoiser), ...)`
+    is ADM's guided DDIM, algorithm 2: x_hat is clipped before guidance and not again after it.
+    """
+
+    def denoise(z: Array, logsnr: Array) -> Array | Prediction:
+        output = denoiser(z, logsnr)
+        x_hat = jnp.clip(predict_x(z, eps_of(output), logsnr), -1.0, 1.0)
+        return with_eps(output, predict_eps(z, x_hat, logsnr))
+
+    return denoise
+
+
+def tempered(denoiser: Denoiser, temperature: Array | float) -> Denoiser:
+    """eps_hat / temperature, the score of p(z)^(1 / temperature): sharper below 1.
+
+    No guidance: it knows no label, and is here to be compared with it. Dhariwal & Nichol 2021,
+    appendix G, where neither this nor less noise gives what guidance does.
+
+    Args:
+      denoiser: (z, logsnr) -> eps_hat, guided already or not.
+      temperature: [], above 0.
+    """
+
+    def denoise(z: Array, logsnr: Array) -> Array | Prediction:
+        output = denoiser(z, logsnr)
+        return with_eps(output, eps_of(output) / temperature)
+
+    return denoise
+
+
+def mean_shift(
+    log_prob: LogProb, w: Array | float, step: Callable[..., Array] = ancestral_step
+) -> Callable[..., Array]:
+    """z_s + w Sigma grad_z log p(label | z_t), z_s from an ancestral step of variance Sigma.
+
+    The step rule of ADM-G (Dhariwal & Nichol 2021, algorithm 1), its gradient taken at z_t and
+    logsnr_t as in the authors' program; the derivation takes it at the mean. In eps this is
+    another guidance than `classifier_guidance` of the same w: the two agree for small steps.
+    The last call of `sample`, which makes no step, is not guided; ADM's adds w Sigma grad there
+    too, with a Sigma of 1e-4 at most.
+
+    Args:
+      log_prob: (z, logsnr) -> log p(label | z) [B], of a classifier in evaluation mode.
+      w: ADM's scale, [] or [B]: guidance weight on a conditional model, w + 1 on another.
+      step: a step rule with normal noise of `posterior`'s variance.
+    """
+
+    def shifted(key, z_t, x_hat, logsnr_t, logsnr_s, *, logvar_interp=0.0, **options):
+        z_s = step(key, z_t, x_hat, logsnr_t, logsnr_s, logvar_interp=logvar_interp, **options)
+        _, logvar = posterior(z_t, x_hat, logsnr_t, logsnr_s, logvar_interp=logvar_interp)
+        gradient = _gradient(log_prob, z_t, jnp.broadcast_to(logsnr_t, z_t.shape[:1]))
+        return z_s + expand(w, z_t) * jnp.exp(logvar) * gradient
+
+    return shifted
+
+
+def _gradient(log_prob: LogProb, z: Array, logsnr: Array) -> Array:
+    """grad_z log p(label | z): [B, ...], with respect to nothing else."""
+    return jax.grad(lambda z: log_prob(z, logsnr).sum())(z)

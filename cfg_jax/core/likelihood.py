@@ -1,0 +1,332 @@
+"""How many bits does a model need for its data?
+
+    -log p(x) <= KL(q(z_1 | x) || N(0, I))                                             prior
+                 + sum over transitions of E KL(q(z_s | z_t, x) || p(z_s | z_t))       diffusion
+                 + E[-log p(x | z_T)]                                                  decoder
+
+z_1, ..., z_T are x at the log-SNRs of a sampler's grid, and p is that sampler: its steps have the
+mean of `posterior` at x_hat and a variance with the exponent v, `logvar_interp`; q's has v = 0.
+Everything is in nats, summed over the data axes, until `bits_per_dim`.
+
+Sources: Ho & Salimans 2022, section 2; Ho et al. 2020, arXiv 2006.11239, equations 5 and 13;
+Nichol & Dhariwal 2021, arXiv 2102.09672, section 3.1.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.diffusion import diffuse, expand, predict_x
+from cfg_jax.core.types import Array, Key, Predict, Prediction, eps_of
+
+
+def _sum_data_axes(values: Array) -> Array:
+    """[B] from [B, ...]."""
+    return jnp.sum(values, axis=tuple(range(1, values.ndim)))
+
+
+def _gaussian_kl(log_ratio: Array, distance: Array) -> Array:
+    """KL(N(m, s^2) || N(m', s'^2)) = (log_ratio + expm1(-log_ratio) + distance) / 2.
+
+    log_ratio = log(s'^2 / s^2), distance = (m - m')^2 / s'^2; they broadcast.
+    """
+    # The two terms in log_ratio cancel near 0, where a series holds the digits.
+    small = jnp.abs(log_ratio) < 0.1
+    r = jnp.where(small, log_ratio, 0.0)
+    series = r**2 * (1 / 2 - r * (1 / 6 - r * (1 / 24 - r / 120)))
+    return (jnp.where(small, series, log_ratio + jnp.expm1(-log_ratio)) + distance) / 2
+
+
+def prior_kl(x: Array, logsnr_min: Array | float) -> Array:
+    """KL(q(z | x) || N(0, I)) = sum (alpha^2 x^2 + sigma^2 - 1 - log sigma^2) / 2.
+
+    Args:
+      x: [B, ...].
+      logsnr_min: of z; [] or [B].
+
+    Returns:
+      [B], nats.
+    """
+    logsnr = expand(jnp.asarray(logsnr_min, jnp.float32), x)
+    return _sum_data_axes(_gaussian_kl(jax.nn.softplus(logsnr), jax.nn.sigmoid(logsnr) * x**2))
+
+
+def transition_kl(
+    z_t: Array,
+    x: Array,
+    x_hat: Array,
+    logsnr_t: Array,
+    logsnr_s: Array,
+    *,
+    logvar_interp: Array | float = 0.0,
+) -> Array:
+    """KL(q(z_s | z_t, x) || p(z_s | z_t)), the cost of one step.
+
+        sum (r + expm1(-r) + (snr_s - snr_t) exp(-r) (x - x_hat)^2) / 2,   r = v log(sigma_t^2 / sigma_s^2)
+
+    Both means hold the same share of z_t, so that no value depends on it.
+
+    Args:
+      z_t, x, x_hat: [B, ...].
+      logsnr_t, logsnr_s: [] or [B], logsnr_s >= logsnr_t.
+      logvar_interp: v of p, any real number; [], [B] or the shape of x.
+
+    Returns:
+      [B], nats; 0 where the two log-SNRs are equal.
+
+    Source: Ho et al. 2020, equation 8, with the variance of Ho & Salimans 2022, section 2.
+    """  # noqa: E501
+    logsnr_t = expand(jnp.asarray(logsnr_t, jnp.float32), z_t)
+    logsnr_s = expand(jnp.asarray(logsnr_s, jnp.float32), z_t)
+    # Each difference from the length of the step, which keeps its digits where steps are short.
+    log_variances = jnp.log1p(jax.nn.sigmoid(logsnr_t) * jnp.expm1(logsnr_s - logsnr_t))
+    snr_gain = -jnp.expm1(logsnr_t - logsnr_s) * jnp.exp(logsnr_s)
+    log_ratio = expand(logvar_interp, z_t) * log_variances
+    distance = snr_gain * jnp.exp(-log_ratio) * (x - x_hat) ** 2
+    return _sum_data_axes(_gaussian_kl(log_ratio, distance))
+
+
+def decoder_logvar(
+    logsnr_before: Array | float, logsnr_last: Array | float, logvar_interp: Array | float
+) -> Array:
+    """logvar of p(x | z_T) = log sigma_T^2 + (1 - v) log(1 - exp(logsnr_before - logsnr_last)).
+
+    The posterior of the step from z_T to x has no variance. So that of the step before, v = 0,
+    stands in for the lower bound; sigma_T^2 is the upper one, v goes between them geometrically.
+
+    Args:
+      logsnr_before, logsnr_last: the last two log-SNRs of a grid; [] or [B].
+      logvar_interp: v; [], [B] or [B, ...].
+
+    Returns:
+      Of the shape that the arguments broadcast to; finite also where the two log-SNRs are equal.
+
+    Source: Nichol & Dhariwal 2021, whose program clips the posterior's log-variance so at t = 0.
+    """
+    interp = jnp.asarray(logvar_interp, jnp.float32)
+    before, last = (jnp.asarray(logsnr, jnp.float32) for logsnr in (logsnr_before, logsnr_last))
+    if interp.ndim:
+        before, last = expand(before, interp), expand(last, interp)
+    # No two float32 log-SNRs near a grid's end are closer than this, unless they are equal.
+    share = jnp.maximum(-jnp.expm1(before - last), jnp.finfo(jnp.float32).eps)
+    return jax.nn.log_sigmoid(-last) + (1 - interp) * jnp.log(share)
+
+
+def _scaled_log_tail(a: Array) -> Array:
+    """log(P(N(0, 1) > a) exp(max(a, 0)^2 / 2)): without the square, on which float32 would go."""
+    middle = jnp.where(a > 5, 5.0, a)
+    # Beyond 5, Laplace's continued fraction of the tail over the density.
+    beyond = jnp.where(a > 5, a, 5.0)
+    fraction = beyond
+    for n in range(7, 0, -1):
+        fraction = beyond + n / fraction
+    return jnp.where(
+        a > 5,
+        -jnp.log(fraction) - math.log(2 * math.pi) / 2,
+        jax.scipy.special.log_ndtr(-middle) + jnp.maximum(middle, 0.0) ** 2 / 2,
+    )
+
+
+def _log_bin_mass(x: Array, x_hat: Array, logvar: Array, num_levels: int) -> Array:
+    """log of what N(x_hat, exp logvar) puts into the bin of the level x; elementwise."""
+    scale = jnp.exp(-logvar / 2)
+    half = scale / (num_levels - 1)
+    offset = scale * (x - x_hat)
+    edge = 1 - 1 / (num_levels - 1)
+    is_open = jnp.abs(x) > edge
+    # A bin reaches from `near` to `far`, counted away from x_hat; an open one goes on for ever,
+    # outwards. So probabilities are small where their difference is taken.
+    distance = jnp.where(is_open, jnp.sign(x) * offset, jnp.abs(offset))
+    near, far = distance - half, distance + half
+    log_near, log_far = _scaled_log_tail(near), _scaled_log_tail(far)
+    squares = jnp.where(near > 0, 2 * distance * half, jnp.maximum(far, 0.0) ** 2 / 2)
+    log_ratio = jnp.where(is_open, 1.0, log_near - log_far + squares)
+    inside = jnp.where(is_open, 0.0, jax.nn.log1mexp(log_ratio))
+    return log_near - jnp.maximum(near, 0.0) ** 2 / 2 + inside
+
+
+def decoder_nll(
+    x: Array, x_hat: Array, logvar: Array | float, *, num_levels: int | None = 256
+) -> Array:
+    """-log p(x | z_T) with p = N(x_hat, exp logvar).
+
+        num_levels = L:     -sum log(P(y <= upper edge) - P(y <= lower edge)),  y ~ p
+        num_levels = None:  sum (logvar + log 2 pi + (x - x_hat)^2 exp(-logvar)) / 2
+
+    The bin of a level is everything nearer to it than to another: the first and the last are open.
+
+    Args:
+      x: [B, ...]; levels 2 k / (L - 1) - 1, k = 0, ..., L - 1 (8-bit data: L = 256), or, for
+        None, any real numbers.
+      x_hat: [B, ...].
+      logvar: [], [B] or the shape of x.
+      num_levels: L, or None for data that is continuous.
+
+    Returns:
+      [B], nats; for None of a density, which may be negative.
+
+    Raises:
+      ValueError: num_levels below 2.
+
+    Source: Ho et al. 2020, equation 13.
+    """
+    _check_levels(num_levels)
+    logvar = expand(jnp.asarray(logvar, jnp.float32), x)
+    if num_levels is None:
+        exponent = (x - x_hat) ** 2 * jnp.exp(-logvar)
+        return _sum_data_axes((exponent + logvar + math.log(2 * math.pi)) / 2)
+    return -_sum_data_axes(_log_bin_mass(x, x_hat, logvar, num_levels))
+
+
+def bound_term(
+    z_t: Array,
+    x: Array,
+    x_hat: Array,
+    u: Array,
+    *,
+    schedule: Callable[[Array], Array],
+    num_steps: int,
+    logvar_interp: Array | float = 0.0,
+    num_levels: int | None = 256,
+) -> Array:
+    """The one term of a bound of T network calls that belongs to the noise level u.
+
+        u >= 1 / T:  transition_kl from schedule(u) to schedule(u - 1 / T)
+        u <  1 / T:  decoder_nll at schedule(u), the step before from schedule(u + 1 / T)
+
+    T E[term] over uniform u is diffusion + decoder of the grids schedule((i + r) / T),
+    i = T - 1, ..., 0, at their mean over r in [0, 1).
+
+    Args:
+      z_t: [B, ...], x diffused to schedule(u).
+      x, x_hat: [B, ...].
+      u: [B], in [0, 1].
+      schedule: u -> logsnr, descending.
+      num_steps: T, at least 2; of a discrete schedule, its number of timesteps or less.
+      logvar_interp: v; [], [B] or the shape of x.
+      num_levels: as in `decoder_nll`.
+
+    Returns:
+      [B], nats.
+    """
+    interval = 1 / num_steps
+    is_last = u < interval
+    # Each branch is given harmless values where the other one counts: what is not selected still
+    # reaches the gradient, as 0 times itself.
+    last = expand(is_last, x)
+    interp = jnp.broadcast_to(expand(jnp.asarray(logvar_interp, jnp.float32), x), x.shape)
+    transition = transition_kl(
+        z_t,
+        x,
+        jnp.where(last, x, x_hat),
+        schedule(u),
+        schedule(jnp.maximum(u - interval, 0.0)),
+        logvar_interp=jnp.where(last, 0.0, interp),
+    )
+    u_last = jnp.where(is_last, u, 0.0)
+    logvar = decoder_logvar(
+        schedule(u_last + interval), schedule(u_last), jnp.where(last, interp, 0.0)
+    )
+    decoder = decoder_nll(x, jnp.where(last, x_hat, x), logvar, num_levels=num_levels)
+    return jnp.where(is_last, decoder, transition)
+
+
+def variational_bound(
+    key: Key,
+    predict: Predict,
+    x: Array,
+    labels: Array,
+    logsnrs: Array,
+    *,
+    logvar_interp: Array | float = 0.0,
+    num_levels: int | None = 256,
+    clip_x: bool = True,
+) -> dict[str, Array]:
+    """An unbiased estimate of the three parts of the bound on -log p(x | label), one noise a call.
+
+    One `lax.scan` over T calls of `predict`: T - 1 transitions, then the decoder's.
+
+    Args:
+      key: [] or [B], one key per example; consumed. Example i depends on its own key only.
+      predict: (z [B, ...], logsnr [B], labels [B]) -> eps_hat [B, ...], or a `Prediction` whose
+        logvar_interp is used.
+      x: [B, ...] clean data in [-1, 1].
+      labels: [B] int32.
+      logsnrs: [T] ascending, T >= 2, from `logsnr_grid`.
+      logvar_interp: v where predict gives no `Prediction`; [], [B] or the shape of x.
+      num_levels: as in `decoder_nll`.
+      clip_x: clip x_hat to [-1, 1], as the sampler does.
+
+    Returns:
+      `prior`, `diffusion` and `decoder`, each [B], nats; their sum is the bound.
+
+    Raises:
+      ValueError: a grid that is not a vector of two or more, or, where its values are known, not
+        ascending; num_levels below 2.
+    """
+    _check_levels(num_levels)
+    logsnrs = _ascending(logsnrs)
+    keys = keys_lib.per_example(key, x.shape[0])
+    constant = jnp.asarray(logvar_interp, jnp.float32)
+
+    def body(_, inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], Array]:
+        t, logsnr_t, logsnr_s = inputs
+        noise = keys_lib.normal(keys_lib.fold_in(keys, t), x.shape)
+        z_t = diffuse(x, noise, logsnr_t)
+        output = predict(z_t, jnp.broadcast_to(logsnr_t, x.shape[:1]), labels)
+        x_hat = predict_x(z_t, eps_of(output), logsnr_t)
+        x_hat = jnp.clip(x_hat, -1.0, 1.0) if clip_x else x_hat
+        interp = output.logvar_interp if isinstance(output, Prediction) else constant
+        interp = jnp.broadcast_to(expand(interp, x), x.shape)
+        nats = transition_kl(z_t, x, x_hat, logsnr_t, logsnr_s, logvar_interp=interp)
+        return (x_hat, interp), nats
+
+    # As in `sample`, the last call is given its own log-SNR for the next: a step that costs 0.
+    next_logsnrs = jnp.append(logsnrs[1:], logsnrs[-1])
+    steps = (jnp.arange(logsnrs.shape[0]), logsnrs, next_logsnrs)
+    (x_hat, interp), transitions = jax.lax.scan(body, (jnp.zeros(x.shape),) * 2, steps)
+    logvar = decoder_logvar(logsnrs[-2], logsnrs[-1], interp)
+    return {
+        "prior": prior_kl(x, logsnrs[0]),
+        "diffusion": jnp.sum(transitions, axis=0),
+        "decoder": decoder_nll(x, x_hat, logvar, num_levels=num_levels),
+    }
+
+
+def _check_levels(num_levels: int | None) -> None:
+    """ValueError for fewer than two levels."""
+    if num_levels is not None and num_levels < 2:
+        raise ValueError(
+            f"num_levels={num_levels}: need at least 2 (8-bit data has 256), or None for "
+            "continuous data"
+        )
+
+
+def _ascending(logsnrs: Array) -> Array:
+    """The grid [T] as float32; ValueError for no grid of two or more ascending log-SNRs."""
+    logsnrs = jnp.asarray(logsnrs, jnp.float32)
+    if logsnrs.ndim != 1 or logsnrs.size < 2:
+        raise ValueError(
+            f"logsnrs of shape {logsnrs.shape}: a bound needs a grid [T] of at least 2, from "
+            "`logsnr_grid`"
+        )
+    if not isinstance(logsnrs, jax.core.Tracer) and not (np.diff(np.asarray(logsnrs)) > 0).all():
+        raise ValueError("logsnrs do not ascend: need a grid from noise to data, no value twice")
+    return logsnrs
+
+
+def bits_per_dim(nats: Array, x_shape: tuple[int, ...]) -> Array:
+    """nats / (D ln 2), D the number of entries of one example.
+
+    Args:
+      nats: [B] or any shape.
+      x_shape: [B, ...], the shape of the batch the nats belong to; its first axis does not count.
+
+    Returns:
+      Of the shape of nats, bits per dimension.
+    """
+    return nats / (math.prod(x_shape[1:]) * math.log(2))

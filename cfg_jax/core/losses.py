@@ -1,0 +1,168 @@
+"""What is minimised in training?
+
+    E ||eps_hat(z, label) - eps||^2,   z = alpha x + sigma eps,   label <- null with p_uncond
+    + vlb_weight (bound on -log p(x) in bits/dim), which trains the variance of a Prediction alone
+    E -log p(label | z) for a classifier of noisy data, z of the same process
+
+Ho & Salimans 2022, Algorithm 1, with the weightings of Salimans & Ho 2022 (arXiv 2202.00512)
+beside the paper's own, the hybrid loss of Nichol & Dhariwal 2021 (arXiv 2102.09672) and the noisy
+classifier's of Dhariwal & Nichol 2021. What the bound is, `likelihood` says. Reduction over the
+batch and gradients are left to the caller.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.diffusion import diffuse, expand, predict_x
+from cfg_jax.core.guidance import drop_labels
+from cfg_jax.core.likelihood import bits_per_dim, bound_term
+from cfg_jax.core.types import Array, Key, Predict, Prediction, eps_of
+
+WEIGHTINGS: dict[str, Callable[[Array], Array]] = {
+    "eps": lambda logsnr: jnp.ones_like(logsnr),
+    "x": lambda logsnr: jnp.exp(-logsnr),
+    "v": lambda logsnr: 1 + jnp.exp(-logsnr),
+    "truncated_snr": lambda logsnr: jnp.maximum(jnp.exp(-logsnr), 1.0),
+}
+"""Weight of ||eps - eps_hat||^2 that makes it the squared error of eps, of x, of v, or
+max(snr, 1) times that of x, through ||eps - eps_hat||^2 = snr ||x - x_hat||^2."""
+
+
+def diffusion_loss(
+    key: Key,
+    predict: Predict,
+    x: Array,
+    labels: Array,
+    *,
+    schedule: Callable[[Array], Array],
+    p_uncond: float,
+    null_label: int,
+    weighting: str = "eps",
+    vlb_weight: float = 0.0,
+    vlb_steps: int = 1000,
+) -> tuple[Array, dict[str, Array]]:
+    """weight(logsnr) mean((eps_hat(z, label) - eps)^2) + vlb_weight vlb, one number per example.
+
+    u is uniform on [0, 1], so logsnr follows the schedule's density. vlb is T times the term that
+    u has in the bound of T network calls: an unbiased estimate of its diffusion and decoder parts.
+    Its gradient reaches logvar_interp only, as if eps_hat were data; x_hat is not clipped.
+
+    Args:
+      key: [] or, for draws that do not depend on the batch around an example, [B]; consumed.
+      predict: (z, logsnr, labels) -> eps_hat or `Prediction`, called once.
+      x: [B, ...] clean data in [-1, 1]; with vlb_weight above 0 of 8 bits, k / 127.5 - 1.
+      labels: [B] int32, none of them null_label.
+      schedule: u -> logsnr.
+      p_uncond: probability in [0, 1] of training an example without its label.
+      null_label: the label that stands for "no label".
+      weighting: one of `WEIGHTINGS`.
+      vlb_weight: lambda of the hybrid loss, 0.001 in its paper; 0 leaves a variance untrained.
+      vlb_steps: T, at least 2; of a discrete schedule, its number of timesteps.
+
+    Returns:
+      The loss [B], mean over the data axes, and a dict of arrays [B]: `logsnr`, `dropped` (True
+      where the label was), `eps_mse` (the unweighted error) and, with vlb_weight above 0, `vlb`
+      (bits per dimension).
+
+    Raises:
+      ValueError: an unknown weighting, p_uncond outside [0, 1], a negative vlb_weight, vlb_steps
+        below 2; a vlb_weight above 0 where predict gives no `Prediction`.
+
+    Source: Ho & Salimans 2022, Algorithm 1; Nichol & Dhariwal 2021, equation 16.
+    """
+    _check(weighting, p_uncond, vlb_weight, vlb_steps)
+    label_keys, u_keys, eps_keys = keys_lib.split(keys_lib.per_example(key, x.shape[0]), 3)
+    seen = drop_labels(label_keys, labels, p_uncond=p_uncond, null_label=null_label)
+    u = keys_lib.uniform(u_keys)
+    logsnr = schedule(u)
+    eps = keys_lib.normal(eps_keys, x.shape)
+    z = diffuse(x, eps, logsnr)
+    output = predict(z, logsnr, seen)
+    eps_hat = eps_of(output)
+    # The weight goes under the square: at logsnr_min it is 5e8, its root keeps float32 digits.
+    error = expand(jnp.sqrt(WEIGHTINGS[weighting](logsnr)), x) * (eps_hat - eps)
+    data_axes = tuple(range(1, x.ndim))
+    loss = jnp.mean(error**2, axis=data_axes)
+    aux = {
+        "logsnr": logsnr,
+        "dropped": seen == null_label,
+        "eps_mse": jnp.mean((eps_hat - eps) ** 2, axis=data_axes),
+    }
+    if vlb_weight > 0:
+        if not isinstance(output, Prediction):
+            raise ValueError(
+                f"vlb_weight={vlb_weight} for a network that learns no variance: use 0, or a "
+                "network that gives a Prediction"
+            )
+        aux["vlb"] = _vlb(z, x, output, u, schedule, vlb_steps)
+        loss = loss + vlb_weight * aux["vlb"]
+    return loss, aux
+
+
+def classifier_loss(
+    key: Key,
+    log_probs: Callable[[Array, Array], Array],
+    x: Array,
+    labels: Array,
+    *,
+    schedule: Callable[[Array], Array],
+) -> tuple[Array, dict[str, Array]]:
+    """-log p(label | z), z = alpha x + sigma eps at the log-SNR of a uniform u; one per example.
+
+    Dhariwal & Nichol 2021 (ADM), section 4.3: the classifier sees what the denoiser is trained on.
+
+    Args:
+      key: [] or, for draws that do not depend on the batch around an example, [B]; consumed.
+      log_probs: (z, logsnr) -> log p(label | z) of every label [B, K], called once.
+      x: [B, ...] clean data in [-1, 1].
+      labels: [B] int32 in 0..K - 1.
+      schedule: u -> logsnr.
+
+    Returns:
+      The loss [B] in nats, and a dict of arrays [B]: `logsnr`, `correct` (True where the label is
+      the most probable one).
+    """
+    u_keys, eps_keys = keys_lib.split(keys_lib.per_example(key, x.shape[0]))
+    logsnr = schedule(keys_lib.uniform(u_keys))
+    each = log_probs(diffuse(x, keys_lib.normal(eps_keys, x.shape), logsnr), logsnr)
+    loss = -jnp.take_along_axis(each, labels[:, None], axis=1)[:, 0]
+    return loss, {"logsnr": logsnr, "correct": jnp.argmax(each, axis=1) == labels}
+
+
+def _vlb(
+    z: Array,
+    x: Array,
+    output: Prediction,
+    u: Array,
+    schedule: Callable[[Array], Array],
+    num_steps: int,
+) -> Array:
+    """num_steps times the bound's term of u, bits/dim [B]; its gradient is logvar_interp's."""
+    nats = bound_term(
+        z,
+        x,
+        predict_x(z, jax.lax.stop_gradient(output.eps_hat), schedule(u)),
+        u,
+        schedule=schedule,
+        num_steps=num_steps,
+        logvar_interp=output.logvar_interp,
+    )
+    return num_steps * bits_per_dim(nats, x.shape)
+
+
+def _check(weighting: str, p_uncond: float, vlb_weight: float, vlb_steps: int) -> None:
+    """ValueError for an option of `diffusion_loss` that is out of its range."""
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting={weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
+    if not 0 <= p_uncond <= 1:
+        raise ValueError(f"p_uncond={p_uncond}: a probability, between 0 and 1")
+    if not 0 <= vlb_weight < math.inf:
+        raise ValueError(
+            f"vlb_weight={vlb_weight}: need 0, for no bound, or more (the paper has 0.001)"
+        )
+    if vlb_weight > 0 and vlb_steps < 2:
+        raise ValueError(f"vlb_steps={vlb_steps}: need at least 2 (ADM has 1000)")

@@ -1,0 +1,135 @@
+"""What would a perfect network answer?
+
+For data x | c ~ N(means[c], variance[c] I) with P(c) = weights[c] everything has a closed form:
+
+    z | c ~ N(alpha means[c], total I),   total = alpha^2 variance[c] + sigma^2
+    eps_hat(z, c) = sigma (z - alpha means[c]) / total
+    p(c | z) = softmax_c(log weights[c] + log p(z | c)),   eps_hat(z) = sum_c p(c | z) eps_hat(z, c)
+
+`GaussianMixture.predict` is a Predict, so guidance, loss and samplers run on it without a network.
+Source: Ho & Salimans 2022, section 3 and figure 2; the closed forms are Bayes' rule.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.diffusion import alpha_sigma, expand
+from cfg_jax.core.types import Array, Key
+
+
+class GaussianMixture:
+    """Isotropic Gaussian classes and their diffusion, exactly.
+
+    Labels are int32 in 0..K-1; `null_label` = K stands for no label. z is [B, ...] of the data
+    shape, logsnr [] or [B].
+
+    Args:
+      means: [K, ...] class means, of any data shape.
+      variance: of each class, [] or [K], positive.
+      weights: [K] class probabilities, positive; normalised here.
+
+    Raises:
+      ValueError: shapes that do not agree; a variance or weight that is not positive.
+    """
+
+    def __init__(self, means: Array, variance: Array | float, weights: Array):
+        num_classes = np.shape(means)[0] if np.ndim(means) else 0
+        if np.shape(weights) != (num_classes,) or np.ndim(means) < 2:
+            raise ValueError(
+                f"means of shape {np.shape(means)} with weights of shape {np.shape(weights)}: "
+                "need means [K, ...] and weights [K]"
+            )
+        if np.shape(variance) not in [(), (num_classes,)]:
+            raise ValueError(f"variance of shape {np.shape(variance)}: need [] or [{num_classes}]")
+        if not (np.min(variance) > 0 and np.min(weights) > 0):
+            raise ValueError(f"variance={variance}, weights={weights}: every entry must be above 0")
+        self.num_classes = num_classes
+        self.null_label = num_classes
+        self.means = jnp.asarray(means, jnp.float32)
+        self.variance = jnp.broadcast_to(jnp.asarray(variance, jnp.float32), (num_classes,))
+        self.log_weights = jnp.log(jnp.asarray(weights, jnp.float32) / np.sum(weights))
+        self._size = math.prod(self.means.shape[1:])
+
+    def _moments(self, logsnr: Array) -> tuple[Array, Array, Array]:
+        """alpha [B or 1, 1], sigma likewise, and the variance of z | c, [B or 1, K]."""
+        alpha, sigma = alpha_sigma(jnp.atleast_1d(logsnr)[:, None])
+        return alpha, sigma, alpha**2 * self.variance[None] + sigma**2
+
+    def _flat(self, z: Array) -> tuple[Array, Array]:
+        """z as [B, 1, size] and the means as [1, K, size]."""
+        return z.reshape(z.shape[0], 1, self._size), self.means.reshape(1, -1, self._size)
+
+    def log_prob_given_each(self, z: Array, logsnr: Array) -> Array:
+        """log p(z | c) for every c: [B, K], nats."""
+        alpha, _, total = self._moments(logsnr)
+        flat, means = self._flat(z)
+        distance = jnp.sum((flat - alpha[:, :, None] * means) ** 2, axis=-1)
+        return -distance / (2 * total) - self._size / 2 * jnp.log(2 * jnp.pi * total)
+
+    def log_posterior(self, z: Array, logsnr: Array) -> Array:
+        """log p(c | z) for every c: [B, K]; what a perfect noisy classifier answers."""
+        return jax.nn.log_softmax(self.log_weights[None] + self.log_prob_given_each(z, logsnr))
+
+    def log_prob_label(self, z: Array, logsnr: Array, labels: Array) -> Array:
+        """log p(labels | z): [B], NaN for no class."""
+        return _chosen(self.log_posterior(z, logsnr), labels)
+
+    def log_prob(self, z: Array, logsnr: Array, labels: Array | None = None) -> Array:
+        """log p(z | labels), log p(z) for None or the null label, NaN for no class: [B], nats."""
+        each = self.log_prob_given_each(z, logsnr)
+        marginal = jax.nn.logsumexp(self.log_weights[None] + each, axis=1)
+        if labels is None:
+            return marginal
+        table = jnp.concatenate([each, marginal[:, None]], axis=1)
+        return _chosen(table, labels)
+
+    def predict(self, z: Array, logsnr: Array, labels: Array) -> Array:
+        """The exact Predict: -sigma grad_z log p(z | label), the marginal's for the null label.
+
+        NaN for a label that is neither, so that a wrong null label cannot go unnoticed.
+        """
+        alpha, sigma, total = self._moments(logsnr)
+        flat, means = self._flat(z)
+        each = (sigma / total)[:, :, None] * (flat - alpha[:, :, None] * means)
+        share = jnp.where(
+            (labels == self.null_label)[:, None],
+            jnp.exp(self.log_posterior(z, logsnr)),
+            jax.nn.one_hot(labels, self.num_classes),
+        )
+        known = (labels >= 0) & (labels <= self.null_label)
+        share = jnp.where(known[:, None], share, jnp.nan)
+        # Summed over c, not contracted, so that one class's answer comes back bit for bit.
+        return jnp.sum(share[:, :, None] * each, axis=1).reshape(z.shape)
+
+    def guided_log_density(self, z: Array, logsnr: Array, labels: Array, w: Array | float) -> Array:
+        """(1 + w) log p(z | label) - w log p(z), not normalised: [B].
+
+        The density whose score guidance uses: Ho & Salimans 2022, section 3.2.
+        """
+        conditional = self.log_prob(z, logsnr, labels)
+        return (1 + w) * conditional - w * self.log_prob(z, logsnr)
+
+    def draw(self, key: Key, labels: Array) -> Array:
+        """x | labels: [B, ...] for labels [B], NaN for no class; key [] or [B], consumed."""
+        shape = (labels.shape[0], *self.means.shape[1:])
+        noise = keys_lib.normal(keys_lib.per_example(key, shape[0]), shape)
+        known = (labels >= 0) & (labels < self.num_classes)
+        deviation = jnp.where(known, jnp.sqrt(self.variance[labels]), jnp.nan)
+        return self.means[labels] + expand(deviation, noise) * noise
+
+
+def _chosen(table: Array, labels: Array) -> Array:
+    """table[i, labels[i]], NaN where there is no such column: [B]."""
+    known = (labels >= 0) & (labels < table.shape[1])
+    column = jnp.where(known, labels, 0)[:, None]
+    return jnp.where(known, jnp.take_along_axis(table, column, axis=1)[:, 0], jnp.nan)
+
+
+def triangle() -> np.ndarray:
+    """Three means on the unit circle, the first on top: [3, 2]."""
+    angles = np.pi / 2 + 2 * np.pi / 3 * np.arange(3)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)

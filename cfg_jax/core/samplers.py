@@ -1,0 +1,123 @@
+"""How is a sample drawn from a denoiser?
+
+    z_1 ~ N(0, I);   x_hat_t = (z_t - sigma_t eps_hat_t) / alpha_t;   z_{t+1} ~ step(z_t, x_hat_t)
+
+A step rule is a function (key, z_t, x_hat, logsnr_t, logsnr_s) -> z_s from logsnr_t to the higher
+logsnr_s; `sample` scans one over a grid. The paper's sampler is `ancestral_step`. At the last call
+there is no higher log-SNR: a step rule is then given the same one twice, and its answer not used.
+
+Source: Ho & Salimans 2022, Algorithm 2.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.diffusion import diffuse, posterior, predict_eps, predict_x
+from cfg_jax.core.types import Array, Denoiser, Key, Prediction, eps_of
+
+
+def ancestral_step(
+    key: Key,
+    z_t: Array,
+    x_hat: Array,
+    logsnr_t: Array,
+    logsnr_s: Array,
+    *,
+    logvar_interp: Array | float = 0.0,
+    noise_temperature: Array | float = 1.0,
+) -> Array:
+    """z_s ~ N(mean, exp(logvar)) of q(z_s | z_t, x_hat): Ho & Salimans 2022, Algorithm 2.
+
+    Args:
+      key: [] or [B]; consumed.
+      z_t, x_hat: [B, ...].
+      logsnr_t, logsnr_s: [] or [B], logsnr_s > logsnr_t.
+      logvar_interp: the paper's v; [], [B] or the shape of z_t. See `posterior`.
+      noise_temperature: [], factor of the noise; below 1 it gives up variety for fidelity
+        (Dhariwal & Nichol 2021, appendix G), which guidance does better.
+    """
+    mean, logvar = posterior(z_t, x_hat, logsnr_t, logsnr_s, logvar_interp=logvar_interp)
+    noise = keys_lib.normal(keys_lib.per_example(key, z_t.shape[0]), z_t.shape)
+    return mean + jnp.exp(logvar / 2) * noise_temperature * noise
+
+
+def ddim_step(
+    key: Key,
+    z_t: Array,
+    x_hat: Array,
+    logsnr_t: Array,
+    logsnr_s: Array,
+    *,
+    logvar_interp: Array | float = 0.0,
+    noise_temperature: Array | float = 1.0,
+) -> Array:
+    """z_s = alpha_s x_hat + sigma_s eps, eps = (z_t - alpha_t x_hat) / sigma_t; no noise is drawn.
+
+    eps is formed from x_hat, so that a clipped x_hat and its eps agree.
+    Song et al. 2021, arXiv 2010.02502, equation 12 with eta = 0.
+
+    Args:
+      key, logvar_interp, noise_temperature: not used.
+      z_t, x_hat: [B, ...].
+      logsnr_t, logsnr_s: [] or [B], logsnr_s > logsnr_t.
+    """
+    return diffuse(x_hat, predict_eps(z_t, x_hat, logsnr_t), logsnr_s)
+
+
+def sample(
+    key: Key,
+    denoiser: Denoiser,
+    shape: tuple[int, ...],
+    logsnrs: Array,
+    *,
+    step: Callable[..., Array] = ancestral_step,
+    clip_x: bool = True,
+    **step_options,
+) -> Array:
+    """Algorithm 2 of Ho & Salimans 2022 as one `lax.scan`: T denoiser calls, T - 1 transitions.
+
+    Args:
+      key: [] or [B], one key per sample; consumed. Sample i depends on its own key only.
+      denoiser: (z [B, ...], logsnr [B]) -> eps_hat [B, ...]; the logvar_interp of a `Prediction`
+        goes to the step rule.
+      shape: [B, ...] of the batch drawn.
+      logsnrs: [T] ascending, from `logsnr_grid`.
+      step: a step rule.
+      clip_x: clip x_hat, after guidance, to [-1, 1], the range of image data.
+      **step_options: keywords for the step rule, e.g. logvar_interp.
+
+    Returns:
+      x_hat at the last log-SNR, of `shape`.
+
+    Raises:
+      ValueError: a grid that is not a vector, or, where its values are known, not ascending.
+    """
+    logsnrs = jnp.asarray(logsnrs, jnp.float32)
+    if logsnrs.ndim != 1 or logsnrs.size == 0:
+        raise ValueError(f"logsnrs of shape {logsnrs.shape}: need a grid [T] from `logsnr_grid`")
+    if not isinstance(logsnrs, jax.core.Tracer) and (np.diff(np.asarray(logsnrs)) < 0).any():
+        raise ValueError("logsnrs descend: need an ascending grid, from noise to data")
+    num_steps = logsnrs.shape[0]
+    keys = keys_lib.per_example(key, shape[0])
+
+    def body(z_t: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        t, logsnr_t, logsnr_s = inputs
+        output = denoiser(z_t, jnp.broadcast_to(logsnr_t, shape[:1]))
+        x_hat = predict_x(z_t, eps_of(output), logsnr_t)
+        x_hat = jnp.clip(x_hat, -1.0, 1.0) if clip_x else x_hat
+        options = dict(step_options)
+        if isinstance(output, Prediction):
+            options["logvar_interp"] = output.logvar_interp
+        z_s = step(keys_lib.fold_in(keys, t), z_t, x_hat, logsnr_t, logsnr_s, **options)
+        return jnp.where(t == num_steps, x_hat, z_s), None
+
+    z_1 = keys_lib.normal(keys_lib.fold_in(keys, 0), shape)
+    # One body for all T calls, so that the network is compiled once; the last call has no next
+    # log-SNR, is given its own, and its transition is not used.
+    next_logsnrs = jnp.append(logsnrs[1:], logsnrs[-1])
+    x_hat, _ = jax.lax.scan(body, z_1, (jnp.arange(1, num_steps + 1), logsnrs, next_logsnrs))
+    return x_hat

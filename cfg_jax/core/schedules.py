@@ -1,0 +1,133 @@
+"""How is u in [0, 1] mapped to a log signal-to-noise ratio, and which grid does a sampler visit?
+
+    logsnr(u) = -2 log tan(a u + b),  b = arctan(exp(-logsnr_max / 2)),
+                                      a = arctan(exp(-logsnr_min / 2)) - b
+    p(logsnr) = sech(logsnr / 2) / (4 a)            for u uniform on [0, 1]
+
+u = 0 is clean data (logsnr_max), u = 1 is noise (logsnr_min). What a logsnr does to data is
+`diffusion`'s business.
+
+Source: Ho & Salimans 2022, "Classifier-Free Diffusion Guidance", section 2.
+"""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from cfg_jax.core.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineSchedule:
+    """The truncated hyperbolic-secant distribution of log-SNR; made by `cosine_schedule`.
+
+    Hashable, so it may be a static argument of a jitted function.
+    """
+
+    logsnr_min: float
+    logsnr_max: float
+
+    @property
+    def _angles(self) -> tuple[float, float, float]:
+        """a, b and the angle that is left to pi/2 at u = 1."""
+        b = math.atan(math.exp(-self.logsnr_max / 2))
+        left = math.atan(math.exp(self.logsnr_min / 2))
+        return math.pi / 2 - left - b, b, left
+
+    def _logsnr(self, u, xp):
+        a, b, left = self._angles
+        # tan loses its digits near pi/2, so the noisy half uses tan(theta) = 1 / tan(pi/2 - theta)
+        # with pi/2 - theta formed from 1 - u.
+        angle = a * u + b
+        complement = a * (1 - u) + left
+        clean_half = angle < math.pi / 4
+        logsnr = xp.where(
+            clean_half,
+            -2 * xp.log(xp.tan(xp.where(clean_half, angle, 1.0))),
+            2 * xp.log(xp.tan(xp.where(clean_half, 1.0, complement))),
+        )
+        logsnr = xp.where(u <= 0, self.logsnr_max, logsnr)
+        return xp.where(u >= 1, self.logsnr_min, logsnr)
+
+    def __call__(self, u: Array) -> Array:
+        """logsnr(u), strictly decreasing; logsnr_max at u <= 0 and logsnr_min at u >= 1, exactly.
+
+        Args:
+          u: any shape, in [0, 1].
+
+        Returns:
+          logsnr of u's shape, float32, within 1e-5 of the exact value for the u given.
+        """
+        return self._logsnr(jnp.asarray(u, jnp.float32), jnp)
+
+    def inverse(self, logsnr: Array) -> Array:
+        """u(logsnr) = (arctan(exp(-logsnr / 2)) - b) / a, in [0, 1] for logsnr within its range."""
+        a, b, _ = self._angles
+        return (jnp.arctan(jnp.exp(-jnp.asarray(logsnr, jnp.float32) / 2)) - b) / a
+
+    def density(self, logsnr: Array) -> Array:
+        """p(logsnr) = sech(logsnr / 2) / (4 a) per unit of logsnr; 0 outside its range."""
+        logsnr = jnp.asarray(logsnr, jnp.float32)
+        inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
+        return jnp.where(inside, 1 / (4 * self._angles[0] * jnp.cosh(logsnr / 2)), 0.0)
+
+    def grid(self, num_steps: int, inclusive: bool = True) -> Array:
+        """logsnr(u) for T values of u, evenly spaced: Ho & Salimans 2022, section 4.
+
+        Args:
+          num_steps: T.
+          inclusive: u = 1, ..., 0 with both ends, as in the paper. False gives u = 1, ..., 1/T,
+            which never visits logsnr_max (Salimans & Ho 2022, arXiv 2202.00512).
+
+        Returns:
+          [T] float32 ascending, first exactly logsnr_min, last exactly logsnr_max when inclusive.
+
+        Raises:
+          ValueError: num_steps below 2 (below 1 when not inclusive).
+        """
+        least = 2 if inclusive else 1
+        if num_steps < least:
+            raise ValueError(f"num_steps={num_steps}: the sampling grid needs at least {least}")
+        u = np.linspace(1.0, 0.0 if inclusive else 1.0 / num_steps, num_steps)
+        return jnp.asarray(self._logsnr(u, np), jnp.float32)
+
+
+def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> CosineSchedule:
+    """logsnr(u) = -2 log tan(a u + b): Ho & Salimans 2022, section 2.
+
+    Args:
+      logsnr_min: log-SNR of the noise end, u = 1.
+      logsnr_max: log-SNR of the data end, u = 0.
+
+    Returns:
+      A callable schedule(u) -> logsnr with `.inverse(logsnr)` and `.density(logsnr)`.
+
+    Raises:
+      ValueError: an end that is not finite, or logsnr_min not below logsnr_max.
+    """
+    if not (math.isfinite(logsnr_min) and math.isfinite(logsnr_max) and logsnr_min < logsnr_max):
+        raise ValueError(
+            f"logsnr_min={logsnr_min}, logsnr_max={logsnr_max}: need finite values with "
+            "logsnr_min below logsnr_max (the paper has -20 and 20)"
+        )
+    return CosineSchedule(float(logsnr_min), float(logsnr_max))
+
+
+def logsnr_grid(schedule: CosineSchedule, num_steps: int, *, inclusive: bool = True) -> Array:
+    """The T log-SNRs a sampler visits, ascending: schedule.grid(num_steps, inclusive).
+
+    Args:
+      schedule: u -> logsnr with a `grid`: a `CosineSchedule`, whose grid is uniform in u, or a
+        `timesteps.DiscreteSchedule`, whose grid is evenly spaced timesteps.
+      num_steps: T, the number of denoiser calls.
+      inclusive: whether the grid ends at logsnr_max; see the schedule's `grid`.
+
+    Returns:
+      [T] float32, first exactly logsnr_min, last exactly logsnr_max when inclusive.
+
+    Raises:
+      ValueError: num_steps below 2 (below 1 when not inclusive), or what else the schedule refuses.
+    """
+    return schedule.grid(num_steps, inclusive=inclusive)

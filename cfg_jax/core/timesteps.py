@@ -1,0 +1,268 @@
+"""How does a process of N discrete steps look in log-SNR?
+
+    abar_t = prod_{i <= t} (1 - beta_i)
+    logsnr_t = log(abar_t / (1 - abar_t)),   t = 0 the cleanest, t = N - 1 the noisiest
+
+z at timestep t is z at logsnr_t, and a step from t to any earlier timestep is `diffusion`'s
+posterior between their log-SNRs: sampling on a subset of the timesteps needs no betas of its own.
+A `DiscreteSchedule` stands wherever a `schedules.CosineSchedule` does.
+
+Source: Ho et al. 2020 (arXiv 2006.11239); Nichol & Dhariwal 2021 (arXiv 2102.09672), section 4.
+"""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from cfg_jax.core.types import Array
+
+_FORMS = (
+    "give '250' (evenly spaced), 'ddim25' (an integer stride from timestep 0) or "
+    "'90,60,60,20,20' (equal sections, the cleanest first), at least 2 timesteps in all"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscreteSchedule:
+    """The log-SNRs of N timesteps; made by `linear_timesteps` or `cosine_timesteps`.
+
+    Hashable, so it may be a static argument of a jitted function.
+
+    Args:
+      logsnrs: logsnr_t for t = 0..N-1, from clean to noisy.
+
+    Raises:
+      ValueError: fewer than 2 log-SNRs, one that is not finite, or not strictly decreasing once
+        they are float32, as everything here returns them.
+    """
+
+    logsnrs: tuple[float, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "logsnrs", tuple(float(logsnr) for logsnr in self.logsnrs))
+        if self.num_timesteps < 2:
+            raise ValueError(
+                f"logsnrs={self.logsnrs}: a discrete process needs at least 2 timesteps"
+            )
+        table = self._table
+        wrong = ~np.isfinite(table)
+        wrong[1:] |= ~(table[1:] < table[:-1])
+        if wrong.any():
+            t = int(np.argmax(wrong))
+            raise ValueError(
+                f"logsnrs[{t}]={self.logsnrs[t]}: need finite values from clean to noisy, each "
+                "below the one before it also as float32"
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"DiscreteSchedule(num_timesteps={self.num_timesteps}, "
+            f"logsnr_min={self.logsnr_min}, logsnr_max={self.logsnr_max})"
+        )
+
+    @property
+    def num_timesteps(self) -> int:
+        """N."""
+        return len(self.logsnrs)
+
+    @property
+    def logsnr_min(self) -> float:
+        """The log-SNR of the noisiest timestep, N - 1."""
+        return self.logsnrs[-1]
+
+    @property
+    def logsnr_max(self) -> float:
+        """The log-SNR of the cleanest timestep, 0."""
+        return self.logsnrs[0]
+
+    @property
+    def _table(self) -> np.ndarray:
+        return np.asarray(self.logsnrs, np.float32)
+
+    def __call__(self, u: Array) -> Array:
+        """logsnr_t at t = min(floor(u N), N - 1): a uniform u makes every timestep as likely.
+
+        Args:
+          u: any shape, in [0, 1], 0 clean and 1 noise; a value outside counts as the nearer end.
+
+        Returns:
+          logsnr of u's shape, float32, always an entry of the table.
+        """
+        t = jnp.floor(jnp.asarray(u, jnp.float32) * self.num_timesteps)
+        t = jnp.clip(t, 0, self.num_timesteps - 1).astype(jnp.int32)
+        return jnp.asarray(self._table)[t]
+
+    def inverse(self, logsnr: Array) -> Array:
+        """u = (t + 1/2) / N with t = timestep(logsnr): float32 of logsnr's shape, inside (0, 1).
+
+        schedule(inverse(logsnr_t)) is logsnr_t exactly. u = 0 and u = 1 are not reached: all of
+        [t / N, (t + 1) / N) belongs to timestep t, and this is its middle.
+        """
+        return (self.timestep(logsnr) + 0.5) / self.num_timesteps
+
+    def timestep(self, logsnr: Array) -> Array:
+        """t(logsnr), linear in logsnr between entries of the table: what a network of t is given.
+
+        Args:
+          logsnr: any shape; a value outside [logsnr_min, logsnr_max] counts as the nearer end.
+
+        Returns:
+          t of logsnr's shape, float32 in [0, N - 1]; a whole number at the table's entries.
+        """
+        noisiest_first = jnp.asarray(self._table[::-1])
+        t = jnp.arange(self.num_timesteps - 1, -1, -1, dtype=jnp.float32)
+        return jnp.interp(jnp.asarray(logsnr, jnp.float32), noisiest_first, t)
+
+    def logsnr(self, t: Array) -> Array:
+        """logsnr(t) of a real t, the inverse of `timestep`.
+
+        Args:
+          t: any shape, in [0, N - 1]; a value outside counts as the nearer end.
+
+        Returns:
+          logsnr of t's shape, float32; the table's entry where t is a whole number.
+        """
+        whole = jnp.arange(self.num_timesteps, dtype=jnp.float32)
+        return jnp.interp(jnp.asarray(t, jnp.float32), whole, jnp.asarray(self._table))
+
+    def grid(self, num_steps: int, inclusive: bool = True) -> Array:
+        """logsnr_t of the T timesteps round(i (N - 1) / (T - 1)), i = T-1, ..., 0.
+
+        The evenly respaced process of Nichol & Dhariwal 2021, section 4. T = N is every timestep.
+
+        Args:
+          num_steps: T, from 2 to N.
+          inclusive: True; a discrete process has no other grid.
+
+        Returns:
+          [T] float32 ascending, first exactly logsnr_min, last exactly logsnr_max.
+
+        Raises:
+          ValueError: num_steps outside 2..N; inclusive=False.
+        """
+        if not inclusive:
+            raise ValueError(
+                "inclusive=False: a discrete process has no such grid, because its log-SNRs are "
+                "its N timesteps and the last call belongs to t = 0; use inclusive=True"
+            )
+        if not 2 <= num_steps <= self.num_timesteps:
+            raise ValueError(
+                f"num_steps={num_steps}: the sampling grid of {self.num_timesteps} timesteps has "
+                f"from 2 to {self.num_timesteps}"
+            )
+        return self._ascending(_evenly_spaced(self.num_timesteps, num_steps))
+
+    def respaced(self, sections: str) -> Array:
+        """logsnr_t of the timesteps that ADM's `timestep_respacing` string names.
+
+        - "250": 250 evenly spaced timesteps, as `grid(250)`.
+        - "ddim25": t = 0, s, 2s, ..., the smallest integer stride s that gives 25 of them.
+        - "90,60,60,20,20": the N timesteps in as many equal sections, the cleanest first (the
+          first ones are longer by one where N does not divide), each evenly spaced.
+
+        Dhariwal & Nichol 2021 (arXiv 2105.05233); the third is that of their LSUN samples.
+
+        Args:
+          sections: one of the three forms.
+
+        Returns:
+          [T] float32 ascending, last exactly logsnr_max; first logsnr_min where timestep N - 1 is
+          among them, which "ddim25" leaves out.
+
+        Raises:
+          ValueError: another form; more timesteps than a section has; a count that no integer
+            stride gives.
+        """
+        text = sections.strip() if isinstance(sections, str) else ""
+        if text.startswith("ddim") and text[4:].isdecimal():
+            return self._ascending(_strided(self.num_timesteps, int(text[4:]), sections))
+        numbers = [number.strip() for number in text.split(",")]
+        counts = [int(number) for number in numbers if number.isdecimal()]
+        if len(counts) < len(numbers) or min(counts) < 1 or sum(counts) < 2:
+            raise ValueError(f"sections={sections!r}: {_FORMS}")
+        return self._ascending(_by_section(self.num_timesteps, counts, sections))
+
+    def _ascending(self, timesteps: np.ndarray) -> Array:
+        return jnp.asarray(self._table[timesteps[::-1]])
+
+
+def _evenly_spaced(length: int, count: int) -> np.ndarray:
+    """`count` whole numbers from 0 to length - 1; 0 alone for one."""
+    stride = (length - 1) / max(count - 1, 1)
+    # A running sum, not multiples of the stride: where the exact value is a half, its rounding
+    # errors decide, and so it is the published samples' timesteps that come out.
+    return np.rint(np.cumsum([0.0] + [stride] * (count - 1))).astype(int)
+
+
+def _strided(num_timesteps: int, count: int, sections: str) -> np.ndarray:
+    """0, s, 2s, ... below num_timesteps, `count` of them."""
+    sizes = {stride: len(range(0, num_timesteps, stride)) for stride in range(1, num_timesteps)}
+    for stride, size in sizes.items():
+        if size == count:
+            return np.arange(0, num_timesteps, stride)
+    nearest = min(sizes.values(), key=lambda size: abs(size - count))
+    raise ValueError(
+        f"sections={sections!r}: no integer stride takes exactly {count} of {num_timesteps} "
+        f"timesteps; the nearest is 'ddim{nearest}'"
+    )
+
+
+def _by_section(num_timesteps: int, counts: list[int], sections: str) -> np.ndarray:
+    """Evenly spaced timesteps of each of len(counts) equal sections."""
+    chosen = []
+    for section, count in zip(
+        np.array_split(np.arange(num_timesteps), len(counts)), counts, strict=True
+    ):
+        if count > len(section):
+            raise ValueError(
+                f"sections={sections!r}: {count} timesteps of a section of {len(section)}; "
+                f"{num_timesteps} timesteps in {len(counts)} equal sections have no more"
+            )
+        chosen.append(section[_evenly_spaced(len(section), count)])
+    return np.concatenate(chosen)
+
+
+def _schedule_of(betas: np.ndarray) -> DiscreteSchedule:
+    """logsnr_t = log(abar_t / (1 - abar_t)) of float64 betas."""
+    alphas_cumprod = np.cumprod(1 - betas)
+    return DiscreteSchedule(tuple(np.log(alphas_cumprod) - np.log1p(-alphas_cumprod)))
+
+
+def linear_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
+    """beta_t linear from 1e-4 to 0.02, both times 1000 / N: Ho et al. 2020, section 4.
+
+    The scaling, of Nichol & Dhariwal 2021, keeps the noise end near that of N = 1000.
+
+    Args:
+      num_timesteps: N.
+
+    Raises:
+      ValueError: num_timesteps below 21, where the last beta is 1 or more.
+    """
+    if num_timesteps < 21:
+        raise ValueError(
+            f"num_timesteps={num_timesteps}: the linear process needs at least 21, as its last "
+            "beta is 20 / num_timesteps and must stay below 1; use cosine_timesteps for fewer"
+        )
+    scale = 1000 / num_timesteps
+    return _schedule_of(np.linspace(1e-4 * scale, 0.02 * scale, num_timesteps))
+
+
+def cosine_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
+    """beta_t = min(1 - f((t + 1) / N) / f(t / N), 0.999), f(u) = cos^2((u + .008) / 1.008 pi/2).
+
+    Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17.
+
+    Args:
+      num_timesteps: N.
+
+    Raises:
+      ValueError: num_timesteps below 2.
+    """
+    if num_timesteps < 2:
+        raise ValueError(f"num_timesteps={num_timesteps}: a discrete process needs at least 2")
+    u = np.linspace(0.0, 1.0, num_timesteps + 1)
+    f = np.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+    return _schedule_of(np.minimum(1 - f[1:] / f[:-1], 0.999))

@@ -1,0 +1,209 @@
+"""How good is a trained model on a data set, in numbers?
+
+    bits/dim <= (KL(q(z_min | x) || N(0, I)) + sum of KL(q || p) + E -log p(x | z_max)) / (D ln 2)
+    accuracy(logsnr) = P(the most probable label of z is the label of x)
+
+The first for a model that draws samples, the second for a classifier of noisy images. Both are
+means over the examples of a split, each with noise of its own that depends on its index alone.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfg_jax import data
+from cfg_jax.config import build
+from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.diffusion import diffuse
+from cfg_jax.core.likelihood import bits_per_dim, variational_bound
+from cfg_jax.core.schedules import CosineSchedule, cosine_schedule, logsnr_grid
+from cfg_jax.io.metric_log import with_progress
+from cfg_jax.runtime import devices, processes
+from cfg_jax.sampling.model import Model
+from cfg_jax.sampling.noisy_classifier import NoisyClassifier
+
+
+class Likelihood(NamedTuple):
+    """The bound on -log2 p(x | label) of a model, in bits per dimension.
+
+    prior, diffusion, decoder: its three parts, means over the examples; in prior and decoder the
+      model counts for little, the noise levels at the ends for much.
+    standard_error: of their sum, over the examples.
+    num_examples, num_steps: N, and T network calls for each.
+    """
+
+    prior: float
+    diffusion: float
+    decoder: float
+    standard_error: float
+    num_examples: int
+    num_steps: int
+
+    @property
+    def total(self) -> float:
+        """The bound."""
+        return self.prior + self.diffusion + self.decoder
+
+
+def likelihood(
+    model: Model,
+    source: data.Source,
+    *,
+    num_steps: int | None = None,
+    logsnr_max: float | None = None,
+    logvar_interp: float | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    num_examples: int | None = None,
+) -> Likelihood:
+    """The bound of `likelihood.variational_bound` over a data set, each x with its own label.
+
+    Images count as 8-bit values, points as continuous ones. The variance is the learned one where
+    there is one.
+
+    Args:
+      model: its shape is the source's.
+      source: an opened split.
+      num_steps: T; the config's if None. A bound at few steps is that of a coarse sampler.
+      logsnr_max: where the grid ends and the decoder begins; the schedule's own end if None. For
+        8-bit data about 10: beyond it the steps are finer than what they are rounded to.
+      logvar_interp: the constant v where the variance is not learned; the config's if None.
+      seed: example i draws from fold_in(key(seed), i).
+      batch_size: examples at a time.
+      num_examples: the first so many; all if None.
+
+    Raises:
+      ValueError: data of another shape or number of labels, an upsampler.
+    """
+    _check_source(model, source)
+    if model.low_res_shape:
+        raise ValueError("this model is an upsampler: its likelihood needs a low_res image")
+    num_steps = model.config.sampling.num_steps if num_steps is None else num_steps
+    logsnrs = logsnr_grid(_ending_at(model.schedule, logsnr_max), num_steps)
+    interp = model.config.sampling.logvar_interp if logvar_interp is None else logvar_interp
+
+    def bound(params, batch):
+        return variational_bound(
+            batch["keys"],
+            model.bind(params),
+            batch["x"],
+            batch["labels"],
+            logsnrs,
+            logvar_interp=interp,
+            num_levels=256 if len(model.shape) == 3 else None,
+            clip_x=model.config.sampling.clip_x,
+        )
+
+    nats = _over_examples(bound, model.params, source, seed, batch_size, num_examples)
+    bits = {name: bits_per_dim(values, (1, *model.shape)) for name, values in nats.items()}
+    total = np.sum(list(bits.values()), axis=0)
+    return Likelihood(
+        *(float(bits[name].mean()) for name in ("prior", "diffusion", "decoder")),
+        standard_error=float(total.std() / np.sqrt(total.size)),
+        num_examples=total.size,
+        num_steps=num_steps,
+    )
+
+
+def accuracy(
+    classifier: NoisyClassifier,
+    source: data.Source,
+    logsnrs: Sequence[float],
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    num_examples: int | None = None,
+) -> dict[float, float]:
+    """{logsnr: share of examples whose z the classifier labels right}, in [0, 1].
+
+    Args:
+      classifier: its shape is the source's.
+      source: an opened split.
+      logsnrs: noise levels; an example has the same noise at each.
+      seed, batch_size, num_examples: as for `likelihood`.
+
+    Raises:
+      ValueError: data of another shape or number of labels.
+    """
+    _check_source(classifier, source)
+    levels = jnp.asarray(logsnrs, jnp.float32)
+
+    def correct(params, batch):
+        eps = keys_lib.normal(batch["keys"], batch["x"].shape)
+        log_probs = classifier.experiment.log_probs(params)
+
+        def at(logsnr):
+            every = jnp.broadcast_to(logsnr, eps.shape[:1])
+            best = jnp.argmax(log_probs(diffuse(batch["x"], eps, logsnr), every), axis=1)
+            return best == batch["labels"]
+
+        return {"correct": jax.lax.map(at, levels).T}
+
+    found = _over_examples(correct, classifier.params, source, seed, batch_size, num_examples)
+    return dict(zip(map(float, logsnrs), found["correct"].mean(axis=0).tolist(), strict=True))
+
+
+def _ending_at(schedule: build.Schedule, logsnr_max: float | None) -> build.Schedule:
+    if logsnr_max is None:
+        return schedule
+    if not isinstance(schedule, CosineSchedule):
+        raise ValueError(
+            f"logsnr_max={logsnr_max}: a discrete schedule ends at its own {schedule.logsnr_max:g}"
+        )
+    if not schedule.logsnr_min < logsnr_max <= schedule.logsnr_max:
+        raise ValueError(
+            f"logsnr_max={logsnr_max}: need a value above {schedule.logsnr_min:g} and up to "
+            f"{schedule.logsnr_max:g}, which the model was trained on"
+        )
+    return cosine_schedule(schedule.logsnr_min, logsnr_max)
+
+
+def _check_source(trained: Model | NoisyClassifier, source: data.Source) -> None:
+    found = (tuple(source.shape), source.num_classes)
+    if found != (trained.shape, len(trained.label_names)):
+        raise ValueError(
+            f"{source.name} has examples of {found[0]} with {found[1]} labels, the model is for "
+            f"{trained.shape} with {len(trained.label_names)}: give the data it was trained on"
+        )
+
+
+def _over_examples(
+    function: Callable[[Any, dict], dict],
+    params: Any,
+    source: data.Source,
+    seed: int,
+    batch_size: int,
+    num_examples: int | None,
+) -> dict[str, np.ndarray]:
+    """function(params, {x, labels, keys}) of every example, over all devices: float64 [N, ...].
+
+    Several processes share each batch, and all of them get all of it.
+    """
+    count = min(len(source), num_examples or len(source))
+    batch_size = min(batch_size, count)
+    compiled = devices.pmap_batch(function)
+    starts = range(0, count, batch_size)
+    parts = []
+    for start in with_progress(starts, len(starts), "batch"):
+        # The last batch is filled up, so that one shape is compiled.
+        chosen = np.minimum(np.arange(start, start + batch_size), count - 1)
+        chosen = processes.share(chosen)
+        examples = [source[int(i)] for i in chosen]
+        batch = {
+            "x": np.stack([example["x"] for example in examples]),
+            "labels": np.array([example["label"] for example in examples], np.int32),
+            "keys": keys_lib.indexed(jax.random.key(seed), chosen),
+        }
+        parts.append(processes.gather(compiled(params, batch), batch_size))
+    return {
+        name: np.concatenate([part[name] for part in parts])[:count].astype(np.float64)
+        for name in parts[0]
+    }
+
+
+def open_data(trained: Model | NoisyClassifier, split: str) -> data.Source:
+    """A split of the data set that a model was trained on."""
+    return data.open_source(split=split, **build.data_arguments(trained.config))

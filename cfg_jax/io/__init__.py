@@ -1,0 +1,1 @@
+"""Files, pictures, logged numbers and progress."""

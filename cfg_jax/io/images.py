@@ -1,0 +1,127 @@
+"""How do samples become pictures?
+
+    images = round(127.5 (x + 1)),   x in [-1, 1], images uint8
+
+Grids and captioned strips of images, scatter plots of points, written as PNG.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cfg_jax.core.types import Array
+
+Picture = Image.Image
+
+SMALLEST_SIDE = 64
+
+
+def to_images(x: np.ndarray) -> np.ndarray:
+    """round(127.5 (x + 1)), clipped to 0..255: uint8 of x's shape."""
+    return np.clip(np.rint((np.asarray(x) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def area_mean(x: Array, size: int) -> Array:
+    """Means of equal squares of pixels: [B, H, W, C] to [B, size, size, C], size dividing H = W."""
+    batch, height, width, channels = x.shape
+    blocks = x.reshape(batch, size, height // size, size, width // size, channels)
+    return blocks.mean(axis=(2, 4))
+
+
+def grid(images: np.ndarray, *, gap: int = 2) -> np.ndarray:
+    """One image from [rows, columns, H, W, C], white lines of `gap` pixels between them.
+
+    Images below 64 pixels are enlarged by a whole factor, so that each pixel stays a square.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    factor = -(-SMALLEST_SIDE // images.shape[2])
+    images = images.repeat(factor, axis=2).repeat(factor, axis=3)
+    images = np.broadcast_to(images, (*images.shape[:-1], 3))
+    padding = [(0, 0), (0, 0), (gap, gap), (gap, gap), (0, 0)]
+    padded = np.pad(images, padding, constant_values=255)
+    rows, columns, height, width, _ = padded.shape
+    return padded.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
+
+
+def captioned_grid(
+    images: np.ndarray, row_captions: Sequence[str], column_captions: Sequence[str]
+) -> Picture:
+    """`grid` with a caption left of each row and, of one line or two, above each column."""
+    picture = Image.fromarray(grid(images))
+    row_height = picture.height // images.shape[0]
+    column_width = picture.width // images.shape[1]
+    font = ImageFont.load_default(size=14)
+    left = 12 + max(int(font.getlength(caption)) for caption in row_captions)
+    lines = max(caption.count("\n") + 1 for caption in column_captions)
+    top = 8 + 16 * lines
+    above = font if lines == 1 else ImageFont.load_default(size=11)
+    canvas = Image.new("RGB", (left + picture.width, top + picture.height), "white")
+    canvas.paste(picture, (left, top))
+    draw = ImageDraw.Draw(canvas)
+    for i, caption in enumerate(column_captions):
+        middle = left + column_width * i + column_width // 2
+        draw.text((middle, top // 2), caption, "black", above, anchor="mm", align="center")
+    for i, caption in enumerate(row_captions):
+        draw.text((left - 6, top + row_height * i + row_height // 2), caption, "black", font, "rm")
+    return canvas
+
+
+def scatter(
+    points: np.ndarray, row_captions: Sequence[str], column_captions: Sequence[str]
+) -> Picture:
+    """Points [rows, columns, N, 2] as one plot a column, one colour a row, on equal axes."""
+    from matplotlib.figure import Figure
+
+    columns = points.shape[1]
+    figure = Figure(figsize=(3 * columns, 3.2), layout="constrained")
+    reach = 1.05 * np.abs(points).max()
+    for column, caption in enumerate(column_captions):
+        axes = figure.add_subplot(1, columns, column + 1, aspect="equal", title=caption)
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        for row, label in enumerate(row_captions):
+            axes.plot(*points[row, column].T, ".", markersize=2, label=label)
+    axes.legend(loc="upper right", markerscale=4, fontsize="small")
+    return rendered(figure)
+
+
+def rendered(figure) -> Picture:
+    """A matplotlib figure as a picture, drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def read_picture(path: Path) -> Picture:
+    """The picture in a file, held in memory."""
+    with Image.open(path) as opened:
+        return opened.copy()
+
+
+def save_png(path: Path, picture: Picture) -> None:
+    """Writes `picture` at `path`, its folders made; a reader never sees half a file."""
+    with whole_file(path) as file:
+        picture.save(file, format="PNG")
+
+
+def save_npz(path: Path, **arrays: np.ndarray) -> None:
+    """Writes named arrays at `path`, its folders made; a reader never sees half a file."""
+    with whole_file(path) as file:
+        np.savez_compressed(file, **arrays)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to that takes its place at `path` once all is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("wb") as file:
+        yield file
+    unfinished.replace(path)

@@ -1,0 +1,1 @@
+"""Trained models and classifiers, and the compiled program that draws samples from them."""

@@ -1,0 +1,276 @@
+"""How are very many samples drawn into files, so that being killed costs little and spoils nothing?
+
+    shard k:  samples_{k S}_{min((k + 1) S, N)}.npz,   images uint8 [n, H, W, C], labels int32 [n]
+
+Samples 0..N - 1 lie in shards of S, each one whole file named by its first index and the one after
+its last. Sample i depends on the settings, the seed and i alone (`samples`). A shard is
+drawn by the same calls whatever is there already, so that however often it was killed, and for any
+number of processes that their devices are divided among, a folder comes to hold the same samples
+bit for bit; another batch size or number of devices rounds differently, by a grey level in some
+pixel. Process p of P draws the shards k with k % P = p on its own devices. `manifest.json` says
+which settings a folder is of.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+
+from cfg_jax.config.validate import to_json
+from cfg_jax.io import images
+from cfg_jax.io.metric_log import Pace
+from cfg_jax.runtime import devices, processes
+from cfg_jax.sampling.model import Model
+from cfg_jax.sampling.noisy_classifier import NoisyClassifier
+from cfg_jax.sampling.samples import Sampling, check_samples, samples_at, swept_fields
+from cfg_jax.storage import manifest
+from cfg_jax.storage.lock import hold_beside
+
+MANIFEST = "manifest.json"
+_PATTERN = "samples_*.npz"
+
+
+class Shard(NamedTuple):
+    """The samples start..stop - 1."""
+
+    start: int
+    stop: int
+
+    def path(self, folder: Path) -> Path:
+        return folder / f"samples_{self.start:08d}_{self.stop:08d}.npz"
+
+
+def sample_to_files(
+    model: Model,
+    folder: Path,
+    *,
+    num_samples: int,
+    label_plan: str = "balanced",
+    seed: int = 0,
+    sampling: Sampling = Sampling(),  # noqa: B008  (a constant)
+    classifier: NoisyClassifier | None = None,
+    batch_size: int = 256,
+    shard_size: int = 1000,
+) -> list[Path]:
+    """Draws what is missing of samples 0..num_samples - 1; returns the paths of all, in order.
+
+    A shard that is there and whole is not drawn again; a damaged one is. Memory holds one. Every
+    process of a run calls this, and returns once all are done. Meanwhile the first holds a lock
+    beside the folder, `<folder>.lock`; buckets have none.
+
+    Args:
+      model: of images, no upsampler.
+      folder: of these samples alone, one that all processes see; made if it is not there.
+      num_samples: N.
+      label_plan: "balanced", sample i has label i mod K; "random", each drawn from the seed.
+      seed: of noise and random labels.
+      sampling: guidance and sampler.
+      classifier: that guides with sampling.classifier_w.
+      batch_size: samples at a time, of all processes together; no part of the settings.
+      shard_size: S, samples in a file.
+
+    Raises:
+      ValueError: what `check_samples` and `Model.sample_x` refuse, sizes below 1, a folder of other
+        settings or of unknown ones, that another program writes to, or that a process cannot see.
+      FloatingPointError: samples not finite.
+      OSError: a folder that cannot be written, that has files which are not of these samples, or
+        that lacks samples when all are done.
+    """
+    check_samples(model, num_samples, label_plan)
+    for name, size in (("batch_size", batch_size), ("shard_size", shard_size)):
+        if size < 1:
+            raise ValueError(f"{name}={size}: need 1 or more")
+    settings = {
+        "num_samples": num_samples,
+        "label_plan": label_plan,
+        "seed": seed,
+        "shard_size": shard_size,
+        "image_shape": list(model.shape),
+    } | swept_fields(model, sampling, classifier)
+    every = shards(num_samples, shard_size)
+    with contextlib.ExitStack() as held:
+        processes.by_first(lambda: _claim(folder, settings, model, held))
+        _check_seen(folder)
+        _check_settings(folder, settings)
+        _check_strays(folder, every)
+        draw = samples_at(model, sampling, classifier, label_plan, seed)
+        own = every[jax.process_index() :: jax.process_count()]
+        _draw_missing(draw, own, folder, model.shape, _even(batch_size, _count(every[:1])))
+        processes.wait_for_all("all samples are drawn")
+        if processes.is_first():  # a shared disk may show the others files of this moment late
+            check_complete(folder, num_samples)
+    return [shard.path(folder) for shard in every]
+
+
+def shards(num_samples: int, shard_size: int) -> list[Shard]:
+    """0..num_samples - 1 in runs of shard_size, the last one as long as is left."""
+    starts = range(0, num_samples, shard_size)
+    return [Shard(start, min(start + shard_size, num_samples)) for start in starts]
+
+
+def check_complete(folder: Path, num_samples: int) -> None:
+    """Every index 0..num_samples - 1 is in one file of `folder` by name, and in one only.
+
+    Raises:
+      OSError: with the first index of which that does not hold.
+    """
+    expected = 0
+    for shard in sorted(_place(path) for path in folder.glob(_PATTERN)):
+        if shard.start < expected or shard.stop > num_samples:
+            raise _stray(shard.path(folder), num_samples)
+        if shard.start > expected:
+            break
+        expected = shard.stop
+    if expected < num_samples:
+        raise OSError(
+            f"sample {expected} of {num_samples} is in no file of {folder}: start again to draw "
+            "it; several processes need a folder that all of them see"
+        )
+
+
+def _count(some: Sequence[Shard]) -> int:
+    return sum(shard.stop - shard.start for shard in some)
+
+
+def _claim(
+    folder: Path, settings: dict[str, Any], model: Model, held: contextlib.ExitStack
+) -> None:
+    """Takes the lock of a folder, and writes the manifest of one that has no samples yet."""
+    held.callback(hold_beside(folder))
+    if any(folder.glob(_PATTERN)):
+        return
+    described = {
+        "settings": settings,
+        "sha256": manifest.sha256_json(settings),
+        "label_names": list(model.label_names),
+        "config": to_json(model.config),
+        "versions": manifest.versions(),
+    }
+    with images.whole_file(folder / MANIFEST) as file:
+        file.write(json.dumps(described, indent=1).encode())
+
+
+def _check_seen(folder: Path) -> None:
+    """Refuses a folder that the first process sees and another one does not."""
+    seen = processes.of_each((folder / MANIFEST).exists())
+    if seen[0] and not all(seen):
+        raise ValueError(
+            f"process {seen.index(0)} does not see {folder}, which the first one does: give a "
+            "folder that all of them share"
+        )
+
+
+def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuses a folder of other settings, or of which they cannot be read."""
+    path = folder / MANIFEST
+    if not path.exists():
+        raise ValueError(f"{folder} holds samples, and no {MANIFEST} says of what: give another")
+    try:
+        described = json.loads(path.read_text())
+        theirs = dict(described["settings"])
+        whole = manifest.sha256_json(theirs) == described["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} cannot be read, or was altered: give another folder")
+    ours = json.loads(json.dumps(settings))
+    # Digests come last: that the checkpoint is of another step says more to a person.
+    for field in sorted(ours | theirs, key=lambda field: field in ("model", "classifier")):
+        their, our = (json.dumps(values.get(field)) for values in (theirs, ours))  # NaN equals NaN
+        if our != their:
+            raise ValueError(
+                f"{folder} holds samples of {field}={theirs.get(field)}, not "
+                f"{ours.get(field)}: ask for the same, or give another folder"
+            )
+
+
+def _check_strays(folder: Path, every: Sequence[Shard]) -> None:
+    """Refuses a folder in which a file named as samples are is none of `every`."""
+    known = set(every)
+    for path in sorted(folder.glob(_PATTERN)):
+        if _place(path) not in known:
+            raise _stray(path, every[-1].stop)
+
+
+def _stray(path: Path, num_samples: int) -> OSError:
+    return OSError(
+        f"{path} holds samples that another file holds as well, or that are beyond the "
+        f"{num_samples} asked for: remove what is not of this folder"
+    )
+
+
+def _is_whole(shard: Shard, folder: Path, shape: tuple[int, ...]) -> bool:
+    """Whether the shard's file is there and can be read, every byte of it."""
+    path = shard.path(folder)
+    if not path.exists():
+        return False
+    count = shard.stop - shard.start
+    try:
+        # Reading an array compares it with the checksum that the archive has of it.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            drawn, labels = file["images"], file["labels"]
+        if drawn.shape == (count, *shape) and drawn.dtype == np.uint8 and labels.shape == (count,):
+            return True
+        why = f"images of {drawn.shape}"
+    except Exception as error:  # a damaged file raises many types
+        why = manifest.reason(error)
+    logging.warning("%s is damaged (%s): its samples are drawn again", path, why)
+    return False
+
+
+def _place(path: Path) -> Shard:
+    """The indices that a file's name says."""
+    try:
+        _, start, stop = path.stem.split("_")
+        return Shard(int(start), int(stop))
+    except ValueError:
+        raise OSError(f"{path} is not named as samples are: remove it, or rename it") from None
+
+
+def _even(batch_size: int, shard_size: int) -> int:
+    """The samples that this process draws at a time.
+
+    Those of a device are as many however the devices are divided among processes: of all batches
+    that make a shard in as few as batch_size does the smallest, rounded up to all devices.
+    """
+    smallest = -(-shard_size // -(-shard_size // batch_size))
+    return devices.num_devices() * -(-smallest // devices.num_devices_of_all())
+
+
+def _draw_missing(
+    draw: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    own: Sequence[Shard],
+    folder: Path,
+    shape: tuple[int, ...],
+    batch_size: int,
+) -> None:
+    """Writes those of this process's shards that are not there and whole."""
+    missing = [shard for shard in own if not _is_whole(shard, folder, shape)]
+    pace = Pace(_count(own) - _count(missing), _count(own), "image")
+    try:
+        for shard in missing:
+            drawn, labels = _drawn(draw, shard, batch_size, pace.advance)
+            images.save_npz(shard.path(folder), images=drawn, labels=labels)
+    finally:
+        pace.close()
+
+
+def _drawn(
+    draw: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    shard: Shard,
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> list[np.ndarray]:
+    """Images and labels of a shard."""
+    batches = []
+    for first in range(shard.start, shard.stop, batch_size):
+        # The last batch is filled up, so that one shape is compiled.
+        batch = draw(np.minimum(np.arange(first, first + batch_size), shard.stop - 1))
+        batches.append([values[: shard.stop - first] for values in batch])
+        advance(len(batches[-1][0]))
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]

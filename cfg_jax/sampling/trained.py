@@ -1,0 +1,41 @@
+"""What is there of every finished training run?
+
+Averaged parameters, the config that they were trained with, and the data they know: what a model
+that draws samples and a classifier that guides it have in common.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cfg_jax.config import build
+from cfg_jax.runtime import devices
+
+
+class Trained:
+    """Averaged parameters on all devices, and the network that they belong to.
+
+    Attributes:
+      config: what it was trained with.
+      params: the exponential moving average of the parameters.
+      step: the training step it was saved at.
+      shape: of one example, (H, W, C) or (D,).
+      label_names: one per class; labels are their indices.
+      experiment: the network without its parameters, hashable.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        params: Any,
+        *,
+        step: int,
+        shape: tuple[int, ...],
+        label_names: tuple[str, ...],
+    ):
+        self.config = config
+        self.params = devices.replicate(params)
+        self.step = step
+        self.shape = tuple(shape)
+        self.label_names = tuple(label_names)
+        self.experiment = build.assemble(config, self.shape, len(self.label_names))

@@ -1,0 +1,353 @@
+"""How is a run kept on disk, and which step may be trusted when it is read back?
+
+A step is a directory `<directory>/<step>` with four items: `state` and `ema` (trees of arrays),
+`config` and `meta` (JSON; `manifest.py` says what is in it).
+
+Orbax writes, commits and removes steps. It returns a flipped byte without complaint, casts to
+another dtype in silence and takes the newest step for a good one; checking what it returns and
+falling back to an older step are added here.
+
+When to save and what the trees mean is left to `training`, where arrays live to `devices`.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from cfg_jax.runtime import processes
+from cfg_jax.storage import manifest
+from cfg_jax.storage.lock import hold_beside
+
+
+class Restored(NamedTuple):
+    """A run to continue; `state` and `ema` have the structure and placement asked for."""
+
+    step: int
+    state: Any
+    ema: Any
+    config: dict[str, Any]
+    meta: dict[str, Any]
+
+
+class LoadedEma(NamedTuple):
+    """Averaged parameters to sample with; `ema` is a nested dict on one device."""
+
+    step: int
+    ema: dict[str, Any]
+    config: dict[str, Any]
+    meta: dict[str, Any]
+
+
+class SaveError(OSError):
+    """A step could not be written; those written before it are as they were."""
+
+    def __init__(self, step: int | None, error: Exception):
+        super().__init__(
+            f"step {step} was not written, earlier ones are untouched ({manifest.reason(error)}): "
+            "look for a full disk or missing permissions, then save again."
+        )
+        self.step = step
+
+
+class Checkpoints:
+    """The checkpoints of one run, written in the background. A context manager.
+
+    A directory has one writer, which holds a lock beside it, `<directory>.lock`. Of a run's
+    processes all call the same methods and the first holds the lock and clears away.
+
+    Kept are the `keep_latest` newest steps, those divisible by `keep_every` (None: no such rule)
+    and the `keep_best` with the lowest finite loss; others go once a newer one is on disk.
+
+    Args:
+      directory: created if missing, e.g. `<workdir>/checkpoints`.
+      save_every: `save` writes the steps divisible by this.
+
+    Raises:
+      ValueError: `directory` is a file or another process writes to it, the disk is full, or a
+        number is out of range.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        save_every: int = 1,
+        keep_latest: int = 2,
+        keep_every: int | None = None,
+        keep_best: int = 0,
+    ):
+        if min(save_every, keep_latest, keep_best + 1, 1 if keep_every is None else keep_every) < 1:
+            raise ValueError(
+                f"{save_every=}, {keep_latest=}, {keep_every=}, {keep_best=}: expected 1 or more, "
+                "for keep_every also None and for keep_best also 0."
+            )
+        self._save_every = save_every
+        self._losses: dict[int, float] = {}
+        policies = ocp.checkpoint_managers
+        rules = [policies.LatestN(keep_latest), _LowestLoss(keep_best, self._losses)]
+        rules += [] if keep_every is None else [policies.EveryNSteps(keep_every)]
+        kept = policies.AnyPreservationPolicy(rules)
+        path = _path(directory)
+        with contextlib.ExitStack() as held:
+            processes.by_first(lambda: held.callback(hold_beside(path)))
+            self._manager = _open(directory, preservation_policy=kept)
+            self._held = held.pop_all()
+        _remove_partial(self._manager.directory)
+        if keep_best:
+            self._losses |= {step: self._read_loss(step) for step in self._manager.all_steps()}
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def latest_step(self) -> int | None:
+        """The newest step written or being written; None if there is none."""
+        return self._manager.latest_step()
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        ema: Any,
+        *,
+        config: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        loss: float,
+        force: bool = False,
+    ) -> bool:
+        """Starts writing one step and says whether it did; the arrays may be donated after it.
+
+        Args:
+          step: larger than `latest_step()`; without `force` also divisible by `save_every`, else
+            nothing is done.
+          state, ema: trees of replicated arrays, no typed PRNG keys among them.
+          config, meta: what JSON can hold; tuples are read back as lists, and `meta` gains the
+            keys that `manifest.py` names.
+          loss: scalar at this step, lower is better.
+
+        Raises:
+          ValueError: `step` is too small, or JSON cannot hold `config` or `meta`.
+          SaveError: its `step` was not written. If that is an earlier one, this one is under way.
+        """
+        if not force and step % self._save_every:
+            return False
+        failure = self._settle()
+        latest = self.latest_step()
+        if latest is not None and step <= latest:
+            raise ValueError(
+                f"step {step} cannot be saved: step {latest} is there already and steps only grow; "
+                "compare with latest_step(), or save to another directory."
+            ) from failure
+        trees = {"state": state, "ema": ema}
+        config, meta = manifest.describe(trees, config, meta, loss)
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        items |= {"config": ocp.args.JsonSave(config), "meta": ocp.args.JsonSave(meta)}
+        self._losses[step] = meta["loss"]
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except Exception as error:
+            if failure:
+                logging.error("%s", failure)
+            raise SaveError(step, error) from error
+        if failure:
+            raise failure
+        return True
+
+    def restore_latest(self, state: Any, ema: Any) -> Restored | None:
+        """The newest step that reads back whole; None where nothing was ever saved.
+
+        One that does not (an error, a missing item, a digest that differs) is moved to
+        `<directory>.corrupt/` with a warning, after an older one has been read in its stead.
+
+        Args:
+          state, ema: trees of arrays or `jax.ShapeDtypeStruct` with the structure, shapes, dtypes
+            and shardings to restore; a leaf without sharding goes to the first local device.
+
+        Raises:
+          manifest.MismatchError: a ValueError; names a leaf of another shape or dtype. None moves.
+          ValueError: there are checkpoints and none can be read. None moves.
+          SaveError: the running save failed.
+        """
+        self.wait()
+        # A disk may show another process one step more; the oldest of very many are not needed.
+        steps = processes.of_first(self._manager.all_steps()[-50:])
+        if not steps:
+            return None
+        target = {"state": state, "ema": ema}
+
+        def read(step: int) -> Restored:
+            config, meta = _read_json(self._manager, step)
+            found = {item: _saved_form(self._manager, step, item) for item in target}
+            manifest.check_leaves(found, target)
+            arrays = _read_arrays(self._manager, step, target, meta)
+            return Restored(step, arrays["state"], arrays["ema"], config, meta)
+
+        def agree(whole: bool) -> bool:
+            return all(processes.of_each(whole))
+
+        where = self._manager.directory
+        restored, damaged = manifest.newest_whole(where, steps, read, agree)
+        for step in damaged if processes.is_first() else ():
+            _move_aside(where, step)
+        processes.wait_for_all("damaged checkpoints are set aside")
+        self._manager.reload()
+        return restored
+
+    def wait(self) -> None:
+        """Blocks until the running save is on disk. Raises SaveError if it failed."""
+        if failure := self._settle():
+            raise failure
+
+    def close(self) -> None:
+        """Waits and releases threads, whatever happens. Raises SaveError if the save failed."""
+        try:
+            self.wait()
+        finally:
+            with self._held:
+                self._manager.close()
+
+    def _settle(self) -> SaveError | None:
+        failure, step = None, self.latest_step()
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            # Orbax has already struck off its list the steps this save would have replaced.
+            self._manager.reload()
+            failure = SaveError(step, error)
+        # Not only after a failure: its other threads may still write for a moment.
+        _remove_partial(self._manager.directory)
+        return failure
+
+    def _read_loss(self, step: int) -> float:
+        try:
+            return float(_read_json(self._manager, step)[1]["loss"])
+        except Exception:  # such a step is never among the best; restoring says what is wrong
+            return math.inf
+
+
+def load_ema(directory: str | os.PathLike[str], step: int | None = None) -> LoadedEma:
+    """The averaged parameters of a run, on the first local device whatever devices wrote them.
+
+    Needs neither model nor optimizer, writes nothing, and may be called while the run goes on.
+
+    Args:
+      directory: the one given to `Checkpoints`.
+      step: None for the newest that reads back whole; a warning names those that do not.
+
+    Raises:
+      ValueError: no checkpoint there, no such step, none readable, or not written by cfg_jax.
+    """
+    with _open(directory, create=False) as manager:
+        steps = manager.all_steps()
+        if not steps:
+            raise ValueError(
+                f"no checkpoint in {directory}: expected a directory of checkpoints as "
+                "`python -m launch.train --workdir=...` writes them."
+            )
+        if step is not None and step not in steps:
+            raise ValueError(f"no step {step} in {directory}: choose one of {steps}.")
+
+        def read(step: int) -> LoadedEma:
+            config, meta = _read_json(manager, step)
+            target = {"ema": _saved_form(manager, step, "ema")}
+            arrays = _read_arrays(manager, step, target, meta)
+            return LoadedEma(step, arrays["ema"], config, meta)
+
+        return manifest.newest_whole(directory, steps if step is None else [step], read)[0]
+
+
+@dataclasses.dataclass
+class _LowestLoss:
+    """Preservation policy. Orbax's own keeps the loss in a file that, damaged, locks the run."""
+
+    n: int
+    losses: Mapping[int, float]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        losses = {c.step: self.losses.get(c.step, math.inf) for c in checkpoints}
+        finite = [step for step, loss in losses.items() if math.isfinite(loss)]
+        best = sorted(finite, key=losses.__getitem__)[: self.n]
+        return [c.step in best for c in checkpoints]
+
+
+def _path(directory: str | os.PathLike[str]) -> epath.Path:
+    name = os.fspath(directory)
+    path = epath.Path(name if "://" in name else os.path.abspath(os.path.expanduser(name)))
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{directory} is a file: expected a directory of checkpoints.")
+    return path
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        # Asked for its log alone, it would set back the count by which `preemption` agrees.
+        return False
+
+
+def _open(directory: str | os.PathLike[str], **options: Any) -> ocp.CheckpointManager:
+    path = _path(directory)
+    # Made in the background, a directory that cannot be made holds the process at its exit until
+    # the threads that wait for it give up, after 20 minutes.
+    at_once = ocp.AsyncOptions(create_directories_asynchronously=False)
+    options = ocp.CheckpointManagerOptions(async_options=at_once, **options)
+    return _Manager(path, options=options)
+
+
+def _read_json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    items = ocp.args.Composite(config=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
+    path = manager.directory / str(step)
+    if absent := [item for item in ("config", "ema", "meta") if not (path / item).exists()]:
+        raise ValueError(f"{' and '.join(absent)} missing, damaged or of another program")
+    restored = manager.restore(step, args=items)
+    manifest.check_json(restored["config"], restored["meta"])
+    return restored["config"], restored["meta"]
+
+
+def _saved_form(manager: ocp.CheckpointManager, step: int, item: str) -> Any:
+    """The tree of one item with shapes and dtypes for leaves; touches no other item."""
+    return ocp.StandardCheckpointHandler().metadata(manager.directory / str(step) / item).tree
+
+
+def _read_arrays(
+    manager: ocp.CheckpointManager, step: int, target: dict[str, Any], meta: dict[str, Any]
+) -> Mapping[str, Any]:
+    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def placed(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = getattr(leaf, "sharding", None)
+        here = isinstance(sharding, jax.sharding.Sharding)  # metadata names the devices of then
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding if here else default)
+
+    items = {item: ocp.args.StandardRestore(jax.tree.map(placed, target[item])) for item in target}
+    arrays = manager.restore(step, args=ocp.args.Composite(**items))
+    manifest.check_digests(arrays, meta)
+    return arrays
+
+
+def _remove_partial(directory: epath.Path) -> None:
+    """Frees the space of saves that failed or were killed; the next one may need it."""
+    if not processes.is_first():
+        return
+    with contextlib.suppress(OSError):
+        for partial in ocp.utils.tmp_checkpoints(directory):
+            partial.get().rmtree()
+
+
+def _move_aside(directory: epath.Path, step: int) -> None:
+    aside = epath.Path(f"{directory}.corrupt")
+    aside.mkdir(parents=True, exist_ok=True)
+    names = (f"{step}.{n}" if n else f"{step}" for n in itertools.count())
+    free = next(aside / name for name in names if not (aside / name).exists())
+    (directory / str(step)).rename(free)
+    logging.warning("checkpoint %d could not be read and was moved to %s", step, free)

@@ -1,0 +1,1 @@
+"""Sweeps over guidance weights, and the tables, plots and claims that follow from them."""

@@ -1,0 +1,93 @@
+"""What does guidance do to three Gaussians?
+
+Left to right w grows. Above, densities solved on a grid: the mixture of the classes' guided
+densities p(z | c)^(1 + w) p(z)^(-w), each normalised. Below, draws of the real sampler with the
+exact denoiser. The two differ where guidance is strong: the sampler follows the guided score at
+every noise level, and the guided densities at two levels are not each other's diffusion.
+
+Source: Ho & Salimans 2022, figure 2, whose means, variance and weights are not given.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfg_jax.core.guidance import classifier_free_guidance
+from cfg_jax.core.oracles import GaussianMixture, triangle
+from cfg_jax.core.samplers import sample
+from cfg_jax.core.schedules import cosine_schedule, logsnr_grid
+from cfg_jax.io.images import Picture, rendered
+
+REACH = 3.0
+"""The plane is drawn from -REACH to REACH in both directions."""
+
+
+def three_gaussians(std: float) -> GaussianMixture:
+    """Three classes of one weight on a circle of radius 1."""
+    return GaussianMixture(triangle(), std**2, np.ones(3))
+
+
+def guided_densities(mixture: GaussianMixture, w: float, resolution: int) -> np.ndarray:
+    """Each class's guided density of clean data on a grid: [K, resolution, resolution].
+
+    Row 0 is the lowest second coordinate. Each sums to one times the grid's cell area.
+    """
+    axis, cell = np.linspace(-REACH, REACH, resolution, retstep=True)
+    points = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    points = jnp.asarray(points, jnp.float32)
+
+    def density(label: int) -> np.ndarray:
+        labels = jnp.full(len(points), label)
+        log_density = mixture.guided_log_density(points, jnp.float32(20.0), labels, w)
+        # Normalised in float64 after taking out the largest: exponents reach hundreds.
+        values = np.asarray(log_density, np.float64)
+        values = np.exp(values - values.max())
+        return (values / (values.sum() * cell**2)).reshape(resolution, resolution)
+
+    return np.stack([density(label) for label in range(mixture.num_classes)])
+
+
+def guided_samples(
+    mixture: GaussianMixture, weights: Sequence[float], *, count: int, num_steps: int, seed: int
+) -> np.ndarray:
+    """Draws of the ancestral sampler with the exact denoiser: [len(weights), K, count, 2]."""
+    logsnrs = logsnr_grid(cosine_schedule(), num_steps)
+    labels = jnp.repeat(jnp.arange(mixture.num_classes), count)
+
+    @jax.jit
+    def draw(key, w):
+        denoiser = classifier_free_guidance(
+            mixture.predict, labels, w, null_label=mixture.null_label
+        )
+        return sample(key, denoiser, (labels.size, 2), logsnrs, clip_x=False)
+
+    draws = [draw(jax.random.key(seed), jnp.float32(w)) for w in weights]
+    return np.stack(draws).reshape(len(weights), mixture.num_classes, count, 2)
+
+
+def figure(
+    mixture: GaussianMixture, weights: Sequence[float], samples: np.ndarray, resolution: int = 301
+) -> Picture:
+    """Guided densities above, samples of the sampler below, one column for each weight."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(3 * len(weights), 6.2), layout="constrained")
+    panel = functools.partial(
+        drawing.add_subplot, aspect="equal", xlim=(-REACH, REACH), ylim=(-REACH, REACH)
+    )
+    colours = np.array([[0.84, 0.15, 0.16], [0.12, 0.47, 0.71], [0.17, 0.63, 0.17]])
+    for column, w in enumerate(weights):
+        densities = guided_densities(mixture, w, resolution)
+        strength = densities / densities.max(axis=(1, 2), keepdims=True)
+        ink = np.einsum("khw,kc->hwc", strength, 1 - colours[: len(densities)])
+        axes = panel(2, len(weights), column + 1, title=f"w = {w:g}")
+        axes.imshow(np.clip(1 - ink, 0, 1), origin="lower", extent=(-REACH, REACH, -REACH, REACH))
+        axes = panel(2, len(weights), len(weights) + column + 1)
+        for drawn, colour in zip(samples[column], colours, strict=False):
+            axes.plot(*drawn.T, ".", markersize=1.5, color=colour)
+    drawing.axes[0].set_ylabel("guided density, on a grid")
+    drawing.axes[1].set_ylabel("samples, exact denoiser")
+    return rendered(drawing)

@@ -1,0 +1,139 @@
+"""What did the paper measure?
+
+Ho & Salimans 2022, tables 1 and 2: FID and IS of 50,000 samples over the guidance weight, at
+64 x 64 for three p_uncond and at 128 x 128 for three numbers of steps. A number of ours has one of
+theirs beside it only where model, sampler and protocol are those of the table.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from cfg_jax.config.validate import flatten
+from cfg_jax.evaluation.networks import INCEPTION
+from cfg_jax.evaluation.result import Result
+
+Numbers = tuple[float, float]
+"""(FID, IS)."""
+
+
+class PublishedTable(NamedTuple):
+    """One table.
+
+    source: for a caption.
+    config: fields of the config that make a model the table's.
+    swept: fields of `Result.swept` that make a cell the table's.
+    column: the field of `Result.swept` that the columns are of.
+    columns: its values.
+    rows: {w: ((FID, IS) of every column)}.
+    """
+
+    source: str
+    config: Mapping[str, Any]
+    swept: Mapping[str, Any]
+    column: str
+    columns: tuple[float, ...]
+    rows: Mapping[float, tuple[Numbers, ...]]
+
+
+_MODEL = {
+    "data.name": "imagenet2012",
+    "network": "unet",
+    "model.attention_resolutions": [32, 16, 8],
+    "diffusion.schedule": "continuous",
+    "diffusion.logsnr_min": -20,
+    "diffusion.logsnr_max": 20,
+    "diffusion.learned_variance": False,
+    "diffusion.low_res_size": 0,
+}
+_SAMPLER = {
+    "step": "ancestral",
+    "respacing": "",
+    "classifier": None,
+    "noise_temperature": 1,
+    "score_temperature": 1,
+}
+_PROTOCOL = {"network": INCEPTION, "num_samples": 50_000}
+
+TABLE_1 = PublishedTable(
+    "Ho & Salimans 2022, table 1",
+    _MODEL
+    | {
+        "data.image_size": 64,
+        "model.channels": 192,
+        "model.channel_mult": [1, 2, 3, 4],
+        "model.num_blocks": 3,
+    },
+    # T is not said there; 256 is the natural reading.
+    _SAMPLER | {"logvar_interp": 0.3, "num_steps": 256},
+    "p_uncond",
+    (0.1, 0.2, 0.5),
+    {
+        0.0: ((1.8, 53.71), (1.8, 52.9), (2.21, 47.61)),
+        0.1: ((1.55, 66.11), (1.62, 64.58), (1.91, 56.1)),
+        0.2: ((2.04, 78.91), (2.1, 76.99), (2.08, 65.6)),
+        0.3: ((3.03, 92.8), (2.93, 88.64), (2.65, 74.92)),
+        0.4: ((4.3, 106.2), (4.0, 101.11), (3.44, 84.27)),
+        0.5: ((5.74, 119.3), (5.19, 112.15), (4.34, 92.95)),
+        0.6: ((7.19, 131.1), (6.48, 122.13), (5.27, 102.0)),
+        0.7: ((8.62, 141.8), (7.73, 131.6), (6.23, 109.8)),
+        0.8: ((10.08, 151.6), (8.9, 140.82), (7.25, 116.9)),
+        0.9: ((11.41, 161.0), (10.09, 150.26), (8.21, 124.6)),
+        1.0: ((12.6, 170.1), (11.21, 158.29), (9.13, 131.1)),
+        2.0: ((21.03, 225.5), (18.79, 212.98), (16.16, 183.0)),
+        3.0: ((24.83, 250.4), (22.36, 237.65), (19.75, 208.9)),
+        4.0: ((26.22, 260.2), (23.84, 248.97), (21.48, 225.1)),
+    },
+)
+
+TABLE_2 = PublishedTable(
+    "Ho & Salimans 2022, table 2",
+    _MODEL
+    | {
+        "data.image_size": 128,
+        "model.channels": 256,
+        "model.channel_mult": [1, 1, 2, 3, 4],
+        "model.num_blocks": 2,
+    },
+    _SAMPLER | {"logvar_interp": 0.2},
+    "num_steps",
+    (128, 256, 1024),
+    {
+        0.0: ((8.11, 81.46), (7.27, 82.45), (7.22, 81.54)),
+        0.1: ((5.31, 105.01), (4.53, 106.12), (4.5, 104.67)),
+        0.2: ((3.7, 130.79), (3.03, 132.54), (3.0, 130.09)),
+        0.3: ((3.04, 156.09), (2.43, 158.47), (2.43, 156.0)),
+        0.4: ((3.02, 183.01), (2.49, 183.41), (2.48, 180.88)),
+        0.5: ((3.43, 206.94), (2.98, 207.98), (2.96, 204.31)),
+        0.6: ((4.09, 227.72), (3.76, 228.83), (3.73, 226.76)),
+        0.7: ((4.96, 247.92), (4.67, 249.25), (4.69, 247.89)),
+        0.8: ((5.93, 265.54), (5.74, 267.99), (5.71, 265.52)),
+        0.9: ((6.89, 280.19), (6.8, 283.41), (6.81, 281.14)),
+        1.0: ((7.88, 295.29), (7.86, 297.98), (7.8, 294.56)),
+        2.0: ((15.9, 378.56), (15.93, 377.37), (15.75, 373.18)),
+        3.0: ((19.77, 409.16), (19.77, 407.44), (19.56, 405.68)),
+        4.0: ((21.55, 422.29), (21.53, 421.03), (21.45, 419.06)),
+    },
+)
+
+
+def published_table(result: Result) -> PublishedTable | None:
+    """The table that a result is a cell of, by its model, sampler and protocol; None for none."""
+    config = dict(flatten(result.record["config"]))
+    for table in (TABLE_1, TABLE_2):
+        pairs = ((config, table.config), (result.swept, table.swept), (result.protocol, _PROTOCOL))
+        if all(_agree(ours, theirs) for ours, theirs in pairs):
+            return table
+    return None
+
+
+def published(result: Result) -> Numbers | None:
+    """(FID, IS) that the paper has for a cell like this one; None where it has none."""
+    table = published_table(result)
+    if table is None or result.swept[table.column] not in table.columns:
+        return None
+    row = table.rows.get(round(result.swept["w"], 6))
+    return None if row is None else row[table.columns.index(result.swept[table.column])]
+
+
+def _agree(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    return all(field in ours and ours[field] == value for field, value in theirs.items())

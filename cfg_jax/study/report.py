@@ -1,0 +1,178 @@
+"""What did a sweep find, on one page that needs nothing else?
+
+A single HTML file: the paper's claims with verdicts computed from the numbers, the frontier, the
+tables, samples, losses, the protocol and the configuration. Pictures are in it as base64, there is
+no script, and nothing is fetched.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from cfg_jax.config.validate import flatten
+from cfg_jax.evaluation.result import Result, check_comparable, title
+from cfg_jax.io import images
+from cfg_jax.io.images import Picture
+from cfg_jax.study.claims import Claim, check_claims
+from cfg_jax.study.curves import Table, tables
+
+CAPTIONS = {
+    "frontier_w": "Score against distance, w beside the points, one curve for each p_uncond "
+    "(figure 4 of the paper). Up and to the left is better.",
+    "frontier_T": "The same with one curve for each number of steps T (figure 5 of the paper).",
+    "frontier_ways": "Classifier-free guidance beside other ways to trade variety for fidelity.",
+    "loss": "Training loss, the mean since the line before.",
+    "table_w": "Over p_uncond",
+    "table_T": "Over the number of steps",
+    "table_cells": "All that was measured",
+}
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; max-width: 62rem;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; font-size: 0.88rem; margin: 0.6rem 0; }
+th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.8rem; text-align: right;
+  font-variant-numeric: tabular-nums; white-space: pre; }
+table.words td, table.words th { text-align: left; white-space: normal; vertical-align: top;
+  overflow-wrap: anywhere; }
+figure { margin: 1rem 0; } img { max-width: 100%; image-rendering: auto; }
+figcaption, .small { color: #555; font-size: 0.88rem; }
+.verdict { font-weight: 600; white-space: nowrap; }
+"""
+
+
+def write_report(
+    path: Path,
+    results: Sequence[Result],
+    *,
+    pictures: Mapping[str, Picture],
+    strips: Mapping[str, Picture],
+    losses: Picture | None = None,
+) -> None:
+    """Writes the page, whole or not at all.
+
+    Args:
+      path: of the HTML file.
+      results: of one protocol, one or more guided by w alone.
+      pictures: of `plots.frontiers`.
+      strips: guided samples, by the name of their run.
+      losses: of `plots.loss_curves`; None where no run left a record.
+
+    Raises:
+      ValueError: results of unlike protocols.
+    """
+    check_comparable(*results)
+    protocol = results[0].protocol
+    name = f"{title('is', protocol)} against {title('fid', protocol)}"
+    parts = [
+        f"<h1>Guidance: {escape(name)}</h1>",
+        _paragraph(_summary(results)),
+        _section("Which of the paper's claims hold here", [_claims(check_claims(results))]),
+        _section("Frontier", [_figure(p, CAPTIONS.get(n, n)) for n, p in pictures.items()]),
+        _section("Tables", [_table(n, table) for n, table in tables(results).items()]),
+        _section("Samples", [_figure(picture, n) for n, picture in strips.items()]),
+        _section("Training", [_figure(losses, CAPTIONS["loss"])] if losses else []),
+        _section("Protocol", _protocol(results)),
+        _section("Configuration", [_configuration(results)]),
+    ]
+    page = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>Guidance: {escape(name)}</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+    with images.whole_file(path) as file:
+        file.write(page.encode())
+
+
+def _summary(results: Sequence[Result]) -> str:
+    protocol = results[0].protocol
+    return (
+        f"{len(results)} cells of {protocol['num_samples']} samples each, compared with "
+        f"{protocol['reference']}. The claims and the shape of the tables are those of Ho & "
+        "Salimans 2022, Classifier-Free Diffusion Guidance; w = 0 is the conditional model."
+    )
+
+
+def _claims(claims: Sequence[Claim]) -> str:
+    rows = "".join(
+        f'<tr><td>{escape(claim.claim)}</td><td class="verdict">{escape(claim.verdict)}</td>'
+        f"<td>{'<br>'.join(map(escape, claim.numbers))}</td></tr>"
+        for claim in claims
+    )
+    head = "<tr><th>claim</th><th>verdict</th><th>numbers</th></tr>"
+    return f'<table class="words">{head}{rows}</table>'
+
+
+def _table(name: str, table: Table) -> str:
+    rows = "".join(f"<tr>{''.join(_cells('td', row))}</tr>" for row in table.rows)
+    head = "".join(_cells("th", table.head))
+    return (
+        f"<h3>{escape(CAPTIONS.get(name, name))}</h3>{_paragraph(table.caption, 'small')}"
+        f"<table><tr>{head}</tr>{rows}</table>"
+    )
+
+
+def _cells(tag: str, texts: Sequence[str]) -> list[str]:
+    return [f"<{tag}>{escape(text)}</{tag}>" for text in texts]
+
+
+def _protocol(results: Sequence[Result]) -> list[str]:
+    """What all results share, and what was said of any of them."""
+    fields = dict(results[0].protocol)
+    for name, value in results[0].swept.items():
+        if all(result.swept[name] == value for result in results):
+            fields[name] = value
+    seeds = sorted({result.record["seed"] for result in results})
+    fields |= {"seed": seeds[0] if len(seeds) == 1 else seeds}
+    fields |= results[0].record["versions"]
+    parts = [_pairs(fields)]
+    said = dict.fromkeys(line for result in results for line in result.record["warnings"])
+    return parts + [_paragraph(f"Warning: {line}") for line in said]
+
+
+def _configuration(results: Sequence[Result]) -> str:
+    """Every field of the config, where runs differ the values of all."""
+    runs = {result.swept["model"]: dict(flatten(result.record["config"])) for result in results}
+    found, differing = {}, {}
+    for field in dict.fromkeys(name for config in runs.values() for name in config):
+        values = [json.dumps(config.get(field)) for config in runs.values()]
+        found[field] = values[0]
+        if len(set(values)) > 1:
+            found[field] = differing[field] = " | ".join(values)
+    above = _pairs(differing) if differing else ""
+    return f"{above}<details><summary>all fields</summary>{_pairs(found)}</details>"
+
+
+def _pairs(fields: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr>{''.join(_cells('td', [name, _said(value)]))}</tr>" for name, value in fields.items()
+    )
+    return f'<table class="words">{rows}</table>'
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _section(heading: str, parts: Sequence[str]) -> str:
+    return f"<h2>{escape(heading)}</h2>" + "\n".join(parts) if parts else ""
+
+
+def _paragraph(text: str, kind: str = "") -> str:
+    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def _figure(picture: Picture, caption: str) -> str:
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", optimize=True)
+    inlined = base64.b64encode(stream.getvalue()).decode()
+    said = escape(caption, quote=True)
+    return (
+        f'<figure><img alt="{said}" src="data:image/png;base64,{inlined}">'
+        f"<figcaption>{said}</figcaption></figure>"
+    )

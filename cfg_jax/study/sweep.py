@@ -1,0 +1,271 @@
+"""How do samples change with guidance, p_uncond and the number of steps?
+
+    runs = share_programs([Run(workdir, load_model(workdir)) for workdir in workdirs])
+    results = list(measure(plan(runs, weights=[0, 0.3, 1]), network, reference, ...))
+
+A sweep is cells, each one `evaluation.evaluate` in its run's own folder: one that was measured
+before is read back. The guidance weight is data, so there is one program for each network and T;
+noise is that of the seed, the same in every cell. What the results add up to is left to `curves`,
+`plots`, `claims` and `report`, and files to `files`.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cfg_jax.config import build
+from cfg_jax.evaluation import (
+    Reference,
+    Result,
+    Sampling,
+    check_request,
+    evaluate,
+    title,
+)
+from cfg_jax.evaluation.networks import FeatureNetwork
+from cfg_jax.io import images
+from cfg_jax.io.images import Picture
+from cfg_jax.sampling import strips
+from cfg_jax.sampling.model import Model
+from cfg_jax.sampling.noisy_classifier import NoisyClassifier
+from cfg_jax.storage import manifest
+from cfg_jax.study import curves
+
+STRIP_LABELS = 10
+NEEDED = ("fid", "is")
+"""Metrics that every table and plot is of."""
+
+
+class Run(NamedTuple):
+    """A trained model and the folder that it came from, where its cells are kept."""
+
+    workdir: Path
+    model: Model
+
+
+class Cell(NamedTuple):
+    """One evaluation: a run, guidance and sampler, and the classifier that guides, if any."""
+
+    run: Run
+    sampling: Sampling
+    classifier: NoisyClassifier | None = None
+
+
+class OlderWays(NamedTuple):
+    """Other ways to the same trade (Dhariwal & Nichol 2021), on the first run.
+
+    classifier, classifier_form: guides the model at `classifier_on`, 0 conditional, -1 not.
+    classifier_weights, noise_temperatures, score_temperatures: one cell for each number.
+    num_steps: T; the first of the sweep if None.
+    """
+
+    classifier: NoisyClassifier | None = None
+    classifier_weights: Sequence[float] = ()
+    classifier_form: str = "eps"
+    classifier_on: float = 0.0
+    noise_temperatures: Sequence[float] = ()
+    score_temperatures: Sequence[float] = ()
+    num_steps: int | None = None
+
+
+def share_programs(runs: Sequence[Run]) -> list[Run]:
+    """The same runs, those of one network and schedule with one compiled sampler between them."""
+    found: list[Run] = []
+    for run in runs:
+        like = next((other for other in found if _experiment(other) == _experiment(run)), None)
+        model = run.model
+        if like is not None:
+            model = like.model.with_params(run.model.params, run.model.step)
+            model.config = run.model.config
+        found.append(Run(run.workdir, model))
+    return found
+
+
+def _experiment(run: Run):
+    model = run.model
+    names = model.label_names
+    return build.assemble(model.config, model.shape, len(names)), names
+
+
+def plan(
+    runs: Sequence[Run],
+    *,
+    weights: Sequence[float],
+    num_steps: Sequence[int] = (),
+    other_weights: Sequence[float] | None = None,
+    common: Sampling = Sampling(),  # noqa: B008  (a constant)
+    older: OlderWays = OlderWays(),  # noqa: B008
+) -> list[Cell]:
+    """The cells of a sweep: w of the first run at each T, w of the other runs at the first T.
+
+    Args:
+      runs: the first is that of the T sweep and of the older ways.
+      weights: guidance weights w of the first run at the first T.
+      num_steps: T; the first run's own if empty.
+      other_weights: w at the other T and of the other runs; `weights` if None.
+      common: what all cells share; its w and num_steps are not used.
+      older: classifier and temperatures.
+
+    Raises:
+      ValueError: numbers that are not finite, a weight for a network without a null label, a
+        temperature out of range, T that a schedule does not have.
+    """
+    other_weights = weights if other_weights is None else other_weights
+    steps = [int(count) for count in num_steps] or [None]
+    base = common._replace(num_steps=steps[0])
+    cells = [Cell(runs[0], base._replace(w=float(w))) for w in weights]
+    for count in steps[1:]:
+        other = base._replace(num_steps=count)
+        cells += [Cell(runs[0], other._replace(w=float(w))) for w in other_weights]
+    for run in runs[1:]:
+        cells += [Cell(run, base._replace(w=float(w))) for w in other_weights]
+    cells += _older_cells(runs[0], base, older)
+    for cell in cells:
+        _check(cell)
+    return list({_identity(cell): cell for cell in cells}.values())
+
+
+def _older_cells(run: Run, base: Sampling, older: OlderWays) -> list[Cell]:
+    base = base._replace(w=0.0, num_steps=older.num_steps or base.num_steps)
+    on = base._replace(w=float(older.classifier_on), classifier_form=older.classifier_form)
+    cells = [
+        Cell(run, on._replace(classifier_w=float(by)), older.classifier)
+        for by in older.classifier_weights
+    ]
+    for field in ("noise_temperature", "score_temperature"):
+        values = getattr(older, f"{field}s")
+        cells += [Cell(run, base._replace(**{field: float(value)})) for value in values]
+    return cells
+
+
+def _check(cell: Cell) -> None:
+    """Refuses what the sampler would refuse, before hours are spent on the cells before it."""
+    sampling, model = cell.sampling, cell.run.model
+    if not all(map(math.isfinite, (sampling.w, sampling.classifier_w))):
+        raise ValueError(f"w={sampling.w}, classifier_w={sampling.classifier_w}: need finite ones")
+    if sampling.w and not model.has_null_label:
+        raise ValueError(
+            f"w={sampling.w}: the network in {cell.run.workdir} has no null label to guide with; "
+            "leave w at 0"
+        )
+    noise, score = sampling.noise_temperature, sampling.score_temperature
+    if not (0 <= noise < math.inf and 0 < score < math.inf):
+        raise ValueError(
+            f"noise_temperature={noise}, score_temperature={score}: need finite numbers, the first "
+            "0 or more, the second above 0"
+        )
+    _calls(cell)
+    if cell.classifier is None and sampling.classifier_w:
+        raise ValueError(f"classifier_w={sampling.classifier_w} without a classifier: give one")
+    if (sampling.step or model.config.sampling.step) == "ddim" and noise != 1:
+        raise ValueError(
+            f"noise_temperature={noise} with step='ddim', which draws no noise: use 'ancestral'"
+        )
+
+
+def _identity(cell: Cell) -> tuple:
+    return str(cell.run.workdir), cell.sampling, id(cell.classifier)
+
+
+def measure(
+    cells: Sequence[Cell],
+    network: FeatureNetwork,
+    reference: Reference,
+    *,
+    metrics: Sequence[str] = NEEDED,
+    num_samples: int = 50_000,
+    label_plan: str = "balanced",
+    seed: int = 0,
+    batch_size: int = 256,
+) -> Iterator[Result]:
+    """The result of every cell, with a printed line for each; arguments as of `evaluate`.
+
+    Cells are kept in `<workdir>/evaluations` of their run, where `launch.evaluate` keeps its own.
+
+    Raises:
+      ValueError: metrics without those of NEEDED, and what `evaluate` refuses.
+    """
+    options = {"metrics": list(metrics), "num_samples": num_samples, "label_plan": label_plan}
+    check_measurable(cells, **options)
+    done, spent = 0.0, 0.0
+    for number, cell in enumerate(cells, 1):
+        begun = time.monotonic()
+        result = evaluate(
+            cell.run.model,
+            network,
+            reference,
+            folder=cell.run.workdir / "evaluations",
+            seed=seed,
+            sampling=cell.sampling,
+            classifier=cell.classifier,
+            batch_size=batch_size,
+            **options,
+        )
+        seconds = time.monotonic() - begun
+        if seconds > 1:  # a cell read back tells nothing of the time that others take
+            done, spent = done + _calls(cell), spent + seconds
+        rest = sum(map(_calls, cells[number:]))
+        left = f", {spent / done * rest / 60:.0f} min left" if done and rest else ""
+        print(f"cell {number}/{len(cells)}  {_said(result)}  {seconds:.0f} s{left}", flush=True)
+        yield result
+
+
+def check_measurable(
+    cells: Sequence[Cell], metrics: Sequence[str], num_samples: int, label_plan: str
+) -> None:
+    """Refuses what `measure` could not do, before a reference is computed for it.
+
+    Raises:
+      ValueError: metrics without those of NEEDED, and what `evaluation.check_request` refuses.
+    """
+    lacking = [name for name in NEEDED if name not in metrics]
+    if lacking:
+        raise ValueError(
+            f"metrics={','.join(metrics)}: a sweep's tables are of {' and '.join(NEEDED)}; add "
+            f"{' and '.join(lacking)}"
+        )
+    for run in runs_of(cells):
+        check_request(run.model, metrics, num_samples, label_plan)
+
+
+def runs_of(cells: Sequence[Cell]) -> list[Run]:
+    """The runs of the cells, each once, in order."""
+    return list({str(cell.run.workdir): cell.run for cell in cells}.values())
+
+
+def _calls(cell: Cell) -> int:
+    """T of a cell; ValueError where its schedule does not have it."""
+    return len(cell.run.model.grid(cell.sampling.num_steps, cell.sampling.respacing))
+
+
+def _said(result: Result) -> str:
+    numbers = ", ".join(
+        f"{title(name, result.protocol)} {result.metrics[name]:.3f}" for name in NEEDED
+    )
+    return f"{curves.describe(result.swept)}: {numbers}"
+
+
+def strip(
+    run: Run, folder: Path, weights: Sequence[float], sampling: Sampling, seed: int
+) -> Picture:
+    """Guided samples, rows labels and columns w; kept in `folder` as a PNG, and drawn once.
+
+    Args:
+      run: to draw from.
+      folder: of the PNG.
+      weights: w of the columns.
+      sampling: all but w, the classifier and the temperatures.
+      seed: of the noise.
+    """
+    model = run.model
+    labels = list(range(min(STRIP_LABELS, model.null_label)))
+    names = ("num_steps", "step", "logvar_interp", "clip_x", "respacing")
+    options = {name: getattr(sampling, name) for name in names}
+    identity = [manifest.sha256(model.params), list(map(float, weights)), options, seed, labels]
+    path = folder / f"strip_{manifest.sha256_json(identity)[:12]}.png"
+    if not path.exists():
+        x = strips.guided(model, seed, labels, weights, **options)
+        images.save_png(path, strips.picture(model, x, labels, weights))
+    return images.read_picture(path)

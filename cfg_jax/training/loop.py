@@ -1,0 +1,260 @@
+"""What happens between two steps of training?
+
+Feed the next batch, read the metrics of steps that are done, stop a run that has gone wrong or is
+asked to, log, save, draw a preview. Batch and noise of step k are functions of (seed, k), so a run
+that is resumed makes the same steps as one that never stopped. Every process goes through all of
+it, the first alone writes numbers, previews and what is said.
+"""
+
+import collections
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from cfg_jax import data
+from cfg_jax.config import build
+from cfg_jax.config.validate import to_json
+from cfg_jax.io.metric_log import MetricLog, Progress
+from cfg_jax.runtime import devices, processes
+from cfg_jax.sampling import strips
+from cfg_jax.sampling.model import Model
+from cfg_jax.storage.checkpoint import Checkpoints, SaveError
+from cfg_jax.training import preemption
+from cfg_jax.training.step import TrainState
+
+# Steps whose metrics may still be on the devices: reading one waits for it, and a host that waits
+# for every step leaves the devices idle in between.
+STEPS_IN_FLIGHT = 2
+
+
+class Run(NamedTuple):
+    """What stays the same during training; `order[k]` is the batch of step k + 1."""
+
+    config: ConfigDict
+    workdir: Path
+    source: data.Source
+    order: Any
+    experiment: build.Experiment | build.ClassifierExperiment
+
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint says of its data, as JSON values."""
+        return {
+            "data": {
+                "shape": self.source.shape,
+                "label_names": self.source.label_names,
+                "fingerprint": self.source.fingerprint(),
+            }
+        }
+
+
+class Loop:
+    """All steps from `start` to the config's last, and what happens between them.
+
+    Args:
+      feed: of a `watchdog`.
+      asked_to_stop: of `preemption`.
+
+    Raises:
+      FloatingPointError: too many steps in a row with a loss or gradient that is not finite.
+      SaveError: the last checkpoint could not be written, or one that several processes write.
+      interruption.Interrupted: SIGTERM came, and the step that was under way is saved.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        checkpoints: Checkpoints,
+        start: int,
+        *,
+        feed: Callable[[bool], None],
+        asked_to_stop: Callable[[], bool],
+    ):
+        self.run, self.checkpoints, self.start = run, checkpoints, start
+        self.feed, self.asked_to_stop = feed, asked_to_stop
+        self.total = run.config.train.num_steps
+        self.in_flight = collections.deque()
+        self.logged = _Window()
+        self.since_checkpoint = _Window()
+        self.skipped_in_row = 0
+        self.slow = start
+        self.model: Model | None = None
+        # A classifier draws nothing, an upsampler nothing without an image to enlarge.
+        self._draws = not getattr(run.experiment, "low_res_size", 1)
+
+    def __call__(self, state: TrainState, step_fn: Callable) -> None:
+        threads = self.run.config.data.num_threads
+        ahead = data.iterate(self.run.order, self.start, num_threads=threads)
+        batches = devices.prefetch(itertools.islice(ahead, max(self.total - self.start, 0)))
+        stopped = None
+        with self._told() as (self.log, self.progress):
+            self.feed(True)
+            for step, batch in enumerate(batches, self.start + 1):
+                state, metrics = step_fn(state, batch)
+                if self._between(step, state, metrics):
+                    stopped = step
+                    break
+        if stopped is not None:
+            self._say(f"asked to stop: step {stopped} of {self.total} saved, start again to go on")
+            raise preemption.Interrupted(stopped)
+        self._say(f"step {max(self.start, self.total)} of {self.total} done, in {self.run.workdir}")
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[tuple[MetricLog | None, Progress | None]]:
+        """Where numbers go, and a person's eyes."""
+        if not processes.is_first():
+            yield None, None
+            return
+        with (
+            contextlib.closing(MetricLog(self.run.workdir, self.start)) as log,
+            contextlib.closing(Progress(self.start, self.total)) as progress,
+        ):
+            yield log, progress
+
+    def _say(self, text: str) -> None:
+        if processes.is_first():
+            print(text, flush=True)
+
+    def _between(self, step: int, state: TrainState, metrics: dict) -> bool:
+        """Whether to stop here, with this step saved although others are left."""
+        every, first, last = self.run.config.train, step == self.start + 1, step == self.total
+        stopping = self.asked_to_stop() and not last
+        ending = last or stopping
+        saving = ending or step % every.checkpoint_every == 0
+        logging_now = ending or step % every.log_every == 0
+        drawing = self._draws and every.preview_every > 0 and not stopping
+        drawing = drawing and (last or step % every.preview_every == 0)
+        if first or saving or drawing:
+            self.slow = step
+        # The others' slow work shows when the results of a later step are waited for.
+        self.feed(step <= self.slow + STEPS_IN_FLIGHT + 1)
+        self.in_flight.append((step, metrics))
+        self._account(0 if saving or logging_now or first else STEPS_IN_FLIGHT)
+        if self.progress:
+            self.progress.advance()
+        if first:
+            self._say(f"first step, with compiling: {self.logged.seconds():.1f} s")
+            self.logged.restart_clock()
+        if logging_now:
+            self._write_log(step)
+        if saving:
+            with self.logged.paused():
+                self._save(step, state, ending)
+        if drawing and processes.is_first():
+            with self.logged.paused():
+                self._preview(step, state)
+        return stopping
+
+    def _account(self, keep_in_flight: int) -> None:
+        """Adds up the metrics of finished steps; stops a run of steps that are not finite."""
+        limit = self.run.config.train.max_skipped_in_row
+        while len(self.in_flight) > keep_in_flight:
+            step, metrics = self.in_flight.popleft()
+            metrics = jax.device_get(metrics)
+            self.logged.add(metrics)
+            self.since_checkpoint.add(metrics)
+            self.skipped_in_row = self.skipped_in_row + 1 if metrics["skipped"][0] else 0
+            if self.skipped_in_row >= limit:
+                saved = self.checkpoints.latest_step()
+                kept = "nothing was saved yet" if saved is None else f"step {saved} is saved"
+                raise FloatingPointError(
+                    f"loss or gradient not finite in steps {step - limit + 1} to {step}, "
+                    f"{limit} in a row; {kept}: lower config.optim.learning_rate or look at the "
+                    "data"
+                )
+
+    def _write_log(self, step: int) -> None:
+        scalars = self.logged.means()
+        text = f"loss {scalars.get('loss', float('nan')):.4f}"
+        if rate := self.logged.steps_per_second():
+            scalars["images_per_second"] = rate * self.run.config.train.batch_size
+            left = (self.total - step) / rate
+            text += f"  {scalars['images_per_second']:.0f} images/s  {left:.0f} s left"
+        self.logged.clear()
+        if self.log and self.progress:
+            self.log.write(step, scalars)
+            self.progress.report(step, text)
+
+    def _save(self, step: int, state: TrainState, ending: bool) -> None:
+        loss = self.since_checkpoint.means().get("loss", float("nan"))
+        self.since_checkpoint.clear()
+        state = devices.as_global(state)
+        try:
+            self.checkpoints.save(
+                step,
+                state.replace(ema_params=None),
+                state.ema_params,
+                config=to_json(self.run.config),
+                meta=self.run.meta(),
+                loss=loss,
+            )
+        except SaveError as error:
+            # Where others have a part in it, they wait for this one's.
+            if jax.process_count() > 1 or (ending and error.step == step):
+                raise
+            logging.error("%s", error)
+        if ending:
+            self.checkpoints.wait()
+
+    def _preview(self, step: int, state: TrainState) -> None:
+        if self.model is None:
+            source = self.run.source
+            self.model = Model(
+                self.run.config,
+                state.ema_params,
+                step=step,
+                shape=source.shape,
+                label_names=source.label_names,
+            )
+        else:
+            self.model = self.model.with_params(state.ema_params, step)
+        weights = self.run.config.train.preview_w if self.model.has_null_label else (0.0,)
+        try:
+            strips.preview(self.model, weights, self.run.workdir / "previews")
+        except OSError as error:
+            logging.warning("no preview of step %d: %s", step, error)
+
+
+class _Window:
+    """Sums of metrics over some steps, and the time they took."""
+
+    def __init__(self):
+        self.clear()
+
+    def clear(self) -> None:
+        self.sums = None
+        self.restart_clock()
+
+    def add(self, metrics: dict) -> None:
+        self.sums = metrics if self.sums is None else jax.tree.map(np.add, self.sums, metrics)
+        self._steps += 1
+
+    def means(self) -> dict[str, float]:
+        """Weighted means; a name that no example counted for is left out."""
+        pairs = (self.sums or {}).items()
+        return {name: float(total / weight) for name, (total, weight) in pairs if weight > 0}
+
+    def restart_clock(self) -> None:
+        self._steps, self._since = 0, time.monotonic()
+
+    def seconds(self) -> float:
+        """Since the last restart, pauses left out."""
+        return time.monotonic() - self._since
+
+    def steps_per_second(self) -> float:
+        """0 where no step was timed."""
+        return self._steps / max(self.seconds(), 1e-9)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside does not count."""
+        elapsed = self.seconds()
+        yield
+        self._since = time.monotonic() - elapsed

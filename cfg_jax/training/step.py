@@ -1,0 +1,190 @@
+"""What does one training step do to the state?
+
+    params <- params - optimizer(mean gradient),   ema <- d ema + (1 - d) params,
+    d = min(ema_decay, (1 + n) / (10 + n)) after n steps
+
+A step takes a loss function, knows nothing of diffusion, and is the same function on one device
+(axis_name None) and on many: gradients are averaged before anything uses them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from cfg_jax.core.types import Array, Key
+
+Batch = dict[str, Array]
+Weighted = tuple[Array, Array]
+LossFn = Callable[[Any, Key, Batch], tuple[Array, dict[str, Weighted]]]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    step: [] int32, batches consumed, skipped ones included.
+    params: the network's parameters.
+    ema_params: their exponential moving average, of the same structure.
+    opt_state: the optimizer's.
+    skipped: [] int32, steps left out since the start because something was not finite.
+    """
+
+    step: Array
+    params: Any
+    ema_params: Any
+    opt_state: Any
+    skipped: Array
+
+
+def create_train_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step; the average starts at the parameters."""
+    zero = jnp.zeros((), jnp.int32)
+    ema_params = jax.tree.map(jnp.copy, params)
+    return TrainState(zero, params, ema_params, optimizer.init(params), zero.copy())
+
+
+def create_optimizer(
+    *,
+    learning_rate: float,
+    warmup_steps: int,
+    b1: float,
+    b2: float,
+    grad_clip: float,
+    weight_decay: float = 0.0,
+    anneal_steps: int = 0,
+) -> optax.GradientTransformation:
+    """Adam (AdamW with weight decay), learning rate warmed up linearly, gradient norm clipped.
+
+    The clipping sees the gradient that it is given: `make_train_step` averages over devices
+    first.
+
+    Args:
+      learning_rate: after the warm-up.
+      warmup_steps: steps from 0 to learning_rate; 0 for none.
+      b1, b2: Adam's decay rates.
+      grad_clip: largest global norm; 0 for no clipping.
+      weight_decay: AdamW's, per unit of learning rate.
+      anneal_steps: the rate falls linearly, from learning_rate at step 0 to 0 at this step, the
+        warm-up a factor on top of it; 0 for a constant rate.
+    """
+    rate = learning_rate
+    if warmup_steps:
+        rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    if anneal_steps:
+        rate = _annealed(rate, anneal_steps)
+    adam = optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay)
+    return optax.chain(optax.clip_by_global_norm(grad_clip), adam) if grad_clip else adam
+
+
+def _annealed(rate: float | optax.Schedule, num_steps: int) -> optax.Schedule:
+    """`rate` times what is left of 1 on the way to 0 at num_steps."""
+    falling = optax.linear_schedule(1.0, 0.0, num_steps)
+    return lambda step: falling(step) * (rate(step) if callable(rate) else rate)
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    ema_decay: float,
+    num_microbatches: int = 1,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Weighted]]]:
+    """A pure function (state, batch) -> (state, metrics).
+
+    Example i of a step draws from fold_in(fold_in(key(seed), step), index[i]). A step whose loss
+    or gradient is not finite leaves params, ema and optimizer as they were, and is counted.
+
+    Args:
+      loss_fn: (params, keys [b], batch) -> (loss [b], {name: (values [b], weights [b])}).
+      optimizer: optax transformation.
+      seed: of all noise in training.
+      ema_decay: the largest decay of the average.
+      num_microbatches: parts that a device's batch is computed in, one after the other, with one
+        update for all.
+      axis_name: pmap's axis to average over, or None.
+
+    Returns:
+      The step. `batch` holds arrays [b, ...], `index` [b] among them, the place of each example in
+      the global batch. Metrics are (weighted sum, sum of weights) over the global batch: `loss`,
+      `grad_norm`, `param_norm`, `skipped` and what loss_fn names. The step raises ValueError when
+      b is not a multiple of num_microbatches.
+    """
+
+    def mean_loss(params, batch, step):
+        step_key = jax.random.fold_in(jax.random.key(seed), step)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, batch["index"])
+        loss, metrics = loss_fn(params, keys, batch)
+        metrics = {"loss": (loss, jnp.ones_like(loss)), **metrics}
+        return loss.mean(), {
+            name: (jnp.sum(jnp.where(weights > 0, values * weights, 0)), jnp.sum(weights))
+            for name, (values, weights) in metrics.items()
+        }
+
+    gradient = _in_parts(jax.grad(mean_loss, has_aux=True), num_microbatches)
+
+    def step_fn(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Weighted]]:
+        grads, metrics = gradient(state.params, batch, state.step)
+        if axis_name is not None:
+            grads = jax.lax.pmean(grads, axis_name)
+            metrics = jax.lax.psum(metrics, axis_name)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(grad_norm) & jnp.isfinite(metrics["loss"][0])
+        one = jnp.ones(())
+        metrics["grad_norm"] = (grad_norm, one)
+        nothing = jax.tree.map(jnp.zeros_like, metrics)
+        new, metrics = jax.tree.map(
+            lambda good, otherwise: jnp.where(finite, good, otherwise),
+            (_updated(state, grads, optimizer, ema_decay), metrics),
+            (state, nothing),
+        )
+        skipped = 1 - finite.astype(jnp.int32)
+        new = new.replace(step=state.step + 1, skipped=state.skipped + skipped)
+        metrics["param_norm"] = (optax.tree.norm(new.params), one)
+        metrics["skipped"] = (skipped.astype(jnp.float32), one)
+        return new, metrics
+
+    return step_fn
+
+
+def _updated(
+    state: TrainState, grads: Any, optimizer: optax.GradientTransformation, ema_decay: float
+) -> TrainState:
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    good_steps = (state.step - state.skipped).astype(jnp.float32)
+    decay = jnp.minimum(ema_decay, (1 + good_steps) / (10 + good_steps))
+    ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
+    return state.replace(params=params, ema_params=ema_params, opt_state=opt_state)
+
+
+def _in_parts(gradient: Callable, parts: int) -> Callable:
+    """`gradient` of a batch as the mean over its parts, computed one after the other."""
+    if parts == 1:
+        return gradient
+
+    def accumulated(params, batch, step):
+        split = jax.tree.map(lambda a: _split_leading(a, parts), batch)
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, gradient(params, part, step)), None
+
+        one_part = jax.eval_shape(gradient, params, jax.tree.map(lambda a: a[0], split), step)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), one_part)
+        (grads, metrics), _ = jax.lax.scan(add, zeros, split)
+        return jax.tree.map(lambda g: g / parts, grads), metrics
+
+    return accumulated
+
+
+def _split_leading(array: Array, parts: int) -> Array:
+    if array.shape[0] % parts:
+        raise ValueError(
+            f"num_microbatches={parts} does not divide a device's batch of {array.shape[0]}"
+        )
+    return array.reshape(parts, array.shape[0] // parts, *array.shape[1:])
