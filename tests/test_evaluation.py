@@ -11,6 +11,7 @@ from cfg_jax import evaluation
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.evaluation import Reference, Sampling, accumulate, networks
 from cfg_jax.metrics import Moments, frechet_distance, inception_score, precision_recall
+from cfg_jax.runtime import devices
 from cfg_jax.sampling import samples
 from tests.plain_network import clean_classifier, plain_network, seen
 from tests.tiny import shaken_model

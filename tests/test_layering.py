@@ -170,8 +170,9 @@ def test_all_names_are_there_and_sorted_as_ruff_sorts_them():
 
 
 def test_images_and_keys_are_modules_under_their_public_names():
-    from cfg_jax import images, keys
     from cfg_jax.images import grid
     from cfg_jax.keys import per_example
+
+    from cfg_jax import images, keys
 
     assert grid is images.grid and per_example is keys.per_example
