@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cfg_jax.config import build
-from cfg_jax.evaluation import Reference, Sampling
+from cfg_jax.evaluation import Reference, SamplingSettings
 from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
 from cfg_jax.metrics import Moments
 from cfg_jax.sampling.model import Model
@@ -262,15 +262,16 @@ def test_a_sweep_measures_every_cell_once(model, tmp_path, capsys, monkeypatch):
     assert [cell.run.model.config.diffusion.p_uncond for cell in cells] == [0.1, 0.1, 0.5, 0.1]
     calls = []
 
-    def drawn(self, key, *, labels, w, score_temperature=1.0, **rest):
+    def drawn(self, key, settings, *, labels, **rest):
         """Noise of the keys, moved by what is swept; no sampler is compiled."""
+        w = np.asarray(settings.w)
         calls.append(float(np.mean(w)))
         seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
         noise = np.random.default_rng(seed).standard_normal((len(labels), *SHAPE))
         shift = np.reshape(w, (-1, 1, 1, 1)) + labels[:, None, None, None] / 10
-        return np.tanh((noise + shift) / score_temperature)
+        return np.tanh((noise + shift) / settings.score_temperature)
 
-    monkeypatch.setattr(Model, "sample_x", drawn)
+    monkeypatch.setattr(Model, "draw", drawn)
     options = {"num_samples": 20, "batch_size": 20}
     first = list(sweep.measure(cells, network, reference, **options))
     assert calls == [0.0, 1.0, 1.0, 0.0]
@@ -294,11 +295,11 @@ def test_the_cells_of_a_sweep_are_a_grid_of_the_first_run_and_one_row_of_the_oth
     older = sweep.OlderWays(noise_temperatures=[0.9], num_steps=3)
     cells = sweep.plan(runs, weights=[0, 1], other_weights=[1], num_steps=[2, 3], older=older)
     assert [(cell.run.workdir, cell.sampling) for cell in cells] == [
-        ("a", Sampling(0.0, 2)),
-        ("a", Sampling(1.0, 2)),
-        ("a", Sampling(1.0, 3)),
-        ("b", Sampling(1.0, 2)),
-        ("a", Sampling(0.0, 3, noise_temperature=0.9)),
+        ("a", SamplingSettings(0.0, 2)),
+        ("a", SamplingSettings(1.0, 2)),
+        ("a", SamplingSettings(1.0, 3)),
+        ("b", SamplingSettings(1.0, 2)),
+        ("a", SamplingSettings(0.0, 3, noise_temperature=0.9)),
     ]
 
 
@@ -321,7 +322,7 @@ def test_only_runs_of_one_network_and_schedule_share_programs(model):
         (
             {
                 "weights": [0],
-                "common": Sampling(step="ddim"),
+                "common": SamplingSettings(step="ddim"),
                 "older": sweep.OlderWays(noise_temperatures=[0.9]),
             },
             "draws no noise",
@@ -335,7 +336,7 @@ def test_what_no_cell_could_be_is_refused_before_any_is_measured(model, asked, s
 
 def test_a_network_without_a_null_label_is_swept_at_no_weight_but_0(model):
     without = with_config(model, **{"model.label_input": "without_null", "diffusion.p_uncond": 0.0})
-    with pytest.raises(ValueError, match="w=1.0: the network in a has no null label"):
+    with pytest.raises(ValueError, match="^a: w=1.0: this network has no null label"):
         sweep.plan([sweep.Run("a", without)], weights=[0, 1])
 
 

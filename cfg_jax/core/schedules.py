@@ -73,7 +73,7 @@ class CosineSchedule:
         inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
         return jnp.where(inside, 1 / (4 * self._angles[0] * jnp.cosh(logsnr / 2)), 0.0)
 
-    def grid(self, num_steps: int, inclusive: bool = True) -> Array:
+    def grid(self, num_steps: int, inclusive: bool = True) -> np.ndarray:
         """logsnr(u) for T values of u, evenly spaced: Ho & Salimans 2022, section 4.
 
         Args:
@@ -82,7 +82,8 @@ class CosineSchedule:
             which never visits logsnr_max (Salimans & Ho 2022, arXiv 2202.00512).
 
         Returns:
-          [T] float32 ascending, first exactly logsnr_min, last exactly logsnr_max when inclusive.
+          [T] float32 on the host, ascending, first exactly logsnr_min, last exactly logsnr_max
+          when inclusive.
 
         Raises:
           ValueError: num_steps below 2 (below 1 when not inclusive).
@@ -91,7 +92,7 @@ class CosineSchedule:
         if num_steps < least:
             raise ValueError(f"num_steps={num_steps}: the sampling grid needs at least {least}")
         u = np.linspace(1.0, 0.0 if inclusive else 1.0 / num_steps, num_steps)
-        return jnp.asarray(self._logsnr(u, np), jnp.float32)
+        return self._logsnr(u, np).astype(np.float32)
 
 
 def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> CosineSchedule:
@@ -130,4 +131,4 @@ def logsnr_grid(schedule: CosineSchedule, num_steps: int, *, inclusive: bool = T
     Raises:
       ValueError: num_steps below 2 (below 1 when not inclusive), or what else the schedule refuses.
     """
-    return schedule.grid(num_steps, inclusive=inclusive)
+    return jnp.asarray(schedule.grid(num_steps, inclusive=inclusive))

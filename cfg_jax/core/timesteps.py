@@ -127,7 +127,7 @@ class DiscreteSchedule:
         whole = jnp.arange(self.num_timesteps, dtype=jnp.float32)
         return jnp.interp(jnp.asarray(t, jnp.float32), whole, jnp.asarray(self._table))
 
-    def grid(self, num_steps: int, inclusive: bool = True) -> Array:
+    def grid(self, num_steps: int, inclusive: bool = True) -> np.ndarray:
         """logsnr_t of the T timesteps round(i (N - 1) / (T - 1)), i = T-1, ..., 0.
 
         The evenly respaced process of Nichol & Dhariwal 2021, section 4. T = N is every timestep.
@@ -137,7 +137,7 @@ class DiscreteSchedule:
           inclusive: True; a discrete process has no other grid.
 
         Returns:
-          [T] float32 ascending, first exactly logsnr_min, last exactly logsnr_max.
+          [T] float32 on the host, ascending, from exactly logsnr_min to exactly logsnr_max.
 
         Raises:
           ValueError: num_steps outside 2..N; inclusive=False.
@@ -154,7 +154,7 @@ class DiscreteSchedule:
             )
         return self._ascending(_evenly_spaced(self.num_timesteps, num_steps))
 
-    def respaced(self, sections: str) -> Array:
+    def respaced(self, sections: str) -> np.ndarray:
         """logsnr_t of the timesteps that ADM's `timestep_respacing` string names.
 
         - "250": 250 evenly spaced timesteps, as `grid(250)`.
@@ -168,8 +168,8 @@ class DiscreteSchedule:
           sections: one of the three forms.
 
         Returns:
-          [T] float32 ascending, last exactly logsnr_max; first logsnr_min where timestep N - 1 is
-          among them, which "ddim25" leaves out.
+          [T] float32 on the host, ascending, last exactly logsnr_max; first logsnr_min where
+          timestep N - 1 is among them, which "ddim25" leaves out.
 
         Raises:
           ValueError: another form; more timesteps than a section has; a count that no integer
@@ -184,8 +184,8 @@ class DiscreteSchedule:
             raise ValueError(f"sections={sections!r}: {_FORMS}")
         return self._ascending(_by_section(self.num_timesteps, counts, sections))
 
-    def _ascending(self, timesteps: np.ndarray) -> Array:
-        return jnp.asarray(self._table[timesteps[::-1]])
+    def _ascending(self, timesteps: np.ndarray) -> np.ndarray:
+        return self._table[timesteps[::-1]]
 
 
 def _evenly_spaced(length: int, count: int) -> np.ndarray:

@@ -47,6 +47,13 @@ class Likelihood(NamedTuple):
         """The bound."""
         return self.prior + self.diffusion + self.decoder
 
+    def report(self) -> str:
+        """The parts and the total, a line each."""
+        parts = ("prior", "diffusion", "decoder")
+        lines = [f"{part:10}{getattr(self, part):9.4f}" for part in parts]
+        total = f"{'total':10}{self.total:9.4f} +- {self.standard_error:.4f} bits/dim, "
+        return "\n".join([*lines, f"{total}{self.num_examples} examples, T = {self.num_steps}"])
+
 
 def likelihood(
     model: Model,

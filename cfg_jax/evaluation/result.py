@@ -31,7 +31,7 @@ class Result(NamedTuple):
     protocol: network, network_sha256, resize, reference, reference_sha256, reference_count,
       image_shape, num_samples, label_plan, ema and score_split; where measured also
       precision_recall: the k of neighbors, and the reference_rows.
-    swept: the fields of `Sampling` as they were used, with classifier (SHA-256 or None),
+    swept: the fields of `SamplingSettings` as they were used, with classifier (SHA-256 or None),
       model (SHA-256), checkpoint (its training step) and p_uncond.
     record: seed, config of the model, classifier's config, versions of packages, warnings.
     path: of its JSON file.

@@ -14,8 +14,8 @@ from cfg_jax import data
 from cfg_jax.config import build
 from cfg_jax.data.description import describe
 from cfg_jax.runtime.devices import pmap_rows, pmap_step
-from cfg_jax.sampling.model import Model
-from cfg_jax.sampling.program import make_draw
+from cfg_jax.sampling.program import make_draw, request
+from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.training import run
 
 PROGRAMS = ("train", "sample")
@@ -71,7 +71,7 @@ def trace(config: Any, program: str, devices: list[Any]) -> Traced:
     exp = build.assemble(config, shape, len(names))
     params = jax.eval_shape(exp.init, jax.random.key(0))
     if program == "sample":
-        return _sampler(config, exp, params, shape, names, devices)
+        return _sampler(config, exp, params, devices)
     return _training_step(config, exp, devices)
 
 
@@ -87,29 +87,19 @@ def _training_step(config: Any, exp: Any, devices: list[Any]) -> Traced:
     return Traced(lowered, size, len(jax.tree.leaves(state)), gradient_bytes)
 
 
-def _sampler(
-    config: Any, exp: Any, params: Any, shape: tuple, names: tuple, devices: list[Any]
-) -> Traced:
-    plan, shared, batch = _asked_of_a_model(config, params, shape, names)
+def _sampler(config: Any, exp: Any, params: Any, devices: list[Any]) -> Traced:
+    side = exp.low_res_size
+    spec, shared, batch = request(
+        exp,
+        SamplingSettings().filled(config.sampling),
+        jax.random.key(0),
+        np.zeros(1, np.int32),
+        low_res=np.zeros((1, side, side, exp.shape[-1])) if side else None,
+    )
     size = config.train.batch_size // len(devices)
-    draw = pmap_rows(make_draw(exp, plan), devices)
-    lowered = draw.lower(_shapes(shared), _spread(batch, len(devices), size))
+    draw = pmap_rows(make_draw(exp, spec), devices)
+    lowered = draw.lower(_shapes({"params": params, **shared}), _spread(batch, len(devices), size))
     return Traced(lowered, size, 0, 0)
-
-
-def _asked_of_a_model(config: Any, params: Any, shape: tuple, names: tuple) -> tuple:
-    """(plan, shared, batch) that `Model.sample_x` gives the sampler for one image."""
-    model = Model(config, {}, step=0, shape=shape, label_names=names)
-    model.params = params  # shapes only, which Model itself would place on devices
-    asked = []
-
-    def sampler_of(plan):
-        return lambda shared, batch: asked.append((plan, shared, batch)) or np.zeros(())
-
-    model._compiled = sampler_of
-    low_res = model.low_res_shape and np.zeros((1, *model.low_res_shape), np.float32)
-    model.sample_x(jax.random.key(0), labels=np.zeros(1, np.int32), low_res=low_res)
-    return asked[0]
 
 
 def _spread(batch: Any, count: int, size: int) -> Any:

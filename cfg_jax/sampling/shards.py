@@ -27,7 +27,8 @@ from cfg_jax.io.metric_log import Pace
 from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
-from cfg_jax.sampling.samples import Sampling, check_samples, samples_at, swept_fields
+from cfg_jax.sampling.samples import check_samples, samples_at, swept_fields
+from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.storage import manifest
 from cfg_jax.storage.lock import hold_beside
 
@@ -52,7 +53,7 @@ def sample_to_files(
     num_samples: int,
     label_plan: str = "balanced",
     seed: int = 0,
-    sampling: Sampling = Sampling(),  # noqa: B008  (a constant)
+    sampling: SamplingSettings = SamplingSettings(),  # noqa: B008  (a constant)
     classifier: NoisyClassifier | None = None,
     batch_size: int = 256,
     shard_size: int = 1000,
