@@ -111,7 +111,7 @@ def upsampled(
     small = images.to_images(x).reshape(-1, *x.shape[3:]).astype(np.float32) / 127.5 - 1
     row_keys, row_labels = _rows(seed, labels, x.shape[1])
     # Another stream than the small images' own: their first noise has the same key otherwise.
-    row_keys = keys_lib.fold_in(row_keys, zlib.crc32(b"upsampled"))
+    row_keys = keys_lib.stream(row_keys, "upsampled")
 
     def draw(place):
         row = place // x.shape[2]
