@@ -19,6 +19,7 @@ from cfg_jax.core.types import Key
 from cfg_jax.io import images
 from cfg_jax.io.images import Picture
 from cfg_jax.io.metric_log import with_progress
+from cfg_jax.runtime import devices
 from cfg_jax.sampling.model import Model
 
 PREVIEW_LABELS = 10
@@ -132,13 +133,9 @@ def _in_batches(
     draw: Callable[[np.ndarray], np.ndarray], count: int, batch_size: int
 ) -> np.ndarray:
     """draw(place [B]) of the places 0..count - 1, B at a time: [count, ...]."""
-    batch_size = min(batch_size, count)
-    starts = range(0, count, batch_size)
-    drawn = [
-        draw(np.minimum(np.arange(start, start + batch_size), count - 1))
-        for start in with_progress(starts, len(starts), "batch")
-    ]
-    return np.concatenate(drawn)[:count]
+    batches = devices.index_batches(0, count, min(batch_size, count))
+    places = with_progress(batches, len(batches), "batch")
+    return np.concatenate([draw(place)[:num_new] for place, num_new in places])
 
 
 def picture(
