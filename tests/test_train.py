@@ -152,7 +152,7 @@ def test_a_workdir_of_another_run_is_refused_and_left_as_it_was(finished, tmp_pa
 
 
 def test_an_empty_workdir_is_refused_and_not_taken_for_the_current_folder():
-    with pytest.raises(ValueError, match="--workdir is empty"):
+    with pytest.raises(ValueError, match="^workdir is empty"):
         train(tiny_points(), "")
 
 

@@ -5,9 +5,8 @@
     E -log p(label | z) for a classifier of noisy data, z of the same process
 
 Ho & Salimans 2022, Algorithm 1, with the weightings of Salimans & Ho 2022 (arXiv 2202.00512)
-beside the paper's own, the hybrid loss of Nichol & Dhariwal 2021 (arXiv 2102.09672) and the noisy
-classifier's of Dhariwal & Nichol 2021. What the bound is, `likelihood` says. Reduction over the
-batch and gradients are left to the caller.
+beside the paper's own, the hybrid loss of Nichol & Dhariwal 2021 (arXiv 2102.09672, its bound in
+`likelihood`) and the noisy classifier of Dhariwal & Nichol 2021. The caller reduces over the batch.
 """
 
 import math
@@ -108,16 +107,9 @@ def _vlb(
     num_steps: int,
 ) -> Array:
     """num_steps times the bound's term of u, bits/dim [B]; its gradient is logvar_interp's."""
-    nats = bound_term(
-        z,
-        x,
-        predict_x(z, jax.lax.stop_gradient(output.eps_hat), schedule(u)),
-        u,
-        schedule=schedule,
-        num_steps=num_steps,
-        logvar_interp=output.logvar_interp,
-    )
-    return num_steps * bits_per_dim(nats, x.shape)
+    x_hat = predict_x(z, jax.lax.stop_gradient(output.eps_hat), schedule(u))
+    options = {"schedule": schedule, "num_steps": num_steps, "logvar_interp": output.logvar_interp}
+    return num_steps * bits_per_dim(bound_term(z, x, x_hat, u, **options), x.shape)
 
 
 def classifier_loss(
@@ -133,11 +125,9 @@ def classifier_loss(
     Dhariwal & Nichol 2021 (ADM), section 4.3: the classifier sees what the denoiser is trained on.
 
     Args:
-      key: [] or, for draws that do not depend on the batch around an example, [B]; consumed.
+      key, x, schedule: as for `diffusion_loss`.
       log_probs: (z, logsnr) -> log p(label | z) of every label [B, K], called once.
-      x: [B, ...] clean data in [-1, 1].
       labels: [B] int32 in 0..K - 1.
-      schedule: u -> logsnr.
 
     Returns:
       The loss [B] in nats, and a dict of arrays [B]: `logsnr`, `correct` (True where the label is
@@ -145,7 +135,8 @@ def classifier_loss(
     """
     u_keys, eps_keys = keys_lib.split(keys_lib.per_example(key, x.shape[0]))
     logsnr = schedule(keys_lib.uniform(u_keys))
-    each = log_probs(diffuse(x, keys_lib.normal(eps_keys, x.shape), logsnr), logsnr)
+    z = diffuse(x, keys_lib.normal(eps_keys, x.shape), logsnr)
+    each = log_probs(z, logsnr)
     loss = -jnp.take_along_axis(each, labels[:, None], axis=1)[:, 0]
     return loss, {"logsnr": logsnr, "correct": jnp.argmax(each, axis=1) == labels}
 

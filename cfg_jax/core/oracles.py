@@ -47,8 +47,7 @@ class GaussianMixture:
             raise ValueError(f"variance of shape {np.shape(variance)}: need [] or [{num_classes}]")
         if not (np.min(variance) > 0 and np.min(weights) > 0):
             raise ValueError(f"variance={variance}, weights={weights}: every entry must be above 0")
-        self.num_classes = num_classes
-        self.null_label = num_classes
+        self.num_classes = self.null_label = num_classes
         self.means = jnp.asarray(means, jnp.float32)
         self.variance = jnp.broadcast_to(jnp.asarray(variance, jnp.float32), (num_classes,))
         self.log_weights = jnp.log(jnp.asarray(weights, jnp.float32) / np.sum(weights))
@@ -84,8 +83,7 @@ class GaussianMixture:
         marginal = jax.nn.logsumexp(self.log_weights[None] + each, axis=1)
         if labels is None:
             return marginal
-        table = jnp.concatenate([each, marginal[:, None]], axis=1)
-        return chosen(table, labels)
+        return chosen(jnp.concatenate([each, marginal[:, None]], axis=1), labels)
 
     def predict(self, z: Array, logsnr: Array, labels: Array) -> Array:
         """The exact Predict: -sigma grad_z log p(z | label), the marginal's for the null label.
@@ -110,8 +108,7 @@ class GaussianMixture:
 
         The density whose score guidance uses: Ho & Salimans 2022, section 3.2.
         """
-        conditional = self.log_prob(z, logsnr, labels)
-        return (1 + w) * conditional - w * self.log_prob(z, logsnr)
+        return (1 + w) * self.log_prob(z, logsnr, labels) - w * self.log_prob(z, logsnr)
 
     def draw(self, key: Key, labels: Array) -> Array:
         """x | labels: [B, ...] for labels [B], NaN for no class; key [] or [B], consumed."""

@@ -55,11 +55,7 @@ class CosineSchedule:
     def __call__(self, u: Array) -> Array:
         """logsnr(u), strictly decreasing; logsnr_max at u <= 0 and logsnr_min at u >= 1, exactly.
 
-        Args:
-          u: any shape, in [0, 1].
-
-        Returns:
-          logsnr of u's shape, float32, within 1e-5 of the exact value for the u given.
+        u of any shape, in [0, 1]; the result is float32, within 1e-5 of the exact value.
         """
         return self._logsnr(jnp.asarray(u, jnp.float32), jnp)
 
@@ -105,12 +101,8 @@ class CosineSchedule:
 def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> CosineSchedule:
     """logsnr(u) = -2 log tan(a u + b): Ho & Salimans 2022, section 2.
 
-    Args:
-      logsnr_min: log-SNR of the noise end, u = 1.
-      logsnr_max: log-SNR of the data end, u = 0.
-
-    Returns:
-      A callable schedule(u) -> logsnr with `.inverse(logsnr)` and `.density(logsnr)`.
+    A callable schedule(u) -> logsnr with `.inverse(logsnr)` and `.density(logsnr)`, from
+    logsnr_max at the data end, u = 0, to logsnr_min at the noise end, u = 1.
 
     Raises:
       ValueError: an end that is not finite, or logsnr_min not below logsnr_max.
@@ -127,8 +119,8 @@ def logsnr_grid(schedule: CosineSchedule, num_steps: int, *, inclusive: bool = T
     """The T log-SNRs a sampler visits, ascending: schedule.grid(num_steps, inclusive).
 
     Args:
-      schedule: u -> logsnr with a `grid`: a `CosineSchedule`, whose grid is uniform in u, or a
-        `timesteps.DiscreteSchedule`, whose grid is evenly spaced timesteps.
+      schedule: a `CosineSchedule`, whose grid is uniform in u, or a `timesteps.DiscreteSchedule`,
+        whose grid is evenly spaced timesteps.
       num_steps: T, the number of denoiser calls.
       inclusive: whether the grid ends at logsnr_max; see the schedule's `grid`.
 
@@ -136,7 +128,7 @@ def logsnr_grid(schedule: CosineSchedule, num_steps: int, *, inclusive: bool = T
       [T] float32, first exactly logsnr_min, last exactly logsnr_max when inclusive.
 
     Raises:
-      ValueError: num_steps below 2 (below 1 when not inclusive), or what else the schedule refuses.
+      ValueError: num_steps that the schedule's `grid` refuses.
     """
     return schedule.grid(num_steps, inclusive=inclusive)
 

@@ -30,13 +30,13 @@ from cfg_jax.storage.checkpoint import Checkpoints, SaveError
 from cfg_jax.training import preemption
 from cfg_jax.training.step import TrainState
 
-# Steps whose metrics may still be on the devices: reading one waits for it, and a host that waits
-# for every step leaves the devices idle in between.
+# Steps whose metrics are still on the devices: a host that waited for every step's would leave the
+# devices idle in between.
 STEPS_IN_FLIGHT = 2
 
 
 class Run(NamedTuple):
-    """What stays the same during training; `order[k]` is the batch of step k + 1."""
+    """What training does not change; `order[k]` is the batch of step k + 1."""
 
     config: ConfigDict
     workdir: Path
@@ -45,14 +45,10 @@ class Run(NamedTuple):
     task: build.Task
 
     def meta(self) -> dict[str, Any]:
-        """What a checkpoint says of its data, as JSON values."""
-        return {
-            "data": {
-                "shape": self.source.shape,
-                "label_names": self.source.label_names,
-                "fingerprint": self.source.fingerprint(),
-            }
-        }
+        """The record of the data in a checkpoint, as JSON values."""
+        source = self.source
+        known = {"shape": source.shape, "label_names": source.label_names}
+        return {"data": known | {"fingerprint": source.fingerprint()}}
 
 
 class Due(NamedTuple):
@@ -103,9 +99,7 @@ class Loop:
       asked_to_stop: from `preemption.watched`, called once after every step.
 
     Raises:
-      FloatingPointError: too many steps in a row with a loss or gradient that is not finite.
-      SaveError: the last checkpoint could not be written, or one that several processes write.
-      preemption.Interrupted: SIGTERM came, and the step that was under way is saved.
+      FloatingPointError, SaveError, preemption.Interrupted: as `run.train`.
     """
 
     def __init__(
@@ -203,9 +197,8 @@ class Loop:
                 saved = self.checkpoints.latest_step()
                 kept = "nothing was saved yet" if saved is None else f"step {saved} is saved"
                 raise FloatingPointError(
-                    f"loss or gradient not finite in steps {step - limit + 1} to {step}, "
-                    f"{limit} in a row; {kept}: lower config.optim.learning_rate or look at the "
-                    "data"
+                    f"loss or gradient not finite in steps {step - limit + 1} to {step}, {limit} "
+                    f"in a row; {kept}: lower config.optim.learning_rate or look at the data"
                 )
 
     def _write_first(self) -> None:
@@ -238,7 +231,7 @@ class Loop:
                 loss=loss,
             )
         except SaveError as error:
-            # Where others have a part in it, they wait for this one's.
+            # Other processes wait for this one's part of a checkpoint that several write.
             if jax.process_count() > 1 or (is_last and error.step == step):
                 raise
             logging.error("%s", error)
@@ -247,14 +240,8 @@ class Loop:
 
     def _preview(self, step: int, state: TrainState) -> None:
         if self.model is None:
-            source = self.run.source
-            self.model = Model(
-                self.run.config,
-                state.ema_params,
-                step=step,
-                shape=source.shape,
-                label_names=source.label_names,
-            )
+            known = {"shape": self.run.source.shape, "label_names": self.run.source.label_names}
+            self.model = Model(self.run.config, state.ema_params, step=step, **known)
         else:
             self.model = self.model.with_params(state.ema_params, step)
         weights = self.run.config.train.preview_w if self.model.has_null_label else (0.0,)

@@ -1,7 +1,7 @@
 """How is a model trained, from a config to checkpoints?
 
-Checks the config, opens the data, restores or creates the state and builds the pmapped step. What
-happens between two steps is `loop`'s.
+Checks the config, opens the data, restores or creates the state and builds the pmapped step; the
+steps are made in `loop`.
 """
 
 from collections.abc import Callable
@@ -37,12 +37,10 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
       preemption.Interrupted: SIGTERM came, and the step that was under way is saved.
     """
     if not str(workdir):
-        raise ValueError("--workdir is empty: give the folder of a run, such as runs/digits")
+        raise ValueError("workdir is empty: give the folder of a run, such as runs/digits")
     validate(config, devices.num_devices_of_all())
-    with (
-        watchdog.armed(config.train.hang_seconds) as feed,
-        preemption.watched() as asked_to_stop,
-    ):
+    hang_seconds = config.train.hang_seconds
+    with watchdog.armed(hang_seconds) as feed, preemption.watched() as asked_to_stop:
         _train(_open(config, folder(workdir)), feed, asked_to_stop)
 
 
@@ -52,13 +50,8 @@ def _train(run: Run, feed: Callable[[bool], None], asked_to_stop: Callable[[], b
     create = make_create(config, run.task, optimizer)
     abstract = jax.eval_shape(create)
     _check_writable(run.workdir)
-    keep = config.checkpoint
-    with Checkpoints(
-        run.workdir / "checkpoints",
-        keep_latest=keep.keep_latest,
-        keep_every=keep.keep_every or None,
-        keep_best=keep.keep_best,
-    ) as checkpoints:
+    keep = dict(config.checkpoint, keep_every=config.checkpoint.keep_every or None)
+    with Checkpoints(run.workdir / "checkpoints", **keep) as checkpoints:
         state = _restore(run, checkpoints, abstract)
         if state is None:
             state = devices.replicate(jax.jit(create)())
@@ -69,9 +62,8 @@ def _train(run: Run, feed: Callable[[bool], None], asked_to_stop: Callable[[], b
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """The optimizer of `config`."""
-    return create_optimizer(
-        **{name: value for name, value in config.optim.items() if name != "ema_decay"}
-    )
+    settings = {name: value for name, value in config.optim.items() if name != "ema_decay"}
+    return create_optimizer(**settings)
 
 
 def make_create(
