@@ -14,10 +14,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import diffuse, posterior, predict_eps, predict_x
+from cfg_jax.core.schedules import ascending
 from cfg_jax.core.types import Array, Denoiser, Key, Prediction, eps_of
 
 
@@ -101,11 +101,7 @@ def sample(
       ValueError: a grid that is not a vector, or, where its values are known, not ascending;
         `per_step` without T rows.
     """
-    logsnrs = jnp.asarray(logsnrs, jnp.float32)
-    if logsnrs.ndim != 1 or logsnrs.size == 0:
-        raise ValueError(f"logsnrs of shape {logsnrs.shape}: need a grid [T] from `logsnr_grid`")
-    if not isinstance(logsnrs, jax.core.Tracer) and (np.diff(np.asarray(logsnrs)) < 0).any():
-        raise ValueError("logsnrs descend: need an ascending grid, from noise to data")
+    logsnrs = ascending(logsnrs)
     num_steps = logsnrs.shape[0]
     for leaf in jax.tree.leaves(per_step):
         if leaf.shape[:1] != (num_steps,):

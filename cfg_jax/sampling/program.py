@@ -24,9 +24,9 @@ from cfg_jax.core.guidance import (
     weight_per_step,
 )
 from cfg_jax.core.samplers import sample
-from cfg_jax.core.types import Array, Denoiser, Key
+from cfg_jax.core.types import Array, Denoiser, Key, chosen
 from cfg_jax.runtime import devices
-from cfg_jax.sampling.noisy_classifier import NoisyClassifier, chosen
+from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.settings import SamplingSettings
 
 

@@ -82,15 +82,9 @@ class SamplingSettings:
         Raises:
           ValueError: a number of steps or a respacing that the schedule does not have.
         """
-        schedule = task.schedule
-        if not self.respacing:
-            return tuple(schedule.grid(self.num_steps).tolist())
-        if not hasattr(schedule, "respaced"):
-            raise ValueError(
-                f"respacing={self.respacing!r}: this model's schedule is continuous, it has no "
-                "timesteps; give num_steps"
-            )
-        return tuple(schedule.respaced(self.respacing).tolist())
+        if self.respacing:
+            return tuple(task.schedule.respaced(self.respacing).tolist())
+        return tuple(task.schedule.grid(self.num_steps).tolist())
 
     def check(self, task: Experiment, *, guided_by_classifier: bool) -> None:
         """Refuses filled settings that cannot be sampled with, on the host alone.
