@@ -21,7 +21,7 @@ FOLDERS = {
     "data": {"core"},
     "storage": {"runtime"},
     "metrics": {"io"},
-    "interop": {"core", "models", "storage"},
+    "interop": {"core", "io", "models", "storage"},
     "sampling": {"config", "core", "io", "runtime", "storage"},
     "evaluation": {"config", "core", "data", "io", "metrics", "runtime", "sampling", "storage"},
     "training": {"config", "core", "data", "io", "runtime", "sampling", "storage"},
@@ -46,7 +46,7 @@ HOMES = {
     "tensorboardX": ["io/metric_log.py"],
     "tensorflow_datasets": ["data/"],
     "torch": ["interop/weight_files.py", "metrics/inception_weights.py"],
-    "tqdm": ["io/"],
+    "tqdm": ["io/progress.py"],
 }
 """Where alone a library is imported."""
 

@@ -22,8 +22,8 @@ from absl import logging
 
 from cfg_jax.evaluation.networks import FeatureNetwork
 from cfg_jax.evaluation.sums import Sums
-from cfg_jax.io.images import whole_file
-from cfg_jax.io.metric_log import Pace
+from cfg_jax.io.files import open_npz, whole_file
+from cfg_jax.io.progress import Progress
 from cfg_jax.runtime import processes
 
 SAVE_SECONDS = 20.0
@@ -68,8 +68,7 @@ def accumulate(
     described = {"identity": identity, "keeps": keeps}
     position, sums = _begin(folder, described)
     record = _Record(folder, described, position)
-    pace = Pace(position, total, "image")
-    try:
+    with Progress(position, total, "image", lines=True) as progress:
         for index, images in _ahead(images_at, position, total, min(batch_size, total)):
             outputs = processes.gather(network.function(images), len(index))
             seen = Sums.of(outputs, index)
@@ -79,10 +78,8 @@ def accumulate(
             if keep_rows:
                 record.add("rows", outputs.features)
             position += len(index)
-            pace.advance(len(index))
+            progress.advance(len(index))
             record.save(position, sums, last=position == total)
-    finally:
-        pace.close()
     processes.wait_for_all("all images are looked at")
     return Accumulated(sums, _read_rows(folder) if keep_rows else None)
 
@@ -184,7 +181,7 @@ def _read_state(folder: Path) -> tuple[int, Sums | None, dict[str, Any]]:
     if not path.exists():
         return 0, None, {}
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with open_npz(path) as file:
             named = dict(file)
         described = json.loads(str(named["described"]))
         return int(named["position"]), Sums.from_arrays(named), described
@@ -212,7 +209,7 @@ def _place(path: Path) -> tuple[int, int]:
 def _read_rows(folder: Path) -> np.ndarray:
     parts = []
     for path in sorted(folder.glob("rows_*.npz")):
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with open_npz(path) as file:
             parts.append(file["rows"])
     return np.concatenate(parts)
 

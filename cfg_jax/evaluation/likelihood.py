@@ -20,7 +20,7 @@ from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import diffuse
 from cfg_jax.core.likelihood import bits_per_dim, variational_bound
 from cfg_jax.core.schedules import CosineSchedule, cosine_schedule, logsnr_grid
-from cfg_jax.io.metric_log import with_progress
+from cfg_jax.io.progress import track
 from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
@@ -187,7 +187,7 @@ def _over_examples(
     compiled = devices.pmap_batch(function)
     starts = range(0, count, batch_size)
     parts = []
-    for start in with_progress(starts, len(starts), "batch"):
+    for start in track(starts, "batch"):
         # The last batch is filled up, so that one shape is compiled.
         chosen = np.minimum(np.arange(start, start + batch_size), count - 1)
         chosen = processes.share(chosen)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from cfg_jax.evaluation.networks import INCEPTION
 from cfg_jax.io import files
-from cfg_jax.io.images import whole_file
 from cfg_jax.runtime import processes
 
 NAMES = {
@@ -49,8 +48,7 @@ def write_result(result: Result) -> None:
     if not processes.is_first():
         return
     fields = {name: value for name, value in result._asdict().items() if name != "path"}
-    with whole_file(result.path) as file:
-        file.write(json.dumps(fields, indent=1).encode())
+    files.save_text(result.path, json.dumps(fields, indent=1))
 
 
 def read_result(path: str | Path) -> Result:

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from cfg_jax.io.images import whole_file
+from cfg_jax.io.files import whole_file
 from cfg_jax.metrics.inception import EPSILON, check_state_dict
 from cfg_jax.metrics.inception_layers import BLOCKS, STEM, Conv
 

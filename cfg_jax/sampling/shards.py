@@ -22,8 +22,8 @@ import numpy as np
 from absl import logging
 
 from cfg_jax.config.validate import to_json
-from cfg_jax.io import images
-from cfg_jax.io.metric_log import Pace
+from cfg_jax.io import files
+from cfg_jax.io.progress import Progress
 from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
@@ -151,8 +151,7 @@ def _claim(
         "config": to_json(model.config),
         "versions": manifest.versions(),
     }
-    with images.whole_file(folder / MANIFEST) as file:
-        file.write(json.dumps(described, indent=1).encode())
+    files.save_text(folder / MANIFEST, json.dumps(described, indent=1))
 
 
 def _check_seen(folder: Path) -> None:
@@ -212,7 +211,7 @@ def _is_whole(shard: Shard, folder: Path, shape: tuple[int, ...]) -> bool:
     count = shard.stop - shard.start
     try:
         # Reading an array compares it with the checksum that the archive has of it.
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with files.open_npz(path) as file:
             drawn, labels = file["images"], file["labels"]
         if drawn.shape == (count, *shape) and drawn.dtype == np.uint8 and labels.shape == (count,):
             return True
@@ -251,13 +250,11 @@ def _draw_missing(
 ) -> None:
     """Writes those of this process's shards that are not there and whole."""
     missing = [shard for shard in own if not _is_whole(shard, folder, shape)]
-    pace = Pace(_count(own) - _count(missing), _count(own), "image")
-    try:
+    total = _count(own)
+    with Progress(total - _count(missing), total, "image", lines=True) as progress:
         for shard in missing:
-            drawn, labels = _drawn(draw, shard, batch_size, pace.advance)
-            images.save_npz(shard.path(folder), images=drawn, labels=labels)
-    finally:
-        pace.close()
+            drawn, labels = _drawn(draw, shard, batch_size, progress.advance)
+            files.save_npz(shard.path(folder), images=drawn, labels=labels)
 
 
 def _drawn(

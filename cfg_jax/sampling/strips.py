@@ -16,9 +16,9 @@ import numpy as np
 from cfg_jax.config.validate import to_json
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.types import Key
-from cfg_jax.io import images
+from cfg_jax.io import files, images
 from cfg_jax.io.images import Picture
-from cfg_jax.io.metric_log import with_progress
+from cfg_jax.io.progress import track
 from cfg_jax.sampling.model import Model
 
 PREVIEW_LABELS = 10
@@ -136,7 +136,7 @@ def _in_batches(
     starts = range(0, count, batch_size)
     drawn = [
         draw(np.minimum(np.arange(start, start + batch_size), count - 1))
-        for start in with_progress(starts, len(starts), "batch")
+        for start in track(starts, "batch")
     ]
     return np.concatenate(drawn)[:count]
 
@@ -213,7 +213,7 @@ def write_guidance_strip(
     rest |= {"labels": list(labels), "upsampler_options": upsampler_options}
     name = _name(model, seed, pairs, num_steps, rest)
     archive = directory / f"{name}.npz"
-    images.save_npz(
+    files.save_npz(
         archive,
         labels=np.asarray(labels),
         w=pairs[:, 0],

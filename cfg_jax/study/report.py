@@ -15,7 +15,7 @@ from typing import Any
 
 from cfg_jax.config.validate import flatten
 from cfg_jax.evaluation.result import Result, check_comparable, title
-from cfg_jax.io import images
+from cfg_jax.io.files import save_text
 from cfg_jax.io.images import Picture
 from cfg_jax.study.claims import Claim, check_claims
 from cfg_jax.study.curves import Table, tables
@@ -85,8 +85,7 @@ def write_report(
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
-    with images.whole_file(path) as file:
-        file.write(page.encode())
+    save_text(path, page)
 
 
 def _summary(results: Sequence[Result]) -> str:

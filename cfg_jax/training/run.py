@@ -21,7 +21,7 @@ from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.losses import classifier_loss, diffusion_loss
 from cfg_jax.core.types import Array
 from cfg_jax.io import images
-from cfg_jax.io.files import folder
+from cfg_jax.io.files import check_writable, folder
 from cfg_jax.runtime import devices, processes
 from cfg_jax.storage.checkpoint import Checkpoints
 from cfg_jax.training import preemption, watchdog
@@ -52,8 +52,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
       SaveError: the last checkpoint could not be written, or one that several processes write.
       interruption.Interrupted: SIGTERM came, and the step that was under way is saved.
     """
-    if not str(workdir):
-        raise ValueError("--workdir is empty: give the folder of a run, such as runs/digits")
+    check_writable(workdir, "--workdir")
     validate(config, devices.num_devices_of_all())
     with (
         watchdog.armed(config.train.hang_seconds) as feed,
@@ -67,7 +66,6 @@ def _train(run: Run, feed: Callable[[bool], None], asked_to_stop: Callable[[], b
     optimizer = make_optimizer(config)
     create = make_create(config, run.experiment, optimizer)
     abstract = jax.eval_shape(create)
-    _check_writable(run.workdir)
     keep = config.checkpoint
     with Checkpoints(
         run.workdir / "checkpoints",
@@ -209,18 +207,6 @@ def _open(config: ConfigDict, workdir: Path) -> Run:
     )
     exp = build.assemble(config, source.shape, source.num_classes)
     return Run(config, workdir, source, order, exp)
-
-
-def _check_writable(workdir: Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".writable_{jax.process_index()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"--workdir={workdir} cannot be written ({error.strerror}): give another folder"
-        ) from error
 
 
 def _restore(run: Run, checkpoints: Checkpoints, abstract: TrainState) -> TrainState | None:
