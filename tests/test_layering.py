@@ -41,11 +41,11 @@ HOMES = {
     "ml_collections": ["config/", "sampling/", "training/"],
     "optax": ["training/"],
     "orbax": ["storage/checkpoint.py"],
-    "safetensors": ["interop/", "metrics/inception_weights.py"],
+    "safetensors": ["io/weight_files.py"],
     "sklearn": ["data/digits.py", "study/svm_judge.py"],
     "tensorboardX": ["io/metric_log.py"],
     "tensorflow_datasets": ["data/"],
-    "torch": ["interop/weight_files.py", "metrics/inception_weights.py"],
+    "torch": ["io/weight_files.py"],
     "tqdm": ["io/progress.py"],
 }
 """Where alone a library is imported."""
