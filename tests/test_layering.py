@@ -23,8 +23,10 @@ FOLDERS = {
     "metrics": {"io"},
     "interop": {"core", "io", "models", "storage"},
     "sampling": {"config", "core", "io", "runtime", "storage"},
-    "evaluation": {"config", "core", "data", "io", "metrics", "runtime", "sampling", "storage"},
     "training": {"config", "core", "data", "io", "runtime", "sampling", "storage"},
+    "evaluation": {
+        *("config", "core", "data", "io", "metrics", "runtime", "sampling", "storage", "training")
+    },
     "study": {"config", "core", "data", "evaluation", "io", "sampling", "storage"},
     "preflight": {"config", "data", "runtime", "sampling", "storage", "training"},
 }
