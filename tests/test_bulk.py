@@ -314,16 +314,6 @@ def test_a_process_that_does_not_see_the_folder_is_named_by_all(model, tmp_path,
         draw(idle(model), tmp_path)
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(1, 8), (2, 4), (4, 2), (8, 1)])
-@pytest.mark.parametrize(("batch_size", "of_device"), [(256, 32), (20, 3), (1, 1)])
-def test_a_device_draws_as_many_at_a_time_for_any_number_of_processes(
-    monkeypatch, processes, devices, batch_size, of_device
-):
-    monkeypatch.setattr(jax, "process_count", lambda: processes)
-    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
-    assert shards._even(batch_size, 1000) == of_device * devices
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [

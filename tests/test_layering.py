@@ -32,7 +32,17 @@ FOLDERS = {
 }
 """What a folder may import, besides itself."""
 
-PURE = {"jax", "numpy", "cfg_jax", "collections", "dataclasses", "math", "numbers", "typing"}
+PURE = {
+    "jax",
+    "numpy",
+    "cfg_jax",
+    "collections",
+    "dataclasses",
+    "math",
+    "numbers",
+    "typing",
+    "zlib",
+}
 """The libraries of core."""
 
 HOMES = {

@@ -17,10 +17,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import diffuse, expand, predict_x
+from cfg_jax.core.schedules import ascending
 from cfg_jax.core.types import Array, Key, Predict, Prediction, eps_of
 
 
@@ -269,7 +269,7 @@ def variational_bound(
         ascending; num_levels below 2.
     """
     _check_levels(num_levels)
-    logsnrs = _ascending(logsnrs)
+    logsnrs = ascending(logsnrs, least=2, strictly=True)
     keys = keys_lib.per_example(key, x.shape[0])
     constant = jnp.asarray(logvar_interp, jnp.float32)
 
@@ -304,19 +304,6 @@ def _check_levels(num_levels: int | None) -> None:
             f"num_levels={num_levels}: need at least 2 (8-bit data has 256), or None for "
             "continuous data"
         )
-
-
-def _ascending(logsnrs: Array) -> Array:
-    """The grid [T] as float32; ValueError for no grid of two or more ascending log-SNRs."""
-    logsnrs = jnp.asarray(logsnrs, jnp.float32)
-    if logsnrs.ndim != 1 or logsnrs.size < 2:
-        raise ValueError(
-            f"logsnrs of shape {logsnrs.shape}: a bound needs a grid [T] of at least 2, from "
-            "`logsnr_grid`"
-        )
-    if not isinstance(logsnrs, jax.core.Tracer) and not (np.diff(np.asarray(logsnrs)) > 0).all():
-        raise ValueError("logsnrs do not ascend: need a grid from noise to data, no value twice")
-    return logsnrs
 
 
 def bits_per_dim(nats: Array, x_shape: tuple[int, ...]) -> Array:

@@ -82,25 +82,42 @@ def diffusion_loss(
     eps = keys_lib.normal(eps_keys, x.shape)
     z = diffuse(x, eps, logsnr)
     output = predict(z, logsnr, seen)
-    eps_hat = eps_of(output)
     # The weight goes under the square: at logsnr_min it is 5e8, its root keeps float32 digits.
-    error = expand(jnp.sqrt(WEIGHTINGS[weighting](logsnr)), x) * (eps_hat - eps)
-    data_axes = tuple(range(1, x.ndim))
-    loss = jnp.mean(error**2, axis=data_axes)
-    aux = {
-        "logsnr": logsnr,
-        "dropped": seen == null_label,
-        "eps_mse": jnp.mean((eps_hat - eps) ** 2, axis=data_axes),
-    }
+    root = expand(jnp.sqrt(WEIGHTINGS[weighting](logsnr)), x)
+    loss = _mean_square(root * (eps_of(output) - eps))
+    aux = {"logsnr": logsnr, "dropped": seen == null_label}
+    aux["eps_mse"] = _mean_square(eps_of(output) - eps)
     if vlb_weight > 0:
-        if not isinstance(output, Prediction):
-            raise ValueError(
-                f"vlb_weight={vlb_weight} for a network that learns no variance: use 0, or a "
-                "network that gives a Prediction"
-            )
+        _check_learned(output, vlb_weight)
         aux["vlb"] = _vlb(z, x, output, u, schedule, vlb_steps)
         loss = loss + vlb_weight * aux["vlb"]
     return loss, aux
+
+
+def _mean_square(error: Array) -> Array:
+    """[B] from [B, ...]."""
+    return jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
+
+
+def _vlb(
+    z: Array,
+    x: Array,
+    output: Prediction,
+    u: Array,
+    schedule: Callable[[Array], Array],
+    num_steps: int,
+) -> Array:
+    """num_steps times the bound's term of u, bits/dim [B]; its gradient is logvar_interp's."""
+    nats = bound_term(
+        z,
+        x,
+        predict_x(z, jax.lax.stop_gradient(output.eps_hat), schedule(u)),
+        u,
+        schedule=schedule,
+        num_steps=num_steps,
+        logvar_interp=output.logvar_interp,
+    )
+    return num_steps * bits_per_dim(nats, x.shape)
 
 
 def classifier_loss(
@@ -133,27 +150,6 @@ def classifier_loss(
     return loss, {"logsnr": logsnr, "correct": jnp.argmax(each, axis=1) == labels}
 
 
-def _vlb(
-    z: Array,
-    x: Array,
-    output: Prediction,
-    u: Array,
-    schedule: Callable[[Array], Array],
-    num_steps: int,
-) -> Array:
-    """num_steps times the bound's term of u, bits/dim [B]; its gradient is logvar_interp's."""
-    nats = bound_term(
-        z,
-        x,
-        predict_x(z, jax.lax.stop_gradient(output.eps_hat), schedule(u)),
-        u,
-        schedule=schedule,
-        num_steps=num_steps,
-        logvar_interp=output.logvar_interp,
-    )
-    return num_steps * bits_per_dim(nats, x.shape)
-
-
 def _check(weighting: str, p_uncond: float, vlb_weight: float, vlb_steps: int) -> None:
     """ValueError for an option of `diffusion_loss` that is out of its range."""
     if weighting not in WEIGHTINGS:
@@ -166,3 +162,12 @@ def _check(weighting: str, p_uncond: float, vlb_weight: float, vlb_steps: int) -
         )
     if vlb_weight > 0 and vlb_steps < 2:
         raise ValueError(f"vlb_steps={vlb_steps}: need at least 2 (ADM has 1000)")
+
+
+def _check_learned(output: Array | Prediction, vlb_weight: float) -> None:
+    """ValueError for a network without the variance that the bound trains."""
+    if not isinstance(output, Prediction):
+        raise ValueError(
+            f"vlb_weight={vlb_weight} for a network that learns no variance: use 0, or a "
+            "network that gives a Prediction"
+        )

@@ -18,7 +18,7 @@ import numpy as np
 
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import alpha_sigma, expand
-from cfg_jax.core.types import Array, Key
+from cfg_jax.core.types import Array, Key, chosen
 
 
 class GaussianMixture:
@@ -76,7 +76,7 @@ class GaussianMixture:
 
     def log_prob_label(self, z: Array, logsnr: Array, labels: Array) -> Array:
         """log p(labels | z): [B], NaN for no class."""
-        return _chosen(self.log_posterior(z, logsnr), labels)
+        return chosen(self.log_posterior(z, logsnr), labels)
 
     def log_prob(self, z: Array, logsnr: Array, labels: Array | None = None) -> Array:
         """log p(z | labels), log p(z) for None or the null label, NaN for no class: [B], nats."""
@@ -85,7 +85,7 @@ class GaussianMixture:
         if labels is None:
             return marginal
         table = jnp.concatenate([each, marginal[:, None]], axis=1)
-        return _chosen(table, labels)
+        return chosen(table, labels)
 
     def predict(self, z: Array, logsnr: Array, labels: Array) -> Array:
         """The exact Predict: -sigma grad_z log p(z | label), the marginal's for the null label.
@@ -120,13 +120,6 @@ class GaussianMixture:
         known = (labels >= 0) & (labels < self.num_classes)
         deviation = jnp.where(known, jnp.sqrt(self.variance[labels]), jnp.nan)
         return self.means[labels] + expand(deviation, noise) * noise
-
-
-def _chosen(table: Array, labels: Array) -> Array:
-    """table[i, labels[i]], NaN where there is no such column: [B]."""
-    known = (labels >= 0) & (labels < table.shape[1])
-    column = jnp.where(known, labels, 0)[:, None]
-    return jnp.where(known, jnp.take_along_axis(table, column, axis=1)[:, 0], jnp.nan)
 
 
 def triangle() -> np.ndarray:

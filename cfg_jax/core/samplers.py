@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import diffuse, posterior, predict_eps, predict_x
+from cfg_jax.core.schedules import ascending
 from cfg_jax.core.types import Array, Denoiser, Key, Prediction, eps_of
 
 
@@ -96,11 +96,7 @@ def sample(
     Raises:
       ValueError: a grid that is not a vector, or, where its values are known, not ascending.
     """
-    logsnrs = jnp.asarray(logsnrs, jnp.float32)
-    if logsnrs.ndim != 1 or logsnrs.size == 0:
-        raise ValueError(f"logsnrs of shape {logsnrs.shape}: need a grid [T] from `logsnr_grid`")
-    if not isinstance(logsnrs, jax.core.Tracer) and (np.diff(np.asarray(logsnrs)) < 0).any():
-        raise ValueError("logsnrs descend: need an ascending grid, from noise to data")
+    logsnrs = ascending(logsnrs)
     num_steps = logsnrs.shape[0]
     keys = keys_lib.per_example(key, shape[0])
 

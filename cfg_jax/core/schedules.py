@@ -13,6 +13,7 @@ Source: Ho & Salimans 2022, "Classifier-Free Diffusion Guidance", section 2.
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -93,6 +94,13 @@ class CosineSchedule:
         u = np.linspace(1.0, 0.0 if inclusive else 1.0 / num_steps, num_steps)
         return jnp.asarray(self._logsnr(u, np), jnp.float32)
 
+    def respaced(self, sections: str) -> Array:
+        """ValueError: only a `timesteps.DiscreteSchedule` has timesteps to choose from."""
+        raise ValueError(
+            f"respacing={sections!r}: this model's schedule is continuous, it has no timesteps; "
+            "give num_steps"
+        )
+
 
 def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> CosineSchedule:
     """logsnr(u) = -2 log tan(a u + b): Ho & Salimans 2022, section 2.
@@ -131,3 +139,24 @@ def logsnr_grid(schedule: CosineSchedule, num_steps: int, *, inclusive: bool = T
       ValueError: num_steps below 2 (below 1 when not inclusive), or what else the schedule refuses.
     """
     return schedule.grid(num_steps, inclusive=inclusive)
+
+
+def ascending(logsnrs: Array, *, least: int = 1, strictly: bool = False) -> Array:
+    """A sampler's grid as float32 [T], checked to go from noise to data.
+
+    Raises:
+      ValueError: no vector of `least` or more; or, where the values are known, one that is not a
+        number or below the one before it, and if `strictly` also one equal to it.
+    """
+    logsnrs = jnp.asarray(logsnrs, jnp.float32)
+    if logsnrs.ndim != 1 or logsnrs.size < least:
+        raise ValueError(
+            f"logsnrs of shape {logsnrs.shape}: need a grid [T] of at least {least}, from "
+            "`logsnr_grid`"
+        )
+    if not isinstance(logsnrs, jax.core.Tracer):
+        gains = np.diff(np.asarray(logsnrs))
+        if not np.all(gains > 0 if strictly else gains >= 0):
+            twice = ", no value twice" if strictly else ""
+            raise ValueError(f"logsnrs: need an ascending grid, from noise to data{twice}")
+    return logsnrs

@@ -9,6 +9,7 @@ Several processes look at their shares of each batch; all of them then know what
 the first one writes. So the work may be continued by another number of processes.
 """
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from cfg_jax.evaluation.networks import FeatureNetwork
 from cfg_jax.evaluation.sums import Sums
 from cfg_jax.io.files import open_npz, whole_file
 from cfg_jax.io.progress import Progress
-from cfg_jax.runtime import processes
+from cfg_jax.runtime import devices, processes
 
 SAVE_SECONDS = 20.0
 STATE = "state.npz"
@@ -120,16 +121,12 @@ def _ahead(
     The next batch is made while one is used.
     """
     with ThreadPoolExecutor(1) as thread:
-        ahead = None
-        for first in [*range(start, total, batch_size), None]:
-            current = ahead
-            if first is not None:
-                # The last batch is filled up, so that one shape is compiled.
-                filled = np.minimum(np.arange(first, first + batch_size), total - 1)
-                index = filled[: total - first]
-                ahead = index, thread.submit(images_at, processes.share(filled))
-            if current is not None:
-                yield current[0], current[1].result()
+        batches = (
+            (index[:count], thread.submit(images_at, processes.share(index)))
+            for index, count in devices.index_batches(start, total, batch_size)
+        )
+        for (index, images), _ in itertools.pairwise(itertools.chain(batches, [None])):
+            yield index, images.result()
 
 
 def _begin(folder: Path, described: dict[str, Any]) -> tuple[int, Sums | None]:

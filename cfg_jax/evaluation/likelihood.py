@@ -183,24 +183,20 @@ def _over_examples(
     Several processes share each batch, and all of them get all of it.
     """
     count = min(len(source), num_examples or len(source))
-    batch_size = min(batch_size, count)
     compiled = devices.pmap_batch(function)
-    starts = range(0, count, batch_size)
+    batches = devices.index_batches(0, count, min(batch_size, count))
     parts = []
-    for start in track(starts, "batch"):
-        # The last batch is filled up, so that one shape is compiled.
-        chosen = np.minimum(np.arange(start, start + batch_size), count - 1)
-        chosen = processes.share(chosen)
+    for index, num_new in track(batches, "batch"):
+        chosen = processes.share(index)
         examples = [source[int(i)] for i in chosen]
         batch = {
             "x": np.stack([example["x"] for example in examples]),
             "labels": np.array([example["label"] for example in examples], np.int32),
             "keys": keys_lib.indexed(jax.random.key(seed), chosen),
         }
-        parts.append(processes.gather(compiled(params, batch), batch_size))
+        parts.append(processes.gather(compiled(params, batch), num_new))
     return {
-        name: np.concatenate([part[name] for part in parts])[:count].astype(np.float64)
-        for name in parts[0]
+        name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]
     }
 
 

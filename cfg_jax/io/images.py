@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cfg_jax.core.types import Array
 from cfg_jax.io.files import whole_file
 
 Picture = Image.Image
@@ -22,13 +21,6 @@ SMALLEST_SIDE = 64
 def to_images(x: np.ndarray) -> np.ndarray:
     """round(127.5 (x + 1)), clipped to 0..255: uint8 of x's shape."""
     return np.clip(np.rint((np.asarray(x) + 1) * 127.5), 0, 255).astype(np.uint8)
-
-
-def area_mean(x: Array, size: int) -> Array:
-    """Means of equal squares of pixels: [B, H, W, C] to [B, size, size, C], size dividing H = W."""
-    batch, height, width, channels = x.shape
-    blocks = x.reshape(batch, size, height // size, size, width // size, channels)
-    return blocks.mean(axis=(2, 4))
 
 
 def grid(images: np.ndarray, *, gap: int = 2) -> np.ndarray:

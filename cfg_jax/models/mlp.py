@@ -37,6 +37,7 @@ class MLP(nn.Module):
     num_blocks: int = 3
     dropout: float = 0.0
     dtype: str = "float32"
+    noise_input = "logsnr"  # of no other kind, so not an argument as in `Trunk`
 
     @nn.compact
     def __call__(

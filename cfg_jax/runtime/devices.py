@@ -104,6 +104,31 @@ def split_batch(tree: Any) -> Any:
     return jax.device_put(jax.tree.map(split, tree), _sharding(AXIS))
 
 
+def filled(start: int, stop: int, size: int) -> np.ndarray:
+    """[size] indices start, start + 1, ...; stop - 1 again in the places from `stop` on."""
+    return np.minimum(np.arange(start, start + size), stop - 1)
+
+
+def index_batches(start: int, stop: int, size: int) -> list[tuple[np.ndarray, int]]:
+    """Batches of start..stop - 1 in order: (indices [size], how many of them count).
+
+    All have one shape, so that a program is compiled once: the last is `filled` up with copies of
+    its last index, whose results are to be dropped.
+    """
+    firsts = range(start, stop, size)
+    return [(filled(first, stop, size), min(size, stop - first)) for first in firsts]
+
+
+def even_batch(total: int, batch_size: int) -> int:
+    """The examples that each process computes at a time, of `total` in batches of batch_size.
+
+    The batch of a device does not depend on how the devices are divided among processes: it is
+    that of the smallest batches that are as few, rounded up to a multiple of all devices.
+    """
+    smallest = -(-total // -(-total // batch_size))
+    return num_devices() * -(-smallest // num_devices_of_all())
+
+
 def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
     """`split_batch` of each, `size` of them on their way to the devices ahead of the one used."""
     ahead = collections.deque()
@@ -145,8 +170,8 @@ def pmap_batch(function: Callable) -> Callable:
 
     def spread(shared: Any, batch: Any) -> Any:
         size = jax.tree.leaves(batch)[0].shape[0]
-        filled = np.minimum(np.arange(-(-size // num_devices()) * num_devices()), size - 1)
-        result = mapped(shared, split_batch(jax.tree.map(lambda a: a[filled], batch)))
+        rows = filled(0, size, -(-size // num_devices()) * num_devices())
+        result = mapped(shared, split_batch(jax.tree.map(lambda a: a[rows], batch)))
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:size], result)
 
     return spread

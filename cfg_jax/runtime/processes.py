@@ -23,6 +23,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from cfg_jax.runtime.devices import filled
+
 _T = TypeVar("_T")
 
 MODES = ("auto", "on", "off")
@@ -192,7 +194,7 @@ def is_first() -> bool:
 def share(rows: np.ndarray) -> np.ndarray:
     """This process's n = ceil(N / P) rows of [N, ...], the last ones repeated where P n > N."""
     size = -(-len(rows) // jax.process_count())
-    return rows[np.minimum(jax.process_index() * size + np.arange(size), len(rows) - 1)]
+    return rows[filled(jax.process_index() * size, len(rows), size)]
 
 
 def gather(tree: Any, num_rows: int) -> Any:

@@ -4,7 +4,6 @@ Sample i of N has label plan(i) and draws from fold_in(key(seed), i), so that it
 batch size and number of devices, and samples of one seed share their noise whatever is swept.
 """
 
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -105,10 +104,8 @@ def samples_at(
     def labels_at(keys: jax.Array, index: np.ndarray) -> np.ndarray:
         if label_plan == "balanced":
             return index % model.null_label
-        # Another stream than the sampler's, which folds in its steps.
-        keys = keys_lib.fold_in(keys, zlib.crc32(b"label"))
         draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, model.null_label))
-        return np.asarray(draw(keys))
+        return np.asarray(draw(keys_lib.stream(keys, "label")))
 
     return drawn
 

@@ -100,7 +100,8 @@ def sample_to_files(
         _check_strays(folder, every)
         draw = samples_at(model, sampling, classifier, label_plan, seed)
         own = every[jax.process_index() :: jax.process_count()]
-        _draw_missing(draw, own, folder, model.shape, _even(batch_size, _count(every[:1])))
+        batch_size = devices.even_batch(_count(every[:1]), batch_size)
+        _draw_missing(draw, own, folder, model.shape, batch_size)
         processes.wait_for_all("all samples are drawn")
         if processes.is_first():  # a shared disk may show the others files of this moment late
             check_complete(folder, num_samples)
@@ -231,16 +232,6 @@ def _place(path: Path) -> Shard:
         raise OSError(f"{path} is not named as samples are: remove it, or rename it") from None
 
 
-def _even(batch_size: int, shard_size: int) -> int:
-    """The samples that this process draws at a time.
-
-    Those of a device are as many however the devices are divided among processes: of all batches
-    that make a shard in as few as batch_size does the smallest, rounded up to all devices.
-    """
-    smallest = -(-shard_size // -(-shard_size // batch_size))
-    return devices.num_devices() * -(-smallest // devices.num_devices_of_all())
-
-
 def _draw_missing(
     draw: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     own: Sequence[Shard],
@@ -265,9 +256,7 @@ def _drawn(
 ) -> list[np.ndarray]:
     """Images and labels of a shard."""
     batches = []
-    for first in range(shard.start, shard.stop, batch_size):
-        # The last batch is filled up, so that one shape is compiled.
-        batch = draw(np.minimum(np.arange(first, first + batch_size), shard.stop - 1))
-        batches.append([values[: shard.stop - first] for values in batch])
-        advance(len(batches[-1][0]))
+    for index, num_new in devices.index_batches(shard.start, shard.stop, batch_size):
+        batches.append([values[:num_new] for values in draw(index)])
+        advance(num_new)
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]

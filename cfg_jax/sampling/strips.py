@@ -19,6 +19,7 @@ from cfg_jax.core.types import Key
 from cfg_jax.io import files, images
 from cfg_jax.io.images import Picture
 from cfg_jax.io.progress import track
+from cfg_jax.runtime import devices
 from cfg_jax.sampling.model import Model
 
 PREVIEW_LABELS = 10
@@ -111,7 +112,7 @@ def upsampled(
     small = images.to_images(x).reshape(-1, *x.shape[3:]).astype(np.float32) / 127.5 - 1
     row_keys, row_labels = _rows(seed, labels, x.shape[1])
     # Another stream than the small images' own: their first noise has the same key otherwise.
-    row_keys = keys_lib.fold_in(row_keys, zlib.crc32(b"upsampled"))
+    row_keys = keys_lib.stream(row_keys, "upsampled")
 
     def draw(place):
         row = place // x.shape[2]
@@ -132,13 +133,8 @@ def _in_batches(
     draw: Callable[[np.ndarray], np.ndarray], count: int, batch_size: int
 ) -> np.ndarray:
     """draw(place [B]) of the places 0..count - 1, B at a time: [count, ...]."""
-    batch_size = min(batch_size, count)
-    starts = range(0, count, batch_size)
-    drawn = [
-        draw(np.minimum(np.arange(start, start + batch_size), count - 1))
-        for start in track(starts, "batch")
-    ]
-    return np.concatenate(drawn)[:count]
+    batches = track(devices.index_batches(0, count, min(batch_size, count)), "batch")
+    return np.concatenate([draw(place)[:num_new] for place, num_new in batches])
 
 
 def picture(
