@@ -12,7 +12,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 from absl import app, flags, logging
 
@@ -131,6 +130,8 @@ def _keep_compiled() -> None:
     """
     import jax
 
+    from cfg_jax.io.files import check_writable
+
     place = _CACHE.value
     if place == "off":
         jax.config.update("jax_enable_compilation_cache", False)
@@ -142,24 +143,15 @@ def _keep_compiled() -> None:
             return
         place = os.path.join(workdir, "compiled")
     place = os.path.expanduser(place)
-    if not _can_be_written(place):
+    try:
+        check_writable(place, "--compilation_cache", "give another folder, or off")
+    except ValueError:
         if _CACHE.value is None:  # a run that one may read and not write to
             return
-        raise ValueError(
-            f"--compilation_cache={place} cannot be written: give another folder, or off"
-        )
+        raise
     jax.config.update("jax_compilation_cache_dir", place)
     if "://" in place:  # XLA, which knows no buckets, would make a folder of that name here
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
-
-
-def _can_be_written(folder: str) -> bool:
-    """Whether files can be made in `folder`, or it in the nearest of its parents that is there."""
-    if "://" in folder:
-        return True
-    place = Path(folder).absolute()
-    there = next(path for path in (place, *place.parents) if path.exists())
-    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def _leave(code: int) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from cfg_jax.evaluation import SamplingSettings
+from cfg_jax.io.ranges import RangeFiles
 from cfg_jax.runtime import processes
 from cfg_jax.sampling import shards
 from cfg_jax.storage.lock import hold
@@ -270,7 +271,7 @@ def test_processes_draw_shards_of_their_own_that_make_the_folder_of_one(tmp_path
         there = {int(path.name.split("_")[1]) // 7 for path in folder.glob("*.npz")}
         made.append(there.difference(*made))
     assert made == [{0, 3, 6}, {1, 4, 7}, {2, 5, 8}]
-    shards.check_complete(folder, N)
+    assert RangeFiles(folder, "samples").reached(N) == N
     for found, wanted in zip(contents(folder), contents(tmp_path / "alone"), strict=True):
         np.testing.assert_array_equal(found, wanted)
 

@@ -14,7 +14,6 @@ from cfg_jax.metrics import Moments
 from cfg_jax.sampling.model import Model
 from cfg_jax.study import claims, curves, files, plots, sweep
 from cfg_jax.study.claims import FAILS, HOLDS, IN_PART, NOT_MEASURED
-from cfg_jax.study.curves import NUM_STEPS, P_UNCOND
 from cfg_jax.study.paper_tables import TABLE_1, TABLE_2, published
 from configs import imagenet64
 from tests.sweep_results import made_result, paper_results
@@ -117,7 +116,7 @@ def test_temperatures_and_classifiers_are_judged_against_the_cells_without_them(
     assert (trades.verdict, temperatures.verdict) == (HOLDS, HOLDS)
     assert "0.9: 3.000 / 8.200 (beaten)" in temperatures.numbers[0]
     # The curve over the classifier's weight starts from the cell without it.
-    (curve,) = (c for c in curves.older_ways(GOOD + classifier) if c.parameter == "classifier_w")
+    (curve,) = curves.families(GOOD + classifier).others
     assert curve.values == [0.0, 0.5, 2.0] and curve.metric("fid") == [2.0, 1.7, 3.5]
     unbeaten = [made_result(0, 1.0, 9.9, noise_temperature=0.9)]
     assert verdicts(GOOD + unbeaten)[-1] == FAILS
@@ -167,16 +166,16 @@ def test_a_run_given_twice_counts_once():
 
 def test_runs_of_one_p_uncond_are_told_apart():
     again = line([2.0, 1.5], [8.0, 8.5], (0, 0.1), model="another")
-    names = [curve.name for curve in curves.guidance_family(GOOD + again, P_UNCOND)]
+    names = [curve.name for curve in curves.families(GOOD + again).over_p]
     assert sorted(names) == ["p_uncond = 0.1, model anothe", "p_uncond = 0.1, model model0"]
 
 
 def test_published_numbers_stand_beside_cells_of_the_same_model_sampler_and_protocol_only():
     results = paper_results(TABLE_1)
-    table = curves.guidance_table(curves.guidance_family(results, P_UNCOND))
+    table = curves.guidance_table(curves.families(results).over_p)
     assert table.head[1:3] == ["p_uncond = 0.1", "published"]
     assert table.rows[1][2] == "1.55* / 66.11 " and table.rows[13][6] == "21.48  / 225.10*"
-    table = curves.guidance_table(curves.guidance_family(paper_results(TABLE_2), NUM_STEPS))
+    table = curves.guidance_table(curves.families(paper_results(TABLE_2)).over_t)
     assert table.rows[3][4] == "2.43* / 158.47 "
     wider = imagenet64.get_config()
     wider.model.channels = 256

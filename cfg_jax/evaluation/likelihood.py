@@ -20,7 +20,7 @@ from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import diffuse
 from cfg_jax.core.likelihood import bits_per_dim, variational_bound
 from cfg_jax.core.schedules import CosineSchedule, cosine_schedule, logsnr_grid
-from cfg_jax.io.metric_log import with_progress
+from cfg_jax.io.progress import track
 from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
@@ -193,7 +193,7 @@ def _over_examples(
     compiled = devices.pmap_batch(function)
     batches = devices.index_batches(0, count, min(batch_size, count))
     parts = []
-    for index, num_new in with_progress(batches, len(batches), "batch"):
+    for index, num_new in track(batches, "batch"):
         chosen = processes.share(index)
         examples = [source[int(i)] for i in chosen]
         batch = {

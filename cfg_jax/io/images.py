@@ -5,13 +5,13 @@
 Grids and captioned strips of images, scatter plots of points, written as PNG.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from cfg_jax.io.files import whole_file
 
 Picture = Image.Image
 
@@ -97,22 +97,6 @@ def read_picture(path: Path) -> Picture:
 
 
 def save_png(path: Path, picture: Picture) -> None:
-    """Writes `picture` at `path`, its folders made; a reader never sees half a file."""
+    """Writes `picture` as a `whole_file`."""
     with whole_file(path) as file:
         picture.save(file, format="PNG")
-
-
-def save_npz(path: Path, **arrays: np.ndarray) -> None:
-    """Writes named arrays at `path`, its folders made; a reader never sees half a file."""
-    with whole_file(path) as file:
-        np.savez_compressed(file, **arrays)
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to that takes its place at `path` once all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("wb") as file:
-        yield file
-    unfinished.replace(path)

@@ -12,7 +12,7 @@ import numpy as np
 
 from cfg_jax import data
 from cfg_jax.config import build
-from cfg_jax.data.description import describe
+from cfg_jax.data.opening import describe
 from cfg_jax.runtime.devices import pmap_rows, pmap_step
 from cfg_jax.sampling.program import make_draw, request
 from cfg_jax.sampling.settings import SamplingSettings

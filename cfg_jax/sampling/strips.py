@@ -16,9 +16,9 @@ import numpy as np
 from cfg_jax.config.validate import to_json
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.types import Key
-from cfg_jax.io import images
+from cfg_jax.io import files, images
 from cfg_jax.io.images import Picture
-from cfg_jax.io.metric_log import with_progress
+from cfg_jax.io.progress import track
 from cfg_jax.runtime import devices
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
@@ -139,9 +139,8 @@ def _in_batches(
     draw: Callable[[np.ndarray], np.ndarray], count: int, batch_size: int
 ) -> np.ndarray:
     """draw(place [B]) of the places 0..count - 1, B at a time: [count, ...]."""
-    batches = devices.index_batches(0, count, min(batch_size, count))
-    places = with_progress(batches, len(batches), "batch")
-    return np.concatenate([draw(place)[:num_new] for place, num_new in places])
+    batches = track(devices.index_batches(0, count, min(batch_size, count)), "batch")
+    return np.concatenate([draw(place)[:num_new] for place, num_new in batches])
 
 
 def picture(
@@ -229,7 +228,7 @@ def write_guidance_strip(
     described = {"label_names": np.asarray([*model.label_names, "no label"])[np.asarray(labels)]}
     described |= {"labels": np.asarray(labels), "w": pairs[:, 0], "classifier_w": pairs[:, 1]}
     described |= {"seed": seed, "num_steps": num_steps, "step": model.step}
-    images.save_npz(archive, **described, **arrays)
+    files.save_npz(archive, **described, **arrays)
     strip = archive.with_suffix(".png")
     images.save_png(strip, picture(model, x, labels, weights, classifier_weights))
     return archive, strip

@@ -22,7 +22,8 @@ from ml_collections import ConfigDict
 from cfg_jax import data
 from cfg_jax.config import build
 from cfg_jax.config.validate import to_json
-from cfg_jax.io.metric_log import MetricLog, Progress
+from cfg_jax.io.metric_log import MetricLog
+from cfg_jax.io.progress import Progress
 from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling import strips
 from cfg_jax.sampling.model import Model
@@ -155,7 +156,7 @@ class Loop:
             return
         with (
             contextlib.closing(MetricLog(self.run.workdir, self.start)) as log,
-            contextlib.closing(Progress(self.start, self.total)) as progress,
+            Progress(self.start, self.total) as progress,
         ):
             yield log, progress
 
@@ -215,7 +216,7 @@ class Loop:
         self.logged.clear()
         if self.log and self.progress:
             self.log.write(step, scalars)
-            self.progress.report(step, text)
+            self.progress.report(text)
 
     def _save(self, step: int, state: TrainState, is_last: bool) -> None:
         loss = self.since_checkpoint.means().get("loss", float("nan"))

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from cfg_jax import data
 from cfg_jax.config import build
 from cfg_jax.config.validate import check_same_run, to_json, validate
-from cfg_jax.io.files import folder
+from cfg_jax.io.files import check_writable, folder
 from cfg_jax.runtime import devices, processes
 from cfg_jax.storage.checkpoint import Checkpoints
 from cfg_jax.training import preemption, watchdog
@@ -36,8 +36,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
       SaveError: the last checkpoint could not be written, or one that several processes write.
       preemption.Interrupted: SIGTERM came, and the step that was under way is saved.
     """
-    if not str(workdir):
-        raise ValueError("workdir is empty: give the folder of a run, such as runs/digits")
+    check_writable(workdir, "workdir")
     validate(config, devices.num_devices_of_all())
     hang_seconds = config.train.hang_seconds
     with watchdog.armed(hang_seconds) as feed, preemption.watched() as asked_to_stop:
@@ -49,7 +48,6 @@ def _train(run: Run, feed: Callable[[bool], None], asked_to_stop: Callable[[], b
     optimizer = make_optimizer(config)
     create = make_create(config, run.task, optimizer)
     abstract = jax.eval_shape(create)
-    _check_writable(run.workdir)
     keep = dict(config.checkpoint, keep_every=config.checkpoint.keep_every or None)
     with Checkpoints(run.workdir / "checkpoints", **keep) as checkpoints:
         state = _restore(run, checkpoints, abstract)
@@ -112,18 +110,6 @@ def _open(config: ConfigDict, workdir: Path) -> Run:
     )
     task = build.assemble(config, source.shape, source.num_classes)
     return Run(config, workdir, source, order, task)
-
-
-def _check_writable(workdir: Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".writable_{jax.process_index()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"--workdir={workdir} cannot be written ({error.strerror}): give another folder"
-        ) from error
 
 
 def _restore(run: Run, checkpoints: Checkpoints, abstract: TrainState) -> TrainState | None:
