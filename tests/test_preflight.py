@@ -1,6 +1,7 @@
 """Programs for pods: what is read of them, whether they fit, what is kept. No TPU and, but for the
 long test, no TPU compiler: what is compiled here is compiled for the suite's processors."""
 
+import contextlib
 import importlib.util
 import json
 import multiprocessing
@@ -18,7 +19,7 @@ from cfg_jax import data
 from cfg_jax.config import build
 from cfg_jax.config.validate import to_json
 from cfg_jax.preflight import asking, compiling, planning, results, verdict, wording
-from cfg_jax.preflight.compiling import Compiled, Memory, compile_traced
+from cfg_jax.preflight.compiling import Compiled, Memory, lowered_here
 from cfg_jax.preflight.programs import Traced, trace
 from cfg_jax.preflight.topologies import CHIPS, SHAPES, check_compiler, topology
 from cfg_jax.runtime import devices
@@ -62,6 +63,11 @@ def traced():
         return {
             program: trace(tiny_config(), program, jax.devices()) for program in ("train", "sample")
         }
+
+
+def compile_traced(traced):
+    with lowered_here(traced) as (_, compiled):
+        return compiled()
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +127,7 @@ def test_a_sampler_exchanges_nothing_and_goes_round_every_step(found):
 
 def pmapped(function, *arguments, num_donated, gradient_bytes):
     lowered = devices.pmap_step(function).lower(*arguments)
-    return compile_traced(Traced(lowered, 1, num_donated, gradient_bytes))
+    return compile_traced(Traced(lowered, num_donated, gradient_bytes))
 
 
 def test_a_step_that_keeps_its_state_gathers_or_needs_float64_is_told():
@@ -253,14 +259,33 @@ def test_nothing_is_promised_where_the_state_alone_is_too_large():
     assert tried == [{"model.remat": True}]
 
 
+def stand_in(monkeypatch, made_of):
+    """Stands for tracing and compiling; a list of (config, program, pod, code) that was compiled.
+
+    made_of(config) -> what is compiled of it.
+    """
+    compiled = []
+
+    @contextlib.contextmanager
+    def lowered(config, program, where, code):
+        def compile_():
+            compiled.append((config, program, where.name, code))
+            return made_of(config)
+
+        # The model, the batch on a device: not the seed.
+        size = config.train.batch_size // where.num_devices
+        yield f"{to_json(config)['model']} {size} {program}", compile_
+
+    monkeypatch.setattr(asking, "_lowered", lowered)
+    monkeypatch.setattr(asking, "check_compiler", lambda: None)
+    return compiled
+
+
 @pytest.fixture
 def compiler(monkeypatch):
-    """Stands for tracing and compiling; a list of what was asked of it."""
-    asked = []
-
-    def compile_(traced):
-        asked.append(traced)
-        return Compiled(
+    return stand_in(
+        monkeypatch,
+        lambda config: Compiled(
             seconds=12.5,
             gradient_bytes=100,
             num_donated=3,
@@ -270,15 +295,8 @@ def compiler(monkeypatch):
             collectives={"all-reduce": {"count": 2, "bytes": 100}},
             dtypes={"f32": 7},
             donated_arguments=3,
-        )
-
-    monkeypatch.setattr(asking, "compile_traced", compile_)
-    monkeypatch.setattr(
-        asking, "trace", lambda config, program, devices: (config.train.batch_size, program)
+        ),
     )
-    monkeypatch.setattr(asking, "_devices", lambda where: [])
-    monkeypatch.setattr(asking, "check_compiler", lambda: None)
-    return asked
 
 
 def preflight(folder, *topologies, config=None, **options):
@@ -292,7 +310,7 @@ def preflight(folder, *topologies, config=None, **options):
 
 def test_a_program_is_compiled_once_and_found_again(compiler, tmp_path):
     assert preflight(tmp_path)[0]
-    assert compiler == [(16, "train"), (16, "sample")]
+    assert [program for _, program, *_ in compiler] == ["train", "sample"]
     fits, said = preflight(tmp_path)
     assert fits and len(compiler) == 2
     assert "FITS: 12.00 GiB of the 15.75 GiB" in said
@@ -300,33 +318,60 @@ def test_a_program_is_compiled_once_and_found_again(compiler, tmp_path):
     assert kept == ["tiny_v5e-2x2_b4_sample", "tiny_v5e-2x2_b4_train"]
 
 
-def test_another_config_pod_version_or_source_is_compiled_anew(compiler, tmp_path, monkeypatch):
+def test_another_program_pod_version_flag_or_code_is_compiled_again(
+    compiler, tmp_path, monkeypatch
+):
     once = dict(programs=["train"])
     preflight(tmp_path, **once)
     preflight(tmp_path, config=tiny_config(**{"model.channels": 16}), **once)
     preflight(tmp_path, "v5e:1x1", **once)
-    monkeypatch.setattr(results.manifest, "version", lambda package: "0.0.0")
+    preflight(tmp_path, **once, code=False)
+    for package in ("jax", "jaxlib", "libtpu"):
+        versions = lambda name, changed=package: "0.0.0" if name == changed else "1"  # noqa: E731
+        monkeypatch.setattr(results.manifest, "version", versions)
+        preflight(tmp_path, **once)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_tpu_something=1")
     preflight(tmp_path, **once)
-    monkeypatch.setattr(results, "_source_digest", lambda: "changed")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_other=1")
     preflight(tmp_path, **once)
-    assert len(compiler) == 5
+    assert len(compiler) == 9
     preflight(tmp_path, **once)
-    assert len(compiler) == 5
+    assert len(compiler) == 9
 
 
-def test_without_code_a_program_is_planned_and_kept_beside(compiler, tmp_path, monkeypatch):
-    planned = []
+def test_what_is_not_compiled_does_not_matter(compiler, tmp_path, monkeypatch):
+    once = dict(programs=["train"])
+    preflight(tmp_path, **once)
+    preflight(tmp_path, config=tiny_config(seed=5), **once)
+    version = results.manifest.version
+    monkeypatch.setattr(
+        results.manifest,
+        "version",
+        lambda name: version(name) if name in ("jax", "jaxlib", "libtpu") else "0.0.0",
+    )
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3 --xla_cpu_some=")
+    preflight(tmp_path, **once)
+    assert len(compiler) == 1
 
-    def plan(config, program, where):
-        planned.append((program, where.name))
-        return Compiled(1.0, 0, 0, memory=Memory(GIB, 0, 0, GIB, None))
 
-    monkeypatch.setattr(asking, "plan", plan)
+def test_a_program_has_the_same_fingerprint_traced_again_and_another_one_if_it_changes(traced):
+    once = traced["train"].described()["fingerprint"]
+    with pixel_networks():
+        again = trace(tiny_config(), "train", jax.devices())
+        changed = trace(tiny_config(**{"optim.learning_rate": 0.5}), "train", jax.devices())
+    assert again.described()["fingerprint"] == once != changed.described()["fingerprint"]
+    text = traced["train"].lowered.as_text()
+    assert "loc(" not in text and str(ROOT) not in text
+
+
+def test_without_code_a_program_is_kept_beside(monkeypatch, tmp_path):
+    planned = Compiled(1.0, 0, 0, memory=Memory(GIB, 0, 0, GIB, None))
+    compiled = stand_in(monkeypatch, lambda config: planned)
     once = dict(programs=["train"])
     preflight(tmp_path, **once)
     for _ in range(2):
         fits, said = preflight(tmp_path, code=False, **once)
-    assert planned == [("train", "v5e:2x2")] and len(compiler) == 1
+    assert [code for *_, code in compiled] == [True, False]
     assert fits and "unknown code = 2.00 GiB a device" in said and "none without code" in said
     _, table = preflight(tmp_path, "v5e:2x2", "v5e:1x1", code=False, **once)
     assert table.splitlines()[-1].endswith("| unknown | 2.00 GiB | 15.75 GiB | 0 | - | - | yes |")
@@ -361,7 +406,6 @@ def test_memory_is_read_from_where_the_compiler_puts_arrays():
 
 def test_a_compiler_that_is_killed_is_not_waited_for(tmp_path):
     ours, theirs = multiprocessing.Pipe(duplex=False)
-    theirs.send({"num_donated": 3})
     theirs.close()
     with pytest.raises(RuntimeError, match="too little memory"):
         planning._wait(ours, tmp_path)
@@ -409,17 +453,16 @@ def test_several_pods_and_batches_make_a_table(compiler, tmp_path):
         ["v4:2x2x1", "4", "2"],
         ["v4:2x2x1", "4", "8"],
     ]
-    assert [asked[0] for asked in compiler] == [8, 32, 8, 32]
+    assert [config.train.batch_size for config, *_ in compiler] == [8, 32, 8, 32]
     assert "estimated share of peak" in said
 
 
-def test_what_does_not_fit_is_told_with_what_would(compiler, tmp_path, monkeypatch):
-    def compile_(traced):
-        batch_size, _ = traced
-        needed = int(batch_size * GIB)
+def test_what_does_not_fit_is_told_with_what_would(tmp_path, monkeypatch):
+    def made_of(config):
+        needed = config.train.batch_size * GIB
         return Compiled(1.0, 0, 0, needed_bytes=needed) if needed > 15 * GIB else needing(needed)
 
-    monkeypatch.setattr(asking, "compile_traced", compile_)
+    stand_in(monkeypatch, made_of)
     fits, said = preflight(tmp_path, programs=["sample"])
     assert not fits
     assert "DOES NOT FIT: at least 16.00 GiB of the 15.75 GiB" in said

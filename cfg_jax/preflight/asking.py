@@ -11,8 +11,8 @@ from typing import Any
 
 from cfg_jax.config.validate import from_json, to_json, validate
 from cfg_jax.preflight import results, verdict, wording
-from cfg_jax.preflight.compiling import compile_traced
-from cfg_jax.preflight.planning import plan
+from cfg_jax.preflight.compiling import lowered_here
+from cfg_jax.preflight.planning import lowered_elsewhere
 from cfg_jax.preflight.programs import PROGRAMS, programs_of, trace
 from cfg_jax.preflight.topologies import Topology, check_compiler, devices, topology
 
@@ -111,19 +111,23 @@ def measure(
       code: as for `run`.
       say: is told where the result lies.
     """
-    asked = results.question(name, config, where, program, code=code)
-    if found := results.find(folder, asked):
-        path, result = found
-        say(f"{path} has {program} of {name} on {where.name}")
-        return result
-    say(f"compiling {program} of {name} for {where.name}: minutes for a large network")
-    if code:
-        compiled = compile_traced(trace(config, program, _devices(where)))
-    else:
-        compiled = plan(config, program, where)
-    result = results.Result(**asked, compiled=compiled)
+    say(f"tracing {program} of {name} for {where.name}")
+    with _lowered(config, program, where, code) as (fingerprint, compiled):
+        asked = results.question(name, config, where, program, fingerprint, code=code)
+        if found := results.find(folder, asked):
+            path, result = found
+            say(f"{path} has it")
+            return result
+        say(f"compiling {program} of {name} for {where.name}: minutes for a large network")
+        result = results.Result(**asked, compiled=compiled())
     say(f"{results.write(folder, result)} has it")
     return result
+
+
+def _lowered(config: Any, program: str, where: Topology, code: bool) -> Any:
+    if code:
+        return lowered_here(trace(config, program, _devices(where)))
+    return lowered_elsewhere(config, program, where)
 
 
 @functools.cache

@@ -6,9 +6,11 @@ per device. A program that needs more than a device has is a finding, not a fail
 says how much it needs and how much there is.
 """
 
+import contextlib
 import dataclasses
 import re
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -89,32 +91,37 @@ class Compiled:
         return cls(**{**values, "memory": memory})
 
 
-def compile_traced(traced: Traced) -> Compiled:
-    """Compiles a program, and reads what the compiler says of it.
+@contextlib.contextmanager
+def lowered_here(traced: Traced) -> Iterator[tuple[str, Callable[[], Compiled]]]:
+    """(fingerprint of a program, what compiles it and reads what the compiler says of it)."""
+    known = traced.described()
+
+    def compile_() -> dict[str, Any]:
+        compiled = traced.lowered.compile()
+        found = read(compiled.as_text(), traced.num_donated)
+        flops = float(compiled.cost_analysis().get("flops", 0.0))
+        return found | {"memory": _memory(compiled), "compiler_flops": flops}
+
+    yield known.pop("fingerprint"), lambda: finish(known, compile_)
+
+
+def finish(known: dict[str, Any], compile_: Callable[[], dict[str, Any]]) -> Compiled:
+    """What is `known` of a program and what compiling it finds; too little memory is a finding.
 
     Raises:
       RuntimeError: the compiler fails for another reason than memory.
     """
     start = time.monotonic()
-    known = {"gradient_bytes": traced.gradient_bytes, "num_donated": traced.num_donated}
     try:
-        compiled = traced.lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
+        found = compile_()
+    except RuntimeError as error:  # jax.errors.JaxRuntimeError is one
         needed, limit = out_of_memory(str(error))
         if needed is None:
             raise
-        known |= {"needed_bytes": needed, "limit_bytes": limit}
-        return Compiled(time.monotonic() - start, **known)
-    seconds = time.monotonic() - start
-    found = read(compiled.as_text(), traced.num_donated)
-    found["float64"] |= asks_for_float64(traced)
-    found["compiler_flops"] = float(compiled.cost_analysis().get("flops", 0.0))
-    return Compiled(seconds, **known, memory=_memory(compiled), **found)
-
-
-def asks_for_float64(traced: Traced) -> bool:
-    """Whether a program has 64-bit floats, of which the TPU compiler may make pairs of others."""
-    return bool(re.search(r"[<x]f64>", traced.lowered.as_text()))
+        found = {"needed_bytes": needed, "limit_bytes": limit}
+    # The TPU compiler may make pairs of other numbers of 64-bit floats.
+    found["float64"] = known["float64"] or found.get("float64", False)
+    return Compiled(time.monotonic() - start, **(known | found))
 
 
 def _memory(compiled: jax.stages.Compiled) -> Memory:

@@ -11,16 +11,13 @@ import multiprocessing
 import os
 import re
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from cfg_jax.config.validate import from_json, to_json
-from cfg_jax.preflight.compiling import Compiled, Memory, asks_for_float64, out_of_memory, read
+from cfg_jax.preflight.compiling import Compiled, Memory, finish, read
 from cfg_jax.preflight.programs import trace
 from cfg_jax.preflight.topologies import Topology, devices, topology
 
@@ -29,8 +26,13 @@ _MEMORY = "*.after_optimizations-buffer-assignment.txt"
 _ALLOCATION = re.compile(r"^allocation \d+: size (\d+), (.*):$", re.MULTILINE)
 
 
-def plan(config: Any, program: str, where: Topology) -> Compiled:
-    """What the compiler decides of a config's program on a pod, without its code.
+@contextlib.contextmanager
+def lowered_elsewhere(
+    config: Any, program: str, where: Topology
+) -> Iterator[tuple[str, Callable[[], Compiled]]]:
+    """(fingerprint of a config's program, what waits for the compiler to decide without code).
+
+    A process of its own traces the program, and goes on compiling it until the context is left.
 
     Args:
       config: a validated ConfigDict.
@@ -38,9 +40,9 @@ def plan(config: Any, program: str, where: Topology) -> Compiled:
       where: the pod.
 
     Raises:
+      ValueError: the program cannot be traced.
       RuntimeError: the compiler fails for another reason than memory of the pod.
     """
-    start = time.monotonic()
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as running:
         ours, theirs = spawn.Pipe(duplex=False)
@@ -51,18 +53,14 @@ def plan(config: Any, program: str, where: Topology) -> Compiled:
         theirs.close()
         running.callback(process.join)
         running.callback(process.kill)
-        known, failure = _wait(ours, Path(folder))
-        seconds = time.monotonic() - start
-        if failure:
-            needed, limit = out_of_memory(failure)
-            if needed is None:
-                raise RuntimeError(failure)
-            known |= {"needed_bytes": needed, "limit_bytes": limit}
-            return Compiled(seconds, **known)
-        (text,), (allocations,) = (list(_texts(folder, kind)) for kind in (_PROGRAM, _MEMORY))
-    found = read(text, known["num_donated"])
-    found["float64"] |= known.pop("float64")
-    return Compiled(seconds, **known, **found, memory=memory(allocations))
+        known = _receive(ours)
+
+        def wait() -> dict[str, Any]:
+            _wait(ours, Path(folder))
+            (text,), (allocations,) = (list(_texts(folder, kind)) for kind in (_PROGRAM, _MEMORY))
+            return read(text, known["num_donated"]) | {"memory": memory(allocations)}
+
+        yield known.pop("fingerprint"), lambda: finish(known, wait)
 
 
 def memory(allocations: str) -> Memory:
@@ -86,37 +84,41 @@ def memory(allocations: str) -> Memory:
     )
 
 
-def _compile(config: dict[str, Any], program: str, where: str, told: Connection) -> None:
-    """What the process of its own does: tells what is known at once, and what goes wrong."""
+def _compile(config: dict[str, Any], program: str, where: str, pipe: Connection) -> None:
+    """What the process of its own does: sends what is known, then "" or what goes wrong."""
     try:
         traced = trace(from_json(config), program, devices(topology(where)))
-        known = {"gradient_bytes": traced.gradient_bytes, "num_donated": traced.num_donated}
-        told.send(known | {"float64": asks_for_float64(traced)})
+        pipe.send(traced.described())
         traced.lowered.compile()
-        told.send("")  # a small program may be done before it is stopped
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
-        told.send(str(error))
+        pipe.send("")  # a small program may be done before it is stopped
+    except (RuntimeError, ValueError) as error:
+        kind = RuntimeError if isinstance(error, RuntimeError) else ValueError
+        pipe.send(kind(str(error)))
 
 
-def _wait(told: Connection, folder: Path) -> tuple[dict[str, Any], str]:
-    """What is known at once, and what went wrong, "" where all is written down."""
-    known, size = {}, 0
-    while True:
-        try:
-            if told.poll(0.5):
-                said = told.recv()
-                if isinstance(said, str):
-                    return known, said
-                known = said
-        except EOFError:
-            raise RuntimeError(
-                "the compiler's process ended without a word: this machine may have too little "
-                "memory for it"
-            ) from None
+def _receive(pipe: Connection) -> Any:
+    """What the compiler's process sends next; raised, if it is an error."""
+    try:
+        received = pipe.recv()
+    except EOFError:
+        raise RuntimeError(
+            "the compiler's process ended without a word: this machine may have too little "
+            "memory for it"
+        ) from None
+    if isinstance(received, Exception):
+        raise received
+    return received
+
+
+def _wait(pipe: Connection, folder: Path) -> None:
+    """Returns when all is written down in `folder`."""
+    size = 0
+    while not pipe.poll(0.5):
         sizes = [path.stat().st_size for path in folder.glob(_PROGRAM)]
-        if known and sizes and sizes == [size]:
-            return known, ""
+        if sizes and sizes == [size]:
+            return
         size = sum(sizes)
+    _receive(pipe)
 
 
 def _texts(folder: str, kind: str) -> Iterator[str]:

@@ -5,6 +5,8 @@ for devices that may not be there: shapes stand for the parameters, the data and
 """
 
 import dataclasses
+import hashlib
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -24,16 +26,28 @@ PROGRAMS = ("train", "sample")
 class Traced(NamedTuple):
     """A program before it is compiled.
 
-    lowered: what `compile` is called on.
-    per_device: examples or images on each device.
-    num_donated: its first arguments, this many arrays, are given up to its results.
-    gradient_bytes: of all gradients on a device; 0 for the sampler.
+    lowered: the program; its text is StableHLO.
+    num_donated: how many of its arguments, the first ones, are donated to its results.
+    gradient_bytes: size of all gradients on one device; 0 for the sampler.
     """
 
     lowered: jax.stages.Lowered
-    per_device: int
     num_donated: int
     gradient_bytes: int
+
+    def described(self) -> dict[str, Any]:
+        """What is known without compiling: donated arguments, gradients, float64, fingerprint.
+
+        The fingerprint is the SHA-256 of the program's text, which has neither source locations
+        nor paths, and depends on nothing that was not lowered.
+        """
+        text = self.lowered.as_text()
+        return {
+            "gradient_bytes": self.gradient_bytes,
+            "num_donated": self.num_donated,
+            "float64": bool(re.search(r"[<x]f64>", text)),
+            "fingerprint": hashlib.sha256(text.encode()).hexdigest(),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +98,7 @@ def _training_step(config: Any, exp: Any, devices: list[Any]) -> Traced:
     step = pmap_step(run.make_step(exp, optimizer, config), devices)
     lowered = step.lower(state, _spread(batch, len(devices), size))
     gradient_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
-    return Traced(lowered, size, len(jax.tree.leaves(state)), gradient_bytes)
+    return Traced(lowered, len(jax.tree.leaves(state)), gradient_bytes)
 
 
 def _sampler(config: Any, exp: Any, params: Any, devices: list[Any]) -> Traced:
@@ -99,7 +113,7 @@ def _sampler(config: Any, exp: Any, params: Any, devices: list[Any]) -> Traced:
     size = config.train.batch_size // len(devices)
     draw = pmap_rows(make_draw(exp, spec), devices)
     lowered = draw.lower(_shapes({"params": params, **shared}), _spread(batch, len(devices), size))
-    return Traced(lowered, size, 0, 0)
+    return Traced(lowered, 0, 0)
 
 
 def _spread(batch: Any, count: int, size: int) -> Any:

@@ -5,14 +5,13 @@ file for each program:
 
     <name>_<topology>_b<examples on a device>_<program>_<digest>.json
 
-The digest is of all that the program depends on: the config, the topology, the versions of the
-libraries and of the compiler, the flags it was given, and this package's own source as the parser
-sees it, without comments.
+The digest is of all that compiling depends on: the lowered program's text, the topology, whether
+code is generated, the versions of jax, jaxlib and libtpu, the compiler's flags. So a change of this
+package's source loses no result unless it changes what is compiled, and finding one takes as long
+as tracing does.
 """
 
-import ast
 import dataclasses
-import functools
 import json
 import os
 import re
@@ -26,7 +25,8 @@ from cfg_jax.preflight.topologies import Topology, topology
 from cfg_jax.storage import manifest
 
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
-_PACKAGE = Path(__file__).parents[1]
+_NOT_OF_TPUS = ("--xla_cpu_", "--xla_gpu_", "--xla_dump_", "--xla_force_host_platform_")
+_COMPILERS = ("jax", "jaxlib", "libtpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,20 +64,19 @@ class Result:
 
 
 def question(
-    name: str, config: Any, where: Topology, program: str, *, code: bool = True
+    name: str, config: Any, where: Topology, program: str, fingerprint: str, *, code: bool = True
 ) -> dict[str, Any]:
     """The fields of a `Result` but the last: all that is known before compiling."""
     versions = manifest.versions() | {
         package: manifest.version(package) for package in ("jaxlib", "libtpu")
     }
     depends_on = {
-        "config": to_json(config),
+        "lowered": fingerprint,
         "topology": where.name,
         "program": program,
         "code": code,
-        "versions": versions,
-        "flags": {flag: os.environ.get(flag, "") for flag in _FLAGS},
-        "source": _source_digest(),
+        "versions": {package: versions[package] for package in _COMPILERS},
+        "flags": _flags(),
     }
     return {
         "name": name,
@@ -85,10 +84,16 @@ def question(
         "program": program,
         "num_devices": where.num_devices,
         "per_device": config.train.batch_size // where.num_devices,
-        "config": depends_on["config"],
+        "config": to_json(config),
         "versions": versions,
         "digest": manifest.sha256_json(depends_on),
     }
+
+
+def _flags() -> list[str]:
+    """The flags of this environment that the TPU compiler heeds."""
+    given = [flag for name in _FLAGS for flag in os.environ.get(name, "").split()]
+    return [flag for flag in given if not flag.startswith(_NOT_OF_TPUS)]
 
 
 def find(folder: Path, asked: dict[str, Any]) -> tuple[Path, Result] | None:
@@ -163,12 +168,3 @@ def check_writable(folder: Path) -> None:
         raise ValueError(
             f"--out={folder} cannot be written ({error.strerror}): give another folder"
         ) from error
-
-
-@functools.cache
-def _source_digest() -> str:
-    parsed = {
-        str(path.relative_to(_PACKAGE)): ast.dump(ast.parse(path.read_text("utf-8")))
-        for path in sorted(_PACKAGE.rglob("*.py"))
-    }
-    return manifest.sha256_json(parsed)
