@@ -15,6 +15,8 @@ by its name. --likelihood prints the variational bound of a diffusion model in b
 --accuracy how often a noisy classifier is right at some log-SNRs.
 """
 
+import math
+
 from absl import flags
 
 from launch import features
@@ -52,7 +54,8 @@ def check() -> None:
     if sum([bool(_METRICS.value), _LIKELIHOOD.value, _ACCURACY.value]) != 1:
         raise ValueError("say what to measure: one of --metrics, --likelihood and --accuracy")
     sampling.check()
-    numbers("logsnrs")
+    if not all(map(math.isfinite, numbers("logsnrs"))):
+        raise ValueError(f"--logsnrs={_LOGSNRS.value}: need finite numbers")
 
 
 def main(argv: list[str]) -> None:
@@ -82,16 +85,15 @@ def _compare_samples() -> None:
     cells = [settings.replace(w=w, classifier_w=classifier_w) for w, classifier_w in pairs]
     for cell in cells:
         evaluation.check_request(model, **request, sampling=cell)
-    network = features.feature_network(model, _WORKDIR.value)
-    folder = files.folder(_WORKDIR.value) / "evaluations"
-    with_rows = "precision_recall" in _METRICS.value
-    reference = features.reference(model, network, folder, split=_SPLIT.value, with_rows=with_rows)
+    network, reference = features.network_and_reference(
+        model, _WORKDIR.value, split=_SPLIT.value, metrics=_METRICS.value
+    )
     for cell in cells:
         result = evaluation.evaluate(
             model,
             network,
             reference,
-            folder=folder,
+            folder=files.folder(_WORKDIR.value) / "evaluations",
             seed=sampling.SEED.value,
             sampling=cell,
             batch_size=sampling.BATCH_SIZE.value,

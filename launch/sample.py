@@ -88,28 +88,29 @@ def _labels() -> list[int] | None:
 
 def main(argv: list[str]) -> None:
     del argv
+    from cfg_jax.io import files
     from cfg_jax.sampling import model
 
+    out = files.folder(_OUT.value or f"{_WORKDIR.value}/samples")
+    files.check_writable(out, "--out")
     request = {"settings": sampling.settings(), "classifier": sampling.load_classifier()}
     drawn = model.load_model(_WORKDIR.value, _CHECKPOINT.value)
     if sampling.NUM_SAMPLES.value is not None:
-        _write_files(drawn, **request)
+        _write_files(drawn, out, **request)
     else:
-        _write_strip(drawn, **request)
+        _write_strip(drawn, out, **request)
     if drawn.first_sample_seconds is not None:  # None: this process had none left to draw
         print(f"first samples, with compiling: {drawn.first_sample_seconds:.1f} s")
 
 
-def _write_files(drawn, settings, classifier) -> None:
+def _write_files(drawn, out, settings, classifier) -> None:
     """--num_samples of one weight."""
-    from cfg_jax.io import files
     from cfg_jax.sampling import shards
 
     (w,), (classifier_w,) = numbers("w"), sampling.classifier_weights()
-    folder = files.folder(_OUT.value)
     paths = shards.sample_to_files(
         drawn,
-        folder,
+        out,
         num_samples=sampling.NUM_SAMPLES.value,
         label_plan=sampling.LABEL_PLAN.value,
         seed=sampling.SEED.value,
@@ -118,12 +119,11 @@ def _write_files(drawn, settings, classifier) -> None:
         batch_size=sampling.BATCH_SIZE.value,
         shard_size=_SHARD_SIZE.value,
     )
-    print(f"{sampling.NUM_SAMPLES.value} samples in {len(paths)} files of {folder}")
+    print(f"{sampling.NUM_SAMPLES.value} samples in {len(paths)} files of {out}")
 
 
-def _write_strip(drawn, settings, classifier) -> None:
+def _write_strip(drawn, out, settings, classifier) -> None:
     """A few samples of each label, at all weights."""
-    from cfg_jax.io import files
     from cfg_jax.runtime import processes
     from cfg_jax.sampling import model, strips
     from cfg_jax.sampling.settings import SamplingSettings
@@ -133,7 +133,7 @@ def _write_strip(drawn, settings, classifier) -> None:
         return
     for path in strips.write_guidance_strip(
         drawn,
-        files.folder(_OUT.value or f"{_WORKDIR.value}/samples"),
+        out,
         sampling.SEED.value,
         range(drawn.null_label) if _labels() is None else _labels(),
         numbers("w"),

@@ -12,6 +12,8 @@ are the same), results.csv, results.json, plots and report.html. A classifier an
 further curves of the first run.
 """
 
+import math
+
 from absl import flags
 
 from launch import features
@@ -45,17 +47,19 @@ flags.FLAGS.set_default("score_temperature", "")
 def check() -> None:
     """Refuses flags that cannot be read."""
     sampling.check()
-    for name in ("other_w", "strip_w"):
-        numbers(name)
+    for name in ("w", "other_w", "strip_w"):
+        if not all(map(math.isfinite, numbers(name))):
+            raise ValueError(f"--{name}={flags.FLAGS[name].value}: need finite guidance weights")
 
 
 def main(argv: list[str]) -> None:
     del argv
-    from cfg_jax.io.files import folder
+    from cfg_jax.io.files import check_writable, folder
     from cfg_jax.runtime import processes
     from cfg_jax.study import claims, files, plots, report, sweep
 
     out = folder(_OUT.value or f"{_WORKDIR.value[0]}/sweep")
+    check_writable(out, "--out")
     cells = _cells()
     results = _measured(cells)
     if not processes.is_first():
@@ -127,13 +131,8 @@ def _measured(cells: list) -> list:
         "label_plan": sampling.LABEL_PLAN.value,
     }
     sweep.check_measurable(cells, **options)
-    network = features.feature_network(first.model, first.workdir)
-    reference = features.reference(
-        first.model,
-        network,
-        first.workdir / "evaluations",
-        split=_SPLIT.value,
-        with_rows="precision_recall" in _METRICS.value,
+    network, reference = features.network_and_reference(
+        first.model, first.workdir, split=_SPLIT.value, metrics=_METRICS.value
     )
     options |= {"seed": sampling.SEED.value, "batch_size": sampling.BATCH_SIZE.value}
     return list(sweep.measure(cells, network, reference, **options))

@@ -140,7 +140,7 @@ def write_run(workdir, config, side=8):
 
 @pytest.fixture(scope="module")
 def places(data_dir, tmp_path_factory):
-    """A folder of all that the mistakes are made with, with a home and a place for temporary files."""
+    """A folder with all that the mistakes need, a home and a place for temporary files."""
     data.prepare("digits", data_dir)
     folder = tmp_path_factory.mktemp("mistakes")
     for name in ("home", "tmp"):
