@@ -269,7 +269,7 @@ def _open(directory: str | os.PathLike[str], **options: Any) -> ocp.CheckpointMa
 def _read(
     manager: ocp.CheckpointManager, step: int, target: Mapping[str, Any] | None = None
 ) -> Restored:
-    """A step whose digests hold, as `target` has its trees; without one, the EMA as it was saved."""
+    """A step whose digests hold: the trees of `target`, or without one the EMA as it was saved."""
     config, meta = _read_json(manager, step)
     handler, place = ocp.StandardCheckpointHandler(), manager.directory / str(step)
     saved = {item: handler.metadata(place / item).tree for item in target or ["ema"]}
