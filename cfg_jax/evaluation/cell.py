@@ -188,11 +188,9 @@ def _measured(metrics: Sequence[str], seen: Accumulated, reference: Reference) -
 def _frechet_pairs(
     metrics: Iterable[str], seen: Accumulated, reference: Reference
 ) -> list[tuple[str, FeatureStatistics, Moments]]:
-    pairs = {
-        "fid": (seen.sums.pool, reference.pool),
-        "sfid": (seen.sums.spatial, reference.spatial),
-    }
-    return [(name, *pair) for name, pair in pairs.items() if name in metrics]
+    sums = seen.sums
+    pairs = [("fid", sums.pool, reference.pool), ("sfid", sums.spatial, reference.spatial)]
+    return [pair for pair in pairs if pair[0] in metrics]
 
 
 def _rank_warnings(seen: Accumulated, reference: Reference, metrics: Iterable[str]) -> list[str]:
