@@ -29,6 +29,7 @@ def feature_network(model, workdir: str | Path):
     from cfg_jax.io import files
     from cfg_jax.metrics.inception_weights import ORIGIN
     from cfg_jax.sampling.model import load_classifier
+    from configs import digits_features
 
     if INCEPTION.value and FEATURES_WORKDIR.value:
         raise ValueError("--inception and --features_workdir: give one of them")
@@ -41,21 +42,10 @@ def feature_network(model, workdir: str | Path):
             f"--inception is not given, and {model.config.data.name} has no feature network of its "
             f"own: {ORIGIN}; or give --features_workdir"
         )
-    return networks.trained_network(_digits_classifier(model, files.folder(workdir)))
-
-
-def _digits_classifier(model, workdir: Path):
-    from cfg_jax.sampling.model import load_classifier
-    from cfg_jax.training.run import train
-    from configs import digits_features
-
     config = digits_features.get_config()
     config.data.data_dir = model.config.data.data_dir
-    place, last = workdir / "features", config.train.num_steps
-    if not (place / "checkpoints" / str(last)).exists():
-        print(f"training the feature network of digits, once, in {place}", flush=True)
-        train(config, place)
-    return load_classifier(place, last)
+    classifier = networks.trained_once(config, files.folder(workdir) / "features")
+    return networks.trained_network(classifier)
 
 
 def reference(model, network, folder: str | Path, *, split: str | None, with_rows: bool):

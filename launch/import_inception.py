@@ -10,6 +10,7 @@ nothing is downloaded.
 
 from absl import flags
 
+from cfg_jax.io import weight_files
 from cfg_jax.metrics import inception_weights
 from launch.program import run
 
@@ -21,7 +22,7 @@ def main(argv: list[str]) -> None:
     del argv
     state_dict = inception_weights.load_weights(_WEIGHTS.value)
     digest = inception_weights.store(_OUT.value, state_dict)
-    print(f"read {_WEIGHTS.value}, sha256 {inception_weights.sha256(_WEIGHTS.value)}")
+    print(f"read {_WEIGHTS.value}, sha256 {weight_files.sha256(_WEIGHTS.value)}")
     print(f"wrote {_OUT.value}, sha256 {digest}")
 
 

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from cfg_jax.config.validate import to_json
 from cfg_jax.data import label_names
-from cfg_jax.interop import openai, run_folder, weight_files
+from cfg_jax.interop import openai, run_folder
+from cfg_jax.io import weight_files
 from configs import base
 from launch.program import run
 

@@ -14,41 +14,39 @@ import sys
 
 from absl import flags
 
-from cfg_jax.sampling import model, strips
-from cfg_jax.study import svm_judge
-from launch.program import guiding_classifier, numbers, run
+from launch import flags as sampling
+from launch.program import numbers, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
-_W = flags.DEFINE_string("w", "0,1,3", "Guidance weights, ascending.")
-_MIN_ACCURACY = flags.DEFINE_string("min_accuracy", "0.97,0.99,0.99", "Least accuracy at each w.")
-_CLASSIFIER = flags.DEFINE_string("classifier_workdir", None, "Folder of a classifier's run.")
-_CLASSIFIER_W = flags.DEFINE_string(
-    "classifier_w", None, "Its weights: one, or one for each --w; w + 1 where --w is -1."
+_MIN_ACCURACY = flags.DEFINE_string(
+    "min_accuracy", "0.97,0.99,0.99", "Least accuracy at each w; a lower one is a failure."
 )
-_SAMPLES = flags.DEFINE_integer("samples_per_label", 50, "Samples a class at each w.", 2)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise.", 0, 2**32 - 1)
-_NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps T; the config's if unset.", 2)
+_SAMPLES = flags.DEFINE_integer("samples_per_label", 50, "Samples per class at each w.", 2)
+flags.FLAGS.set_default("w", "0,1,3")
 
 
 def main(argv: list[str]) -> int:
     del argv
-    weights = numbers("w", _W.value)
-    least = numbers("min_accuracy", _MIN_ACCURACY.value)
-    classifier, by = guiding_classifier(_CLASSIFIER.value, _CLASSIFIER_W.value, weights)
+    from cfg_jax.sampling import model, strips
+    from cfg_jax.study import svm_judge
+
+    weights, by = numbers("w"), sampling.classifier_weights()
+    least = numbers("min_accuracy")
     columns = strips.columns(weights, by)
     if len(least) != len(columns) or columns != sorted(set(columns)):
         raise ValueError(
-            f"--w={_W.value} --min_accuracy={_MIN_ACCURACY.value}: need ascending weights and one "
-            "accuracy for each"
+            f"--w={sampling.W.value} --min_accuracy={_MIN_ACCURACY.value}: need ascending weights "
+            "and one accuracy for each"
         )
     verdicts = svm_judge.judge(
         model.load_model(_WORKDIR.value),
         weights,
         classifier_weights=by,
-        classifier=classifier,
+        settings=sampling.settings(),
+        classifier=sampling.load_classifier(),
         samples_per_label=_SAMPLES.value,
-        seed=_SEED.value,
-        num_steps=_NUM_STEPS.value,
+        seed=sampling.SEED.value,
+        batch_size=sampling.BATCH_SIZE.value,
     )
     print(svm_judge.table(verdicts))
     shortfalls = svm_judge.failures(verdicts, dict(zip(columns, least, strict=True)))
@@ -59,4 +57,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     flags.FLAGS.set_default("distributed", "off")
-    run(main)
+    run(main, check=sampling.check)

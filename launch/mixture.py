@@ -16,16 +16,16 @@ from cfg_jax.study import mixture_figure
 from launch.program import numbers, run
 
 _OUT = flags.DEFINE_string("out", "runs/mixture.png", "PNG file to write.")
-_W = flags.DEFINE_string("w", "0,0.5,1,2,4", "Guidance weights.")
+_W = flags.DEFINE_string("w", "0,0.5,1,2,4", "Guidance weights w.")
 _STD = flags.DEFINE_float("std", 0.5, "Standard deviation of each class; the means' radius is 1.")
-_COUNT = flags.DEFINE_integer("count", 1000, "Samples a class at each w.", lower_bound=1)
+_COUNT = flags.DEFINE_integer("count", 1000, "Samples per class at each w.", lower_bound=1)
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 256, "Sampling steps T.", lower_bound=2)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise.", 0, 2**32 - 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Random seed of the sampling noise.", 0, 2**32 - 1)
 
 
 def main(argv: list[str]) -> None:
     del argv
-    weights = numbers("w", _W.value)
+    weights = numbers("w")
     if not all(math.isfinite(weight) for weight in weights):
         raise ValueError(f"--w={_W.value}: need finite guidance weights")
     if not (math.isfinite(_STD.value) and _STD.value > 0):

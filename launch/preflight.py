@@ -82,9 +82,7 @@ def _name() -> str:
 
 
 def _batch_sizes() -> list[int]:
-    if _BATCH_SIZES.value is None:
-        return []
-    sizes = numbers("batch_sizes", _BATCH_SIZES.value)
+    sizes = numbers("batch_sizes")
     if not all(size.is_integer() and size > 0 for size in sizes):
         raise ValueError(f"--batch_sizes={_BATCH_SIZES.value}: need whole numbers above 0")
     return [int(size) for size in sizes]

@@ -12,7 +12,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 from absl import app, flags, logging
 
@@ -39,8 +38,15 @@ GRACE_SECONDS = 5.0
 """What the first process leaves the others to come to the same mistake: they end when it does."""
 
 
-def run(main: Callable[[list[str]], None], *, saves_at_sigterm: bool = False) -> None:
-    """Parses the flags, calls main, and exits with what it returns, 0 for None.
+def run(
+    main: Callable[[list[str]], None],
+    *,
+    check: Callable[[], None] | None = None,
+    saves_at_sigterm: bool = False,
+) -> None:
+    """Parses the flags, calls check and main, and exits with what main returns, 0 for None.
+
+    `check` refuses flags with a ValueError before JAX is imported and processes are connected.
 
     A ValueError, a person's mistake, gives one line and code 2; what the world did, an OSError or
     a run that lost its numbers, one line and code 1. Of several processes the first alone has a
@@ -53,6 +59,11 @@ def run(main: Callable[[list[str]], None], *, saves_at_sigterm: bool = False) ->
     def guarded(argv: list[str]) -> int:
         if len(argv) > 1:
             return _fail(f"unexpected argument {argv[1]!r}: every option is a --flag=value")
+        try:
+            if check:
+                check()
+        except ValueError as error:
+            return _fail(error)
         from cfg_jax.runtime import processes
 
         several = False
@@ -119,6 +130,8 @@ def _keep_compiled() -> None:
     """
     import jax
 
+    from cfg_jax.io.files import check_writable
+
     place = _CACHE.value
     if place == "off":
         jax.config.update("jax_enable_compilation_cache", False)
@@ -130,24 +143,15 @@ def _keep_compiled() -> None:
             return
         place = os.path.join(workdir, "compiled")
     place = os.path.expanduser(place)
-    if not _can_be_written(place):
+    try:
+        check_writable(place, "--compilation_cache", "give another folder, or off")
+    except ValueError:
         if _CACHE.value is None:  # a run that one may read and not write to
             return
-        raise ValueError(
-            f"--compilation_cache={place} cannot be written: give another folder, or off"
-        )
+        raise
     jax.config.update("jax_compilation_cache_dir", place)
     if "://" in place:  # XLA, which knows no buckets, would make a folder of that name here
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
-
-
-def _can_be_written(folder: str) -> bool:
-    """Whether files can be made in `folder`, or it in the nearest of its parents that is there."""
-    if "://" in folder:
-        return True
-    place = Path(folder).absolute()
-    there = next(path for path in (place, *place.parents) if path.exists())
-    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def _leave(code: int) -> None:
@@ -197,34 +201,30 @@ def _fail(message: object, code: int = 2) -> int:
     return code
 
 
-def numbers(flag: str, text: str) -> list[float]:
-    """The numbers of a comma-separated flag.
+def numbers(name: str) -> list[float]:
+    """The numbers of a comma-separated flag; none where it is unset or empty.
 
     Raises:
       ValueError: something in it is no number.
     """
+    text = flags.FLAGS[name].value
     try:
-        return [float(part) for part in text.split(",")]
+        return [float(part) for part in text.split(",")] if text else []
     except ValueError as error:
-        raise ValueError(f"--{flag}={text}: need numbers with commas between them") from error
+        raise ValueError(f"--{name}={text}: need numbers with commas between them") from error
 
 
-def guiding_classifier(workdir: str | None, text: str | None, weights: list[float]):
-    """What --classifier_workdir and --classifier_w name: (classifier or None, its weights).
+def whole_numbers(name: str) -> list[int]:
+    """As `numbers`, integers; ValueError for another one."""
+    found = numbers(name)
+    if not all(number.is_integer() for number in found):
+        raise ValueError(f"--{name}={flags.FLAGS[name].value}: need whole numbers")
+    return [int(number) for number in found]
 
-    Raises:
-      ValueError: one of the two without the other, no classifier there, weights that --w does not
-        pair with.
-    """
-    from cfg_jax.sampling import model, strips
 
-    if workdir is None and text is None:
-        return None, [0.0]
-    if workdir is None or text is None:
-        raise ValueError(
-            f"--classifier_workdir={workdir or ''} --classifier_w={text or ''}: give both, or "
-            "neither"
-        )
-    by = numbers("classifier_w", text)
-    strips.columns(weights, by)
-    return model.load_classifier(workdir), by
+def one_number(name: str) -> float:
+    """The number of a flag; ValueError for none or several."""
+    found = numbers(name)
+    if len(found) != 1:
+        raise ValueError(f"--{name}={flags.FLAGS[name].value}: give one number")
+    return found[0]

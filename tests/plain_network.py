@@ -7,10 +7,13 @@ import jax
 import numpy as np
 
 from cfg_jax.config import build
+from cfg_jax.evaluation import Reference
 from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
+from cfg_jax.metrics import Moments
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from configs import digits_features
 
+ALL_METRICS = ("fid", "sfid", "is", "precision_recall")
 _RNG = np.random.default_rng(7)
 POOL, LOGITS, SPATIAL = (_RNG.standard_normal((64, width)) / 100 for width in (6, 10, 4))
 
@@ -25,6 +28,19 @@ def seen(images, spatial=False):
 
 def plain_network(name="pixels", spatial=False):
     return FeatureNetwork(name, f"sha of {name}", "none", lambda images: seen(images, spatial))
+
+
+def noise_reference(network, spatial=True, rows=True):
+    """A reference of 30 images of noise, as `seen` through the first network."""
+    rng = np.random.default_rng(3)
+    images = rng.integers(0, 256, (30, 8, 8, 1), np.uint8)
+    outputs = seen(images, spatial)
+    pool, places = (
+        None if a is None else Moments(a.mean(axis=0), np.cov(a.T), len(a))
+        for a in (outputs.features, outputs.spatial)
+    )
+    rows = outputs.features if rows else None
+    return Reference("noise", "f" * 64, network.sha256, (8, 8, 1), 30, pool, places, rows)
 
 
 def clean_classifier():

@@ -100,7 +100,7 @@ def sample_to_files(workdir, folder):
         cfg_jax.load(workdir),
         Path(folder),
         num_samples=70,
-        sampling=evaluation.Sampling(w=1.5, num_steps=5),
+        sampling=evaluation.SamplingSettings(w=1.5, num_steps=5),
         batch_size=18,
         shard_size=20,
     )
@@ -125,7 +125,7 @@ def evaluate(workdir, folder, seen, data_dir):
         folder=folder,
         metrics=("fid", "is", "precision_recall"),
         num_samples=40,
-        sampling=evaluation.Sampling(w=1.0, num_steps=5),
+        sampling=evaluation.SamplingSettings(w=1.0, num_steps=5),
         batch_size=16,
         save_images=True,
     )

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from cfg_jax.evaluation import Sampling
+from cfg_jax.evaluation import SamplingSettings
+from cfg_jax.io.ranges import RangeFiles
 from cfg_jax.runtime import processes
 from cfg_jax.sampling import shards
 from cfg_jax.storage.lock import hold
@@ -37,7 +38,7 @@ def model():
 
 
 def draw(model, folder, **options):
-    own = {"num_samples": N, "sampling": Sampling(w=W), "shard_size": 25, "batch_size": 7}
+    own = {"num_samples": N, "sampling": SamplingSettings(w=W), "shard_size": 25, "batch_size": 7}
     options = own | options
     return shards.sample_to_files(model, folder, **options)
 
@@ -127,7 +128,7 @@ def test_three_kills_at_random_points_end_in_the_same_samples(model, tmp_path, m
         with monkeypatch.context() as patch:
             if kind == "drawing":
                 dying = copy.copy(model)
-                dying.sample = Dying(model.sample, rng.randint(1, 3))
+                dying.draw = Dying(model.draw, rng.randint(1, 3))
                 killed = dying
             else:
                 killed = model
@@ -179,7 +180,7 @@ def test_a_damaged_file_alone_is_drawn_again(model, undisturbed, tmp_path, damag
 def idle(model):
     """One that cannot draw."""
     other = copy.copy(model)
-    other.sample = None
+    other.draw = None
     return other
 
 
@@ -205,9 +206,9 @@ def test_progress_tells_the_rate_and_the_time_left(model, tmp_path, capsys):
         ({"num_samples": 50}, "num_samples=60, not 50"),
         ({"label_plan": "random"}, "label_plan=balanced, not random"),
         ({"shard_size": 20}, "shard_size=25, not 20"),
-        ({"sampling": Sampling(w=2)}, "w=1.5, not 2.0"),
-        ({"sampling": Sampling(w=W, num_steps=4)}, "num_steps=3, not 4"),
-        ({"sampling": Sampling(w=W, step="ddim")}, "step=ancestral, not ddim"),
+        ({"sampling": SamplingSettings(w=2)}, "w=1.5, not 2.0"),
+        ({"sampling": SamplingSettings(w=W, num_steps=4)}, "num_steps=3, not 4"),
+        ({"sampling": SamplingSettings(w=W, step="ddim")}, "step=ancestral, not ddim"),
     ],
 )
 def test_a_folder_of_other_settings_is_refused_by_the_field(model, undisturbed, options, said):
@@ -270,7 +271,7 @@ def test_processes_draw_shards_of_their_own_that_make_the_folder_of_one(tmp_path
         there = {int(path.name.split("_")[1]) // 7 for path in folder.glob("*.npz")}
         made.append(there.difference(*made))
     assert made == [{0, 3, 6}, {1, 4, 7}, {2, 5, 8}]
-    shards.check_complete(folder, N)
+    assert RangeFiles(folder, "samples").reached(N) == N
     for found, wanted in zip(contents(folder), contents(tmp_path / "alone"), strict=True):
         np.testing.assert_array_equal(found, wanted)
 
@@ -301,8 +302,8 @@ def test_a_folder_that_another_program_draws_into_is_refused(model, tmp_path):
     give_back()
     held = []
     watched = copy.copy(model)
-    watched.sample = lambda *args, **options: (
-        held.append(Path(f"{folder}.lock").exists()) or model.sample(*args, **options)
+    watched.draw = lambda *args, **options: (
+        held.append(Path(f"{folder}.lock").exists()) or model.draw(*args, **options)
     )
     draw(watched, folder)
     assert all(held) and held and not Path(f"{folder}.lock").exists()
@@ -314,16 +315,6 @@ def test_a_process_that_does_not_see_the_folder_is_named_by_all(model, tmp_path,
         draw(idle(model), tmp_path)
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(1, 8), (2, 4), (4, 2), (8, 1)])
-@pytest.mark.parametrize(("batch_size", "of_device"), [(256, 32), (20, 3), (1, 1)])
-def test_a_device_draws_as_many_at_a_time_for_any_number_of_processes(
-    monkeypatch, processes, devices, batch_size, of_device
-):
-    monkeypatch.setattr(jax, "process_count", lambda: processes)
-    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
-    assert shards._even(batch_size, 1000) == of_device * devices
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -332,7 +323,7 @@ def test_a_device_draws_as_many_at_a_time_for_any_number_of_processes(
         ({"label_plan": "sorted"}, "choose one of balanced, random"),
         ({"batch_size": 0}, "batch_size=0: need 1 or more"),
         ({"shard_size": -1}, "shard_size=-1: need 1 or more"),
-        ({"sampling": Sampling(classifier_w=1.0)}, "without a classifier"),
+        ({"sampling": SamplingSettings(classifier_w=1.0)}, "without a classifier"),
     ],
 )
 def test_a_mistake_costs_one_line_and_no_folder(model, tmp_path, options, said):
@@ -344,7 +335,7 @@ def test_a_mistake_costs_one_line_and_no_folder(model, tmp_path, options, said):
 
 def test_a_folder_without_samples_may_be_given_again(model, tmp_path):
     with pytest.raises(ValueError, match="w=nan: need finite guidance weights"):
-        draw(model, tmp_path, sampling=Sampling(w=np.nan))
+        draw(model, tmp_path, sampling=SamplingSettings(w=np.nan))
     assert len(draw(model, tmp_path)) == 3
 
 
@@ -356,7 +347,7 @@ for line in sys.stdin:
     flags.FLAGS.unparse_flags()
     flags.FLAGS(["sample", "--workdir=none", *line.split()])
     try:
-        sample.main([])
+        sample.check()
     except ValueError as error:
         print(str(error).replace(chr(10), "NEWLINE"))
 """

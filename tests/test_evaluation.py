@@ -1,5 +1,6 @@
 """Cells of a sweep against the metrics of the same samples, drawn and looked at by hand."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,11 +10,17 @@ import pytest
 import cfg_jax
 from cfg_jax import evaluation
 from cfg_jax.core import keys as keys_lib
-from cfg_jax.evaluation import Reference, Sampling, accumulate, networks
+from cfg_jax.evaluation import SamplingSettings, accumulate, networks
 from cfg_jax.metrics import Moments, frechet_distance, inception_score, precision_recall
 from cfg_jax.runtime import devices
 from cfg_jax.sampling import samples
-from tests.plain_network import clean_classifier, plain_network, seen
+from tests.plain_network import (
+    ALL_METRICS,
+    clean_classifier,
+    noise_reference,
+    plain_network,
+    seen,
+)
 from tests.tiny import shaken_model
 
 N = 20
@@ -24,25 +31,13 @@ def model(tiny_run):
     return shaken_model(tiny_run)
 
 
-def a_reference(network, spatial=True, rows=True):
-    rng = np.random.default_rng(3)
-    images = rng.integers(0, 256, (30, 8, 8, 1), np.uint8)
-    outputs = seen(images, spatial)
-    pool, places = (
-        None if a is None else Moments(a.mean(axis=0), np.cov(a.T), len(a))
-        for a in (outputs.features, outputs.spatial)
-    )
-    rows = outputs.features if rows else None
-    return Reference("noise", "f" * 64, network.sha256, (8, 8, 1), 30, pool, places, rows)
-
-
 NETWORK = plain_network(spatial=True)
-REFERENCE = a_reference(NETWORK)
-ALL = ("fid", "sfid", "is", "precision_recall")
+REFERENCE = noise_reference(NETWORK)
+ALL = ALL_METRICS
 
 
 def evaluate(model, folder, network=NETWORK, reference=REFERENCE, **options):
-    options = {"metrics": ALL, "num_samples": N, "sampling": Sampling(w=1.5)} | options
+    options = {"metrics": ALL, "num_samples": N, "sampling": SamplingSettings(w=1.5)} | options
     return evaluation.evaluate(model, network, reference, folder=folder, **options)
 
 
@@ -129,7 +124,7 @@ def test_a_finished_cell_is_read_back_and_can_be_asked_for_more(model, tmp_path,
     first = evaluate(model, tmp_path, metrics=["fid"])
     assert first.metrics.keys() == {"fid"} and "precision_recall" not in first.protocol
     with monkeypatch.context() as patch:
-        patch.setattr(model, "sample", None)
+        patch.setattr(model, "draw", None)
         assert evaluate(model, tmp_path, metrics=["fid"]) == first
         # The sums are there: the score costs no samples. Another reference has its own file.
         scored = evaluate(model, tmp_path, metrics=["is"])
@@ -147,12 +142,12 @@ def test_a_finished_cell_is_read_back_and_can_be_asked_for_more(model, tmp_path,
 def test_other_settings_are_other_cells_and_the_number_one_is_one_number(model, tmp_path):
     paths = set()
     for sampling, seed, plan in [
-        (Sampling(w=1), 0, "balanced"),
-        (Sampling(w=1.0, num_steps=4), 0, "balanced"),  # the config's own number of steps
-        (Sampling(w=1.5), 0, "balanced"),
-        (Sampling(w=1, score_temperature=0.9), 0, "balanced"),
-        (Sampling(w=1), 1, "balanced"),
-        (Sampling(w=1), 0, "random"),
+        (SamplingSettings(w=1), 0, "balanced"),
+        (SamplingSettings(w=1.0, num_steps=4), 0, "balanced"),  # the config's own number of steps
+        (SamplingSettings(w=1.5), 0, "balanced"),
+        (SamplingSettings(w=1, score_temperature=0.9), 0, "balanced"),
+        (SamplingSettings(w=1), 1, "balanced"),
+        (SamplingSettings(w=1), 0, "random"),
     ]:
         found = evaluate(model, tmp_path, sampling=sampling, seed=seed, label_plan=plan)
         paths.add(found.path)
@@ -164,17 +159,17 @@ def asked(model, monkeypatch):
     """What the model is asked for, without drawing it."""
     calls = []
 
-    def sample(keys, labels, **options):
-        calls.append({"labels": labels, **options})
-        return np.resize(np.arange(256, dtype=np.uint8), (len(labels), 8, 8, 1))
+    def draw(keys, settings, *, labels, **rest):
+        calls.append({"labels": labels, **dataclasses.asdict(settings), **rest})
+        return np.resize(np.linspace(-1, 1, 256), (len(labels), 8, 8, 1))
 
-    monkeypatch.setattr(model, "sample", sample)
+    monkeypatch.setattr(model, "draw", draw)
     return calls
 
 
 def test_random_labels_depend_on_seed_and_index_alone(model, asked):
     for seed, start in [(3, 0), (3, 7), (4, 0)]:
-        draw = samples.images_at(model, Sampling(), None, "random", seed)
+        draw = samples.images_at(model, SamplingSettings(), None, "random", seed)
         draw(np.arange(start, start + 4000))
     first, later, other = (call["labels"] for call in asked)
     np.testing.assert_array_equal(later[:-7], first[7:])
@@ -186,7 +181,7 @@ def test_random_labels_depend_on_seed_and_index_alone(model, asked):
 
 def test_a_classifier_guides_and_is_named(model, asked, tmp_path):
     classifier = clean_classifier()
-    options = {"sampling": Sampling(w=-1.0, classifier_w=2.0), "classifier": classifier}
+    options = {"sampling": SamplingSettings(w=-1.0, classifier_w=2.0), "classifier": classifier}
     guided = evaluate(model, tmp_path, metrics=["is"], **options)
     assert asked[0]["classifier"] is classifier and asked[0]["classifier_w"] == 2.0
     assert guided.swept["classifier"] == networks.trained_network(classifier).sha256
@@ -195,7 +190,7 @@ def test_a_classifier_guides_and_is_named(model, asked, tmp_path):
 
 
 def test_temperatures_reach_the_sampler(model, asked, tmp_path):
-    sampling = Sampling(w=0.0, noise_temperature=0.9, score_temperature=1.1)
+    sampling = SamplingSettings(w=0.0, noise_temperature=0.9, score_temperature=1.1)
     found = evaluate(model, tmp_path, metrics=["is"], sampling=sampling)
     assert (asked[0]["noise_temperature"], asked[0]["score_temperature"]) == (0.9, 1.1)
     assert "noise temperature 0.9, score temperature 1.1" in evaluation.report(found)
@@ -208,12 +203,12 @@ MISTAKES = {
     "N not covered": ({"num_samples": 25}, "25 is no multiple of the 10 labels.*take 30"),
     "one sample": ({"num_samples": 1}, "num_samples=1: need 2 or more"),
     "no spatial features": (
-        {"reference": a_reference(NETWORK, spatial=False)},
+        {"reference": noise_reference(NETWORK, spatial=False)},
         "sfid needs spatial features",
     ),
-    "no rows": ({"reference": a_reference(NETWORK, rows=False)}, "reference with rows"),
+    "no rows": ({"reference": noise_reference(NETWORK, rows=False)}, "reference with rows"),
     "another network": (
-        {"reference": a_reference(plain_network("other"))},
+        {"reference": noise_reference(plain_network("other"))},
         "seen through another network",
     ),
     "another size": (
@@ -221,10 +216,10 @@ MISTAKES = {
         r"images of \(16, 16, 1\), the model makes \(8, 8, 1\)",
     ),
     "a classifier's weight alone": (
-        {"sampling": Sampling(classifier_w=1.0)},
+        {"sampling": SamplingSettings(classifier_w=1.0)},
         "classifier_w=1.0 without a classifier",
     ),
-    "no sampler": ({"sampling": Sampling(step="euler")}, "step='euler'"),
+    "no sampler": ({"sampling": SamplingSettings(step="euler")}, "step='euler'"),
 }
 
 
@@ -295,7 +290,7 @@ def test_too_few_images_for_the_covariance_are_warned_of_with_the_numbers(model,
     wide = plain_network(spatial=False)
     wide = wide._replace(function=lambda images: seen(images)._replace(features=pixels(images)))
     moments = Moments(np.zeros(64), np.eye(64), 1000)
-    reference = a_reference(wide)._replace(count=1000, pool=moments, spatial=None)
+    reference = noise_reference(wide)._replace(count=1000, pool=moments, spatial=None)
     found = evaluate(model, tmp_path, wide, reference, metrics=["fid"])
     (said,) = found.record["warnings"]
     assert "20 samples for features of 64 numbers" in said and "rank 19" in said

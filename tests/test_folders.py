@@ -13,7 +13,7 @@ from PIL import Image
 from cfg_jax.evaluation import accumulate, file_reference, read_result, reference
 from cfg_jax.evaluation.result import Result, write_result
 from cfg_jax.io import images
-from cfg_jax.io.files import folder
+from cfg_jax.io.files import check_writable, folder, save_npz
 from cfg_jax.io.metric_log import MetricLog
 from cfg_jax.metrics import load_statistics, save_statistics
 from tests.plain_network import plain_network
@@ -118,7 +118,7 @@ def test_a_reference_is_opened_where_a_person_says_its_images_too(bucket, monkey
     arrays = {"mu": moments.mean, "sigma": moments.covariance, "manifest": described}
     monkeypatch.setenv("HOME", str(tmp_path))
     for place in (str(bucket / "adm.npz"), "~/adm.npz"):
-        images.save_npz(folder(place), **arrays, arr_0=images_seen)
+        save_npz(folder(place), **arrays, arr_0=images_seen)
         rows = file_reference(network, place, with_rows=True).rows
         np.testing.assert_array_equal(rows, network.function(images_seen).features)
 
@@ -126,3 +126,28 @@ def test_a_reference_is_opened_where_a_person_says_its_images_too(bucket, monkey
 def test_images_that_vanish_after_their_moments_are_read_are_told_of(tmp_path):
     with pytest.raises(ValueError, match="the images arr_0 of .*gone.npz cannot be read"):
         reference._rows_of_images(plain_network(), tmp_path / "gone.npz", 4)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("", "--out is empty: give another folder"),
+        ("{file}", r"--out=.*/file cannot be written \(.*/file is a file\): give another folder"),
+        ("{file}/below/it", r"cannot be written \(.*/file is a file\)"),
+        ("{closed}/below", r"cannot be written \(.*/closed is read-only\)"),
+    ],
+)
+def test_a_folder_that_no_file_can_be_put_in_is_refused(tmp_path, monkeypatch, place, said):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: path.name != "closed")  # root may write
+    place = place.format(file=tmp_path / "file", closed=tmp_path / "closed")
+    with pytest.raises(ValueError, match=said):
+        check_writable(place, "--out")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["closed", "file"]
+
+
+def test_whether_a_folder_can_be_written_is_seen_without_making_it(tmp_path):
+    for place in (tmp_path, tmp_path / "a" / "b", "gs://bucket/run"):
+        check_writable(place, "--out")
+    assert not list(tmp_path.iterdir())

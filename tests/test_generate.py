@@ -88,11 +88,11 @@ def test_an_upsampler_has_noise_of_its_own(model, upsampler, monkeypatch):
     keys = {}
 
     def record(name, drawing):
-        def sample_x(key, **arguments):
+        def draw(key, settings, **arguments):
             keys[name] = np.asarray(jax.random.key_data(key))
             return np.zeros((len(keys[name]), *drawing.shape))
 
-        monkeypatch.setattr(drawing, "sample_x", sample_x)
+        monkeypatch.setattr(drawing, "draw", draw)
 
     record("small", model), record("large", upsampler)
     x = strips.guided(model, 0, LABELS, [0.0, 1.0])
@@ -138,7 +138,7 @@ def strip(model, classifier, upsampler, tmp_path_factory):
         classifier_weights=[0.0, 2.0],
         classifier=classifier,
         upsampler=upsampler,
-        upsampler_options={"batch_size": 2, "num_steps": None},
+        upsampler_batch_size=2,
         samples_per_label=1,
     )
     return arguments, strips.write_guidance_strip(

@@ -8,6 +8,7 @@ from jax.scipy.special import logsumexp
 from jax.scipy.stats import norm
 
 import cfg_jax
+from cfg_jax.core.guidance import cfg, weight_per_step
 from cfg_jax.core.types import Prediction
 from tests.closed_form import Mixture, alpha_sigma, like
 
@@ -155,40 +156,37 @@ STEPS, SAMPLES = np.arange(6), np.arange(3)
         ([7], 1, 0 * STEPS[:, None] + 7),
     ],
 )
-def test_a_weight_per_step_acts_at_its_own_step(w, batch_size, expected):
-    """The conditional branch says 1 and the other 0, so that w = eps_hat - 1."""
-
-    def predict(z, logsnr, labels):
-        return like(jnp.where(labels == NULL, 0.0, 1.0), z) * jnp.ones_like(z)
-
-    labels, z = np.arange(batch_size) % 3, np.zeros((batch_size, 2, 2, 1), np.float32)
-    denoiser = cfg_jax.classifier_free_guidance(
-        predict, labels, np.float32(w), null_label=NULL, logsnrs=GRID
-    )
-    found = jax.jit(lambda: jax.lax.map(lambda logsnr: denoiser(z, logsnr), GRID))() - 1
-    expected = np.broadcast_to(expected, (6, batch_size))[..., None, None, None]
-    np.testing.assert_array_equal(found, np.broadcast_to(expected, found.shape))
+def test_a_weight_has_a_row_for_each_step_and_a_column_for_each_sample(w, batch_size, expected):
+    table = weight_per_step(w, 6, batch_size)
+    assert table.dtype == np.float32
+    np.testing.assert_array_equal(table, np.broadcast_to(expected, (6, batch_size)))
 
 
-@pytest.mark.parametrize(
-    ("shape", "logsnrs"),
-    [
-        ((7,), None),
-        ((1,), None),
-        ((8, 1), None),
-        ((6,), None),
-        ((6, 8), None),
-        ((7,), GRID),
-        ((8, 6), GRID),
-        ((1, 8), GRID),
-        ((6, 8, 1), GRID),
-    ],
-)
-def test_a_weight_of_another_shape_is_refused(shape, logsnrs):
+@pytest.mark.parametrize("shape", [(7,), (1,), (8, 1), (6,), (6, 8)])
+def test_a_weight_of_another_shape_than_the_batch_is_refused(shape):
     with pytest.raises(ValueError, match="w of shape"):
-        cfg_jax.classifier_free_guidance(
-            MIXTURE.predict, LABELS, np.ones(shape), null_label=NULL, logsnrs=logsnrs
+        cfg_jax.classifier_free_guidance(MIXTURE.predict, LABELS, np.ones(shape), null_label=NULL)
+
+
+@pytest.mark.parametrize("shape", [(7,), (8, 6), (1, 8), (6, 8, 1)])
+def test_a_weight_of_another_shape_than_steps_and_batch_is_refused(shape):
+    with pytest.raises(ValueError, match="w of shape"):
+        weight_per_step(np.ones(shape), num_steps=6, batch_size=8)
+
+
+def test_rows_for_another_number_of_steps_are_refused():
+    with pytest.raises(ValueError, match="need 6 rows, one per step"):
+        cfg_jax.sample(
+            jax.random.key(0), lambda w: MIXTURE.predict, (8, 2), GRID, per_step=np.ones((5, 8))
         )
+
+
+@pytest.mark.parametrize("w", [-3.0, -1.0, 0.0, 2.5])
+def test_the_combination_is_the_line_through_both_branches(w):
+    conditional, unconditional = np.random.default_rng(0).standard_normal((2, 4, 3, 5))
+    found = cfg(jnp.float32(conditional), jnp.float32(unconditional), np.full(4, w, np.float32))
+    expected = conditional + w * (conditional - unconditional)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("w", [2.0, 0, -1])

@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -79,7 +80,11 @@ def weights(state_dict):
 
 @pytest.fixture(scope="module")
 def features(state_dict):
-    return inception.from_state_dict(state_dict)
+    """images -> Features, in two programs: images of another size recompile the resize alone."""
+    weights = jax.tree.map(jnp.asarray, inception.parameters(state_dict))
+    resize = jax.jit(inception.resize_bilinear_tf1, static_argnums=1)
+    network = jax.jit(inception.features_of_resized)
+    return lambda images: network(weights, resize(images, inception.SIDE))
 
 
 @pytest.fixture(scope="module")
@@ -190,11 +195,18 @@ def test_images_of_any_size_are_taken(features):
         (np.zeros((0, 8, 8, 3), np.uint8), "uint8[0, 8, 8, 3]"),
     ],
 )
-def test_images_of_another_kind_are_refused(features, images, named):
-    for function in (features, lambda images: jax.jit(inception.apply)({}, images)):
+def test_images_of_another_kind_are_refused(images, named):
+    for apply in (inception.apply, jax.jit(inception.apply)):
         with pytest.raises(ValueError, match=r"need uint8 \[N, H, W, 3\]") as error:
-            function(images)
+            apply({}, images)
         assert named in message(error)
+
+
+def test_features_are_those_of_the_resized_images(golden, monkeypatch):
+    monkeypatch.setattr(inception, "features_of_resized", lambda weights, images: (weights, images))
+    weights, resized = inception.apply("weights", golden["images"])
+    assert weights == "weights"
+    np.testing.assert_array_equal(resized, inception.resize_bilinear_tf1(golden["images"], 299))
 
 
 def float32_reference(image, side):
@@ -249,15 +261,15 @@ def test_a_mean_does_not_count_the_padding():
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda d: d.pop("fc.bias"), "1 missing: fc.bias;"),
-        (lambda d: d.update({"AuxLogits.fc.bias": d["fc.bias"]}), "1 unknown: AuxLogits.fc.bias;"),
+        (lambda d: d.pop("fc.bias"), "1 missing (fc.bias):"),
+        (lambda d: d.update({"AuxLogits.fc.bias": d["fc.bias"]}), "1 unknown (AuxLogits.fc.bias):"),
         (
             lambda d: d.update({"fc.weight": d["fc.weight"][:1000]}),
-            "fc.weight float32[1000, 2048] (need float32[1008, 2048])",
+            "of another shape or type (fc.weight is float32[1000, 2048], not float32[1008, 2048])",
         ),
         (
             lambda d: d.update({"fc.bias": d["fc.bias"].astype(np.float16)}),
-            "fc.bias float16[1008] (need float32[1008])",
+            "1 of another shape or type (fc.bias is float16[1008], not float32[1008])",
         ),
     ],
 )
@@ -265,15 +277,15 @@ def test_weights_of_another_network_are_refused_by_name(state_dict, change, said
     changed = dict(state_dict)
     change(changed)
     with pytest.raises(ValueError, match="pt_inception-2015-12-05") as error:
-        inception.from_state_dict(changed)
+        inception.parameters(changed)
     assert said in message(error)
 
 
 def test_all_faults_of_a_state_dict_are_in_one_line():
     with pytest.raises(ValueError) as error:
-        inception.from_state_dict({"weight": np.zeros(3, np.float32)})
-    assert "472 missing: Conv2d_1a_3x3.conv.weight, " in message(error)
-    assert "1 unknown: weight" in message(error)
+        inception.parameters({"weight": np.zeros(3, np.float32)})
+    assert "472 missing (Conv2d_1a_3x3.conv.weight, " in message(error)
+    assert "1 unknown (weight)" in message(error)
 
 
 def test_the_frozen_graph_gives_the_state_dict(whole_graph, weights):
@@ -288,13 +300,13 @@ def test_the_frozen_graph_gives_the_state_dict(whole_graph, weights):
 @pytest.mark.parametrize(
     "nodes, said",
     [
-        (lambda: [], "472 missing: conv/conv2d_params"),
+        (lambda: [], "472 missing (conv/conv2d_params, "),
         (lambda: [n for n in small_nodes() if n["name"] != "mixed_4/conv/batchnorm/gamma"],
-         "1 missing: mixed_4/conv/batchnorm/gamma"),
+         "1 missing (mixed_4/conv/batchnorm/gamma)"),
         (lambda: [*small_nodes(), constant("mixed_11/conv/conv2d_params", np.zeros(1))],
-         "1 unknown: mixed_11/conv/conv2d_params"),
+         "1 unknown (mixed_11/conv/conv2d_params)"),
         (lambda: [*small_nodes(), batch_norm("conv", epsilon=1e-5)], "epsilon 1e-05, not 0.001"),
-        (small_nodes, "Conv2d_1a_3x3.conv.weight float32[1, 1, 1, 1] (need float32[32, 3, 3, 3])"),
+        (small_nodes, "Conv2d_1a_3x3.conv.weight is float32[1, 1, 1, 1], not float32[32, 3, 3, 3]"),
     ],
 )  # fmt: skip
 def test_another_graph_is_refused_by_its_nodes(tmp_path, nodes, said):
@@ -397,7 +409,7 @@ def test_a_pytorch_file_that_runs_code_is_refused_and_not_run(tmp_path):
     torch.save({"fc.bias": Malicious(str(trace))}, tmp_path / "a.pth")
     (tmp_path / "b.pth").write_bytes(pickle.dumps(Malicious(str(trace)), protocol=2))
     for name in ("a.pth", "b.pth"):
-        with pytest.raises(ValueError, match="would run code") as error:
+        with pytest.raises(ValueError, match="would execute") as error:
             inception_weights.load_weights(tmp_path / name)
         assert "pt_inception-2015-12-05-6726825d.pth" in message(error)
     assert not trace.exists()

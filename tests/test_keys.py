@@ -60,6 +60,15 @@ def test_folding_in_a_number_acts_on_every_key():
         np.testing.assert_array_equal(data(jax.jit(keys.fold_in)(BATCH, number)), expected)
 
 
+def test_a_named_stream_is_the_key_folded_with_the_crc32_of_its_name():
+    # The checksum of "123456789" is printed in every table of CRCs; the others may never change,
+    # or seeds would draw other labels and images.
+    known = (("123456789", 0xCBF43926), ("label", 0x0EA750E8), ("upsampled", 0xF7400E6A))
+    for name, crc in known:
+        expected = [data(jax.random.fold_in(key, np.uint32(crc))) for key in KEYS]
+        np.testing.assert_array_equal(data(keys.stream(BATCH, name)), expected)
+
+
 def test_split_gives_each_example_keys_that_occur_nowhere_else():
     split = jax.jit(keys.split, static_argnums=1)(BATCH, 3)
     assert split.shape == (3, 4)

@@ -21,16 +21,28 @@ FOLDERS = {
     "data": {"core"},
     "storage": {"runtime"},
     "metrics": {"io"},
-    "interop": {"core", "models", "storage"},
+    "interop": {"core", "io", "models", "storage"},
     "sampling": {"config", "core", "io", "runtime", "storage"},
-    "evaluation": {"config", "core", "data", "io", "metrics", "runtime", "sampling", "storage"},
     "training": {"config", "core", "data", "io", "runtime", "sampling", "storage"},
+    "evaluation": {
+        *("config", "core", "data", "io", "metrics", "runtime", "sampling", "storage", "training")
+    },
     "study": {"config", "core", "data", "evaluation", "io", "sampling", "storage"},
-    "preflight": {"config", "data", "runtime", "sampling", "storage", "training"},
+    "preflight": {"config", "data", "io", "runtime", "sampling", "storage", "training"},
 }
 """What a folder may import, besides itself."""
 
-PURE = {"jax", "numpy", "cfg_jax", "collections", "dataclasses", "math", "numbers", "typing"}
+PURE = {
+    "jax",
+    "numpy",
+    "cfg_jax",
+    "collections",
+    "dataclasses",
+    "math",
+    "numbers",
+    "typing",
+    "zlib",
+}
 """The libraries of core."""
 
 HOMES = {
@@ -41,12 +53,12 @@ HOMES = {
     "ml_collections": ["config/", "sampling/", "training/"],
     "optax": ["training/"],
     "orbax": ["storage/checkpoint.py"],
-    "safetensors": ["interop/", "metrics/inception_weights.py"],
+    "safetensors": ["io/weight_files.py"],
     "sklearn": ["data/digits.py", "study/svm_judge.py"],
     "tensorboardX": ["io/metric_log.py"],
     "tensorflow_datasets": ["data/"],
-    "torch": ["interop/weight_files.py", "metrics/inception_weights.py"],
-    "tqdm": ["io/"],
+    "torch": ["io/weight_files.py"],
+    "tqdm": ["io/progress.py"],
 }
 """Where alone a library is imported."""
 

@@ -9,6 +9,7 @@ import cfg_jax
 from cfg_jax.config import build
 from cfg_jax.runtime import devices
 from cfg_jax.sampling import strips
+from cfg_jax.sampling.settings import SamplingSettings
 from tests.tiny import (
     DIGITS,
     pixel_model,
@@ -161,7 +162,10 @@ def test_samples_of_other_settings_do_not_overwrite_each_other(model, tmp_path):
         ([3], [0.0], {"step": "ddim"}),
         ([3], [0.0], {"num_steps": 3}),
     ]:
-        paths.update(strips.write_guidance_strip(model, tmp_path, 0, labels, weights, **options))
+        settings = SamplingSettings(**options)
+        paths.update(
+            strips.write_guidance_strip(model, tmp_path, 0, labels, weights, settings=settings)
+        )
     assert len(paths) == 10 and set(tmp_path.iterdir()) == paths
 
 

@@ -170,18 +170,18 @@ def broken(change):
 
 MISTAKES = {
     "missing": (lambda w: w.pop("out.2.bias"), r"1 missing \(out\.2\.bias\)"),
-    "extra": (lambda w: w.update(more=np.zeros(2)), r"1 extra \(more\)"),
+    "extra": (lambda w: w.update(more=np.zeros(2)), r"1 unknown \(more\)"),
     "misshapen": (
         lambda w: w.update({"label_emb.weight": np.zeros((11, 128), np.float32)}),
-        r"label_emb\.weight is \(11, 128\), expected \(10, 128\)",
+        r"label_emb\.weight is float32\[11, 128\], not floating\[10, 128\]",
     ),
     "transposed": (
         lambda w: w.update({"time_embed.0.weight": w["time_embed.0.weight"].T}),
-        r"time_embed\.0\.weight is \(32, 128\), expected \(128, 32\)",
+        r"time_embed\.0\.weight is float32\[32, 128\], not floating\[128, 32\]",
     ),
     "integers": (
         lambda w: w.update({"out.0.bias": np.zeros(32, np.int64)}),
-        r"not of floating type \(out\.0\.bias is int64\)",
+        r"of another shape or type \(out\.0\.bias is int64\[32\], not floating\[32\]\)",
     ),
     "many": (lambda w: w.clear(), r"145 missing \(time_embed\.0\.weight, .*, \.\.\.\)"),
 }

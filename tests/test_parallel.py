@@ -63,3 +63,29 @@ def test_a_mapped_batch_of_any_size_gives_each_row_its_own_result(size):
     square = devices.pmap_batch(lambda shared, batch: shared * batch["x"] ** 2)
     x = np.arange(1.0, size + 1, dtype=np.float32)
     np.testing.assert_array_equal(square(jnp.float32(3), {"x": x}), 3 * x**2)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "size", "expected"),
+    [
+        (0, 6, 3, [([0, 1, 2], 3), ([3, 4, 5], 3)]),
+        (0, 5, 3, [([0, 1, 2], 3), ([3, 4, 4], 2)]),
+        (4, 6, 3, [([4, 5, 5], 2)]),
+        (7, 8, 1, [([7], 1)]),
+        (3, 3, 2, []),
+    ],
+)
+def test_batches_of_indices_have_one_shape_and_count_every_index_once(start, stop, size, expected):
+    found = devices.index_batches(start, stop, size)
+    assert [(list(index), count) for index, count in found] == expected
+    assert [i for index, count in found for i in index[:count]] == list(range(start, stop))
+
+
+@pytest.mark.parametrize(("num_processes", "num_devices"), [(1, 8), (2, 4), (4, 2), (8, 1)])
+@pytest.mark.parametrize(("batch_size", "of_device"), [(256, 32), (20, 3), (1, 1)])
+def test_a_device_computes_as_many_at_a_time_for_any_number_of_processes(
+    monkeypatch, num_processes, num_devices, batch_size, of_device
+):
+    monkeypatch.setattr(jax, "process_count", lambda: num_processes)
+    monkeypatch.setattr(jax, "local_device_count", lambda: num_devices)
+    assert devices.even_batch(1000, batch_size) == of_device * num_devices

@@ -109,7 +109,7 @@ def test_the_sampler_that_is_compiled_is_given_what_a_model_gives_it(traced, mon
     model = pixel_model(tiny_config())
     asked = []
 
-    def recorded(plan):
+    def recorded(spec):
         return lambda shared, batch: asked.append((shared, batch)) or np.zeros(())
 
     monkeypatch.setattr(model, "_compiled", recorded)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from cfg_jax.study import plots, report
+from cfg_jax.study.curves import families
 from cfg_jax.study.paper_tables import TABLE_1
 from configs import digits
 from tests.sweep_results import made_result, paper_results
@@ -131,14 +132,8 @@ def test_plots_are_there_for_what_was_measured_and_points_lie_where_they_should(
     ]
     # The temperature's curve starts from the cell without it, w = 0.
     assert drawn[-1].lines[1].get_xydata().tolist() == [[2.0, 8.0], [3.0, 8.1]]
-    plots.frontier([*_paper_curves()])
+    plots.frontier(families(paper_results(TABLE_1)).over_p)
     assert [line.get_linestyle() for line in drawn[-1].lines] == ["-", "--"] * 3
-
-
-def _paper_curves():
-    from cfg_jax.study.curves import P_UNCOND, guidance_family
-
-    return guidance_family(paper_results(TABLE_1), P_UNCOND)
 
 
 def test_losses_are_read_from_a_record_that_a_cut_left_half_written(tmp_path):

@@ -146,14 +146,17 @@ def test_each_step_is_one_forward_of_both_branches_with_its_own_weight():
 
     @jax.jit
     def run(key, labels, w):
-        guided = cfg_jax.classifier_free_guidance(predict, labels, w, null_label=3, logsnrs=logsnrs)
+        def denoiser(row):
+            guided = cfg_jax.classifier_free_guidance(predict, labels, row, null_label=3)
 
-        def denoiser(z, logsnr):
-            eps_hat = guided(z, logsnr)
-            jax.debug.callback(lambda *given: answers.append(given), logsnr, eps_hat)
-            return eps_hat
+            def denoise(z, logsnr):
+                eps_hat = guided(z, logsnr)
+                jax.debug.callback(lambda *given: answers.append(given), logsnr, eps_hat)
+                return eps_hat
 
-        return cfg_jax.sample(key, denoiser, (2, 3), logsnrs)
+            return denoise
+
+        return cfg_jax.sample(key, denoiser, (2, 3), logsnrs, per_step=w)
 
     jax.block_until_ready(run(jax.random.key(0), np.array([1, 2]), w))
     jax.effects_barrier()

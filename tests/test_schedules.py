@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import cfg_jax
+from cfg_jax.core import schedules
 
 RANGES = [(-20.0, 20.0), (-20.3, 12.7), (-40.0, 40.0), (1.5, 9.0), (-9.0, -1.5)]
 U = np.concatenate(
@@ -159,3 +160,33 @@ def test_equal_schedules_share_one_compiled_program():
     logsnr = jax.jit(logsnr, static_argnums=0)
     values = [logsnr(cfg_jax.cosine_schedule(-9, 9), jnp.float32(0.3)) for _ in range(2)]
     assert len(traces) == 1 and values[0] == values[1]
+
+
+def test_a_continuous_schedule_has_no_timesteps_to_choose_from():
+    with pytest.raises(ValueError, match="respacing='ddim25'.*continuous.*give num_steps"):
+        cfg_jax.cosine_schedule().respaced("ddim25")
+
+
+def test_a_grid_is_taken_as_float32_and_traced_values_are_not_looked_at():
+    for grid in ([-1.0, 2.0, 2.0], [3.0]):
+        found = schedules.ascending(grid)
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, grid)
+    jax.jit(schedules.ascending)(jnp.array([2.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [
+        ([2.0, 1.0], {}),
+        ([1.0, float("nan"), 2.0], {}),
+        ([], {}),
+        ([[1.0, 2.0]], {}),
+        (1.0, {}),
+        ([1.0], {"least": 2}),
+        ([1.0, 1.0], {"strictly": True}),
+    ],
+)
+def test_a_grid_that_does_not_go_from_noise_to_data_is_refused(grid, options):
+    with pytest.raises(ValueError, match=r"^logsnrs.*: need a.* grid"):
+        schedules.ascending(grid, **options)

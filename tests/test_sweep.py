@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from cfg_jax.config import build
-from cfg_jax.evaluation import Reference, Sampling
+from cfg_jax.evaluation import Reference, SamplingSettings
 from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
 from cfg_jax.metrics import Moments
 from cfg_jax.sampling.model import Model
 from cfg_jax.study import claims, curves, files, plots, sweep
 from cfg_jax.study.claims import FAILS, HOLDS, IN_PART, NOT_MEASURED
-from cfg_jax.study.curves import NUM_STEPS, P_UNCOND
 from cfg_jax.study.paper_tables import TABLE_1, TABLE_2, published
 from configs import imagenet64
 from tests.sweep_results import made_result, paper_results
@@ -117,7 +116,7 @@ def test_temperatures_and_classifiers_are_judged_against_the_cells_without_them(
     assert (trades.verdict, temperatures.verdict) == (HOLDS, HOLDS)
     assert "0.9: 3.000 / 8.200 (beaten)" in temperatures.numbers[0]
     # The curve over the classifier's weight starts from the cell without it.
-    (curve,) = (c for c in curves.older_ways(GOOD + classifier) if c.parameter == "classifier_w")
+    (curve,) = curves.families(GOOD + classifier).others
     assert curve.values == [0.0, 0.5, 2.0] and curve.metric("fid") == [2.0, 1.7, 3.5]
     unbeaten = [made_result(0, 1.0, 9.9, noise_temperature=0.9)]
     assert verdicts(GOOD + unbeaten)[-1] == FAILS
@@ -167,16 +166,16 @@ def test_a_run_given_twice_counts_once():
 
 def test_runs_of_one_p_uncond_are_told_apart():
     again = line([2.0, 1.5], [8.0, 8.5], (0, 0.1), model="another")
-    names = [curve.name for curve in curves.guidance_family(GOOD + again, P_UNCOND)]
+    names = [curve.name for curve in curves.families(GOOD + again).over_p]
     assert sorted(names) == ["p_uncond = 0.1, model anothe", "p_uncond = 0.1, model model0"]
 
 
 def test_published_numbers_stand_beside_cells_of_the_same_model_sampler_and_protocol_only():
     results = paper_results(TABLE_1)
-    table = curves.guidance_table(curves.guidance_family(results, P_UNCOND))
+    table = curves.guidance_table(curves.families(results).over_p)
     assert table.head[1:3] == ["p_uncond = 0.1", "published"]
     assert table.rows[1][2] == "1.55* / 66.11 " and table.rows[13][6] == "21.48  / 225.10*"
-    table = curves.guidance_table(curves.guidance_family(paper_results(TABLE_2), NUM_STEPS))
+    table = curves.guidance_table(curves.families(paper_results(TABLE_2)).over_t)
     assert table.rows[3][4] == "2.43* / 158.47 "
     wider = imagenet64.get_config()
     wider.model.channels = 256
@@ -262,15 +261,16 @@ def test_a_sweep_measures_every_cell_once(model, tmp_path, capsys, monkeypatch):
     assert [cell.run.model.config.diffusion.p_uncond for cell in cells] == [0.1, 0.1, 0.5, 0.1]
     calls = []
 
-    def drawn(self, key, *, labels, w, score_temperature=1.0, **rest):
+    def drawn(self, key, settings, *, labels, **rest):
         """Noise of the keys, moved by what is swept; no sampler is compiled."""
+        w = np.asarray(settings.w)
         calls.append(float(np.mean(w)))
         seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
         noise = np.random.default_rng(seed).standard_normal((len(labels), *SHAPE))
         shift = np.reshape(w, (-1, 1, 1, 1)) + labels[:, None, None, None] / 10
-        return np.tanh((noise + shift) / score_temperature)
+        return np.tanh((noise + shift) / settings.score_temperature)
 
-    monkeypatch.setattr(Model, "sample_x", drawn)
+    monkeypatch.setattr(Model, "draw", drawn)
     options = {"num_samples": 20, "batch_size": 20}
     first = list(sweep.measure(cells, network, reference, **options))
     assert calls == [0.0, 1.0, 1.0, 0.0]
@@ -294,11 +294,11 @@ def test_the_cells_of_a_sweep_are_a_grid_of_the_first_run_and_one_row_of_the_oth
     older = sweep.OlderWays(noise_temperatures=[0.9], num_steps=3)
     cells = sweep.plan(runs, weights=[0, 1], other_weights=[1], num_steps=[2, 3], older=older)
     assert [(cell.run.workdir, cell.sampling) for cell in cells] == [
-        ("a", Sampling(0.0, 2)),
-        ("a", Sampling(1.0, 2)),
-        ("a", Sampling(1.0, 3)),
-        ("b", Sampling(1.0, 2)),
-        ("a", Sampling(0.0, 3, noise_temperature=0.9)),
+        ("a", SamplingSettings(0.0, 2)),
+        ("a", SamplingSettings(1.0, 2)),
+        ("a", SamplingSettings(1.0, 3)),
+        ("b", SamplingSettings(1.0, 2)),
+        ("a", SamplingSettings(0.0, 3, noise_temperature=0.9)),
     ]
 
 
@@ -321,7 +321,7 @@ def test_only_runs_of_one_network_and_schedule_share_programs(model):
         (
             {
                 "weights": [0],
-                "common": Sampling(step="ddim"),
+                "common": SamplingSettings(step="ddim"),
                 "older": sweep.OlderWays(noise_temperatures=[0.9]),
             },
             "draws no noise",
@@ -335,7 +335,7 @@ def test_what_no_cell_could_be_is_refused_before_any_is_measured(model, asked, s
 
 def test_a_network_without_a_null_label_is_swept_at_no_weight_but_0(model):
     without = with_config(model, **{"model.label_input": "without_null", "diffusion.p_uncond": 0.0})
-    with pytest.raises(ValueError, match="w=1.0: the network in a has no null label"):
+    with pytest.raises(ValueError, match="^a: w=1.0: this network has no null label"):
         sweep.plan([sweep.Run("a", without)], weights=[0, 1])
 
 

@@ -9,7 +9,8 @@ import pytest
 from cfg_jax import data
 from cfg_jax.config import build
 from cfg_jax.runtime import devices
-from cfg_jax.training.run import diffusion_loss_fn, train
+from cfg_jax.training.objectives import diffusion_loss_fn
+from cfg_jax.training.run import train
 from cfg_jax.training.step import create_optimizer, create_train_state, make_train_step
 from tests.tiny import parameters, records, tiny_points
 
@@ -151,7 +152,7 @@ def test_a_workdir_of_another_run_is_refused_and_left_as_it_was(finished, tmp_pa
 
 
 def test_an_empty_workdir_is_refused_and_not_taken_for_the_current_folder():
-    with pytest.raises(ValueError, match="--workdir is empty"):
+    with pytest.raises(ValueError, match="^workdir is empty"):
         train(tiny_points(), "")
 
 

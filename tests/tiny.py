@@ -108,7 +108,7 @@ def pixel_networks():
     """What is assembled inside has these two networks for the U-Net and the classifier."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(build.NETWORKS, "unet", PixelUNet)
-        patch.setattr(build, "Classifier", PixelClassifier)
+        patch.setitem(build.NETWORKS, "classifier", PixelClassifier)
         yield
 
 

@@ -5,8 +5,9 @@ or a classifier of noisy data. Training and sampling share it; below the program
 config. Its checks are `validate`'s.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,27 +31,54 @@ SCHEDULES: dict[str, Callable[[ConfigDict], Schedule]] = {
 }
 
 
-class Experiment(NamedTuple):
-    """A denoising network and what its output means.
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A network without its parameters, and how its input is made; hashable.
 
-    network: module (z, noise, labels, dropout_keys) -> output; an upsampler's takes low_res too.
+    network: module that takes (z, noise, ...).
     schedule: u -> logsnr.
-    prediction: what the output is, a key of HEADS.
-    learned_variance: whether the output's last C channels are the variance's.
     shape: of one example, (H, W, C) or (D,).
-    null_label: num_classes, the label that stands for none.
-    label_input: which labels the network knows, see `UNet`.
+    num_classes: K.
+
+    Every task can `init` its parameters, and says of what it is for:
+    draws: whether samples are drawn with it.
     low_res_size: side of the image that an upsampler enlarges; 0 for another network.
     """
 
     network: Any
     schedule: Schedule
+    shape: tuple[int, ...]
+    num_classes: int
+    draws: ClassVar[bool]
+    low_res_size = 0
+
+    def _apply(self, params: Any, z: Array, logsnr: Array, *inputs, **options) -> Any:
+        """The network's output; the noise level is given in the form that the network takes."""
+        timestep = self.network.noise_input == "timestep"
+        noise = self.schedule.timestep(logsnr) if timestep else logsnr
+        return self.network.apply({"params": params}, z, noise, *inputs, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(Task):
+    """A denoising network and what its output means.
+
+    network: module (z, noise, labels, dropout_keys) -> output; an upsampler's takes low_res too.
+    prediction: what the output is, a key of HEADS.
+    learned_variance: whether the output's last C channels are the variance's.
+    label_input: which labels the network knows, see `UNet`.
+    """
+
     prediction: str
     learned_variance: bool
-    shape: tuple[int, ...]
-    null_label: int
     label_input: str
     low_res_size: int
+    draws = True
+
+    @property
+    def null_label(self) -> int:
+        """num_classes, the label that stands for none."""
+        return self.num_classes
 
     def predict(
         self, params: Any, dropout_keys: Array | None = None, low_res: Array | None = None
@@ -64,51 +92,33 @@ class Experiment(NamedTuple):
         """
 
         def network(z, logsnr, labels):
-            noise = _noise(self.network, self.schedule, logsnr)
             extra = {}
             if low_res is not None:
                 extra["low_res"] = jnp.tile(low_res, (len(z) // len(low_res), 1, 1, 1))
-            variables = {"params": params}
-            return self.network.apply(variables, z, noise, labels, dropout_keys, **extra)
+            return self._apply(params, z, logsnr, labels, dropout_keys, **extra)
 
         return as_predict(network, self.prediction, learned_variance=self.learned_variance)
 
     def init(self, key: Array) -> Any:
         """Fresh parameters; key is consumed."""
         example = jnp.zeros((1, *self.shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
-        extra = {}
-        if self.low_res_size:
-            sides = (self.low_res_size, self.low_res_size)
-            extra["low_res"] = jnp.zeros((1, *sides, self.shape[-1]))
+        side, extra = self.low_res_size, {}
+        if side:
+            extra["low_res"] = jnp.zeros((1, side, side, self.shape[-1]))
         return self.network.init(key, *example, **extra)["params"]
 
 
-class ClassifierExperiment(NamedTuple):
-    """A network that classifies noisy data.
+@dataclasses.dataclass(frozen=True)
+class ClassifierExperiment(Task):
+    """A network that classifies noisy data: a module (z, noise, dropout_keys) -> logits."""
 
-    network: module (z, noise, dropout_keys) -> logits.
-    schedule: u -> logsnr.
-    shape: of one example, (H, W, C).
-    num_classes: K.
-    """
-
-    network: Any
-    schedule: Schedule
-    shape: tuple[int, ...]
-    num_classes: int
+    draws = False
 
     def log_probs(
         self, params: Any, dropout_keys: Array | None = None
     ) -> Callable[[Array, Array], Array]:
         """(z [B, ...], logsnr [B]) -> log p(label | z) of every label [B, K]."""
-
-        def network(z, logsnr):
-            noise = _noise(self.network, self.schedule, logsnr)
-            return jax.nn.log_softmax(
-                self.network.apply({"params": params}, z, noise, dropout_keys)
-            )
-
-        return network
+        return lambda z, logsnr: jax.nn.log_softmax(self._apply(params, z, logsnr, dropout_keys))
 
     def features(self, params: Any, x: Array) -> tuple[Array, Array]:
         """What the last projection is given [B, D], and the logits [B, K], of clean x [B, ...].
@@ -116,8 +126,7 @@ class ClassifierExperiment(NamedTuple):
         x is taken for a z at the schedule's highest logsnr.
         """
         logsnr = jnp.full(x.shape[:1], self.schedule.logsnr_max, jnp.float32)
-        noise = _noise(self.network, self.schedule, logsnr)
-        logits, found = self.network.apply({"params": params}, x, noise, mutable="intermediates")
+        logits, found = self._apply(params, x, logsnr, mutable="intermediates")
         return found["intermediates"]["pool"]["pooled"][0], logits
 
     def init(self, key: Array) -> Any:
@@ -125,10 +134,9 @@ class ClassifierExperiment(NamedTuple):
         return self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros(1))["params"]
 
 
-def _noise(network: Any, schedule: Schedule, logsnr: Array) -> Array:
-    """The noise level in the form that the network takes it: logsnr, or the timestep."""
-    takes_timestep = getattr(network, "noise_input", "logsnr") == "timestep"
-    return schedule.timestep(logsnr) if takes_timestep else logsnr
+def kind(config: ConfigDict) -> type[Task]:
+    """What `assemble` gives for a config, before its data are known."""
+    return ClassifierExperiment if config.network == "classifier" else Experiment
 
 
 def data_arguments(config: ConfigDict) -> dict[str, Any]:
@@ -145,7 +153,7 @@ def data_arguments(config: ConfigDict) -> dict[str, Any]:
 def assemble(
     config: ConfigDict, shape: tuple[int, ...], num_classes: int
 ) -> Experiment | ClassifierExperiment:
-    """The experiment that `config` describes, for data of one shape and number of classes.
+    """The task that `config` describes, for data of one shape and number of classes.
 
     Raises:
       ValueError: an upsampler's low_res_size that does not divide the image.
@@ -155,24 +163,20 @@ def assemble(
     arguments = dict(config.model, num_classes=num_classes)
     if config.network != "mlp" and isinstance(schedule, DiscreteSchedule):
         arguments["noise_input"] = "timestep"
-    if config.network == "classifier":
-        network = Classifier(**arguments)
-        return ClassifierExperiment(network, schedule, tuple(shape), num_classes)
+    known = {"schedule": schedule, "shape": tuple(shape), "num_classes": num_classes}
+    if not kind(config).draws:
+        return ClassifierExperiment(NETWORKS[config.network](**arguments), **known)
     if diffusion.low_res_size and shape[0] % diffusion.low_res_size:
         raise ValueError(
             f"config.diffusion.low_res_size={diffusion.low_res_size} for images of {shape}: need "
             "a side that divides theirs"
         )
-    heads = 2 if diffusion.prediction == "x_and_eps" else 1
+    heads = (2 if diffusion.prediction == "x_and_eps" else 1) + diffusion.learned_variance
     return Experiment(
-        NETWORKS[config.network](
-            out_channels=(heads + diffusion.learned_variance) * shape[-1], **arguments
-        ),
-        schedule,
-        diffusion.prediction,
-        diffusion.learned_variance,
-        tuple(shape),
-        num_classes,
-        config.model.get("label_input", "with_null"),
-        diffusion.low_res_size,
+        NETWORKS[config.network](out_channels=heads * shape[-1], **arguments),
+        **known,
+        prediction=diffusion.prediction,
+        learned_variance=diffusion.learned_variance,
+        label_input=config.model.get("label_input", "with_null"),
+        low_res_size=diffusion.low_res_size,
     )

@@ -1,7 +1,6 @@
-"""Is this config one that can be run, and is it the one that a run was started with?
+"""Can this config be run, and is it the one that a run was started with?
 
-Every rule is checked before anything is compiled or written. Configs travel in checkpoints as
-JSON.
+Every rule is checked before anything is compiled or written. Checkpoints hold configs as JSON.
 """
 
 import dataclasses
@@ -28,82 +27,55 @@ def _one_of(names) -> Rule:
     return (lambda value: value in names, f"one of {', '.join(map(repr, names))}")
 
 
-_POSITIVE: Rule = (lambda value: value > 0, "above 0")
-_SHARE: Rule = (lambda value: 0 <= value <= 1, "in [0, 1]")
-_BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "in [0, 1)")
-_POSITIVE_EACH: Rule = (
-    lambda values: len(values) > 0 and all(isinstance(v, int | float) and v > 0 for v in values),
-    "numbers above 0, at least one",
-)
+def _are_numbers(values) -> bool:
+    return len(values) > 0 and all(isinstance(value, int | float) for value in values)
 
-RULES: dict[str, Rule] = {
+
+_POSITIVE: Rule = (lambda value: value > 0, "above 0")
+_FRACTION: Rule = (lambda value: 0 <= value <= 1, "in [0, 1]")
+_BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "in [0, 1)")
+
+# Fields of the same range, by section.
+_RANGES: list[tuple[Rule, str]] = [
+    (_at_least(0), "data.image_size model.num_heads diffusion.low_res_size"),
+    (_at_least(0), "optim.warmup_steps optim.anneal_steps optim.weight_decay optim.grad_clip"),
+    (_at_least(0), "train.preview_every train.hang_seconds"),
+    (_at_least(0), "checkpoint.keep_every checkpoint.keep_best"),
+    (_at_least(1), "data.num_threads model.channels model.num_blocks model.head_channels"),
+    (_at_least(1), "model.norm_groups train.num_steps train.batch_size train.num_microbatches"),
+    (_at_least(1), "train.log_every train.checkpoint_every train.max_skipped_in_row"),
+    (_at_least(1), "checkpoint.keep_latest"),
+    (_at_least(2), "diffusion.vlb_steps sampling.num_steps"),
+    (_POSITIVE, "diffusion.vlb_weight optim.learning_rate"),
+    (_FRACTION, "diffusion.p_uncond sampling.logvar_interp"),
+    (_BELOW_ONE, "model.dropout optim.b1 optim.b2 optim.ema_decay"),
+]
+RULES: dict[str, Rule] = {field: rule for rule, fields in _RANGES for field in fields.split()} | {
     "seed": (lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
     "network": _one_of(list(NETWORKS)),
     "data.name": (bool, "the name of a data set"),
-    "data.image_size": _at_least(0),
-    "data.num_threads": _at_least(1),
     "data.min_crop": (lambda value: 0 < value <= 1, "in (0, 1]"),
-    "model.channels": _at_least(1),
-    "model.channel_mult": _POSITIVE_EACH,
-    "model.num_blocks": _at_least(1),
-    "model.head_channels": _at_least(1),
-    "model.num_heads": _at_least(0),
+    "model.channel_mult": (
+        lambda values: _are_numbers(values) and min(values) > 0,
+        "numbers above 0, at least one",
+    ),
     "model.qkv_order": _one_of(QKV_ORDERS),
     "model.label_input": _one_of(LABEL_INPUTS),
-    "model.dropout": _BELOW_ONE,
-    "model.norm_groups": _at_least(1),
     "model.dtype": _one_of(["float32", "bfloat16"]),
     "diffusion.schedule": _one_of(list(SCHEDULES)),
     "diffusion.prediction": _one_of(list(HEADS)),
     "diffusion.weighting": _one_of(list(WEIGHTINGS)),
-    "diffusion.p_uncond": _SHARE,
-    "diffusion.vlb_weight": _POSITIVE,
-    "diffusion.vlb_steps": _at_least(2),
-    "diffusion.low_res_size": _at_least(0),
-    "optim.learning_rate": _POSITIVE,
-    "optim.warmup_steps": _at_least(0),
-    "optim.anneal_steps": _at_least(0),
-    "optim.b1": _BELOW_ONE,
-    "optim.b2": _BELOW_ONE,
-    "optim.weight_decay": _at_least(0),
-    "optim.grad_clip": _at_least(0),
-    "optim.ema_decay": _BELOW_ONE,
-    "train.num_steps": _at_least(1),
-    "train.batch_size": _at_least(1),
-    "train.num_microbatches": _at_least(1),
-    "train.log_every": _at_least(1),
-    "train.checkpoint_every": _at_least(1),
-    "train.preview_every": _at_least(0),
-    "train.preview_w": (
-        lambda values: len(values) > 0 and all(isinstance(v, int | float) for v in values),
-        "numbers, at least one",
-    ),
-    "train.max_skipped_in_row": _at_least(1),
-    "train.hang_seconds": _at_least(0),
-    "checkpoint.keep_latest": _at_least(1),
-    "checkpoint.keep_every": _at_least(0),
-    "checkpoint.keep_best": _at_least(0),
-    "sampling.num_steps": _at_least(2),
+    "train.preview_w": (_are_numbers, "numbers, at least one"),
     "sampling.step": _one_of(list(STEPS)),
-    "sampling.logvar_interp": _SHARE,
 }
 
 _CONTENT = "meta.data.fingerprint.content"
 # What may differ when a run is resumed: how long, how often, and where things are kept.
-_FREE_AT_RESUME = {
-    "data.data_dir",
-    "data.num_threads",
-    "train.num_steps",
-    "train.num_microbatches",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.preview_every",
-    "train.preview_w",
-    "train.max_skipped_in_row",
-    "train.hang_seconds",
-    "train.allow_config_change",
-    "model.remat",
-}
+_FREE_AT_RESUME = set(
+    "data.data_dir data.num_threads model.remat train.num_steps train.num_microbatches "
+    "train.log_every train.checkpoint_every train.preview_every train.preview_w "
+    "train.max_skipped_in_row train.hang_seconds train.allow_config_change".split()
+)
 _FREE_SECTIONS = ("checkpoint.", "sampling.")
 
 # Fields that configs of earlier checkpoints do not have, and what those were made with.
@@ -138,19 +110,17 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     values = dict(flatten(config.to_dict()))
     for field, value in values.items():
         numbers = value if isinstance(value, tuple | list) else [value]
-        for number in numbers:
-            if isinstance(number, float) and not math.isfinite(number):
-                raise ValueError(f"config.{field}={value}: need a finite number")
+        if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+            raise ValueError(f"config.{field}={value}: need a finite number")
     for field, (holds, allowed) in RULES.items():
         if field in values and not holds(values[field]):
             raise ValueError(f"config.{field}={values[field]!r}: need {allowed}")
     known = {field.name for field in dataclasses.fields(NETWORKS[values["network"]])}
-    for name in config.model:
-        if name not in known:
-            raise ValueError(
-                f"config.model.{name} is no argument of config.network={values['network']!r}: "
-                "give a config whose model section is that network's"
-            )
+    if unknown := [name for name in config.model if name not in known]:
+        raise ValueError(
+            f"config.model.{unknown[0]} is no argument of config.network={values['network']!r}: "
+            "give a config whose model section is that network's"
+        )
     _check_diffusion(values)
     batch_size, parts = values["train.batch_size"], values["train.num_microbatches"]
     if batch_size % (num_devices * parts):
@@ -235,16 +205,16 @@ def check_same_run(now: Mapping, before: Mapping, workdir: str) -> None:
     Raises:
       ValueError: the first field that differs, with both values.
     """
-    now, before = (
-        dict(flatten(_completed(json.loads(json.dumps(tree))))) for tree in (now, before)
-    )
+    plain = (_completed(json.loads(json.dumps(tree))) for tree in (now, before))
+    now, before = (dict(flatten(tree)) for tree in plain)
     before.setdefault(_CONTENT, now.get(_CONTENT))  # runs older than this field
     for field in sorted(now.keys() | before.keys()):
         if field in _FREE_AT_RESUME or field.startswith(_FREE_SECTIONS):
             continue
         if now.get(field) != before.get(field):
+            name = field if field.startswith("meta.") else f"config.{field}"
             raise ValueError(
-                f"{field}={now.get(field)!r}, but the run in {workdir} was started with "
-                f"{before.get(field)!r}: use that value, another --workdir, or "
-                "--config.train.allow_config_change=True"
+                f"{name}={now.get(field)!r}, but the run in {workdir} was started with "
+                f"{before.get(field)!r}: use that value, another workdir, or "
+                "config.train.allow_config_change=True"
             )

@@ -43,9 +43,7 @@ def alpha_sigma(logsnr: Array) -> tuple[Array, Array]:
 def diffuse(x: Array, eps: Array, logsnr: Array) -> Array:
     """z = alpha x + sigma eps, a draw of q(z | x) when eps is standard normal.
 
-    Args:
-      x, eps: [B, ...].
-      logsnr: [] or [B].
+    Arrays [B, ...]; logsnr [] or [B].
     """
     alpha, sigma = alpha_sigma(expand(logsnr, x))
     return alpha * x + sigma * eps
@@ -83,12 +81,8 @@ def posterior(
     weight_z = jnp.exp(log_ratio + (log_sigmoid(logsnr_s) - log_sigmoid(logsnr_t)) / 2)
     noise_share = -jnp.expm1(log_ratio)
     mean = weight_z * z_t + noise_share * alpha_s * x
-    logvar = (
-        jnp.log(noise_share)
-        + (1 - interp) * log_sigmoid(-logsnr_s)
-        + interp * log_sigmoid(-logsnr_t)
-    )
-    return mean, logvar
+    logvar = jnp.log(noise_share) + (1 - interp) * log_sigmoid(-logsnr_s)
+    return mean, logvar + interp * log_sigmoid(-logsnr_t)
 
 
 def predict_x(z: Array, eps_hat: Array, logsnr: Array) -> Array:
@@ -119,12 +113,8 @@ def predict_eps_from_x_and_eps(z: Array, x_and_eps: Array, logsnr: Array) -> Arr
     """eps_hat = sigma (z - alpha x_head) + alpha^2 eps_head, the mean of two heads.
 
     In x this is x_hat = sigma^2 x_head + alpha^2 x(eps_head), so each head counts where it is
-    the better conditioned one. Salimans & Ho 2022, arXiv 2202.00512, section 4.
-
-    Args:
-      z: [B, ..., C].
-      x_and_eps: [B, ..., 2C], x head first.
-      logsnr: [] or [B].
+    the better conditioned one. Salimans & Ho 2022, arXiv 2202.00512, section 4. z [B, ..., C],
+    x_and_eps [B, ..., 2C] with the x head first; logsnr [] or [B].
     """
     alpha, sigma = alpha_sigma(expand(logsnr, z))
     x_head, eps_head = jnp.split(x_and_eps, 2, axis=-1)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import alpha_sigma, expand, posterior, predict_eps, predict_x
@@ -47,15 +48,15 @@ def drop_labels(key: Key, labels: Array, *, p_uncond: float, null_label: int) ->
     return jnp.where(dropped, null_label, labels)
 
 
-def weight_per_step(w: Array | float, num_steps: int, batch_size: int) -> Array:
-    """w [T, B] from a scalar, [B] per sample, [T] or [T, 1] per step, or [T, B].
+def weight_per_step(w: Array | float, num_steps: int, batch_size: int) -> np.ndarray:
+    """w [T, B], float32 on the host, from a scalar, [B], [T], [T, 1] or [T, B].
 
     A vector of length B is per sample, also where T equals B; [T, 1] is always per step.
 
     Raises:
       ValueError: any other shape.
     """
-    w = jnp.asarray(w, jnp.float32)
+    w = np.asarray(w, np.float32)
     allowed = [(), (batch_size,), (num_steps,), (num_steps, 1), (num_steps, batch_size)]
     if w.shape not in allowed:
         raise ValueError(
@@ -64,30 +65,33 @@ def weight_per_step(w: Array | float, num_steps: int, batch_size: int) -> Array:
         )
     if w.shape == (num_steps,) and num_steps != batch_size:
         w = w[:, None]
-    elif w.ndim == 1:
-        w = w[None, :]
-    return jnp.broadcast_to(w, (num_steps, batch_size))
+    return np.broadcast_to(w, (num_steps, batch_size))
+
+
+def cfg(conditional: Array, unconditional: Array, w: Array | float) -> Array:
+    """(1 + w) conditional - w unconditional: Ho & Salimans 2022, equation 6.
+
+    Args:
+      conditional, unconditional: eps_hat [B, ...] with the label and without it.
+      w: guidance weight, [] or [B].
+    """
+    w = expand(w, conditional)
+    return (1 + w) * conditional - w * unconditional
 
 
 def classifier_free_guidance(
-    predict: Predict,
-    labels: Array,
-    w: Array | float,
-    *,
-    null_label: int,
-    logsnrs: Array | None = None,
+    predict: Predict, labels: Array, w: Array | float, *, null_label: int
 ) -> Denoiser:
-    """eps_hat = (1 + w) predict(z, labels) - w predict(z, null), in one forward of 2B.
+    """`cfg` of predict(z, labels) and predict(z, null), in one forward of 2B.
 
-    Ho & Salimans 2022, equation 6. Where w is the Python or NumPy number 0 or -1, only the branch
-    that counts is evaluated, a forward of B.
+    Where w is the Python or NumPy number 0 or -1, only the branch that counts is evaluated, a
+    forward of B. For another w at each step, see `per_step` of `sample`.
 
     Args:
       predict: (z, logsnr, labels) -> eps_hat.
       labels: [B] int32.
-      w: guidance weight; [] or [B], or with `logsnrs` anything `weight_per_step` takes.
+      w: guidance weight, [] or [B].
       null_label: the label of the unconditional branch.
-      logsnrs: [T], the sampler's grid; names the step that each row of a per-step w belongs to.
 
     Returns:
       A Denoiser for batches of B.
@@ -102,7 +106,12 @@ def classifier_free_guidance(
     if isinstance(w, numbers.Real) and w in (0, -1):
         only = labels if w == 0 else nulls
         return lambda z, logsnr: predict(z, _one_each(logsnr, z, labels), only)
-    weight_at = _weight_lookup(w, labels.shape[0], logsnrs)
+    w = jnp.asarray(w, jnp.float32)
+    if w.shape not in [(), labels.shape]:
+        raise ValueError(
+            f"w of shape {w.shape}: give a scalar or [{labels.size}] per sample; a weight per step "
+            "goes through per_step of sample"
+        )
 
     def denoiser(z: Array, logsnr: Array) -> Array | Prediction:
         logsnr = _one_each(logsnr, z, labels)
@@ -113,9 +122,7 @@ def classifier_free_guidance(
         )
         conditional = jax.tree.map(lambda a: a[: labels.size], both)
         unconditional = eps_of(both)[labels.size :]
-        weight = expand(weight_at(logsnr), z)
-        eps_hat = (1 + weight) * eps_of(conditional) - weight * unconditional
-        return with_eps(conditional, eps_hat)
+        return with_eps(conditional, cfg(eps_of(conditional), unconditional, w))
 
     return denoiser
 
@@ -125,27 +132,6 @@ def _one_each(logsnr: Array, z: Array, labels: Array) -> Array:
     if z.shape[:1] != labels.shape:
         raise ValueError(f"labels of shape {labels.shape} for a batch of {z.shape[0]}: one each")
     return jnp.broadcast_to(logsnr, labels.shape)
-
-
-def _weight_lookup(
-    w: Array | float, batch_size: int, logsnrs: Array | None
-) -> Callable[[Array], Array]:
-    """logsnr [B] -> w, [] or [B], of the step that logsnr belongs to."""
-    if logsnrs is None:
-        w = jnp.asarray(w, jnp.float32)
-        if w.shape not in [(), (batch_size,)]:
-            raise ValueError(
-                f"w of shape {w.shape}: give a scalar or [{batch_size}] per sample; "
-                "a weight per step needs `logsnrs`, the sampler's grid"
-            )
-        return lambda logsnr: w
-    table = weight_per_step(w, logsnrs.shape[0], batch_size)
-
-    def nearest(logsnr: Array) -> Array:
-        step = jnp.argmin(jnp.abs(logsnrs[:, None] - logsnr[None, :]), axis=0)
-        return table[step, jnp.arange(batch_size)]
-
-    return nearest
 
 
 def classifier_guidance(denoiser: Denoiser, log_prob: LogProb, w: Array | float) -> Denoiser:

@@ -4,6 +4,8 @@ Every draw belongs to one example: its key is fold_in(key, i), or is handed in a
 array. So an example's noise does not depend on the batch, the devices or the hosts around it.
 """
 
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,14 @@ def indexed(key: Key, indices: Array) -> Key:
 def fold_in(keys: Key, data: int | Array) -> Key:
     """fold_in(keys[i], data) for every example: [B] keys, consumed, to [B] keys."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
+
+
+def stream(keys: Key, name: str) -> Key:
+    """[B] keys of the random stream `name`, fold_in(keys[i], crc32(name)), from [B] keys.
+
+    The same keys may also be given to a sampler, which folds in the numbers of its steps.
+    """
+    return fold_in(keys, zlib.crc32(name.encode()))
 
 
 def split(keys: Key, num: int = 2) -> Key:

@@ -6,7 +6,7 @@
 
 z_1, ..., z_T are x at the log-SNRs of a sampler's grid, and p is that sampler: its steps have the
 mean of `posterior` at x_hat and a variance with the exponent v, `logvar_interp`; q's has v = 0.
-Everything is in nats, summed over the data axes, until `bits_per_dim`.
+Each part is [B] from data [B, ...], in nats, until `bits_per_dim`.
 
 Sources: Ho & Salimans 2022, section 2; Ho et al. 2020, arXiv 2006.11239, equations 5 and 13;
 Nichol & Dhariwal 2021, arXiv 2102.09672, section 3.1.
@@ -17,10 +17,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import diffuse, expand, predict_x
+from cfg_jax.core.schedules import ascending
 from cfg_jax.core.types import Array, Key, Predict, Prediction, eps_of
 
 
@@ -42,14 +42,9 @@ def _gaussian_kl(log_ratio: Array, distance: Array) -> Array:
 
 
 def prior_kl(x: Array, logsnr_min: Array | float) -> Array:
-    """KL(q(z | x) || N(0, I)) = sum (alpha^2 x^2 + sigma^2 - 1 - log sigma^2) / 2.
+    """KL(q(z | x) || N(0, I)) = sum (alpha^2 x^2 + sigma^2 - 1 - log sigma^2) / 2: [B], nats.
 
-    Args:
-      x: [B, ...].
-      logsnr_min: of z; [] or [B].
-
-    Returns:
-      [B], nats.
+    x [B, ...]; logsnr_min, that of z, [] or [B].
     """
     logsnr = expand(jnp.asarray(logsnr_min, jnp.float32), x)
     return _sum_data_axes(_gaussian_kl(jax.nn.softplus(logsnr), jax.nn.sigmoid(logsnr) * x**2))
@@ -64,7 +59,7 @@ def transition_kl(
     *,
     logvar_interp: Array | float = 0.0,
 ) -> Array:
-    """KL(q(z_s | z_t, x) || p(z_s | z_t)), the cost of one step.
+    """KL(q(z_s | z_t, x) || p(z_s | z_t)), the cost of one step: [B], nats.
 
         sum (r + expm1(-r) + (snr_s - snr_t) exp(-r) (x - x_hat)^2) / 2,   r = v log(sigma_t^2 / sigma_s^2)
 
@@ -72,11 +67,8 @@ def transition_kl(
 
     Args:
       z_t, x, x_hat: [B, ...].
-      logsnr_t, logsnr_s: [] or [B], logsnr_s >= logsnr_t.
+      logsnr_t, logsnr_s: [] or [B], logsnr_s >= logsnr_t; where they are equal the result is 0.
       logvar_interp: v of p, any real number; [], [B] or the shape of x.
-
-    Returns:
-      [B], nats; 0 where the two log-SNRs are equal.
 
     Source: Ho et al. 2020, equation 8, with the variance of Ho & Salimans 2022, section 2.
     """  # noqa: E501
@@ -99,11 +91,8 @@ def decoder_logvar(
     stands in for the lower bound; sigma_T^2 is the upper one, v goes between them geometrically.
 
     Args:
-      logsnr_before, logsnr_last: the last two log-SNRs of a grid; [] or [B].
+      logsnr_before, logsnr_last: the last two log-SNRs of a grid, equal or not; [] or [B].
       logvar_interp: v; [], [B] or [B, ...].
-
-    Returns:
-      Of the shape that the arguments broadcast to; finite also where the two log-SNRs are equal.
 
     Source: Nichol & Dhariwal 2021, whose program clips the posterior's log-variance so at t = 0.
     """
@@ -138,8 +127,8 @@ def _log_bin_mass(x: Array, x_hat: Array, logvar: Array, num_levels: int) -> Arr
     offset = scale * (x - x_hat)
     edge = 1 - 1 / (num_levels - 1)
     is_open = jnp.abs(x) > edge
-    # A bin reaches from `near` to `far`, counted away from x_hat; an open one goes on for ever,
-    # outwards. So probabilities are small where their difference is taken.
+    # A bin reaches from `near` to `far`, counted away from x_hat, an open one without an end: so
+    # probabilities are small where their difference is taken.
     distance = jnp.where(is_open, jnp.sign(x) * offset, jnp.abs(offset))
     near, far = distance - half, distance + half
     log_near, log_far = _scaled_log_tail(near), _scaled_log_tail(far)
@@ -158,6 +147,7 @@ def decoder_nll(
         num_levels = None:  sum (logvar + log 2 pi + (x - x_hat)^2 exp(-logvar)) / 2
 
     The bin of a level is everything nearer to it than to another: the first and the last are open.
+    [B], nats; for None that of a density, which may be negative.
 
     Args:
       x: [B, ...]; levels 2 k / (L - 1) - 1, k = 0, ..., L - 1 (8-bit data: L = 256), or, for
@@ -165,9 +155,6 @@ def decoder_nll(
       x_hat: [B, ...].
       logvar: [], [B] or the shape of x.
       num_levels: L, or None for data that is continuous.
-
-    Returns:
-      [B], nats; for None of a density, which may be negative.
 
     Raises:
       ValueError: num_levels below 2.
@@ -193,7 +180,7 @@ def bound_term(
     logvar_interp: Array | float = 0.0,
     num_levels: int | None = 256,
 ) -> Array:
-    """The one term of a bound of T network calls that belongs to the noise level u.
+    """The one term of a bound of T network calls that belongs to the noise level u: [B], nats.
 
         u >= 1 / T:  transition_kl from schedule(u) to schedule(u - 1 / T)
         u <  1 / T:  decoder_nll at schedule(u), the step before from schedule(u + 1 / T)
@@ -209,14 +196,10 @@ def bound_term(
       num_steps: T, at least 2; of a discrete schedule, its number of timesteps or less.
       logvar_interp: v; [], [B] or the shape of x.
       num_levels: as in `decoder_nll`.
-
-    Returns:
-      [B], nats.
     """
     interval = 1 / num_steps
     is_last = u < interval
-    # Each branch is given harmless values where the other one counts: what is not selected still
-    # reaches the gradient, as 0 times itself.
+    # Double `where`: the unselected branch gets safe inputs, since 0 * inf in its gradient is nan.
     last = expand(is_last, x)
     interp = jnp.broadcast_to(expand(jnp.asarray(logvar_interp, jnp.float32), x), x.shape)
     transition = transition_kl(
@@ -269,7 +252,7 @@ def variational_bound(
         ascending; num_levels below 2.
     """
     _check_levels(num_levels)
-    logsnrs = _ascending(logsnrs)
+    logsnrs = ascending(logsnrs, least=2, strictly=True)
     keys = keys_lib.per_example(key, x.shape[0])
     constant = jnp.asarray(logvar_interp, jnp.float32)
 
@@ -306,27 +289,6 @@ def _check_levels(num_levels: int | None) -> None:
         )
 
 
-def _ascending(logsnrs: Array) -> Array:
-    """The grid [T] as float32; ValueError for no grid of two or more ascending log-SNRs."""
-    logsnrs = jnp.asarray(logsnrs, jnp.float32)
-    if logsnrs.ndim != 1 or logsnrs.size < 2:
-        raise ValueError(
-            f"logsnrs of shape {logsnrs.shape}: a bound needs a grid [T] of at least 2, from "
-            "`logsnr_grid`"
-        )
-    if not isinstance(logsnrs, jax.core.Tracer) and not (np.diff(np.asarray(logsnrs)) > 0).all():
-        raise ValueError("logsnrs do not ascend: need a grid from noise to data, no value twice")
-    return logsnrs
-
-
 def bits_per_dim(nats: Array, x_shape: tuple[int, ...]) -> Array:
-    """nats / (D ln 2), D the number of entries of one example.
-
-    Args:
-      nats: [B] or any shape.
-      x_shape: [B, ...], the shape of the batch the nats belong to; its first axis does not count.
-
-    Returns:
-      Of the shape of nats, bits per dimension.
-    """
+    """nats / (D ln 2), D = prod(x_shape[1:]); nats of any shape, x_shape that of the batch."""
     return nats / (math.prod(x_shape[1:]) * math.log(2))

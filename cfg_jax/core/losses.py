@@ -5,9 +5,8 @@
     E -log p(label | z) for a classifier of noisy data, z of the same process
 
 Ho & Salimans 2022, Algorithm 1, with the weightings of Salimans & Ho 2022 (arXiv 2202.00512)
-beside the paper's own, the hybrid loss of Nichol & Dhariwal 2021 (arXiv 2102.09672) and the noisy
-classifier's of Dhariwal & Nichol 2021. What the bound is, `likelihood` says. Reduction over the
-batch and gradients are left to the caller.
+beside the paper's own, the hybrid loss of Nichol & Dhariwal 2021 (arXiv 2102.09672, its bound in
+`likelihood`) and the noisy classifier of Dhariwal & Nichol 2021. The caller reduces over the batch.
 """
 
 import math
@@ -82,25 +81,35 @@ def diffusion_loss(
     eps = keys_lib.normal(eps_keys, x.shape)
     z = diffuse(x, eps, logsnr)
     output = predict(z, logsnr, seen)
-    eps_hat = eps_of(output)
     # The weight goes under the square: at logsnr_min it is 5e8, its root keeps float32 digits.
-    error = expand(jnp.sqrt(WEIGHTINGS[weighting](logsnr)), x) * (eps_hat - eps)
-    data_axes = tuple(range(1, x.ndim))
-    loss = jnp.mean(error**2, axis=data_axes)
-    aux = {
-        "logsnr": logsnr,
-        "dropped": seen == null_label,
-        "eps_mse": jnp.mean((eps_hat - eps) ** 2, axis=data_axes),
-    }
+    root = expand(jnp.sqrt(WEIGHTINGS[weighting](logsnr)), x)
+    loss = _mean_square(root * (eps_of(output) - eps))
+    aux = {"logsnr": logsnr, "dropped": seen == null_label}
+    aux["eps_mse"] = _mean_square(eps_of(output) - eps)
     if vlb_weight > 0:
-        if not isinstance(output, Prediction):
-            raise ValueError(
-                f"vlb_weight={vlb_weight} for a network that learns no variance: use 0, or a "
-                "network that gives a Prediction"
-            )
+        _check_learned(output, vlb_weight)
         aux["vlb"] = _vlb(z, x, output, u, schedule, vlb_steps)
         loss = loss + vlb_weight * aux["vlb"]
     return loss, aux
+
+
+def _mean_square(error: Array) -> Array:
+    """[B] from [B, ...]."""
+    return jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
+
+
+def _vlb(
+    z: Array,
+    x: Array,
+    output: Prediction,
+    u: Array,
+    schedule: Callable[[Array], Array],
+    num_steps: int,
+) -> Array:
+    """num_steps times the bound's term of u, bits/dim [B]; its gradient is logvar_interp's."""
+    x_hat = predict_x(z, jax.lax.stop_gradient(output.eps_hat), schedule(u))
+    options = {"schedule": schedule, "num_steps": num_steps, "logvar_interp": output.logvar_interp}
+    return num_steps * bits_per_dim(bound_term(z, x, x_hat, u, **options), x.shape)
 
 
 def classifier_loss(
@@ -116,11 +125,9 @@ def classifier_loss(
     Dhariwal & Nichol 2021 (ADM), section 4.3: the classifier sees what the denoiser is trained on.
 
     Args:
-      key: [] or, for draws that do not depend on the batch around an example, [B]; consumed.
+      key, x, schedule: as for `diffusion_loss`.
       log_probs: (z, logsnr) -> log p(label | z) of every label [B, K], called once.
-      x: [B, ...] clean data in [-1, 1].
       labels: [B] int32 in 0..K - 1.
-      schedule: u -> logsnr.
 
     Returns:
       The loss [B] in nats, and a dict of arrays [B]: `logsnr`, `correct` (True where the label is
@@ -128,30 +135,10 @@ def classifier_loss(
     """
     u_keys, eps_keys = keys_lib.split(keys_lib.per_example(key, x.shape[0]))
     logsnr = schedule(keys_lib.uniform(u_keys))
-    each = log_probs(diffuse(x, keys_lib.normal(eps_keys, x.shape), logsnr), logsnr)
+    z = diffuse(x, keys_lib.normal(eps_keys, x.shape), logsnr)
+    each = log_probs(z, logsnr)
     loss = -jnp.take_along_axis(each, labels[:, None], axis=1)[:, 0]
     return loss, {"logsnr": logsnr, "correct": jnp.argmax(each, axis=1) == labels}
-
-
-def _vlb(
-    z: Array,
-    x: Array,
-    output: Prediction,
-    u: Array,
-    schedule: Callable[[Array], Array],
-    num_steps: int,
-) -> Array:
-    """num_steps times the bound's term of u, bits/dim [B]; its gradient is logvar_interp's."""
-    nats = bound_term(
-        z,
-        x,
-        predict_x(z, jax.lax.stop_gradient(output.eps_hat), schedule(u)),
-        u,
-        schedule=schedule,
-        num_steps=num_steps,
-        logvar_interp=output.logvar_interp,
-    )
-    return num_steps * bits_per_dim(nats, x.shape)
 
 
 def _check(weighting: str, p_uncond: float, vlb_weight: float, vlb_steps: int) -> None:
@@ -166,3 +153,12 @@ def _check(weighting: str, p_uncond: float, vlb_weight: float, vlb_steps: int) -
         )
     if vlb_weight > 0 and vlb_steps < 2:
         raise ValueError(f"vlb_steps={vlb_steps}: need at least 2 (ADM has 1000)")
+
+
+def _check_learned(output: Array | Prediction, vlb_weight: float) -> None:
+    """ValueError for a network without the variance that the bound trains."""
+    if not isinstance(output, Prediction):
+        raise ValueError(
+            f"vlb_weight={vlb_weight} for a network that learns no variance: use 0, or a "
+            "network that gives a Prediction"
+        )

@@ -18,7 +18,7 @@ import numpy as np
 
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import alpha_sigma, expand
-from cfg_jax.core.types import Array, Key
+from cfg_jax.core.types import Array, Key, chosen
 
 
 class GaussianMixture:
@@ -47,8 +47,7 @@ class GaussianMixture:
             raise ValueError(f"variance of shape {np.shape(variance)}: need [] or [{num_classes}]")
         if not (np.min(variance) > 0 and np.min(weights) > 0):
             raise ValueError(f"variance={variance}, weights={weights}: every entry must be above 0")
-        self.num_classes = num_classes
-        self.null_label = num_classes
+        self.num_classes = self.null_label = num_classes
         self.means = jnp.asarray(means, jnp.float32)
         self.variance = jnp.broadcast_to(jnp.asarray(variance, jnp.float32), (num_classes,))
         self.log_weights = jnp.log(jnp.asarray(weights, jnp.float32) / np.sum(weights))
@@ -76,7 +75,7 @@ class GaussianMixture:
 
     def log_prob_label(self, z: Array, logsnr: Array, labels: Array) -> Array:
         """log p(labels | z): [B], NaN for no class."""
-        return _chosen(self.log_posterior(z, logsnr), labels)
+        return chosen(self.log_posterior(z, logsnr), labels)
 
     def log_prob(self, z: Array, logsnr: Array, labels: Array | None = None) -> Array:
         """log p(z | labels), log p(z) for None or the null label, NaN for no class: [B], nats."""
@@ -84,8 +83,7 @@ class GaussianMixture:
         marginal = jax.nn.logsumexp(self.log_weights[None] + each, axis=1)
         if labels is None:
             return marginal
-        table = jnp.concatenate([each, marginal[:, None]], axis=1)
-        return _chosen(table, labels)
+        return chosen(jnp.concatenate([each, marginal[:, None]], axis=1), labels)
 
     def predict(self, z: Array, logsnr: Array, labels: Array) -> Array:
         """The exact Predict: -sigma grad_z log p(z | label), the marginal's for the null label.
@@ -110,8 +108,7 @@ class GaussianMixture:
 
         The density whose score guidance uses: Ho & Salimans 2022, section 3.2.
         """
-        conditional = self.log_prob(z, logsnr, labels)
-        return (1 + w) * conditional - w * self.log_prob(z, logsnr)
+        return (1 + w) * self.log_prob(z, logsnr, labels) - w * self.log_prob(z, logsnr)
 
     def draw(self, key: Key, labels: Array) -> Array:
         """x | labels: [B, ...] for labels [B], NaN for no class; key [] or [B], consumed."""
@@ -120,13 +117,6 @@ class GaussianMixture:
         known = (labels >= 0) & (labels < self.num_classes)
         deviation = jnp.where(known, jnp.sqrt(self.variance[labels]), jnp.nan)
         return self.means[labels] + expand(deviation, noise) * noise
-
-
-def _chosen(table: Array, labels: Array) -> Array:
-    """table[i, labels[i]], NaN where there is no such column: [B]."""
-    known = (labels >= 0) & (labels < table.shape[1])
-    column = jnp.where(known, labels, 0)[:, None]
-    return jnp.where(known, jnp.take_along_axis(table, column, axis=1)[:, 0], jnp.nan)
 
 
 def triangle() -> np.ndarray:

@@ -10,13 +10,14 @@ Source: Ho & Salimans 2022, Algorithm 2.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import diffuse, posterior, predict_eps, predict_x
+from cfg_jax.core.schedules import ascending
 from cfg_jax.core.types import Array, Denoiser, Key, Prediction, eps_of
 
 
@@ -70,12 +71,13 @@ def ddim_step(
 
 def sample(
     key: Key,
-    denoiser: Denoiser,
+    denoiser: Denoiser | Callable[[Any], Denoiser],
     shape: tuple[int, ...],
     logsnrs: Array,
     *,
     step: Callable[..., Array] = ancestral_step,
     clip_x: bool = True,
+    per_step: Any = None,
     **step_options,
 ) -> Array:
     """Algorithm 2 of Ho & Salimans 2022 as one `lax.scan`: T denoiser calls, T - 1 transitions.
@@ -83,30 +85,33 @@ def sample(
     Args:
       key: [] or [B], one key per sample; consumed. Sample i depends on its own key only.
       denoiser: (z [B, ...], logsnr [B]) -> eps_hat [B, ...]; the logvar_interp of a `Prediction`
-        goes to the step rule.
+        goes to the step rule. With `per_step`, a function of one row that gives such a Denoiser.
       shape: [B, ...] of the batch drawn.
       logsnrs: [T] ascending, from `logsnr_grid`.
       step: a step rule.
       clip_x: clip x_hat, after guidance, to [-1, 1], the range of image data.
+      per_step: a tree of arrays [T, ...], row t for call t. For a guidance weight w [T, B]:
+        sample(key, lambda w: classifier_free_guidance(predict, labels, w, ...), ..., per_step=w).
       **step_options: keywords for the step rule, e.g. logvar_interp.
 
     Returns:
       x_hat at the last log-SNR, of `shape`.
 
     Raises:
-      ValueError: a grid that is not a vector, or, where its values are known, not ascending.
+      ValueError: a grid that is not a vector, or, where its values are known, not ascending;
+        `per_step` without T rows.
     """
-    logsnrs = jnp.asarray(logsnrs, jnp.float32)
-    if logsnrs.ndim != 1 or logsnrs.size == 0:
-        raise ValueError(f"logsnrs of shape {logsnrs.shape}: need a grid [T] from `logsnr_grid`")
-    if not isinstance(logsnrs, jax.core.Tracer) and (np.diff(np.asarray(logsnrs)) < 0).any():
-        raise ValueError("logsnrs descend: need an ascending grid, from noise to data")
+    logsnrs = ascending(logsnrs)
     num_steps = logsnrs.shape[0]
+    for leaf in jax.tree.leaves(per_step):
+        if leaf.shape[:1] != (num_steps,):
+            raise ValueError(f"per_step of shape {leaf.shape}: need {num_steps} rows, one per step")
     keys = keys_lib.per_example(key, shape[0])
 
-    def body(z_t: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        t, logsnr_t, logsnr_s = inputs
-        output = denoiser(z_t, jnp.broadcast_to(logsnr_t, shape[:1]))
+    def body(z_t: Array, inputs: tuple[Array, Array, Array, Any]) -> tuple[Array, None]:
+        t, logsnr_t, logsnr_s, row = inputs
+        denoise = denoiser if per_step is None else denoiser(row)
+        output = denoise(z_t, jnp.broadcast_to(logsnr_t, shape[:1]))
         x_hat = predict_x(z_t, eps_of(output), logsnr_t)
         x_hat = jnp.clip(x_hat, -1.0, 1.0) if clip_x else x_hat
         options = dict(step_options)
@@ -119,5 +124,6 @@ def sample(
     # One body for all T calls, so that the network is compiled once; the last call has no next
     # log-SNR, is given its own, and its transition is not used.
     next_logsnrs = jnp.append(logsnrs[1:], logsnrs[-1])
-    x_hat, _ = jax.lax.scan(body, z_1, (jnp.arange(1, num_steps + 1), logsnrs, next_logsnrs))
+    steps = jnp.arange(1, num_steps + 1), logsnrs, next_logsnrs, per_step
+    x_hat, _ = jax.lax.scan(body, z_1, steps)
     return x_hat

@@ -13,6 +13,7 @@ Source: Ho & Salimans 2022, "Classifier-Free Diffusion Guidance", section 2.
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -54,11 +55,7 @@ class CosineSchedule:
     def __call__(self, u: Array) -> Array:
         """logsnr(u), strictly decreasing; logsnr_max at u <= 0 and logsnr_min at u >= 1, exactly.
 
-        Args:
-          u: any shape, in [0, 1].
-
-        Returns:
-          logsnr of u's shape, float32, within 1e-5 of the exact value for the u given.
+        u of any shape, in [0, 1]; the result is float32, within 1e-5 of the exact value.
         """
         return self._logsnr(jnp.asarray(u, jnp.float32), jnp)
 
@@ -73,7 +70,7 @@ class CosineSchedule:
         inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
         return jnp.where(inside, 1 / (4 * self._angles[0] * jnp.cosh(logsnr / 2)), 0.0)
 
-    def grid(self, num_steps: int, inclusive: bool = True) -> Array:
+    def grid(self, num_steps: int, inclusive: bool = True) -> np.ndarray:
         """logsnr(u) for T values of u, evenly spaced: Ho & Salimans 2022, section 4.
 
         Args:
@@ -82,7 +79,8 @@ class CosineSchedule:
             which never visits logsnr_max (Salimans & Ho 2022, arXiv 2202.00512).
 
         Returns:
-          [T] float32 ascending, first exactly logsnr_min, last exactly logsnr_max when inclusive.
+          [T] float32 on the host, ascending, first exactly logsnr_min, last exactly logsnr_max
+          when inclusive.
 
         Raises:
           ValueError: num_steps below 2 (below 1 when not inclusive).
@@ -91,18 +89,21 @@ class CosineSchedule:
         if num_steps < least:
             raise ValueError(f"num_steps={num_steps}: the sampling grid needs at least {least}")
         u = np.linspace(1.0, 0.0 if inclusive else 1.0 / num_steps, num_steps)
-        return jnp.asarray(self._logsnr(u, np), jnp.float32)
+        return self._logsnr(u, np).astype(np.float32)
+
+    def respaced(self, sections: str) -> Array:
+        """ValueError: only a `timesteps.DiscreteSchedule` has timesteps to choose from."""
+        raise ValueError(
+            f"respacing={sections!r}: this model's schedule is continuous, it has no timesteps; "
+            "give num_steps"
+        )
 
 
 def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> CosineSchedule:
     """logsnr(u) = -2 log tan(a u + b): Ho & Salimans 2022, section 2.
 
-    Args:
-      logsnr_min: log-SNR of the noise end, u = 1.
-      logsnr_max: log-SNR of the data end, u = 0.
-
-    Returns:
-      A callable schedule(u) -> logsnr with `.inverse(logsnr)` and `.density(logsnr)`.
+    A callable schedule(u) -> logsnr with `.inverse(logsnr)` and `.density(logsnr)`, from
+    logsnr_max at the data end, u = 0, to logsnr_min at the noise end, u = 1.
 
     Raises:
       ValueError: an end that is not finite, or logsnr_min not below logsnr_max.
@@ -119,8 +120,8 @@ def logsnr_grid(schedule: CosineSchedule, num_steps: int, *, inclusive: bool = T
     """The T log-SNRs a sampler visits, ascending: schedule.grid(num_steps, inclusive).
 
     Args:
-      schedule: u -> logsnr with a `grid`: a `CosineSchedule`, whose grid is uniform in u, or a
-        `timesteps.DiscreteSchedule`, whose grid is evenly spaced timesteps.
+      schedule: a `CosineSchedule`, whose grid is uniform in u, or a `timesteps.DiscreteSchedule`,
+        whose grid is evenly spaced timesteps.
       num_steps: T, the number of denoiser calls.
       inclusive: whether the grid ends at logsnr_max; see the schedule's `grid`.
 
@@ -128,6 +129,27 @@ def logsnr_grid(schedule: CosineSchedule, num_steps: int, *, inclusive: bool = T
       [T] float32, first exactly logsnr_min, last exactly logsnr_max when inclusive.
 
     Raises:
-      ValueError: num_steps below 2 (below 1 when not inclusive), or what else the schedule refuses.
+      ValueError: num_steps that the schedule's `grid` refuses.
     """
-    return schedule.grid(num_steps, inclusive=inclusive)
+    return jnp.asarray(schedule.grid(num_steps, inclusive=inclusive))
+
+
+def ascending(logsnrs: Array, *, least: int = 1, strictly: bool = False) -> Array:
+    """A sampler's grid as float32 [T], checked to go from noise to data.
+
+    Raises:
+      ValueError: no vector of `least` or more; or, where the values are known, one that is not a
+        number or below the one before it, and if `strictly` also one equal to it.
+    """
+    logsnrs = jnp.asarray(logsnrs, jnp.float32)
+    if logsnrs.ndim != 1 or logsnrs.size < least:
+        raise ValueError(
+            f"logsnrs of shape {logsnrs.shape}: need a grid [T] of at least {least}, from "
+            "`logsnr_grid`"
+        )
+    if not isinstance(logsnrs, jax.core.Tracer):
+        gains = np.diff(np.asarray(logsnrs))
+        if not np.all(gains > 0 if strictly else gains >= 0):
+            twice = ", no value twice" if strictly else ""
+            raise ValueError(f"logsnrs: need an ascending grid, from noise to data{twice}")
+    return logsnrs

@@ -43,9 +43,7 @@ class DiscreteSchedule:
     def __post_init__(self):
         object.__setattr__(self, "logsnrs", tuple(float(logsnr) for logsnr in self.logsnrs))
         if self.num_timesteps < 2:
-            raise ValueError(
-                f"logsnrs={self.logsnrs}: a discrete process needs at least 2 timesteps"
-            )
+            raise ValueError(f"logsnrs={self.logsnrs}: need at least 2 timesteps")
         table = self._table
         wrong = ~np.isfinite(table)
         wrong[1:] |= ~(table[1:] < table[:-1])
@@ -57,10 +55,8 @@ class DiscreteSchedule:
             )
 
     def __repr__(self) -> str:
-        return (
-            f"DiscreteSchedule(num_timesteps={self.num_timesteps}, "
-            f"logsnr_min={self.logsnr_min}, logsnr_max={self.logsnr_max})"
-        )
+        ends = f"logsnr_min={self.logsnr_min}, logsnr_max={self.logsnr_max}"
+        return f"DiscreteSchedule(num_timesteps={self.num_timesteps}, {ends})"
 
     @property
     def num_timesteps(self) -> int:
@@ -82,13 +78,10 @@ class DiscreteSchedule:
         return np.asarray(self.logsnrs, np.float32)
 
     def __call__(self, u: Array) -> Array:
-        """logsnr_t at t = min(floor(u N), N - 1): a uniform u makes every timestep as likely.
+        """logsnr_t at t = min(floor(u N), N - 1), so that a uniform u gives a uniform timestep.
 
-        Args:
-          u: any shape, in [0, 1], 0 clean and 1 noise; a value outside counts as the nearer end.
-
-        Returns:
-          logsnr of u's shape, float32, always an entry of the table.
+        u of any shape, 0 clean and 1 noise; outside [0, 1] it counts as the nearer end. The result
+        is float32 of u's shape, always an entry of the table.
         """
         t = jnp.floor(jnp.asarray(u, jnp.float32) * self.num_timesteps)
         t = jnp.clip(t, 0, self.num_timesteps - 1).astype(jnp.int32)
@@ -103,44 +96,31 @@ class DiscreteSchedule:
         return (self.timestep(logsnr) + 0.5) / self.num_timesteps
 
     def timestep(self, logsnr: Array) -> Array:
-        """t(logsnr), linear in logsnr between entries of the table: what a network of t is given.
+        """t(logsnr), linear in logsnr between entries of the table: the input of a network of t.
 
-        Args:
-          logsnr: any shape; a value outside [logsnr_min, logsnr_max] counts as the nearer end.
-
-        Returns:
-          t of logsnr's shape, float32 in [0, N - 1]; a whole number at the table's entries.
+        logsnr of any shape; outside [logsnr_min, logsnr_max] it counts as the nearer end. The
+        result is float32 in [0, N - 1], an integer at the table's entries.
         """
         noisiest_first = jnp.asarray(self._table[::-1])
         t = jnp.arange(self.num_timesteps - 1, -1, -1, dtype=jnp.float32)
         return jnp.interp(jnp.asarray(logsnr, jnp.float32), noisiest_first, t)
 
     def logsnr(self, t: Array) -> Array:
-        """logsnr(t) of a real t, the inverse of `timestep`.
+        """logsnr(t) of a real t, the inverse of `timestep`; the table's entry at an integer.
 
-        Args:
-          t: any shape, in [0, N - 1]; a value outside counts as the nearer end.
-
-        Returns:
-          logsnr of t's shape, float32; the table's entry where t is a whole number.
+        t of any shape; outside [0, N - 1] it counts as the nearer end. The result is float32.
         """
-        whole = jnp.arange(self.num_timesteps, dtype=jnp.float32)
-        return jnp.interp(jnp.asarray(t, jnp.float32), whole, jnp.asarray(self._table))
+        integers = jnp.arange(self.num_timesteps, dtype=jnp.float32)
+        return jnp.interp(jnp.asarray(t, jnp.float32), integers, jnp.asarray(self._table))
 
-    def grid(self, num_steps: int, inclusive: bool = True) -> Array:
+    def grid(self, num_steps: int, inclusive: bool = True) -> np.ndarray:
         """logsnr_t of the T timesteps round(i (N - 1) / (T - 1)), i = T-1, ..., 0.
 
         The evenly respaced process of Nichol & Dhariwal 2021, section 4. T = N is every timestep.
-
-        Args:
-          num_steps: T, from 2 to N.
-          inclusive: True; a discrete process has no other grid.
-
-        Returns:
-          [T] float32 ascending, first exactly logsnr_min, last exactly logsnr_max.
+        [T] float32 on the host, ascending, from exactly logsnr_min to exactly logsnr_max.
 
         Raises:
-          ValueError: num_steps outside 2..N; inclusive=False.
+          ValueError: num_steps outside 2..N; inclusive=False, a grid that only u in [0, 1] has.
         """
         if not inclusive:
             raise ValueError(
@@ -154,7 +134,7 @@ class DiscreteSchedule:
             )
         return self._ascending(_evenly_spaced(self.num_timesteps, num_steps))
 
-    def respaced(self, sections: str) -> Array:
+    def respaced(self, sections: str) -> np.ndarray:
         """logsnr_t of the timesteps that ADM's `timestep_respacing` string names.
 
         - "250": 250 evenly spaced timesteps, as `grid(250)`.
@@ -164,12 +144,9 @@ class DiscreteSchedule:
 
         Dhariwal & Nichol 2021 (arXiv 2105.05233); the third is that of their LSUN samples.
 
-        Args:
-          sections: one of the three forms.
-
         Returns:
-          [T] float32 ascending, last exactly logsnr_max; first logsnr_min where timestep N - 1 is
-          among them, which "ddim25" leaves out.
+          [T] float32 on the host, ascending, last exactly logsnr_max; first logsnr_min where
+          timestep N - 1 is among them, which "ddim25" leaves out.
 
         Raises:
           ValueError: another form; more timesteps than a section has; a count that no integer
@@ -184,15 +161,15 @@ class DiscreteSchedule:
             raise ValueError(f"sections={sections!r}: {_FORMS}")
         return self._ascending(_by_section(self.num_timesteps, counts, sections))
 
-    def _ascending(self, timesteps: np.ndarray) -> Array:
-        return jnp.asarray(self._table[timesteps[::-1]])
+    def _ascending(self, timesteps: np.ndarray) -> np.ndarray:
+        return self._table[timesteps[::-1]]
 
 
 def _evenly_spaced(length: int, count: int) -> np.ndarray:
-    """`count` whole numbers from 0 to length - 1; 0 alone for one."""
+    """`count` integers from 0 to length - 1; 0 alone for one."""
     stride = (length - 1) / max(count - 1, 1)
-    # A running sum, not multiples of the stride: where the exact value is a half, its rounding
-    # errors decide, and so it is the published samples' timesteps that come out.
+    # A running sum, not multiples of the stride: where the exact value is a half, rounding errors
+    # decide, and these give the timesteps of the published samples.
     return np.rint(np.cumsum([0.0] + [stride] * (count - 1))).astype(int)
 
 
@@ -211,10 +188,8 @@ def _strided(num_timesteps: int, count: int, sections: str) -> np.ndarray:
 
 def _by_section(num_timesteps: int, counts: list[int], sections: str) -> np.ndarray:
     """Evenly spaced timesteps of each of len(counts) equal sections."""
-    chosen = []
-    for section, count in zip(
-        np.array_split(np.arange(num_timesteps), len(counts)), counts, strict=True
-    ):
+    chosen, equal = [], np.array_split(np.arange(num_timesteps), len(counts))
+    for section, count in zip(equal, counts, strict=True):
         if count > len(section):
             raise ValueError(
                 f"sections={sections!r}: {count} timesteps of a section of {len(section)}; "
@@ -235,11 +210,8 @@ def linear_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
 
     The scaling, of Nichol & Dhariwal 2021, keeps the noise end near that of N = 1000.
 
-    Args:
-      num_timesteps: N.
-
     Raises:
-      ValueError: num_timesteps below 21, where the last beta is 1 or more.
+      ValueError: N = num_timesteps below 21, where the last beta is 1 or more.
     """
     if num_timesteps < 21:
         raise ValueError(
@@ -255,11 +227,8 @@ def cosine_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
 
     Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17.
 
-    Args:
-      num_timesteps: N.
-
     Raises:
-      ValueError: num_timesteps below 2.
+      ValueError: N = num_timesteps below 2.
     """
     if num_timesteps < 2:
         raise ValueError(f"num_timesteps={num_timesteps}: a discrete process needs at least 2")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 Key = jax.Array
@@ -42,3 +43,13 @@ def eps_of(output: Array | Prediction) -> Array:
 def with_eps(output: Array | Prediction, eps_hat: Array) -> Array | Prediction:
     """`output` with another eps_hat; a learned variance stays as it is."""
     return output._replace(eps_hat=eps_hat) if isinstance(output, Prediction) else eps_hat
+
+
+def chosen(table: Array, labels: Array) -> Array:
+    """table[i, labels[i]], such as log p(label | z) from that of every label: [B] from [B, K].
+
+    NaN where there is no such column: inside a compiled program nothing can be raised.
+    """
+    known = (labels >= 0) & (labels < table.shape[1])
+    column = jnp.where(known, labels, 0)[:, None]
+    return jnp.where(known, jnp.take_along_axis(table, column, axis=1)[:, 0], jnp.nan)

@@ -1,8 +1,9 @@
-"""Is the data set of this name here, whole and labelled?
+"""Is the data set of this name here, complete and labelled, and what do its examples look like?
 
 `open_source` refuses, in one line and before anything is compiled, a data set that is missing,
-unlabelled, in another format or shorter than it says. Writing data sets is `preparation`'s; what
-an opened one gives is `sources`'s.
+unlabelled, in another format or shorter than it says. `describe` needs what TFDS knows of a data
+set, and none of its files. Writing data sets is `preparation`'s; what an opened one gives is
+`sources`'s.
 """
 
 import math
@@ -57,7 +58,7 @@ def open_source(
         where = builder.data_path
         raise ValueError(f"{name} is not in {where}: {prepare_command(builder, data_dir)}")
     check_format(builder, data_dir)
-    features = dict(builder.info.features.items())
+    features = _features(builder)
     records = _open_records(builder, name, split)
     shape = _image_shape(features, name, image_size)
     source = ImageSource(
@@ -77,6 +78,27 @@ def open_source(
     return source
 
 
+def describe(
+    name: str, *, data_dir: str | None = None, image_size: int | None = None, **mixture: Any
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """(shape of one example, class names) of what `open_source` would open, here or not.
+
+    Args:
+      name, image_size, **mixture: as for `open_source`.
+      data_dir: not looked into.
+
+    Raises:
+      ValueError: an unknown name, no 8-bit images or no labels, images of varying shape and no
+        `image_size`.
+    """
+    del data_dir
+    if name == "mixture":
+        source = open_mixture("train", **mixture)
+        return source.shape, source.label_names
+    features = _features(find_builder(name, None))
+    return _image_shape(features, name, image_size), _label_names(features, name)
+
+
 def label_names(name: str) -> tuple[str, ...]:
     """The class names of a TFDS data set in the order of its labels, prepared or not.
 
@@ -89,7 +111,11 @@ def label_names(name: str) -> tuple[str, ...]:
     """
     if name == "mixture":
         raise ValueError("mixture has as many classes as means: open it, its source names them")
-    return _label_names(dict(find_builder(name, None).info.features.items()), name)
+    return _label_names(_features(find_builder(name, None)), name)
+
+
+def _features(builder) -> dict[str, Any]:
+    return dict(builder.info.features.items())
 
 
 def _open_records(builder, name: str, split: str) -> Sequence[Mapping[str, Any]]:

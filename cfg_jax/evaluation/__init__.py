@@ -2,7 +2,7 @@
 
     network = features.trained_network(load_classifier("runs/digits/features"))
     reference = evaluation.data_reference(network, open_data(model, "train"), folder)
-    result = evaluation.evaluate(model, network, reference, sampling=Sampling(w=1.0), folder=folder)
+    result = evaluation.evaluate(model, network, reference, sampling=SamplingSettings(w=1.0), ...)
 
 `evaluate` draws samples, sums what a feature network says of them and compares with a reference;
 one call is one cell of a sweep, kept in a folder of its own, and resumed or read back when it is
@@ -14,14 +14,15 @@ from cfg_jax.evaluation.cell import METRICS, check_request, evaluate
 from cfg_jax.evaluation.reference import Reference, data_reference, file_reference
 from cfg_jax.evaluation.result import Result, check_comparable, read_result, report, title
 from cfg_jax.evaluation.sums import Sums
-from cfg_jax.sampling.samples import LABEL_PLANS, Sampling
+from cfg_jax.sampling.samples import LABEL_PLANS
+from cfg_jax.sampling.settings import SamplingSettings
 
 __all__ = [
     "LABEL_PLANS",
     "METRICS",
     "Reference",
     "Result",
-    "Sampling",
+    "SamplingSettings",
     "Sums",
     "check_comparable",
     "check_request",

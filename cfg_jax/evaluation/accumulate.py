@@ -1,14 +1,15 @@
 """How are many images looked at, so that the work survives being killed?
 
 Images 0, 1, ... come in batches, and every so often all that is known of the first n of them is
-written as one whole file `state.npz`, n with it. What grows with n, features or the images
-themselves, is written before that as a file of its own since the last time; files from beyond n are
-left by a run that was killed, and removed. So nothing is counted twice, and nothing is missed.
+written as one file `state.npz`, n with it. What grows with n, features or the images themselves, is
+written before that as a file of its own since the last time; files from beyond n are left by a run
+that was killed, and removed. So nothing is counted twice, and nothing is missed.
 
-Several processes look at their shares of each batch; all of them then know what is seen in it, and
-the first one writes. So the work may be continued by another number of processes.
+Several processes look at their parts of each batch; all of them then know what is seen in it, and
+process 0 writes. So the work may be continued by another number of processes.
 """
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +23,10 @@ from absl import logging
 
 from cfg_jax.evaluation.networks import FeatureNetwork
 from cfg_jax.evaluation.sums import Sums
-from cfg_jax.io.images import whole_file
-from cfg_jax.io.metric_log import Pace
-from cfg_jax.runtime import processes
+from cfg_jax.io.files import open_npz, whole_file
+from cfg_jax.io.progress import Progress
+from cfg_jax.io.ranges import Range, RangeFiles
+from cfg_jax.runtime import devices, processes
 
 SAVE_SECONDS = 20.0
 STATE = "state.npz"
@@ -68,8 +70,7 @@ def accumulate(
     described = {"identity": identity, "keeps": keeps}
     position, sums = _begin(folder, described)
     record = _Record(folder, described, position)
-    pace = Pace(position, total, "image")
-    try:
+    with Progress(position, total, "image", lines=True) as progress:
         for index, images in _ahead(images_at, position, total, min(batch_size, total)):
             outputs = processes.gather(network.function(images), len(index))
             seen = Sums.of(outputs, index)
@@ -79,16 +80,14 @@ def accumulate(
             if keep_rows:
                 record.add("rows", outputs.features)
             position += len(index)
-            pace.advance(len(index))
+            progress.advance(len(index))
             record.save(position, sums, last=position == total)
-    finally:
-        pace.close()
     processes.wait_for_all("all images are looked at")
     return Accumulated(sums, _read_rows(folder) if keep_rows else None)
 
 
 class _Record:
-    """What the first process writes of the work, every now and then and at its end."""
+    """What process 0 writes of the work, every now and then and at its end."""
 
     def __init__(self, folder: Path, described: dict[str, Any], position: int):
         self._folder, self._described, self._since = folder, described, position
@@ -96,7 +95,7 @@ class _Record:
         self._saved_at = time.monotonic()
 
     def add(self, name: str, values: np.ndarray) -> None:
-        """What grows with the images."""
+        """Keeps what grows with the images for the next `save`."""
         if processes.is_first():
             self._pending.setdefault(name, []).append(values)
 
@@ -106,7 +105,7 @@ class _Record:
         if not due or not processes.is_first():
             return
         for name, parts in self._pending.items():
-            path = self._folder / f"{name}_{self._since:08d}_{position:08d}.npz"
+            path = RangeFiles(self._folder, name).path(Range(self._since, position))
             _write(path, {name: np.concatenate(parts)})
             parts.clear()
         described = json.dumps(self._described, sort_keys=True)
@@ -123,32 +122,22 @@ def _ahead(
     The next batch is made while one is used.
     """
     with ThreadPoolExecutor(1) as thread:
-        ahead = None
-        for first in [*range(start, total, batch_size), None]:
-            current = ahead
-            if first is not None:
-                # The last batch is filled up, so that one shape is compiled.
-                filled = np.minimum(np.arange(first, first + batch_size), total - 1)
-                index = filled[: total - first]
-                ahead = index, thread.submit(images_at, processes.share(filled))
-            if current is not None:
-                yield current[0], current[1].result()
+        batches = (
+            (index[:count], thread.submit(images_at, processes.share(index)))
+            for index, count in devices.index_batches(start, total, batch_size)
+        )
+        for (index, images), _ in itertools.pairwise(itertools.chain(batches, [None])):
+            yield index, images.result()
 
 
 def _begin(folder: Path, described: dict[str, Any]) -> tuple[int, Sums | None]:
-    """`_resume` by the first process, and what the others find after it.
+    """How many images are done, and their sums.
 
     Raises:
-      ValueError: they find something else.
+      ValueError: the processes find unlike states.
     """
-    if jax.process_count() == 1:
-        return _resume(folder, described)
-    begun = None
-    if processes.is_first():
-        folder.mkdir(parents=True, exist_ok=True)
-        begun = _resume(folder, described)
-    processes.wait_for_all("what was done before is known")
-    position, sums = begun or _read_state(folder)[:2]
+    processes.by_first(lambda: _clear(folder, described))
+    position, sums, _ = _read_state(folder)
     found = processes.of_each(position if folder.is_dir() else -1)
     if len(set(found)) > 1:
         raise ValueError(
@@ -158,25 +147,32 @@ def _begin(folder: Path, described: dict[str, Any]) -> tuple[int, Sums | None]:
     return position, sums
 
 
-def _resume(folder: Path, wanted: dict[str, Any]) -> tuple[int, Sums | None]:
-    """How many images are done, and their sums; clears away what belongs to another run."""
+def _clear(folder: Path, wanted: dict[str, Any]) -> None:
+    """Removes a state that is not of the wanted work, and files that the state does not know."""
+    if jax.process_count() > 1:
+        folder.mkdir(parents=True, exist_ok=True)
     position, sums, described = _read_state(folder)
     keeps = described.get("keeps", {})
     lacking = [name for name, kept in wanted["keeps"].items() if kept and not keeps.get(name)]
     same = described.get("identity") == json.loads(json.dumps(wanted["identity"]))
-    whole = all(_covers(folder, name, position) for name, kept in keeps.items() if kept)
-    if sums is not None and (lacking or not same or not whole):
+    complete = all(
+        RangeFiles(folder, name).reached(position) == position
+        for name, kept in keeps.items()
+        if kept
+    )
+    if sums is not None and (lacking or not same or not complete):
         missing = f" without {' and '.join(lacking)}" if lacking else ""
         logging.warning("%s holds another state%s: starting anew", folder, missing)
-        position, sums = 0, None
-        (folder / STATE).unlink()
+        position = 0
+    if position == 0:
+        (folder / STATE).unlink(missing_ok=True)
     for name in wanted["keeps"]:
-        for path in folder.glob(f"{name}_*.npz"):
-            if _place(path)[0] >= position:
-                path.unlink()
+        files = RangeFiles(folder, name)
+        for items in files.found():
+            if items.start >= position:
+                files.path(items).unlink()
     for path in folder.glob("*.unfinished"):
         path.unlink()
-    return position, sums
 
 
 def _read_state(folder: Path) -> tuple[int, Sums | None, dict[str, Any]]:
@@ -184,7 +180,7 @@ def _read_state(folder: Path) -> tuple[int, Sums | None, dict[str, Any]]:
     if not path.exists():
         return 0, None, {}
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with open_npz(path) as file:
             named = dict(file)
         described = json.loads(str(named["described"]))
         return int(named["position"]), Sums.from_arrays(named), described
@@ -193,26 +189,10 @@ def _read_state(folder: Path) -> tuple[int, Sums | None, dict[str, Any]]:
         return 0, None, {}
 
 
-def _covers(folder: Path, name: str, position: int) -> bool:
-    """Whether the files of `name` hold all of 0..position - 1."""
-    places = sorted(_place(path) for path in folder.glob(f"{name}_*.npz"))
-    reached = 0
-    for start, stop in places:
-        if start == reached and stop <= position:
-            reached = stop
-    return reached == position
-
-
-def _place(path: Path) -> tuple[int, int]:
-    """(start, stop) of the images in a file."""
-    _, start, stop = path.stem.rsplit("_", 2)
-    return int(start), int(stop)
-
-
 def _read_rows(folder: Path) -> np.ndarray:
-    parts = []
-    for path in sorted(folder.glob("rows_*.npz")):
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+    files, parts = RangeFiles(folder, "rows"), []
+    for items in files.found():
+        with open_npz(files.path(items)) as file:
             parts.append(file["rows"])
     return np.concatenate(parts)
 

@@ -21,7 +21,8 @@ from cfg_jax.metrics import FeatureStatistics, Moments, frechet_distance, precis
 from cfg_jax.runtime import processes
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
-from cfg_jax.sampling.samples import Sampling, check_samples, images_at, swept_fields
+from cfg_jax.sampling.samples import check_samples, images_at, swept_fields
+from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.storage import manifest
 
 METRICS = ("fid", "sfid", "is", "precision_recall")
@@ -38,7 +39,7 @@ def evaluate(
     num_samples: int = 50_000,
     label_plan: str = "balanced",
     seed: int = 0,
-    sampling: Sampling = Sampling(),  # noqa: B008  (a constant)
+    sampling: SamplingSettings = SamplingSettings(),  # noqa: B008  (a constant)
     classifier: NoisyClassifier | None = None,
     batch_size: int = 256,
     save_images: bool = False,
@@ -70,7 +71,7 @@ def evaluate(
         or reference cannot give, what `Model.sample_x` refuses, features not finite.
       FloatingPointError: samples not finite.
     """
-    check_request(model, metrics, num_samples, label_plan)
+    check_request(model, metrics, num_samples, label_plan, sampling, classifier)
     _check_reference(model, network, reference, metrics)
     swept = swept_fields(model, sampling, classifier)
     samples = {"num_samples": num_samples, "label_plan": label_plan, "ema": True}
@@ -107,14 +108,22 @@ def evaluate(
     return result
 
 
-def check_request(model: Model, metrics: Sequence[str], num_samples: int, label_plan: str) -> None:
+def check_request(
+    model: Model,
+    metrics: Sequence[str],
+    num_samples: int,
+    label_plan: str,
+    sampling: SamplingSettings = SamplingSettings(),  # noqa: B008
+    classifier: NoisyClassifier | None = None,
+) -> None:
     """Refuses what `evaluate` could not do, before a reference is computed for it.
 
     Raises:
       ValueError: an upsampler or a model of points, an unknown metric or plan, N that the plan does
-        not cover.
+        not cover, what `Model.check` refuses.
     """
     check_samples(model, num_samples, label_plan)
+    model.check(sampling, classifier=classifier)
     unknown = [name for name in metrics if name not in METRICS]
     if unknown or not metrics:
         raise ValueError(f"metrics={','.join(metrics)}: choose some of {', '.join(METRICS)}")

@@ -20,7 +20,7 @@ from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import diffuse
 from cfg_jax.core.likelihood import bits_per_dim, variational_bound
 from cfg_jax.core.schedules import CosineSchedule, cosine_schedule, logsnr_grid
-from cfg_jax.io.metric_log import with_progress
+from cfg_jax.io.progress import track
 from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
@@ -46,6 +46,13 @@ class Likelihood(NamedTuple):
     def total(self) -> float:
         """The bound."""
         return self.prior + self.diffusion + self.decoder
+
+    def report(self) -> str:
+        """The parts and the total, a line each."""
+        parts = ("prior", "diffusion", "decoder")
+        lines = [f"{part:10}{getattr(self, part):9.4f}" for part in parts]
+        total = f"{'total':10}{self.total:9.4f} +- {self.standard_error:.4f} bits/dim, "
+        return "\n".join([*lines, f"{total}{self.num_examples} examples, T = {self.num_steps}"])
 
 
 def likelihood(
@@ -183,24 +190,20 @@ def _over_examples(
     Several processes share each batch, and all of them get all of it.
     """
     count = min(len(source), num_examples or len(source))
-    batch_size = min(batch_size, count)
     compiled = devices.pmap_batch(function)
-    starts = range(0, count, batch_size)
+    batches = devices.index_batches(0, count, min(batch_size, count))
     parts = []
-    for start in with_progress(starts, len(starts), "batch"):
-        # The last batch is filled up, so that one shape is compiled.
-        chosen = np.minimum(np.arange(start, start + batch_size), count - 1)
-        chosen = processes.share(chosen)
+    for index, num_new in track(batches, "batch"):
+        chosen = processes.share(index)
         examples = [source[int(i)] for i in chosen]
         batch = {
             "x": np.stack([example["x"] for example in examples]),
             "labels": np.array([example["label"] for example in examples], np.int32),
             "keys": keys_lib.indexed(jax.random.key(seed), chosen),
         }
-        parts.append(processes.gather(compiled(params, batch), batch_size))
+        parts.append(processes.gather(compiled(params, batch), num_new))
     return {
-        name: np.concatenate([part[name] for part in parts])[:count].astype(np.float64)
-        for name in parts[0]
+        name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]
     }
 
 

@@ -17,8 +17,10 @@ import numpy as np
 
 from cfg_jax.metrics import inception, inception_weights
 from cfg_jax.runtime import devices
+from cfg_jax.sampling.model import load_classifier
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.storage import manifest
+from cfg_jax.training.run import train
 
 INCEPTION = "inception-2015-12-05"
 
@@ -105,6 +107,19 @@ def trained_network(classifier: NoisyClassifier, name: str | None = None) -> Fea
         "none",
         function,
     )
+
+
+def trained_once(config: Any, workdir: Path) -> NoisyClassifier:
+    """The classifier of a config's last step, trained in `workdir` where that is not there yet.
+
+    Raises:
+      ValueError, OSError, FloatingPointError: as `train`.
+    """
+    last = config.train.num_steps
+    if not (workdir / "checkpoints" / str(last)).exists():
+        print(f"training the feature network of {config.data.name}, once, in {workdir}", flush=True)
+        train(config, workdir)
+    return load_classifier(workdir, last)
 
 
 def _on_all_devices(

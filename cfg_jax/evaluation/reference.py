@@ -6,8 +6,6 @@ as many as 10,000 images.
 """
 
 import warnings
-import zipfile
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +17,7 @@ from cfg_jax.evaluation.accumulate import STATE, accumulate
 from cfg_jax.evaluation.networks import INCEPTION, FeatureNetwork
 from cfg_jax.io import files
 from cfg_jax.io.images import to_images
-from cfg_jax.io.metric_log import with_progress
+from cfg_jax.io.progress import track
 from cfg_jax.metrics import Moments, SavedStatistics, load_statistics, save_statistics
 from cfg_jax.runtime import processes
 from cfg_jax.storage import manifest
@@ -206,9 +204,9 @@ def _check_foreign(network: FeatureNetwork, saved: SavedStatistics, path: str | 
 
 def _rows_of_images(network: FeatureNetwork, path: str | Path, batch_size: int) -> np.ndarray:
     try:
-        with files.folder(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with files.open_npz(files.folder(path)) as file:
             images = file["arr_0"] if "arr_0" in file.files else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except files.UNREADABLE as error:
         raise ValueError(f"the images arr_0 of {path} cannot be read: {error}") from error
     if images is None or images.dtype != np.uint8 or images.ndim != 4:
         found = "none" if images is None else f"{images.dtype}{list(images.shape)}"
@@ -220,6 +218,6 @@ def _rows_of_images(network: FeatureNetwork, path: str | Path, batch_size: int) 
     starts = range(0, len(images), batch_size)
     parts = [
         network.function(images[start : start + batch_size]).features
-        for start in with_progress(starts, len(starts), "batch")
+        for start in track(starts, "batch")
     ]
     return np.concatenate(parts)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from cfg_jax.evaluation.networks import INCEPTION
 from cfg_jax.io import files
-from cfg_jax.io.images import whole_file
 from cfg_jax.runtime import processes
 
 NAMES = {
@@ -31,7 +30,7 @@ class Result(NamedTuple):
     protocol: network, network_sha256, resize, reference, reference_sha256, reference_count,
       image_shape, num_samples, label_plan, ema and score_split; where measured also
       precision_recall: the k of neighbors, and the reference_rows.
-    swept: the fields of `Sampling` as they were used, with classifier (SHA-256 or None),
+    swept: the fields of `SamplingSettings` as they were used, with classifier (SHA-256 or None),
       model (SHA-256), checkpoint (its training step) and p_uncond.
     record: seed, config of the model, classifier's config, versions of packages, warnings.
     path: of its JSON file.
@@ -49,8 +48,7 @@ def write_result(result: Result) -> None:
     if not processes.is_first():
         return
     fields = {name: value for name, value in result._asdict().items() if name != "path"}
-    with whole_file(result.path) as file:
-        file.write(json.dumps(fields, indent=1).encode())
+    files.save_text(result.path, json.dumps(fields, indent=1))
 
 
 def read_result(path: str | Path) -> Result:
@@ -135,15 +133,22 @@ def report(result: Result) -> str:
     return "\n".join(text + [f"warning: {said}" for said in result.record["warnings"]])
 
 
+def grid(swept: dict[str, Any]) -> str:
+    """The steps of a cell in words, "T = 25 (ddim25)"."""
+    return f"T = {swept['num_steps']}" + (f" ({swept['respacing']})" if swept["respacing"] else "")
+
+
+def temperatures(swept: dict[str, Any]) -> list[str]:
+    """The temperatures of a cell that are not 1 in words, "noise temperature 0.9"."""
+    names = ("noise_temperature", "score_temperature")
+    return [f"{name.replace('_', ' ')} {swept[name]:g}" for name in names if swept[name] != 1]
+
+
 def _sampler(swept: dict[str, Any]) -> str:
     """Guidance and sampler in words, what is as usual left out."""
-    steps = f"T = {swept['num_steps']}" + (f" ({swept['respacing']})" if swept["respacing"] else "")
-    parts = [f"w = {swept['w']:g}", swept["step"], steps, f"v = {swept['logvar_interp']:g}"]
+    parts = [f"w = {swept['w']:g}", swept["step"], grid(swept), f"v = {swept['logvar_interp']:g}"]
     parts.append("clipped" if swept["clip_x"] else "not clipped")
     if swept["classifier"]:
         form, by = swept["classifier_form"], swept["classifier_w"]
         parts.append(f"classifier {swept['classifier'][:12]} {by:g} ({form})")
-    for name in ("noise_temperature", "score_temperature"):
-        if swept[name] != 1:
-            parts.append(f"{name.replace('_', ' ')} {swept[name]:g}")
-    return ", ".join(parts)
+    return ", ".join(parts + temperatures(swept))

@@ -14,7 +14,7 @@ Source: Dhariwal & Nichol 2021 (ADM) and the checkpoints published with it, guid
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,8 +23,9 @@ import numpy as np
 
 from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
 from cfg_jax.core.types import Array
-from cfg_jax.interop import openai_names, weight_files
+from cfg_jax.interop import openai_names
 from cfg_jax.interop.openai_configs import PRESETS, arguments, complete, preset, settings
+from cfg_jax.io import weight_files
 from cfg_jax.models import Classifier, UNet
 
 __all__ = [
@@ -40,8 +41,6 @@ __all__ = [
     "settings",
     "shapes",
 ]
-
-_NAMED = 3  # keys of each sort that an error names
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -166,7 +165,8 @@ def from_state_dict(
     """
     network = abstract(config, kind)
     entries = _entries(network)
-    _check_entries(state_dict, entries)
+    remedy = "give the name or config they belong to"
+    weight_files.check(state_dict, shapes(network), jnp.floating, remedy)
     leaves = {
         entry.path: jnp.asarray(entry.to_ours(np.asarray(state_dict[key])))
         for key, entry in entries.items()
@@ -234,32 +234,3 @@ def _forward(network, params, x, t, labels, low_res):
 def _entries(network: ImportedNetwork) -> dict[str, openai_names.Entry]:
     module = network.network
     return openai_names.entries(network.params, len(module.channel_mult), module.num_blocks)
-
-
-def _check_entries(
-    state_dict: Mapping[str, np.ndarray], entries: Mapping[str, openai_names.Entry]
-) -> None:
-    shared = [key for key in entries if key in state_dict]
-    wrong = {
-        "missing": [key for key in entries if key not in state_dict],
-        "extra": [key for key in state_dict if key not in entries],
-        "misshapen": [
-            f"{key} is {tuple(state_dict[key].shape)}, expected {entries[key].shape}"
-            for key in shared
-            if tuple(state_dict[key].shape) != entries[key].shape
-        ],
-        "not of floating type": [
-            f"{key} is {state_dict[key].dtype}"
-            for key in shared
-            if not jnp.issubdtype(state_dict[key].dtype, jnp.floating)
-        ],
-    }
-    said = [f"{len(keys)} {what} ({_few(keys)})" for what, keys in wrong.items() if keys]
-    if said:
-        raise ValueError(
-            f"of {len(entries)} weights, {'; '.join(said)}: give the name or config they belong to"
-        )
-
-
-def _few(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")

@@ -15,26 +15,24 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from cfg_jax.io.files import check_writable
+
 
 def check_free(workdir: str | os.PathLike[str]) -> Path:
-    """The path of `workdir`, once it is seen that a checkpoint can be put there.
+    """The folder of checkpoints in `workdir`, once it is known that one can be put there.
 
     Raises:
-      ValueError: no name, a file, or a folder that holds checkpoints.
+      ValueError: no name, a folder that cannot be written to, or one that holds checkpoints.
     """
-    if not os.fspath(workdir):
-        raise ValueError("--workdir is empty: give a new folder, such as runs/imported")
-    path = Path(workdir).expanduser()
-    for place in (path, path / "checkpoints"):
-        if place.exists() and not place.is_dir():
-            raise ValueError(f"--workdir={workdir}: {place} is a file; give a new folder")
-    folder = path / "checkpoints"
+    check_writable(workdir, "--workdir", "give a new folder, such as runs/imported")
+    folder = Path(workdir).expanduser() / "checkpoints"
+    check_writable(folder, "--workdir", "give a new folder")
     steps = sorted(step.name for step in folder.iterdir()) if folder.exists() else []
     if any(step.isdecimal() for step in steps):
         raise ValueError(
             f"--workdir={workdir} holds checkpoints ({', '.join(steps)}): give another"
         )
-    return path
+    return folder
 
 
 def write(
@@ -57,7 +55,7 @@ def write(
     """
     from cfg_jax.storage.checkpoint import Checkpoints
 
-    folder = check_free(workdir) / "checkpoints"
+    folder = check_free(workdir)
     new = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         with Checkpoints(folder) as checkpoints:

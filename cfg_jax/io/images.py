@@ -5,15 +5,13 @@
 Grids and captioned strips of images, scatter plots of points, written as PNG.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cfg_jax.core.types import Array
+from cfg_jax.io.files import whole_file
 
 Picture = Image.Image
 
@@ -23,13 +21,6 @@ SMALLEST_SIDE = 64
 def to_images(x: np.ndarray) -> np.ndarray:
     """round(127.5 (x + 1)), clipped to 0..255: uint8 of x's shape."""
     return np.clip(np.rint((np.asarray(x) + 1) * 127.5), 0, 255).astype(np.uint8)
-
-
-def area_mean(x: Array, size: int) -> Array:
-    """Means of equal squares of pixels: [B, H, W, C] to [B, size, size, C], size dividing H = W."""
-    batch, height, width, channels = x.shape
-    blocks = x.reshape(batch, size, height // size, size, width // size, channels)
-    return blocks.mean(axis=(2, 4))
 
 
 def grid(images: np.ndarray, *, gap: int = 2) -> np.ndarray:
@@ -106,22 +97,6 @@ def read_picture(path: Path) -> Picture:
 
 
 def save_png(path: Path, picture: Picture) -> None:
-    """Writes `picture` at `path`, its folders made; a reader never sees half a file."""
+    """Writes `picture` as a `whole_file`."""
     with whole_file(path) as file:
         picture.save(file, format="PNG")
-
-
-def save_npz(path: Path, **arrays: np.ndarray) -> None:
-    """Writes named arrays at `path`, its folders made; a reader never sees half a file."""
-    with whole_file(path) as file:
-        np.savez_compressed(file, **arrays)
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to that takes its place at `path` once all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("wb") as file:
-        yield file
-    unfinished.replace(path)

@@ -1,22 +1,20 @@
 """Where do a run's numbers go?
 
-To `metrics.jsonl`, one JSON object per line, which is the record; to TensorBoard event files
-beside it; and to a person, as a progress bar on a terminal and as plain lines elsewhere.
+To `metrics.jsonl`, one JSON object per line, which is the record, and to TensorBoard event files
+beside it.
 """
 
 import json
-import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from absl import logging
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
-from tqdm import tqdm
 
-TELL_SECONDS = 10.0
+from cfg_jax.io.files import save_text
 
 
 class MetricLog:
@@ -66,9 +64,7 @@ class MetricLog:
             self._path.replace(_unused(self._path))
             return
         kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= start]
-        unfinished = self._path.with_suffix(".unfinished")
-        unfinished.write_text("".join(line + "\n" for line in kept))
-        unfinished.replace(self._path)
+        save_text(self._path, "".join(line + "\n" for line in kept))
 
     def _open_events(self, folder: Path, start: int) -> None:
         self._events = _Events(folder, start)
@@ -121,71 +117,3 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-class Progress:
-    """How far, how good, how long still: a bar on a terminal, plain lines elsewhere.
-
-    Args:
-      start, total: steps done and steps in all.
-      unit: what is counted.
-    """
-
-    def __init__(self, start: int, total: int, unit: str = "step"):
-        self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            initial=start, total=total, unit=unit, dynamic_ncols=True, disable=not self._terminal
-        )
-        self._total = total
-
-    def advance(self, count: int = 1) -> None:
-        self._bar.update(count)
-
-    def report(self, step: int, text: str) -> None:
-        """Shows `text` at `step`, with the time left in `text` where there is no bar."""
-        if self._terminal:
-            self._bar.set_postfix_str(text)
-        else:
-            print(f"step {step}/{self._total}  {text}", flush=True)
-
-    def close(self) -> None:
-        self._bar.close()
-
-
-class Pace:
-    """How many a second, how long still: a bar on a terminal, a line now and then elsewhere.
-
-    Args:
-      start, total: done, and in all.
-      unit: what is counted, "image".
-    """
-
-    def __init__(self, start: int, total: int, unit: str):
-        self._bar = tqdm(
-            initial=start,
-            total=total,
-            unit=unit,
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
-        )
-        self._start, self._done, self._total, self._unit = start, start, total, unit
-        self._begun = self._told = time.monotonic()
-
-    def advance(self, count: int) -> None:
-        self._bar.update(count)
-        self._done += count
-        now = time.monotonic()
-        if self._bar.disable and (now - self._told > TELL_SECONDS or self._done == self._total):
-            self._told = now
-            rate = (self._done - self._start) / max(now - self._begun, 1e-9)
-            left = (self._total - self._done) / rate
-            done = f"{self._unit} {self._done}/{self._total}"
-            print(f"{done}  {rate:.1f} {self._unit}s/s  {left:.0f} s left", flush=True)
-
-    def close(self) -> None:
-        self._bar.close()
-
-
-def with_progress(items: Iterable, total: int, unit: str) -> Iterator:
-    """`items`, with a bar on a terminal."""
-    return iter(tqdm(items, total=total, unit=unit, disable=not sys.stderr.isatty()))

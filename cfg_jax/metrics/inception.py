@@ -13,7 +13,7 @@ Sources: Szegedy et al. 2015 (arXiv 1512.00567); Heusel et al. 2017 for FID, Nas
 (arXiv 2103.03841) for the 17 x 17 map of sFID.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cfg_jax.io.weight_files import check
 from cfg_jax.metrics import inception_layers as layers
 
 SIDE = 299
@@ -43,44 +44,19 @@ class Features(NamedTuple):
     spatial: jax.Array
 
 
-def from_state_dict(state_dict: Mapping[str, np.ndarray]) -> Callable[[jax.Array], Features]:
-    """images -> Features, compiled once for each N; the weights go to the device once.
-
-    The function takes uint8 images [N, H, W, 3] of any size, RGB, and raises ValueError, before it
-    compiles anything, for any others.
-
-    Args:
-      state_dict: as for `parameters`.
-
-    Raises:
-      ValueError: as `parameters`.
-    """
-    weights = jax.tree.map(jnp.asarray, parameters(state_dict))
-
-    def features(images: jax.Array) -> Features:
-        _check_images(images)
-        # Two programs, so that images of another size recompile the resize alone.
-        return _network(weights, _resize(images, SIDE))
-
-    return features
-
-
 def parameters(state_dict: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """What `apply` takes: of each convolution `kernel` [h, w, in, out], `scale` and `shift` [out].
 
     Args:
-      state_dict: the 472 float32 arrays of `expected_shapes`. The counters
-        `*.num_batches_tracked`, which some files have, say nothing about the network and are
-        passed over. `fc.bias` has to be there too, though none of the `Features` uses it.
+      state_dict: as for `checked`. `fc.bias` has to be there too, though none of the `Features`
+        uses it.
 
     Raises:
-      ValueError: a name is missing or unknown, a shape or dtype is another.
+      ValueError: as `checked`.
     """
-    check_state_dict(state_dict)
+    state_dict = checked(state_dict)
     weights = {"fc": {"kernel": np.asarray(state_dict["fc.weight"]).T}}
-    for name in (
-        key.removesuffix(".conv.weight") for key in layers.expected_shapes() if ".conv." in key
-    ):
+    for name in [k.removesuffix(".conv.weight") for k in state_dict if k.endswith(".conv.weight")]:
         gamma, beta, mean, variance = (
             np.asarray(state_dict[f"{name}.bn.{part}"], np.float64)
             for part in ("weight", "bias", "running_mean", "running_var")
@@ -105,42 +81,27 @@ def apply(weights: Mapping[str, Mapping[str, jax.Array]], images: jax.Array) -> 
     Raises:
       ValueError: images of another shape or dtype.
     """
-    _check_images(images)
-    return _features_of_resized(weights, resize_bilinear_tf1(images, SIDE))
+    shape, dtype = np.shape(images), getattr(images, "dtype", None)
+    if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
+        raise ValueError(
+            f"images {dtype}{list(shape)}: need uint8 [N, H, W, 3] in RGB; repeat the channel of "
+            "grey ones three times"
+        )
+    return features_of_resized(weights, resize_bilinear_tf1(images, SIDE))
 
 
-def check_state_dict(state_dict: Mapping[str, np.ndarray]) -> None:
-    """Refuses anything but the network's state dict.
+def checked(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The network's 472 float32 arrays, `inception_layers.expected_shapes`.
+
+    PyTorch's counters `*.num_batches_tracked`, which some files have, are left out.
 
     Raises:
-      ValueError: a name is missing or unknown, a shape or dtype is another.
+      ValueError: a name is missing or unknown, a shape or type is another.
     """
-    shapes = layers.expected_shapes()
-    faults = {
-        "missing": [name for name in shapes if name not in state_dict],
-        "unknown": [
-            name
-            for name in state_dict
-            if name not in shapes and not name.endswith(".num_batches_tracked")
-        ],
-        "of another shape or dtype": [
-            f"{name} {np.dtype(state_dict[name].dtype)}{list(state_dict[name].shape)} "
-            f"(need float32{list(shape)})"
-            for name, shape in shapes.items()
-            if name in state_dict
-            and (state_dict[name].shape != shape or state_dict[name].dtype != np.float32)
-        ],
-    }
-    found = [
-        f"{len(names)} {fault}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-        for fault, names in faults.items()
-        if names
-    ]
-    if found:
-        raise ValueError(
-            f"not the weights of the FID Inception network: {'; '.join(found)}; need the "
-            f"{len(shapes)} arrays of pt_inception-2015-12-05-6726825d"
-        )
+    arrays = {k: v for k, v in state_dict.items() if not k.endswith(".num_batches_tracked")}
+    remedy = "give the FID Inception network's, those of pt_inception-2015-12-05-6726825d"
+    check(arrays, layers.expected_shapes(), np.float32, remedy)
+    return arrays
 
 
 def resize_bilinear_tf1(images: jax.Array, side: int) -> jax.Array:
@@ -169,17 +130,7 @@ def resize_bilinear_tf1(images: jax.Array, side: int) -> jax.Array:
     return images
 
 
-def _check_images(images: jax.Array) -> None:
-    shape = np.shape(images)
-    dtype = getattr(images, "dtype", None)
-    if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
-        raise ValueError(
-            f"images {dtype}{list(shape)}: need uint8 [N, H, W, 3] in RGB; repeat the channel of "
-            "grey ones three times"
-        )
-
-
-def _features_of_resized(
+def features_of_resized(
     weights: Mapping[str, Mapping[str, jax.Array]], images: jax.Array
 ) -> Features:
     """Features of images [N, 299, 299, 3] with values in 0..255, float32."""
@@ -199,7 +150,3 @@ def _features_of_resized(
         logits_unbiased=jnp.matmul(pool3, weights["fc"]["kernel"], precision=lax.Precision.HIGHEST),
         spatial=spatial.reshape(x.shape[0], -1),
     )
-
-
-_resize = jax.jit(resize_bilinear_tf1, static_argnums=1)
-_network = jax.jit(_features_of_resized)

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from cfg_jax.io.images import whole_file
-from cfg_jax.metrics.inception import EPSILON, check_state_dict
+from cfg_jax.io import weight_files
+from cfg_jax.io.files import whole_file
+from cfg_jax.metrics.inception import EPSILON, checked
 from cfg_jax.metrics.inception_layers import BLOCKS, STEM, Conv
 
 ORIGIN = (
@@ -36,39 +35,25 @@ _BATCH_NORM = {
 
 
 def load_weights(path: str | Path) -> dict[str, np.ndarray]:
-    """The state dict in a file, as `inception.from_state_dict` takes it.
+    """The state dict in a file, as `inception.parameters` takes it.
 
     Raises:
       ValueError: no such file, a damaged one, one that would run code, or another network's;
         PyTorch (`.pth`) or TensorBoard (`.pb`) is needed and not installed.
     """
-    path = Path(path).expanduser()
-    readers = {
-        ".safetensors": _from_safetensors,
-        ".pth": _from_torch,
-        ".pt": _from_torch,
-        ".pb": _from_graph,
-    }
-    if path.suffix == ".pkl":
-        raise ValueError(f"{path} is a pickle, which runs code when it is opened: {ORIGIN}")
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: need one of {', '.join(readers)}; {ORIGIN}")
-    if not path.is_file():
-        raise ValueError(f"{path} is not there: {ORIGIN}")
-    state_dict = readers[path.suffix](path)
     try:
-        check_state_dict(state_dict)
+        path = weight_files.existing(path, (*weight_files.SUFFIXES, ".pb"))
+        arrays = _read_graph(path) if path.suffix == ".pb" else weight_files.read(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {ORIGIN}") from error
+    try:
+        return checked(arrays)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return {
-        name: array
-        for name, array in state_dict.items()
-        if not name.endswith(".num_batches_tracked")
-    }
 
 
 def store(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> str:
-    """Writes a state dict as safetensors, whole or not at all, and returns the file's SHA-256.
+    """Writes a state dict as safetensors, complete or not at all; returns the file's SHA-256.
 
     The same weights give the same bytes, whichever file they were read from.
 
@@ -82,7 +67,7 @@ def store(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> str:
     content = _serialised(state_dict)
     with whole_file(path) as file:
         file.write(content)
-    return sha256(path)
+    return hashlib.sha256(content).hexdigest()
 
 
 def sha256_of_weights(state_dict: Mapping[str, np.ndarray]) -> str:
@@ -95,21 +80,8 @@ def sha256_of_weights(state_dict: Mapping[str, np.ndarray]) -> str:
 
 
 def _serialised(state_dict: Mapping[str, np.ndarray]) -> bytes:
-    check_state_dict(state_dict)
-    arrays = {
-        name: np.ascontiguousarray(array)
-        for name, array in state_dict.items()
-        if not name.endswith(".num_batches_tracked")
-    }
-    # One entry: safetensors writes several in an order that changes from run to run.
-    metadata = {"manifest": json.dumps({"network": "inception-2015-12-05", "kernels": "oihw"})}
-    return safetensors.numpy.save(arrays, metadata)
-
-
-def sha256(path: str | Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
-    with Path(path).expanduser().open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    manifest = json.dumps({"network": "inception-2015-12-05", "kernels": "oihw"})
+    return weight_files.serialised(checked(state_dict), manifest=manifest)
 
 
 def graph_scopes() -> dict[str, str]:
@@ -146,33 +118,7 @@ def _numbered(name: str, number: int) -> str:
     return f"{name}_{number}" if number else name
 
 
-def _from_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file ({error}): {ORIGIN}") from error
-
-
-def _from_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError(
-            f"{path} is PyTorch's: pip install -e '.[torch]' to convert it once, or give "
-            "the .safetensors of python -m launch.import_inception"
-        ) from error
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor.detach().numpy() for name, tensor in loaded.items()}
-    except Exception as error:  # torch names no common class for what a foreign file can do
-        what = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"{path} is damaged, or holds more than tensors and would run code when opened "
-            f"({type(error).__name__}: {what}): {ORIGIN}"
-        ) from error
-
-
-def _from_graph(path: Path) -> dict[str, np.ndarray]:
+def _read_graph(path: Path) -> dict[str, np.ndarray]:
     try:
         from google.protobuf.message import DecodeError
         from tensorboard.compat.proto.graph_pb2 import GraphDef
@@ -185,7 +131,7 @@ def _from_graph(path: Path) -> dict[str, np.ndarray]:
     try:
         graph = GraphDef.FromString(path.read_bytes())
     except DecodeError as error:
-        raise ValueError(f"{path} is damaged or no TensorFlow graph ({error}): {ORIGIN}") from error
+        raise ValueError(f"{path} is damaged or no TensorFlow graph ({error})") from error
     nodes = {node.name: node for node in graph.node}
     scopes = graph_scopes()
     _check_nodes(path, nodes, scopes)
@@ -216,11 +162,8 @@ def _check_nodes(path: Path, nodes: Iterable[str], scopes: Mapping[str, str]) ->
         "missing": [name for name in needed if name not in nodes],
         "unknown": [n for n in nodes if n.endswith("/conv2d_params") and n not in needed],
     }
-    found = [f"{len(names)} {fault}: {names[0]}" for fault, names in faults.items() if names]
-    if found:
-        raise ValueError(
-            f"{path} is not the graph of the FID Inception network ({'; '.join(found)}): {ORIGIN}"
-        )
+    if found := weight_files.summary(faults):
+        raise ValueError(f"{path} is not the graph of the FID Inception network: {found}")
 
 
 def _gammas_without_effect(path: Path, graph: Any) -> set[str]:
@@ -231,8 +174,8 @@ def _gammas_without_effect(path: Path, graph: Any) -> set[str]:
             epsilon = node.attr["variance_epsilon"].f
             if epsilon != np.float32(EPSILON):
                 raise ValueError(
-                    f"{path} is not the graph of the FID Inception network ({node.name} has "
-                    f"epsilon {epsilon:g}, not {EPSILON:g}): {ORIGIN}"
+                    f"{path} is not the graph of the FID Inception network: {node.name} has "
+                    f"epsilon {epsilon:g}, not {EPSILON:g}"
                 )
             if not node.attr["scale_after_normalization"].b:
                 unscaled.update(name.split(":")[0] for name in node.input)

@@ -8,15 +8,12 @@ unpickled.
 """
 
 import json
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cfg_jax.io.files import folder
-from cfg_jax.io.images import save_npz
+from cfg_jax.io.files import UNREADABLE, folder, open_npz, save_npz
 from cfg_jax.metrics.moments import FeatureStatistics
 
 
@@ -76,15 +73,12 @@ def load_statistics(path: str | Path) -> SavedStatistics:
         `mu` and `sigma`, or whose moments do not fit each other or are not finite.
     """
     try:
-        with folder(path).open("rb") as opened:  # NumPy would leave a damaged one open
-            file = np.load(opened, allow_pickle=False)
-            if isinstance(file, np.ndarray):
-                raise ValueError("it is a single array")
+        with open_npz(folder(path)) as file:
             wanted = ("mu", "sigma", "count", "mu_s", "sigma_s", "count_s", "manifest")
             names = file.files
             arrays = {name: file[name] for name in wanted if name in names}
             manifest = json.loads(str(arrays.pop("manifest", "{}")))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} {_complaint(error)}") from error
     if not {"mu", "sigma"} <= set(arrays):
         raise ValueError(

@@ -60,8 +60,7 @@ class NoiseEmbedding(nn.Module):
 class LabelEmbedding(nn.Module):
     """A learned vector for each of num_labels labels, the null label counted among them.
 
-    NaN for any other label: inside a compiled program nothing can be raised, and the nearest
-    valid label would be a wrong answer that looks right.
+    NaN for any other label: a compiled program cannot raise, and a clamped label would go unseen.
     """
 
     num_labels: int
@@ -69,9 +68,8 @@ class LabelEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, labels: Array) -> Array:
-        table = self.param(
-            "embedding", nn.initializers.normal(1.0), (self.num_labels, self.features)
-        )
+        shape = (self.num_labels, self.features)
+        table = self.param("embedding", nn.initializers.normal(1.0), shape)
         known = (labels >= 0) & (labels < self.num_labels)
         return jnp.where(known[:, None], table[jnp.where(known, labels, 0)], jnp.nan)
 
@@ -79,9 +77,8 @@ class LabelEmbedding(nn.Module):
 class GroupNorm(nn.Module):
     """(h - mean) / std over groups of channels, times weight (1 + scale), plus bias and shift.
 
-    Everything that follows the two statistics is one multiply-add per element, with coefficients
-    [B, C]: the plain and the adaptive norm cost the same, and no intermediate is kept for the
-    backward pass.
+    After the two statistics it is one multiply-add per element, with coefficients [B, C]: the plain
+    and the adaptive norm cost the same, and the backward pass needs no intermediate.
 
     Args of the call:
       h: [B, ..., C]; statistics in float32, result in h's dtype.
@@ -96,7 +93,7 @@ class GroupNorm(nn.Module):
         channels = h.shape[-1]
         weight = self.param("scale", nn.initializers.ones_init(), (channels,))
         bias = self.param("bias", zeros, (channels,))
-        # Reduced over pixels first: that keeps channels, the dimension that is contiguous, whole.
+        # Reduced over pixels first, so that the contiguous dimension, channels, stays complete.
         pixels = tuple(range(1, h.ndim - 1))
         wide = h.astype(jnp.float32)
         mean = self._group_mean(jnp.mean(wide, axis=pixels))
@@ -117,11 +114,9 @@ class GroupNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Zeroes a share `rate` of the features and rescales the rest; identity without keys.
+    """Zeroes a fraction `rate` of the features h [B, ...] and rescales the rest.
 
-    Args of the call:
-      h: [B, ...].
-      keys: [B] keys or None; each layer folds in its own place in the network.
+    Identity without keys; each layer folds its own place in the network into the keys [B].
     """
 
     rate: float
@@ -182,9 +177,7 @@ class ResBlock(nn.Module):
       rescale: divide the sum by sqrt(2).
 
     Args of the call:
-      h: [B, H, W, C].
-      emb: [B, E] embedding of the noise level and the label.
-      dropout_keys: [B] keys or None.
+      h [B, H, W, C], emb [B, E] of the noise level and the label, dropout_keys [B] or None.
     """
 
     channels: int
@@ -228,9 +221,6 @@ class Attention(nn.Module):
       heads_outermost: whether the 3C features of q, k, v are laid out (heads, 3, d) instead of
         (3, heads, d). The function class is the same; ADM's checkpoints come in both orders.
       rescale: divide the sum by sqrt(2).
-
-    Args of the call:
-      h: [B, H, W, C].
     """
 
     num_heads: int
@@ -241,11 +231,10 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
-        batch, height, width, channels = h.shape
-        normed = GroupNorm(self.norm_groups, name="norm")(h).reshape(batch, -1, channels)
+        channels = h.shape[-1]
+        normed = GroupNorm(self.norm_groups, name="norm")(h).reshape(len(h), -1, channels)
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(normed)
-        out = attend(qkv, self.num_heads, self.heads_outermost)
-        out = out.reshape(batch, height, width, channels)
+        out = attend(qkv, self.num_heads, self.heads_outermost).reshape(h.shape)
         out = nn.Dense(channels, kernel_init=zeros, dtype=self.dtype, name="proj")(out)
         return residual_sum(h, out, self.rescale)
 
@@ -263,9 +252,8 @@ def attend(qkv: Array, num_heads: int, heads_outermost: bool = False) -> Array:
 class AttentionPool(nn.Module):
     """The answer of attention to one query, the mean of all pixels: [B, H, W, C] to [B, F].
 
-    Pixels and their mean get learned positions first. What the last projection is given, [B, C], is
-    the Flax intermediate `pooled`. Radford et al. 2021, arXiv 2103.00020, section 2.4, as ADM's
-    classifiers use it.
+    Pixels and their mean get learned positions first. The input of the last projection, [B, C], is
+    the Flax intermediate `pooled`. Radford et al. 2021, arXiv 2103.00020, section 2.4, as in ADM.
     """
 
     features: int
@@ -274,11 +262,11 @@ class AttentionPool(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
-        batch, height, width, channels = h.shape
-        tokens = h.reshape(batch, height * width, channels)
+        channels = h.shape[-1]
+        tokens = h.reshape(len(h), -1, channels)
         tokens = jnp.concatenate([tokens.mean(axis=1, keepdims=True), tokens], axis=1)
         spread = nn.initializers.normal(channels**-0.5)
-        place = self.param("position", spread, (height * width + 1, channels))
+        place = self.param("position", spread, tokens.shape[1:])
         tokens = (tokens + place[None]).astype(self.dtype)
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(tokens)
         pooled = attend(qkv, self.num_heads)[:, 0].astype(jnp.float32)

@@ -8,13 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cfg_jax.models.layers import (
-    Dropout,
-    LabelEmbedding,
-    NoiseEmbedding,
-    logsnr_position,
-    zeros,
-)
+from cfg_jax.models.layers import Dropout, LabelEmbedding, NoiseEmbedding, logsnr_position, zeros
 
 Array = jax.Array
 
@@ -37,6 +31,7 @@ class MLP(nn.Module):
     num_blocks: int = 3
     dropout: float = 0.0
     dtype: str = "float32"
+    noise_input = "logsnr"  # a constant here, an argument of `Trunk`
 
     @nn.compact
     def __call__(
@@ -46,8 +41,8 @@ class MLP(nn.Module):
         if z.ndim != 2:
             raise ValueError(f"data of shape {z.shape[1:]}: the MLP takes vectors, [B, D]")
         dtype = jnp.dtype(self.dtype)
-        embed_noise = NoiseEmbedding(self.channels, dtype, name="logsnr_embedding")
-        emb = embed_noise(logsnr_position(logsnr))
+        position = logsnr_position(logsnr)
+        emb = NoiseEmbedding(self.channels, dtype, name="logsnr_embedding")(position)
         if self.num_classes:
             embed = LabelEmbedding(self.num_classes + 1, emb.shape[-1], name="label_embedding")
             emb = emb + embed(labels).astype(dtype)

@@ -85,16 +85,9 @@ class Trunk(nn.Module, kw_only=True):
         return self.num_heads or channels // self.head_channels
 
     def _block(self, channels: int, name: str, resample: str | None = None) -> nn.Module:
-        return self._maybe_remat(ResBlock)(
-            channels,
-            self.norm_groups,
-            self.dropout,
-            resample,
-            self.adagn,
-            self.rescale_residual,
-            self._type,
-            name=name,
-        )
+        form = resample, self.adagn, self.rescale_residual, self._type
+        block = self._maybe_remat(ResBlock)
+        return block(channels, self.norm_groups, self.dropout, *form, name=name)
 
     def _resampled(
         self, h: Array, emb: Array, dropout_keys: Array | None, name: str, way: str
@@ -104,14 +97,9 @@ class Trunk(nn.Module, kw_only=True):
         return {"down": Downsample, "up": Upsample}[way](self._type, name=name)(h)
 
     def _attended(self, h: Array, name: str) -> Array:
-        return self._maybe_remat(Attention)(
-            self._heads(h.shape[-1]),
-            self.norm_groups,
-            self.qkv_order == "heads_qkv",
-            self.rescale_residual,
-            self._type,
-            name=name,
-        )(h)
+        form = self.qkv_order == "heads_qkv", self.rescale_residual, self._type
+        attention = self._maybe_remat(Attention)
+        return attention(self._heads(h.shape[-1]), self.norm_groups, *form, name=name)(h)
 
     def _embed(self, noise: Array, labels: Array | None, num_labels: int) -> Array:
         """[B, 4 channels] of the noise level [B] and, where num_labels is not 0, the label [B]."""
@@ -154,10 +142,10 @@ class Trunk(nn.Module, kw_only=True):
                 f"[H, W, C] with H and W multiples of {halvings}; change channel_mult"
             )
         sizes = [z.shape[1] >> level for level in range(len(self.channel_mult))]
-        for resolution in self.attention_resolutions:
-            if resolution not in sizes:
+        for height in self.attention_resolutions:
+            if height not in sizes:
                 raise ValueError(
-                    f"attention_resolutions has {resolution}, but the heights here are {sizes}"
+                    f"attention_resolutions has {height}, the heights here are {sizes}"
                 )
         for channels, size in zip(self.widths, sizes, strict=True):
             if channels % self.norm_groups:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cfg_jax.config.validate import to_json
+from cfg_jax.io.files import save_text
 from cfg_jax.preflight.topologies import Topology, topology
 from cfg_jax.preflight.verdict import Compiled
 from cfg_jax.storage import manifest
@@ -128,11 +129,7 @@ def read(path: Path) -> Result:
 
 
 def write(folder: Path, result: Result) -> Path:
-    """Writes a result atomically where `find` finds it, with what follows from it for readers.
-
-    Raises:
-      ValueError: a folder that cannot be written.
-    """
+    """Writes a result where `find` finds it, with what follows from it for readers."""
     compiled, where = result.compiled, result.where
     follows = {
         "fits": result.fits,
@@ -142,26 +139,6 @@ def write(folder: Path, result: Result) -> Path:
         "checks": compiled.checks(result.num_devices),
     }
     path = folder / result.file_name
-    half = path.with_suffix(".tmp")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dataclasses.asdict(result) | {"follows": follows}, indent=1)
-        half.write_text(text + "\n", "utf-8")
-        half.replace(path)
-    except OSError as error:
-        raise ValueError(_not_writable(folder, error.strerror)) from error
+    values = dataclasses.asdict(result) | {"follows": follows}
+    save_text(path, json.dumps(values, indent=1) + "\n")
     return path
-
-
-def check_writable(folder: Path) -> None:
-    """Raises ValueError for a folder that can be neither written nor made; makes nothing."""
-    place = folder.absolute()
-    there = next(path for path in (place, *place.parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(_not_writable(folder, f"{there} is a file"))
-    if not os.access(there, os.W_OK):
-        raise ValueError(_not_writable(folder, f"{there} is read-only"))
-
-
-def _not_writable(folder: Path, why: str | None) -> str:
-    return f"results cannot be written to {folder} ({why}): give another folder"

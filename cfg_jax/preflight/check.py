@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cfg_jax.config.validate import from_json, to_json, validate
+from cfg_jax.io.files import check_writable
 from cfg_jax.preflight import cache, remedies, report
 from cfg_jax.preflight.compile import lower
-from cfg_jax.preflight.programs import PROGRAMS, assembled, programs_of
+from cfg_jax.preflight.programs import PROGRAMS, programs_of, task_of
 from cfg_jax.preflight.topologies import Topology, check_compiler, topology
 
 
@@ -56,8 +57,8 @@ def run(
             f"programs={','.join(programs)}: {name} has {' and '.join(there)}, choose among them"
         )
     cases = [case for place in topologies for case in _cases(config, topology(place), batch_sizes)]
-    assembled(config)
-    cache.check_writable(folder)
+    task_of(config)
+    check_writable(folder, "folder")
     check_compiler()
     measured = functools.partial(measure, folder=folder, code=code, log=log)
     results = []

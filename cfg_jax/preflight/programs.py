@@ -14,10 +14,10 @@ import numpy as np
 
 from cfg_jax import data
 from cfg_jax.config import build
-from cfg_jax.data.description import describe
+from cfg_jax.data.opening import describe
 from cfg_jax.runtime.devices import pmap_rows, pmap_step
-from cfg_jax.sampling.model import Model
-from cfg_jax.sampling.program import make_draw
+from cfg_jax.sampling.program import make_draw, request
+from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.training import run
 
 PROGRAMS = ("train", "sample")
@@ -62,17 +62,20 @@ class _Blank:
 
 def programs_of(config: Any) -> tuple[str, ...]:
     """The programs that a config has: a classifier draws no samples."""
-    return PROGRAMS[:1] if config.network == "classifier" else PROGRAMS
+    return PROGRAMS if build.kind(config).draws else PROGRAMS[:1]
 
 
-def assembled(config: Any) -> tuple[Any, tuple[str, ...]]:
-    """(experiment, class names) of a validated ConfigDict; no data is read.
+def task_of(config: Any) -> Any:
+    """The task of a validated ConfigDict, without its data.
 
     Raises:
-      ValueError: data of unknown shape, or that the config does not suit.
+      ValueError: data of unknown shape, or whose shape or timesteps the config does not suit.
     """
     shape, names = describe(**build.data_arguments(config))
-    return build.assemble(config, shape, len(names)), names
+    task = build.assemble(config, shape, len(names))
+    if task.draws:
+        SamplingSettings().filled(config.sampling).check(task, guided_by_classifier=False)
+    return task
 
 
 def trace(config: Any, program: str, devices: list[Any]) -> tuple[jax.stages.Lowered, Facts]:
@@ -84,38 +87,30 @@ def trace(config: Any, program: str, devices: list[Any]) -> tuple[jax.stages.Low
       devices: from JAX or `topologies.devices`; their number divides the batch size.
 
     Raises:
-      ValueError: as for `assembled`, or data that the network does not take.
+      ValueError: as for `task_of`, or data that the network does not take.
     """
-    exp, names = assembled(config)
+    task = task_of(config)
     size = config.train.batch_size // len(devices)
     if program == "sample":
-        params = jax.eval_shape(exp.init, jax.random.key(0))
-        plan, shared, batch = _asked_of_a_model(config, params, exp.shape, names)
-        draw = pmap_rows(make_draw(exp, plan), devices)
-        lowered = draw.lower(_shapes(shared), _spread(batch, len(devices), size))
+        lowered = _sampler(config, task, size, devices)
         return lowered, Facts.of(lowered)
     optimizer = run.make_optimizer(config)
-    state = jax.eval_shape(run.make_create(config, exp, optimizer))
-    batch = data.batches(_Blank(exp.shape), seed=config.seed, batch_size=2)[0]
-    step = pmap_step(run.make_step(exp, optimizer, config), devices)
+    state = jax.eval_shape(run.make_create(config, task, optimizer))
+    batch = data.batches(_Blank(task.shape), seed=config.seed, batch_size=2)[0]
+    step = pmap_step(run.make_step(task, optimizer, config), devices)
     lowered = step.lower(state, _spread(batch, len(devices), size))
     gradient_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
     return lowered, Facts.of(lowered, len(jax.tree.leaves(state)), gradient_bytes)
 
 
-def _asked_of_a_model(config: Any, params: Any, shape: tuple, names: tuple) -> tuple:
-    """(plan, shared, batch) that `Model.sample_x` passes to the sampler for one image."""
-    model = Model(config, {}, step=0, shape=shape, label_names=names)
-    model.params = params  # shapes only, which Model itself would place on devices
-    asked = []
-
-    def sampler_of(plan):
-        return lambda shared, batch: asked.append((plan, shared, batch)) or np.zeros(())
-
-    model._compiled = sampler_of
-    low_res = model.low_res_shape and np.zeros((1, *model.low_res_shape), np.float32)
-    model.sample_x(jax.random.key(0), labels=np.zeros(1, np.int32), low_res=low_res)
-    return asked[0]
+def _sampler(config: Any, task: Any, size: int, devices: list[Any]) -> jax.stages.Lowered:
+    settings, side = SamplingSettings().filled(config.sampling), task.low_res_size
+    low_res = np.zeros((1, side, side, task.shape[-1])) if side else None
+    labels = np.zeros(1, np.int32)
+    spec, shared, batch = request(task, settings, jax.random.key(0), labels, low_res=low_res)
+    shared = {"params": jax.eval_shape(task.init, jax.random.key(0)), **shared}
+    draw = pmap_rows(make_draw(task, spec), devices)
+    return draw.lower(_shapes(shared), _spread(batch, len(devices), size))
 
 
 def _spread(batch: Any, count: int, size: int) -> Any:

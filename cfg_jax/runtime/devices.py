@@ -4,10 +4,10 @@ The state is one replicated tree without a device axis; a batch [B, ...] becomes
 device d gets row d. One pmapped step serves training, one pmapped function sampling. Everything
 else in the package is written for a single device.
 
-Of several processes each has D devices and holds its own part of the global batch. A training step
-runs on the devices of all, and is the only thing that does: what samples and evaluates runs on the
-process's own. Arrays are the process's own too, but for orbax, which wants the same state in all
-processes to be one array (`as_global`, `as_local`).
+Each of several processes has D devices and its own part of the global batch. A training step runs
+on the devices of all of them; samplers and evaluation run on the process's own. Arrays are the
+process's own too, except for orbax, which wants the same state in all processes to be one array
+(`as_global`, `as_local`).
 """
 
 import collections
@@ -48,24 +48,22 @@ def _replicated_over_all() -> NamedSharding:
 def replicate(tree: Any) -> Any:
     """A copy of every leaf on every device, without a device axis.
 
-    A copy also where the leaf already lies on a device: the result may be donated without
-    taking the original along.
+    The result may be donated while the original stays.
     """
     # device_put alone shares the buffer of a leaf that lies on one of the devices already.
     return jax.device_put(jax.tree.map(jnp.copy, tree), _sharding())
 
 
 def as_global(tree: Any) -> Any:
-    """What `replicate` placed, as arrays over the devices of all processes; the same buffers.
+    """Arrays from `replicate` as arrays over the devices of all processes; the same buffers.
 
-    The form in which all processes write one checkpoint together. Every process has the same
-    values; one process gets its arrays back.
+    All processes write one checkpoint in this form. A single process gets its arrays back.
     """
     return _rewrapped(tree, _replicated_over_all())
 
 
 def as_local(tree: Any) -> Any:
-    """What `as_global` gave, as arrays over this process's devices again; the same buffers."""
+    """The inverse of `as_global`: arrays over this process's devices; the same buffers."""
     return _rewrapped(tree, _sharding())
 
 
@@ -81,16 +79,15 @@ def _rewrapped(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def replicated_like(tree: Any) -> Any:
-    """The shapes and dtypes of `tree`, and that `replicate` and `as_global` would place it."""
+    """The shapes and dtypes of `tree`, with the sharding that `as_global` gives."""
     placement = _replicated_over_all()
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=placement), tree)
 
 
 def split_batch(tree: Any) -> Any:
-    """[B, ...] leaves as [D, B/D, ...], row d on device d; B is of this process.
+    """[B, ...] leaves as [D, B/D, ...], row d on device d; ValueError unless D divides B.
 
-    Raises:
-      ValueError: B is not a multiple of D.
+    B is the batch of this process.
     """
     count = num_devices()
 
@@ -102,6 +99,31 @@ def split_batch(tree: Any) -> Any:
         return array.reshape(count, array.shape[0] // count, *array.shape[1:])
 
     return jax.device_put(jax.tree.map(split, tree), _sharding(AXIS))
+
+
+def filled(start: int, stop: int, size: int) -> np.ndarray:
+    """[size] indices start, start + 1, ...; stop - 1 again in the places from `stop` on."""
+    return np.minimum(np.arange(start, start + size), stop - 1)
+
+
+def index_batches(start: int, stop: int, size: int) -> list[tuple[np.ndarray, int]]:
+    """Batches of start..stop - 1 in order: (indices [size], how many of them count).
+
+    All have one shape, so that a program is compiled once: the last is `filled` up with copies of
+    its last index, whose results are to be dropped.
+    """
+    firsts = range(start, stop, size)
+    return [(filled(first, stop, size), min(size, stop - first)) for first in firsts]
+
+
+def even_batch(total: int, batch_size: int) -> int:
+    """The examples that each process computes at a time, of `total` in batches of batch_size.
+
+    The batch of a device does not depend on how the devices are divided among processes: it is
+    that of the smallest batches that are as few, rounded up to a multiple of all devices.
+    """
+    smallest = -(-total // -(-total // batch_size))
+    return num_devices() * -(-smallest // num_devices_of_all())
 
 
 def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
@@ -118,11 +140,9 @@ def pmap_step(step: Callable, devices: Sequence[Any] | None = None) -> Callable:
     """(replicated state, batch [D, B/D, ...]) -> (replicated state, replicated metrics).
 
     It runs on the devices of all processes, each of which calls it with the same state and its own
-    part of the batch. The step averages over axis `AXIS` itself: pmap takes outputs for replicated
-    without looking, and a step that forgets to average gives each device a state of its own. The
-    state's buffers are given up to the result.
-
-    `devices` are others than those that are here, to compile for.
+    part of the batch. The step averages over axis `AXIS` itself: pmap does not check that outputs
+    are replicated, and a step that forgets to average gives each device a state of its own. The
+    state is donated. `devices`: to compile for, instead of those that are here.
     """
     axes = {"axis_name": AXIS, "in_axes": (None, 0), "out_axes": None}
     return jax.pmap(step, **axes, donate_argnums=0, devices=devices)
@@ -136,7 +156,7 @@ def pmap_rows(function: Callable, devices: Sequence[Any] | None = None) -> Calla
 def pmap_batch(function: Callable) -> Callable:
     """function(shared, batch [B, ...]) -> result [B, ...], its batch spread over the devices.
 
-    They are this process's own, so that no process waits for another. A batch that the devices do
+    It uses the process's own devices, so that no process waits for another. A batch that they do
     not divide is filled up with copies of its last row, whose results are dropped. `function` must
     compute each row from that row and `shared` alone.
     """
@@ -145,8 +165,8 @@ def pmap_batch(function: Callable) -> Callable:
 
     def spread(shared: Any, batch: Any) -> Any:
         size = jax.tree.leaves(batch)[0].shape[0]
-        filled = np.minimum(np.arange(-(-size // num_devices()) * num_devices()), size - 1)
-        result = mapped(shared, split_batch(jax.tree.map(lambda a: a[filled], batch)))
+        rows = filled(0, size, -(-size // num_devices()) * num_devices())
+        result = mapped(shared, split_batch(jax.tree.map(lambda a: a[rows], batch)))
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:size], result)
 
     return spread

@@ -3,11 +3,11 @@
     python -m launch.train --config=... --workdir=...      the same command on every host
 
 `start` connects them, before anything touches a device. Each then computes on its own devices and
-its own rows of a batch, and the first of them speaks and writes for all:
+its own rows of a batch, and process 0 prints and writes for all:
 
     share(rows)[j] = rows[p n + j],   n = ceil(N / P),   p of P processes,   gather is its inverse
 
-Rows, not sums, are exchanged, so a number that is summed from them is the same for any P. What a
+Rows, not sums, are communicated, so a number that is summed from them is the same for any P. What a
 process does with its devices is `devices`'s.
 """
 
@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from cfg_jax.runtime.devices import filled
 
 _T = TypeVar("_T")
 
@@ -39,23 +41,21 @@ def start(
     timeout_seconds: int = 300,
     heartbeat_seconds: int = 100,
 ) -> int:
-    """Connects this process with the others of its program; says how many there are.
+    """Connects this process with the others of its program; returns P, how many there are.
 
     `check_devices` comes next.
 
     Args:
-      mode: "auto" connects where a cluster (Cloud TPU, GKE, Slurm, Open MPI) says that it started
-        several processes, or where the three arguments below are given; "on" insists; "off" is
-        one process, whatever the cluster says.
-      coordinator_address: HOST:PORT of process 0, which the others reach it by.
+      mode: "auto" connects in a cluster (Cloud TPU, GKE, Slurm, Open MPI) of several processes, or
+        where the next three arguments are given; "on" insists; "off" is always one process.
+      coordinator_address: HOST:PORT at which process 0 is reached.
       num_processes: P.
       process_id: of this one, in [0, P).
-      timeout_seconds: to wait for the others; jax itself ends a process that waits in vain.
-      heartbeat_seconds: without a sign of life after which a process counts as dead, and the others
-        end.
+      timeout_seconds: to wait for the others; jax ends a process that waits longer.
+      heartbeat_seconds: a process without a heartbeat for so long is dead, and the others end.
 
     Raises:
-      ValueError: arguments that contradict each other, "on" where nothing says what to connect to.
+      ValueError: arguments that contradict each other, "on" outside a cluster.
       RuntimeError: nothing answers at coordinator_address, its port is taken, or a device was
         touched before.
     """
@@ -91,14 +91,11 @@ def start(
 def _by_hand(
     mode: str, coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> dict[str, Any]:
-    """What a person said of the processes: all of it, or nothing."""
+    """The three arguments of `jax.distributed.initialize`, or none of them."""
     if mode not in MODES:
         raise ValueError(f"--distributed={mode}: choose one of {', '.join(MODES)}")
-    said = {
-        "coordinator_address": coordinator_address,
-        "num_processes": num_processes,
-        "process_id": process_id,
-    }
+    names = ("coordinator_address", "num_processes", "process_id")
+    said = dict(zip(names, (coordinator_address, num_processes, process_id), strict=True))
     given = [f"--{name}={value}" for name, value in said.items() if value is not None]
     if not given:
         return {}
@@ -118,13 +115,13 @@ def _by_hand(
             f"{max(num_processes, 1) - 1}, and one process at least"
         )
     if host in ("localhost", "127.0.0.1"):
-        # Left to itself, the first process listens on every network it is in.
+        # By default process 0 listens on every network it is in.
         said["coordinator_bind_address"] = coordinator_address
     return said
 
 
 def _wait_for_first(address: str, timeout_seconds: int) -> None:
-    """Returns once something listens at `address`; jax would end the process without a word."""
+    """Returns once something listens at `address`; jax would end the process without a message."""
     host, _, port = address.rpartition(":")
     until = time.monotonic() + timeout_seconds
     while True:
@@ -142,17 +139,17 @@ def _wait_for_first(address: str, timeout_seconds: int) -> None:
 
 def _detected() -> int:
     """How many processes the cluster around this one started; 0 where there is no cluster."""
-    # The public names connect at once, a single process too, which then holds a port for nothing.
+    # The public functions connect at once, even a single process, which then holds a port.
     from jax._src.clusters import ClusterEnv
 
     kinds = (kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method)
     try:
-        with warnings.catch_warnings():  # of Kubernetes without the package that jax asks it with
+        with warnings.catch_warnings():  # Kubernetes without the package that jax uses for it
             warnings.simplefilter("ignore")
             cluster = next((kind for kind in kinds if kind.is_env_present()), None)
         if cluster is None:
             return 0
-        # The shell of a Slurm job is a step of one task that is told of those of the whole job too.
+        # The shell of a Slurm job is a step of one task that sees the tasks of the job as well.
         of_step = os.environ.get("SLURM_STEP_NUM_TASKS") if cluster.name == "slurm" else None
         return int(of_step or cluster.get_process_count())
     except Exception as error:  # variables, metadata and API fail in many types
@@ -164,12 +161,7 @@ def _detected() -> int:
 
 
 def check_devices(num_processes: int) -> None:
-    """Refuses connected processes that cannot compute together.
-
-    Raises:
-      ValueError: unlike numbers of devices, in every process.
-      RuntimeError: the devices do not know of all processes.
-    """
+    """RuntimeError unless the devices know all processes; ValueError for unlike numbers of them."""
     if jax.process_count() != num_processes:
         raise RuntimeError(
             f"{num_processes} processes are connected, but the {jax.default_backend()} backend "
@@ -185,28 +177,21 @@ def check_devices(num_processes: int) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process writes and speaks for all."""
+    """Whether this is process 0, which prints and writes for all."""
     return jax.process_index() == 0
 
 
 def share(rows: np.ndarray) -> np.ndarray:
     """This process's n = ceil(N / P) rows of [N, ...], the last ones repeated where P n > N."""
     size = -(-len(rows) // jax.process_count())
-    return rows[np.minimum(jax.process_index() * size + np.arange(size), len(rows) - 1)]
+    return rows[filled(jax.process_index() * size, len(rows), size)]
 
 
 def gather(tree: Any, num_rows: int) -> Any:
     """The N = num_rows rows of which each process has its `share`, in every process.
 
-    Every process calls it, as often as the others and in the same order.
-
-    Args:
-      tree: of arrays [n, ...] on the host or on this process's devices, of types that jax has
-        without x64: others would be rounded.
-      num_rows: N.
-
-    Returns:
-      The same tree of NumPy arrays [N, ...].
+    From a tree of arrays [n, ...] to one of NumPy arrays [N, ...], of types that jax has without
+    x64: others would be rounded. Every process calls it, in the same order of calls.
     """
     if jax.process_count() > 1:
         tree = multihost_utils.process_allgather(tree, tiled=True)
@@ -214,10 +199,10 @@ def gather(tree: Any, num_rows: int) -> Any:
 
 
 def of_first(value: _T) -> _T:
-    """The first process's value, small and such as JSON can hold, in every process.
+    """The value of process 0, a small one that JSON can hold, in every process.
 
-    For what depends on files that the first one writes: the others might look a moment later. Every
-    process calls it.
+    For what depends on files that process 0 writes, which the others may see later. Every process
+    calls it.
 
     Raises:
       ValueError: the value is longer than 1,024 bytes as JSON.
@@ -233,12 +218,11 @@ def of_first(value: _T) -> _T:
 
 def of_each(number: int) -> list[int]:
     """The number, within int32, of every process, in every process. Every process calls it."""
-    numbers = gather(np.array([number], np.int32), jax.process_count())
-    return numbers.tolist()
+    return gather(np.array([number], np.int32), jax.process_count()).tolist()
 
 
 def by_first(act: Callable[[], Any]) -> None:
-    """Calls `act` in the first process; returns in every one once that is done.
+    """Calls `act` in process 0; returns in every process once that is done.
 
     Raises:
       ValueError: `act` did; in every process, with its text.
@@ -254,11 +238,7 @@ def by_first(act: Callable[[], Any]) -> None:
 
 
 def wait_for_all(what: str) -> None:
-    """Returns once every process has come here; `what` has happened before, wherever it does.
-
-    Raises:
-      AssertionError: another process waits for something else.
-    """
+    """Returns once all processes are here; AssertionError if one waits for another `what`."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
@@ -266,13 +246,13 @@ def wait_for_all(what: str) -> None:
 def wait_for_end() -> None:
     """Returns once every one of several processes has come here, each of them at its end.
 
-    The first may have hours of work that it does alone, and jax, left to itself, ends the others
-    after five minutes without it. One that is dead is found by its heartbeats.
+    Process 0 may work alone for hours, and jax by default ends the others after five minutes
+    without it. Heartbeats find a process that is dead.
 
     Raises:
       RuntimeError: a process did not come in a week.
     """
-    # The public way waits on the devices, some of which give up earlier.
+    # The public function waits on the devices, some of which give up earlier.
     from jax._src.distributed import global_state
 
     global_state.client.wait_at_barrier("the program ends", _WEEK_MILLISECONDS)

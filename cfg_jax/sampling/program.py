@@ -1,78 +1,194 @@
-"""Which program draws guided samples?
+"""The compiled program that draws guided samples, and what a request gives it.
 
-One function of (parameters, batch), compiled for a plan: the grid, the step rule, the classifier
-and the form of its guidance. What a person may ask for is checked by `model`.
+    spec, shared, batch = request(task, settings, key, labels)
+    x = make_sampler(task, spec)({"params": params, **shared}, batch)
+
+`check` and `request` are pure functions of host values; every check is made before a key is
+derived, so that a refused request compiles nothing.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
-from cfg_jax.config import build
+from cfg_jax.config.build import STEPS, ClassifierExperiment, Experiment
+from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.guidance import (
     classifier_free_guidance,
     classifier_guidance,
     clipped,
     mean_shift,
     tempered,
+    weight_per_step,
 )
 from cfg_jax.core.samplers import sample
+from cfg_jax.core.types import Array, Denoiser, Key, chosen
 from cfg_jax.runtime import devices
-from cfg_jax.sampling.noisy_classifier import chosen
+from cfg_jax.sampling.noisy_classifier import NoisyClassifier
+from cfg_jax.sampling.settings import SamplingSettings
 
-CLASSIFIER_FORMS = ("eps", "adm")
 
+class Spec(NamedTuple):
+    """The static part of a request: a new one compiles a new program.
 
-class Plan(NamedTuple):
-    """What a sampler is compiled for."""
+    grid: the T log-SNRs.
+    step, clip_x, form: step rule, clipping and classifier form of `SamplingSettings`.
+    classifier: the classifier's network, if one guides.
+    """
 
     grid: tuple[float, ...]
     step: str
     clip_x: bool
-    classifier: build.ClassifierExperiment | None = None
+    classifier: ClassifierExperiment | None = None
     form: str = "eps"
 
 
-def make_sampler(exp: build.Experiment, plan: Plan):
-    """(shared parameters, batch) -> x: Algorithm 2 over all devices."""
-    return devices.pmap_batch(make_draw(exp, plan))
+class Request(NamedTuple):
+    """One call of the program.
+
+    spec: static.
+    shared: arrays that all samples share, without the network's parameters.
+    batch: arrays [B, ...].
+    """
+
+    spec: Spec
+    shared: dict[str, Any]
+    batch: dict[str, Array]
 
 
-def make_draw(exp: build.Experiment, plan: Plan):
-    """(shared parameters, batch) -> x: Algorithm 2 on one device."""
-    logsnrs = jnp.asarray(plan.grid, jnp.float32)
+def check(
+    task: Experiment,
+    settings: SamplingSettings,
+    labels: Array,
+    *,
+    classifier: NoisyClassifier | None = None,
+    low_res: Array | None = None,
+) -> None:
+    """Refuses what `request` refuses, without a key.
+
+    Raises:
+      ValueError: settings that `SamplingSettings.check` refuses, labels that are no integers [B] in
+        0..null_label, weights of another shape, a low_res image that is missing, of another shape
+        or not wanted.
+    """
+    settings.check(task, guided_by_classifier=classifier is not None)
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"labels of shape {labels.shape} and type {labels.dtype}: need integers [B]"
+        )
+    if labels.min() < 0 or labels.max() > task.null_label:
+        raise ValueError(
+            f"labels from {labels.min()} to {labels.max()}: need 0..{task.null_label - 1}, "
+            f"or {task.null_label} for no label"
+        )
+    weight_per_step(settings.w, len(settings.grid(task)), labels.size)
+    if np.shape(settings.classifier_w) not in [(), labels.shape]:
+        raise ValueError(
+            f"classifier_w={settings.classifier_w}: need a finite number, or one per sample, "
+            f"[{labels.size}]"
+        )
+    side = task.low_res_size
+    if not side and low_res is not None:
+        raise ValueError("low_res given to a model that is no upsampler: leave it out")
+    wanted = (labels.size, side, side, task.shape[-1])
+    if side and (low_res is None or np.shape(low_res) != wanted):
+        found = "none" if low_res is None else f"shape {np.shape(low_res)}"
+        raise ValueError(f"low_res is {found}: this upsampler needs images of shape {wanted}")
+
+
+def request(
+    task: Experiment,
+    settings: SamplingSettings,
+    key: Key,
+    labels: Array,
+    *,
+    classifier: NoisyClassifier | None = None,
+    low_res: Array | None = None,
+) -> Request:
+    """The program to compile and the arrays to call it with.
+
+    Args:
+      task: the network to sample from.
+      settings: filled.
+      key: [] (sample i gets fold_in(key, i)) or [B]; consumed.
+      labels: [B] integers in 0..null_label.
+      classifier: of noisy images of the same data, whose gradient guides as well.
+      low_res: [B, h, w, C] in [-1, 1], to be enlarged by an upsampler.
+
+    Raises:
+      ValueError: what `check` refuses, and keys of another shape.
+    """
+    check(task, settings, labels, classifier=classifier, low_res=low_res)
+    labels = np.asarray(labels, np.int32)
+    spec = Spec(settings.grid(task), settings.step, bool(settings.clip_x))
+    shared = settings.traced()
+    batch = {"labels": labels, "w": weight_per_step(settings.w, len(spec.grid), labels.size).T}
+    if low_res is not None:
+        batch["low_res"] = np.asarray(low_res, np.float32)
+    if classifier is not None:
+        spec = spec._replace(classifier=classifier.experiment, form=settings.classifier_form)
+        shared["classifier"] = classifier.params
+        weight = np.asarray(settings.classifier_w, np.float32)
+        batch["classifier_w"] = np.broadcast_to(weight, labels.shape)
+    batch["keys"] = keys_lib.per_example(key, labels.size)
+    return Request(spec, shared, batch)
+
+
+def make_sampler(task: Experiment, spec: Spec):
+    """(shared with params, batch) -> x: Algorithm 2 over all devices."""
+    return devices.pmap_batch(make_draw(task, spec))
+
+
+def make_draw(task: Experiment, spec: Spec):
+    """(shared with params, batch) -> x: Algorithm 2 on one device."""
+    logsnrs = jnp.asarray(spec.grid, jnp.float32)
 
     def draw(shared, batch):
-        denoiser = classifier_free_guidance(
-            exp.predict(shared["params"], low_res=batch.get("low_res")),
-            batch["labels"],
-            batch["w"].T if exp.label_input == "with_null" else 0,
-            null_label=exp.null_label,
-            logsnrs=logsnrs,
-        )
-        step, clip_x = build.STEPS[plan.step], plan.clip_x
-        if plan.classifier is not None:
-            log_probs = plan.classifier.log_probs(shared["classifier"])
+        predict = task.predict(shared["params"], low_res=batch.get("low_res"))
+        guide, step, clip_x = _classifier_rule(spec, shared, batch)
 
-            def log_prob(z, logsnr):
-                return chosen(log_probs(z, logsnr), batch["labels"])
+        def denoiser(w):
+            w = w if task.label_input == "with_null" else 0
+            free = classifier_free_guidance(predict, batch["labels"], w, null_label=task.null_label)
+            return tempered(guide(free), shared["score_temperature"])
 
-            weight = batch["classifier_w"]
-            if plan.form == "adm" and plan.step == "ancestral":
-                step = mean_shift(log_prob, weight)
-            else:
-                if plan.form == "adm" and clip_x:
-                    denoiser, clip_x = clipped(denoiser), False
-                denoiser = classifier_guidance(denoiser, log_prob, weight)
         return sample(
             batch["keys"],
-            tempered(denoiser, shared["score_temperature"]),
-            (batch["labels"].shape[0], *exp.shape),
+            denoiser,
+            (batch["labels"].shape[0], *task.shape),
             logsnrs,
             step=step,
             clip_x=clip_x,
+            per_step=batch["w"].T,
             logvar_interp=shared["logvar_interp"],
             noise_temperature=shared["noise_temperature"],
         )
 
     return draw
+
+
+def _classifier_rule(
+    spec: Spec, shared: dict[str, Any], batch: dict[str, Array]
+) -> tuple[Callable[[Denoiser], Denoiser], Callable[..., Array], bool]:
+    """(Denoiser to Denoiser, step rule, whether `sample` clips x_hat) of the spec's classifier."""
+    step, clip_x = STEPS[spec.step], spec.clip_x
+    if spec.classifier is None:
+        return lambda denoiser: denoiser, step, clip_x
+    log_probs = spec.classifier.log_probs(shared["classifier"])
+
+    def log_prob(z, logsnr):
+        return chosen(log_probs(z, logsnr), batch["labels"])
+
+    weight = batch["classifier_w"]
+    if spec.form == "adm" and spec.step == "ancestral":
+        return lambda denoiser: denoiser, mean_shift(log_prob, weight), clip_x
+    if spec.form == "adm" and clip_x:
+        return (
+            lambda denoiser: classifier_guidance(clipped(denoiser), log_prob, weight),
+            step,
+            False,
+        )
+    return lambda denoiser: classifier_guidance(denoiser, log_prob, weight), step, clip_x

@@ -15,34 +15,25 @@ import contextlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 
 from cfg_jax.config.validate import to_json
-from cfg_jax.io import images
-from cfg_jax.io.metric_log import Pace
+from cfg_jax.io import files
+from cfg_jax.io.progress import Progress
+from cfg_jax.io.ranges import Range, RangeFiles
 from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
-from cfg_jax.sampling.samples import Sampling, check_samples, samples_at, swept_fields
+from cfg_jax.sampling.samples import check_samples, samples_at, swept_fields
+from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.storage import manifest
 from cfg_jax.storage.lock import hold_beside
 
 MANIFEST = "manifest.json"
-_PATTERN = "samples_*.npz"
-
-
-class Shard(NamedTuple):
-    """The samples start..stop - 1."""
-
-    start: int
-    stop: int
-
-    def path(self, folder: Path) -> Path:
-        return folder / f"samples_{self.start:08d}_{self.stop:08d}.npz"
 
 
 def sample_to_files(
@@ -52,7 +43,7 @@ def sample_to_files(
     num_samples: int,
     label_plan: str = "balanced",
     seed: int = 0,
-    sampling: Sampling = Sampling(),  # noqa: B008  (a constant)
+    sampling: SamplingSettings = SamplingSettings(),  # noqa: B008  (a constant)
     classifier: NoisyClassifier | None = None,
     batch_size: int = 256,
     shard_size: int = 1000,
@@ -92,57 +83,50 @@ def sample_to_files(
         "shard_size": shard_size,
         "image_shape": list(model.shape),
     } | swept_fields(model, sampling, classifier)
-    every = shards(num_samples, shard_size)
+    starts = range(0, num_samples, shard_size)
+    every = [Range(start, min(start + shard_size, num_samples)) for start in starts]
+    drawn = RangeFiles(folder, "samples")
     with contextlib.ExitStack() as held:
-        processes.by_first(lambda: _claim(folder, settings, model, held))
+        processes.by_first(lambda: _claim(drawn, settings, model, held))
         _check_seen(folder)
         _check_settings(folder, settings)
-        _check_strays(folder, every)
+        _check_strays(drawn, every)
         draw = samples_at(model, sampling, classifier, label_plan, seed)
         own = every[jax.process_index() :: jax.process_count()]
-        _draw_missing(draw, own, folder, model.shape, _even(batch_size, _count(every[:1])))
+        batch_size = devices.even_batch(_count(every[:1]), batch_size)
+        _draw_missing(draw, own, drawn, model.shape, batch_size)
         processes.wait_for_all("all samples are drawn")
         if processes.is_first():  # a shared disk may show the others files of this moment late
-            check_complete(folder, num_samples)
-    return [shard.path(folder) for shard in every]
+            _check_complete(drawn, every)
+    return [drawn.path(shard) for shard in every]
 
 
-def shards(num_samples: int, shard_size: int) -> list[Shard]:
-    """0..num_samples - 1 in runs of shard_size, the last one as long as is left."""
-    starts = range(0, num_samples, shard_size)
-    return [Shard(start, min(start + shard_size, num_samples)) for start in starts]
-
-
-def check_complete(folder: Path, num_samples: int) -> None:
-    """Every index 0..num_samples - 1 is in one file of `folder` by name, and in one only.
+def _check_complete(drawn: RangeFiles, every: Sequence[Range]) -> None:
+    """Every sample is in one file by name, and in one only.
 
     Raises:
-      OSError: with the first index of which that does not hold.
+      OSError: with the file, or the first sample, of which that does not hold.
     """
-    expected = 0
-    for shard in sorted(_place(path) for path in folder.glob(_PATTERN)):
-        if shard.start < expected or shard.stop > num_samples:
-            raise _stray(shard.path(folder), num_samples)
-        if shard.start > expected:
-            break
-        expected = shard.stop
-    if expected < num_samples:
+    _check_strays(drawn, every)
+    num_samples = every[-1].stop
+    reached = drawn.reached(num_samples)
+    if reached < num_samples:
         raise OSError(
-            f"sample {expected} of {num_samples} is in no file of {folder}: start again to draw "
-            "it; several processes need a folder that all of them see"
+            f"sample {reached} of {num_samples} is in no file of {drawn.folder}: start again to "
+            "draw it; several processes need a folder that all of them see"
         )
 
 
-def _count(some: Sequence[Shard]) -> int:
+def _count(some: Sequence[Range]) -> int:
     return sum(shard.stop - shard.start for shard in some)
 
 
 def _claim(
-    folder: Path, settings: dict[str, Any], model: Model, held: contextlib.ExitStack
+    drawn: RangeFiles, settings: dict[str, Any], model: Model, held: contextlib.ExitStack
 ) -> None:
     """Takes the lock of a folder, and writes the manifest of one that has no samples yet."""
-    held.callback(hold_beside(folder))
-    if any(folder.glob(_PATTERN)):
+    held.callback(hold_beside(drawn.folder))
+    if any(drawn.paths()):
         return
     described = {
         "settings": settings,
@@ -151,8 +135,7 @@ def _claim(
         "config": to_json(model.config),
         "versions": manifest.versions(),
     }
-    with images.whole_file(folder / MANIFEST) as file:
-        file.write(json.dumps(described, indent=1).encode())
+    files.save_text(drawn.folder / MANIFEST, json.dumps(described, indent=1))
 
 
 def _check_seen(folder: Path) -> None:
@@ -189,30 +172,25 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def _check_strays(folder: Path, every: Sequence[Shard]) -> None:
+def _check_strays(drawn: RangeFiles, every: Sequence[Range]) -> None:
     """Refuses a folder in which a file named as samples are is none of `every`."""
     known = set(every)
-    for path in sorted(folder.glob(_PATTERN)):
-        if _place(path) not in known:
-            raise _stray(path, every[-1].stop)
+    for shard in drawn.found():
+        if shard not in known:
+            raise OSError(
+                f"{drawn.path(shard)} holds samples that another file holds as well, or that are "
+                f"beyond the {every[-1].stop} asked for: remove what is not of this folder"
+            )
 
 
-def _stray(path: Path, num_samples: int) -> OSError:
-    return OSError(
-        f"{path} holds samples that another file holds as well, or that are beyond the "
-        f"{num_samples} asked for: remove what is not of this folder"
-    )
-
-
-def _is_whole(shard: Shard, folder: Path, shape: tuple[int, ...]) -> bool:
+def _is_whole(path: Path, shard: Range, shape: tuple[int, ...]) -> bool:
     """Whether the shard's file is there and can be read, every byte of it."""
-    path = shard.path(folder)
     if not path.exists():
         return False
     count = shard.stop - shard.start
     try:
         # Reading an array compares it with the checksum that the archive has of it.
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with files.open_npz(path) as file:
             drawn, labels = file["images"], file["labels"]
         if drawn.shape == (count, *shape) and drawn.dtype == np.uint8 and labels.shape == (count,):
             return True
@@ -223,54 +201,31 @@ def _is_whole(shard: Shard, folder: Path, shape: tuple[int, ...]) -> bool:
     return False
 
 
-def _place(path: Path) -> Shard:
-    """The indices that a file's name says."""
-    try:
-        _, start, stop = path.stem.split("_")
-        return Shard(int(start), int(stop))
-    except ValueError:
-        raise OSError(f"{path} is not named as samples are: remove it, or rename it") from None
-
-
-def _even(batch_size: int, shard_size: int) -> int:
-    """The samples that this process draws at a time.
-
-    Those of a device are as many however the devices are divided among processes: of all batches
-    that make a shard in as few as batch_size does the smallest, rounded up to all devices.
-    """
-    smallest = -(-shard_size // -(-shard_size // batch_size))
-    return devices.num_devices() * -(-smallest // devices.num_devices_of_all())
-
-
 def _draw_missing(
     draw: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
-    own: Sequence[Shard],
-    folder: Path,
+    own: Sequence[Range],
+    place: RangeFiles,
     shape: tuple[int, ...],
     batch_size: int,
 ) -> None:
     """Writes those of this process's shards that are not there and whole."""
-    missing = [shard for shard in own if not _is_whole(shard, folder, shape)]
-    pace = Pace(_count(own) - _count(missing), _count(own), "image")
-    try:
+    missing = [shard for shard in own if not _is_whole(place.path(shard), shard, shape)]
+    total = _count(own)
+    with Progress(total - _count(missing), total, "image", lines=True) as progress:
         for shard in missing:
-            drawn, labels = _drawn(draw, shard, batch_size, pace.advance)
-            images.save_npz(shard.path(folder), images=drawn, labels=labels)
-    finally:
-        pace.close()
+            drawn, labels = _drawn(draw, shard, batch_size, progress.advance)
+            files.save_npz(place.path(shard), images=drawn, labels=labels)
 
 
 def _drawn(
     draw: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
-    shard: Shard,
+    shard: Range,
     batch_size: int,
     advance: Callable[[int], None],
 ) -> list[np.ndarray]:
     """Images and labels of a shard."""
     batches = []
-    for first in range(shard.start, shard.stop, batch_size):
-        # The last batch is filled up, so that one shape is compiled.
-        batch = draw(np.minimum(np.arange(first, first + batch_size), shard.stop - 1))
-        batches.append([values[: shard.stop - first] for values in batch])
-        advance(len(batches[-1][0]))
+    for index, num_new in devices.index_batches(shard.start, shard.stop, batch_size):
+        batches.append([values[:num_new] for values in draw(index)])
+        advance(num_new)
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]

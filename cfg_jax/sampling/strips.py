@@ -16,10 +16,13 @@ import numpy as np
 from cfg_jax.config.validate import to_json
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.types import Key
-from cfg_jax.io import images
+from cfg_jax.io import files, images
 from cfg_jax.io.images import Picture
-from cfg_jax.io.metric_log import with_progress
+from cfg_jax.io.progress import track
+from cfg_jax.runtime import devices
 from cfg_jax.sampling.model import Model
+from cfg_jax.sampling.noisy_classifier import NoisyClassifier
+from cfg_jax.sampling.settings import SamplingSettings
 
 PREVIEW_LABELS = 10
 
@@ -49,9 +52,10 @@ def guided(
     weights: Sequence[float],
     *,
     classifier_weights: Sequence[float] = (0.0,),
+    settings: SamplingSettings = SamplingSettings(),  # noqa: B008  (a constant)
+    classifier: NoisyClassifier | None = None,
     samples_per_label: int = 1,
     batch_size: int = 256,
-    **options,
 ) -> np.ndarray:
     """Samples x [labels, samples_per_label, columns, ...], float32.
 
@@ -60,21 +64,26 @@ def guided(
       seed: row r of all labels and samples draws from fold_in(key(seed), r).
       labels: each 0..num_classes, the last for "no label".
       weights: guidance weights w, one for each column.
-      classifier_weights: of options["classifier"], as `columns` pairs them with `weights`.
+      classifier_weights: weights of the classifier, as `columns` pairs them with `weights`.
+      settings: all but the two weights.
+      classifier: noisy classifier that guides as well.
       samples_per_label: rows for each label.
       batch_size: samples drawn at a time; the last batch is filled up, so one shape is compiled.
-      **options: of `Model.sample_x`: num_steps, step, logvar_interp, clip_x, classifier, ...
+
+    Raises:
+      ValueError: what `Model.check` refuses in a column, before a key is derived.
     """
     pairs = np.asarray(columns(weights, classifier_weights), np.float32)
+    for w, classifier_w in pairs.tolist():
+        column = settings.replace(w=w, classifier_w=classifier_w)
+        model.check(column, np.asarray(labels), classifier=classifier)
     shape = (len(labels), samples_per_label, len(pairs))
     row_keys, row_labels = _rows(seed, labels, samples_per_label)
 
     def draw(place):
         row, column = place // len(pairs), place % len(pairs)
-        arguments = {"labels": row_labels[row], "w": pairs[column, 0]}
-        if options.get("classifier") is not None:
-            arguments["classifier_w"] = pairs[column, 1]
-        return model.sample_x(row_keys[row], **arguments, **options)
+        chosen = settings.replace(w=pairs[column, 0], classifier_w=pairs[column, 1])
+        return model.draw(row_keys[row], chosen, labels=row_labels[row], classifier=classifier)
 
     x = _in_batches(draw, len(row_labels) * len(pairs), batch_size)
     return x.reshape(*shape, *model.shape)
@@ -86,8 +95,8 @@ def upsampled(
     labels: Sequence[int],
     x: np.ndarray,
     *,
+    settings: SamplingSettings = SamplingSettings(),  # noqa: B008  (a constant)
     batch_size: int = 256,
-    **options,
 ) -> np.ndarray:
     """Larger x [labels, samples, columns, H, W, C] of the x of `guided`, rounded to 8 bits before.
 
@@ -98,7 +107,7 @@ def upsampled(
       upsampler: a model with a low_res_shape.
       seed, labels, batch_size: as for `guided`.
       x: [labels, samples, columns, h, w, C] in [-1, 1].
-      **options: of `Model.sample_x`.
+      settings: of the upsampler.
 
     Raises:
       ValueError: images that are not what the upsampler enlarges.
@@ -111,13 +120,11 @@ def upsampled(
     small = images.to_images(x).reshape(-1, *x.shape[3:]).astype(np.float32) / 127.5 - 1
     row_keys, row_labels = _rows(seed, labels, x.shape[1])
     # Another stream than the small images' own: their first noise has the same key otherwise.
-    row_keys = keys_lib.fold_in(row_keys, zlib.crc32(b"upsampled"))
+    row_keys = keys_lib.stream(row_keys, "upsampled")
 
     def draw(place):
         row = place // x.shape[2]
-        return upsampler.sample_x(
-            row_keys[row], labels=row_labels[row], low_res=small[place], **options
-        )
+        return upsampler.draw(row_keys[row], settings, labels=row_labels[row], low_res=small[place])
 
     return _in_batches(draw, len(small), batch_size).reshape(*x.shape[:3], *upsampler.shape)
 
@@ -132,13 +139,8 @@ def _in_batches(
     draw: Callable[[np.ndarray], np.ndarray], count: int, batch_size: int
 ) -> np.ndarray:
     """draw(place [B]) of the places 0..count - 1, B at a time: [count, ...]."""
-    batch_size = min(batch_size, count)
-    starts = range(0, count, batch_size)
-    drawn = [
-        draw(np.minimum(np.arange(start, start + batch_size), count - 1))
-        for start in with_progress(starts, len(starts), "batch")
-    ]
-    return np.concatenate(drawn)[:count]
+    batches = track(devices.index_batches(0, count, min(batch_size, count)), "batch")
+    return np.concatenate([draw(place)[:num_new] for place, num_new in batches])
 
 
 def picture(
@@ -180,9 +182,13 @@ def write_guidance_strip(
     weights: Sequence[float],
     *,
     classifier_weights: Sequence[float] = (0.0,),
+    settings: SamplingSettings = SamplingSettings(),  # noqa: B008  (a constant)
+    classifier: NoisyClassifier | None = None,
     upsampler: Model | None = None,
-    upsampler_options: dict | None = None,
-    **options,
+    upsampler_settings: SamplingSettings = SamplingSettings(),  # noqa: B008
+    upsampler_batch_size: int = 256,
+    samples_per_label: int = 1,
+    batch_size: int = 256,
 ) -> tuple[Path, Path]:
     """Draws `guided` samples and writes them as `.npz` and as PNG; returns both paths.
 
@@ -194,39 +200,42 @@ def write_guidance_strip(
     The files are named after all that they depend on, so that samples of other settings stay.
 
     Raises:
-      ValueError: what `Model.sample_x` refuses, a model and an upsampler that do not fit.
+      ValueError: what `Model.check` refuses, a model and an upsampler that do not fit.
       OSError: a directory that cannot be written.
     """
     if upsampler is not None:
         check_cascade(model, upsampler)
-    x = guided(model, seed, labels, weights, classifier_weights=classifier_weights, **options)
-    pairs = np.asarray(columns(weights, classifier_weights))
+        upsampler.check(upsampler_settings)
+    request = {"settings": settings, "classifier": classifier, "batch_size": batch_size}
+    request |= {"classifier_weights": classifier_weights, "samples_per_label": samples_per_label}
+    x = guided(model, seed, labels, weights, **request)
     arrays = {"images": images.to_images(x)} if len(model.shape) == 3 else {"x": x}
     if upsampler is not None:
-        x = upsampled(upsampler, seed, labels, x, **(upsampler_options or {}))
+        larger = {"settings": upsampler_settings, "batch_size": upsampler_batch_size}
+        x = upsampled(upsampler, seed, labels, x, **larger)
         arrays = {"images": images.to_images(x), "small_images": arrays["images"]}
-    num_steps = options.get("num_steps") or model.config.sampling.num_steps
-    models = {"classifier": options.get("classifier"), "upsampler": upsampler}
-    rest = {name: value for name, value in options.items() if name not in models} | {
-        name: [to_json(used.config), used.step] for name, used in models.items() if used is not None
+    identity = {
+        "settings": _json(model, settings),
+        "classifier": classifier and [to_json(classifier.config), classifier.step],
+        "upsampler": upsampler and [to_json(upsampler.config), upsampler.step],
+        "upsampler_settings": upsampler and _json(upsampler, upsampler_settings),
+        "labels": list(labels),
+        "samples_per_label": samples_per_label,
     }
-    rest |= {"labels": list(labels), "upsampler_options": upsampler_options}
-    name = _name(model, seed, pairs, num_steps, rest)
-    archive = directory / f"{name}.npz"
-    images.save_npz(
-        archive,
-        labels=np.asarray(labels),
-        w=pairs[:, 0],
-        classifier_w=pairs[:, 1],
-        label_names=np.asarray([*model.label_names, "no label"])[np.asarray(labels)],
-        seed=seed,
-        num_steps=num_steps,
-        step=model.step,
-        **arrays,
-    )
+    pairs = np.asarray(columns(weights, classifier_weights))
+    num_steps = identity["settings"]["num_steps"]
+    archive = directory / f"{_name(model, seed, pairs, num_steps, identity)}.npz"
+    described = {"label_names": np.asarray([*model.label_names, "no label"])[np.asarray(labels)]}
+    described |= {"labels": np.asarray(labels), "w": pairs[:, 0], "classifier_w": pairs[:, 1]}
+    described |= {"seed": seed, "num_steps": num_steps, "step": model.step}
+    files.save_npz(archive, **described, **arrays)
     strip = archive.with_suffix(".png")
     images.save_png(strip, picture(model, x, labels, weights, classifier_weights))
     return archive, strip
+
+
+def _json(model: Model, settings: SamplingSettings) -> dict:
+    return settings.filled(model.config.sampling).to_json(model.experiment)
 
 
 def check_cascade(model: Model, upsampler: Model) -> None:
@@ -249,8 +258,8 @@ def check_cascade(model: Model, upsampler: Model) -> None:
         )
 
 
-def _name(model: Model, seed: int, pairs: np.ndarray, num_steps: int, rest: dict) -> str:
+def _name(model: Model, seed: int, pairs: np.ndarray, num_steps: int, identity: dict) -> str:
     """What a reader wants to see, and a digest of the rest."""
-    digest = zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+    digest = zlib.crc32(json.dumps(identity, sort_keys=True).encode())
     listed = "_".join(f"{w:g}" + (f"c{by:g}" if by else "") for w, by in pairs)
     return f"step{model.step}_w{listed}_T{num_steps}_seed{seed}_{digest:08x}"

@@ -4,20 +4,23 @@ Averaged parameters, the config that they were trained with, and the data they k
 that draws samples and a classifier that guides it have in common.
 """
 
+import functools
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from cfg_jax.config import build
 from cfg_jax.runtime import devices
+from cfg_jax.storage import manifest
 
 
 class Trained:
-    """Averaged parameters on all devices, and the network that they belong to.
+    """Averaged parameters, and the network that they belong to.
 
     Attributes:
       config: what it was trained with.
-      params: the exponential moving average of the parameters.
+      params: the exponential moving average of the parameters; placed on all devices at first use,
+        since placing compiles and a request may still be refused.
       step: the training step it was saved at.
       shape: of one example, (H, W, C) or (D,).
       label_names: one per class; labels are their indices.
@@ -34,8 +37,18 @@ class Trained:
         label_names: tuple[str, ...],
     ):
         self.config = config
-        self.params = devices.replicate(params)
+        self._loaded = params
         self.step = step
         self.shape = tuple(shape)
         self.label_names = tuple(label_names)
         self.experiment = build.assemble(config, self.shape, len(self.label_names))
+
+    @functools.cached_property
+    def params(self) -> Any:
+        """See the class."""
+        return devices.replicate(self.__dict__.pop("_loaded"))
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of the parameters, in hexadecimal."""
+        return manifest.sha256(self.__dict__["_loaded" if "_loaded" in self.__dict__ else "params"])

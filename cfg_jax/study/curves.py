@@ -6,24 +6,18 @@ what the results say of themselves, so that cells of unlike samplers never meet 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from cfg_jax.evaluation.result import Result, check_comparable, shown, title
+from cfg_jax.evaluation.result import Result, check_comparable, grid, shown, temperatures, title
 from cfg_jax.study.paper_tables import published
-
-P_UNCOND = ("p_uncond", "model", "checkpoint")
-"""What differs between the curves of figure 4: one run each."""
-
-NUM_STEPS = ("num_steps",)
-"""What differs between the curves of figure 5."""
 
 NEUTRAL = {
     "classifier_w": {"classifier": None, "classifier_w": 0.0, "classifier_form": "eps"},
     "noise_temperature": {"noise_temperature": 1.0},
     "score_temperature": {"score_temperature": 1.0},
 }
-"""Of the parameters other than w: the fields that leave sampling as it is."""
+"""Parameters other than w, each with the fields that leave sampling as it is."""
 
 
 class Curve(NamedTuple):
@@ -40,12 +34,29 @@ class Curve(NamedTuple):
 
     @property
     def values(self) -> list[float]:
-        """Of the parameter, ascending."""
+        """The parameter of every cell, ascending."""
         return [result.swept[self.parameter] for result in self.results]
 
     def metric(self, name: str) -> list[float]:
-        """Of every cell, "fid" or "is"."""
+        """A number of every cell, "fid" or "is"."""
         return [result.metrics[name] for result in self.results]
+
+
+class Families(NamedTuple):
+    """The curves of a sweep.
+
+    over_p: over w, one for each run, as figure 4 has one for each p_uncond.
+    over_t: over w, one for each number of steps T, as figure 5.
+    others: over the classifier's weight and the temperatures, each from the cell without them.
+    """
+
+    over_p: list[Curve]
+    over_t: list[Curve]
+    others: list[Curve]
+
+    def over_w(self) -> dict[str, list[Curve]]:
+        """The families that tables and plots are of, by name; "T" where there are several T."""
+        return {"w": self.over_p} | ({"T": self.over_t} if len(self.over_t) > 1 else {})
 
 
 class Table(NamedTuple):
@@ -53,7 +64,7 @@ class Table(NamedTuple):
 
     caption: one sentence on what the numbers are.
     head: names of the columns, the first that of the rows.
-    rows: as many strings each.
+    rows: the cells, a string for each column.
     """
 
     caption: str
@@ -62,20 +73,23 @@ class Table(NamedTuple):
 
     def text(self) -> str:
         """The caption and the aligned columns, as lines."""
-        lines = [self.head, *self.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
-        aligned = (
-            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-            for line in lines
-        )
-        return "\n".join([self.caption, "", *aligned]) + "\n"
+        return f"{self.caption}\n\n{aligned([self.head, *self.rows])}\n"
 
 
-def guidance_family(results: Sequence[Result], over: Sequence[str]) -> list[Curve]:
-    """The curves over w that differ in the fields `over` alone, P_UNCOND or NUM_STEPS.
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the columns flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
 
-    Where there are several such families, that of the most curves, then of the most cells. Cells
-    with a classifier or a temperature are left out.
+
+def families(results: Sequence[Result]) -> Families:
+    """The curves over w that differ in the run or in T alone, and those over other parameters.
+
+    Where there are several families over w of a kind, that of the most curves, then of the most
+    cells.
 
     Raises:
       ValueError: results of unlike protocols, or no cell that is guided by w alone.
@@ -84,52 +98,31 @@ def guidance_family(results: Sequence[Result], over: Sequence[str]) -> list[Curv
     guided = [result for result in results if moved(result) is None]
     if not guided:
         raise ValueError("no result without classifier and temperature: measure some over w")
-    groups = _grouped(guided, ("w", *over))
-    largest = max(groups, key=lambda group: (len(_grouped(group, ("w",))), len(group)))
-    found = sorted(_grouped(largest, ("w",)), key=lambda group: group[0].swept[over[0]])
-    plain = [_name(over[0], group[0].swept) for group in found]
-    names = [
-        name if plain.count(name) == 1 else f"{name}, model {group[0].swept['model'][:6]}"
-        for name, group in zip(plain, found, strict=True)
-    ]
-    return [_curve(name, "w", group) for name, group in zip(names, found, strict=True)]
-
-
-def older_ways(results: Sequence[Result]) -> list[Curve]:
-    """The curves over classifier_w and over the temperatures, each with the cell it starts from.
-
-    Raises:
-      ValueError: results of unlike protocols.
-    """
-    check_comparable(*results)
-    found = []
+    others = []
     for parameter, neutral in NEUTRAL.items():
         cells = [result for result in results if moved(result) == parameter]
-        for group in _grouped(cells, (parameter,)):
+        for group in _grouped(cells, [parameter]):
             start = group[0].swept | neutral
             group = [result for result in results if result.swept == start] + group
-            found.append(_curve(_older_name(parameter, group[-1].swept), parameter, group))
-    return found
+            others.append(_curve(_other_name(parameter, group[-1].swept), parameter, group))
+    over_p = _family(guided, "p_uncond", "model", "checkpoint")  # a run differs in all three
+    return Families(over_p, _family(guided, "num_steps"), others)
 
 
 def moved(result: Result) -> str | None:
     """The parameter besides w that is not neutral, the first of NEUTRAL; None where all are."""
     for parameter, neutral in NEUTRAL.items():
-        if any(result.swept[field] != value for field, value in neutral.items()):
+        if result.swept | neutral != result.swept:
             return parameter
     return None
 
 
 def describe(swept: dict[str, Any]) -> str:
     """A cell in words: "p_uncond = 0.1, T = 32, w = 0.3"."""
-    parts = [_name("p_uncond", swept), _name("num_steps", swept), f"w = {swept['w']:g}"]
+    parts = [_run(swept), grid(swept), f"w = {swept['w']:g}"]
     if swept["classifier"]:
-        form = " (ADM's form)" if swept["classifier_form"] == "adm" else ""
-        parts.append(f"classifier {swept['classifier_w']:g}{form}")
-    for name in ("noise_temperature", "score_temperature"):
-        if swept[name] != 1:
-            parts.append(f"{name.replace('_', ' ')} {swept[name]:g}")
-    return ", ".join(parts)
+        parts.append(f"classifier {swept['classifier_w']:g}{_form(swept)}")
+    return ", ".join(parts + temperatures(swept))
 
 
 def tables(results: Sequence[Result]) -> dict[str, Table]:
@@ -139,14 +132,11 @@ def tables(results: Sequence[Result]) -> dict[str, Table]:
     where there are several. table_cells: all that was measured.
 
     Raises:
-      ValueError: results of unlike protocols.
+      ValueError: as `families`.
     """
-    over_t = guidance_family(results, NUM_STEPS)
-    found = {"table_w": guidance_table(guidance_family(results, P_UNCOND))}
-    if len(over_t) > 1:
-        found["table_T"] = guidance_table(over_t)
-    found["table_cells"] = cell_table(results)
-    return found
+    over_w = families(results).over_w()
+    found = {f"table_{name}": guidance_table(curves) for name, curves in over_w.items()}
+    return found | {"table_cells": _cell_table(results)}
 
 
 def guidance_table(curves: Sequence[Curve]) -> Table:
@@ -161,30 +151,24 @@ def guidance_table(curves: Sequence[Curve]) -> Table:
     every = [result for curve in curves for result in curve.results]
     check_comparable(*every)
     protocol = every[0].protocol
-    theirs = [[published(result) for result in curve.results] for curve in curves]
-    head, columns = ["w"], []
-    for curve, known in zip(curves, theirs, strict=True):
-        pairs = list(zip(curve.metric("fid"), curve.metric("is"), strict=True))
-        head.append(curve.name)
-        columns.append(dict(zip(curve.values, _starred(pairs, 3), strict=True)))
-        if any(known):
-            head.append("published")
-            columns.append(dict(zip(curve.values, _starred(known, 2), strict=True)))
-    weights = sorted({w for column in columns for w in column})
+    columns = {}
+    for i, curve in enumerate(curves):
+        ours = list(zip(curve.metric("fid"), curve.metric("is"), strict=True))
+        columns[i, curve.name] = dict(zip(curve.values, _starred(ours, 3), strict=True))
+        theirs = [published(result) for result in curve.results]
+        if any(theirs):
+            columns[i, "published"] = dict(zip(curve.values, _starred(theirs, 2), strict=True))
+    weights = sorted({w for column in columns.values() for w in column})
     caption = (
         f"{title('fid', protocol)} / {title('is', protocol)}, of {protocol['num_samples']} samples "
         f"each; * lowest distance, highest score of a column"
     )
-    return Table(caption, head, [[f"{w:g}", *(c.get(w, "-") for c in columns)] for w in weights])
+    rows = [[f"{w:g}", *(column.get(w, "-") for column in columns.values())] for w in weights]
+    return Table(caption, ["w", *(name for _, name in columns)], rows)
 
 
-def cell_table(results: Sequence[Result]) -> Table:
-    """Every cell in a row of its own, with all that was measured of it.
-
-    Raises:
-      ValueError: results of unlike protocols.
-    """
-    check_comparable(*results)
+def _cell_table(results: Sequence[Result]) -> Table:
+    """Every cell in a row of its own, with all that was measured of it."""
     protocol = results[0].protocol
     names = list(dict.fromkeys(name for result in results for name in shown(result)))
     rows = [
@@ -209,7 +193,21 @@ def _starred(pairs: Sequence[tuple[float, float] | None], decimals: int) -> list
     return [text(pair) if pair else "-" for pair in pairs]
 
 
-def _grouped(results: Sequence[Result], without: Sequence[str]) -> list[list[Result]]:
+def _family(guided: Sequence[Result], *over: str) -> list[Curve]:
+    """The largest family over w whose curves differ in the fields `over`, by the first of them."""
+    groups = _grouped(guided, ["w", *over])
+    largest = max(groups, key=lambda group: (len(_grouped(group, ["w"])), len(group)))
+    found = sorted(_grouped(largest, ["w"]), key=lambda group: group[0].swept[over[0]])
+    first = [group[0].swept for group in found]
+    names = [_run(swept) if over[0] == "p_uncond" else grid(swept) for swept in first]
+    unique = [
+        name if names.count(name) == 1 else f"{name}, model {swept['model'][:6]}"
+        for name, swept in zip(names, first, strict=True)
+    ]
+    return [_curve(name, "w", group) for name, group in zip(unique, found, strict=True)]
+
+
+def _grouped(results: Iterable[Result], without: Sequence[str]) -> list[list[Result]]:
     """Results that agree in all that is swept but the fields `without`, in order of appearance."""
     groups: dict[str, list[Result]] = {}
     for result in results:
@@ -224,14 +222,16 @@ def _curve(name: str, parameter: str, results: Sequence[Result]) -> Curve:
     return Curve(name, parameter, [found[value] for value in sorted(found)])
 
 
-def _name(field: str, swept: dict[str, Any]) -> str:
-    if field == "p_uncond":
-        return f"p_uncond = {swept['p_uncond']:g}"
-    return f"T = {swept['num_steps']}" + (f" ({swept['respacing']})" if swept["respacing"] else "")
+def _run(swept: dict[str, Any]) -> str:
+    return f"p_uncond = {swept['p_uncond']:g}"
 
 
-def _older_name(parameter: str, swept: dict[str, Any]) -> str:
+def _form(swept: dict[str, Any]) -> str:
+    return " (ADM's form)" if swept["classifier_form"] == "adm" else ""
+
+
+def _other_name(parameter: str, swept: dict[str, Any]) -> str:
     name = parameter.replace("_", " ")
     if parameter == "classifier_w":
-        name = "classifier" + (" (ADM's form)" if swept["classifier_form"] == "adm" else "")
-    return f"{name}, w = {swept['w']:g}, {_name('num_steps', swept)}"
+        name = f"classifier{_form(swept)}"
+    return f"{name}, w = {swept['w']:g}, {grid(swept)}"

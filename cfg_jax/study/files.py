@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cfg_jax.evaluation.result import Result, check_comparable
-from cfg_jax.io import images
-from cfg_jax.io.images import Picture
+from cfg_jax.io.files import save_text
+from cfg_jax.io.images import Picture, save_png
 from cfg_jax.study.curves import tables
 
 
@@ -31,8 +31,7 @@ def write_numbers(folder: Path, results: Sequence[Result]) -> list[Path]:
     every = [result._asdict() | {"path": str(result.path)} for result in results]
     texts |= {"results.json": json.dumps(every, indent=1) + "\n", "results.csv": _csv(results)}
     for name, text in texts.items():
-        with images.whole_file(folder / name) as file:
-            file.write(text.encode())
+        save_text(folder / name, text)
     return [folder / name for name in texts]
 
 
@@ -40,7 +39,7 @@ def write_pictures(folder: Path, pictures: Mapping[str, Picture]) -> list[Path]:
     """Writes each picture as `<name>.png`; returns the paths."""
     paths = {folder / f"{name}.png": picture for name, picture in pictures.items()}
     for path, picture in paths.items():
-        images.save_png(path, picture)
+        save_png(path, picture)
     return list(paths)
 
 

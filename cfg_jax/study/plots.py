@@ -11,7 +11,7 @@ from pathlib import Path
 from cfg_jax.evaluation.result import Result, check_comparable, title
 from cfg_jax.io.files import folder
 from cfg_jax.io.images import Picture, rendered
-from cfg_jax.study.curves import NUM_STEPS, P_UNCOND, Curve, guidance_family, older_ways
+from cfg_jax.study.curves import Curve, families
 from cfg_jax.study.paper_tables import published
 
 Losses = list[tuple[int, float]]
@@ -26,15 +26,19 @@ def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
     any.
 
     Raises:
-      ValueError: results of unlike protocols.
+      ValueError: results of unlike protocols, or none guided by w alone.
     """
-    over_p, over_t = (guidance_family(results, over) for over in (P_UNCOND, NUM_STEPS))
-    found = {"frontier_w": frontier(over_p)}
-    if len(over_t) > 1:
-        found["frontier_T"] = frontier(over_t)
-    if ways := older_ways(results):
-        found["frontier_ways"] = frontier([_reference(results, ways), *ways])
-    return found
+    sweep = families(results)
+    found = sweep.over_w()
+    if sweep.others:
+        other = sweep.others[0].results[-1].swept
+        alongside = (
+            curve._replace(name="classifier-free guidance")
+            for curve in sweep.over_p + sweep.over_t
+            if all(curve.results[0].swept[name] == other[name] for name in ("model", "num_steps"))
+        )
+        found["ways"] = [next(alongside, sweep.over_p[0]), *sweep.others]
+    return {f"frontier_{name}": frontier(curves) for name, curves in found.items()}
 
 
 def frontier(curves: Sequence[Curve]) -> Picture:
@@ -45,12 +49,10 @@ def frontier(curves: Sequence[Curve]) -> Picture:
     Raises:
       ValueError: results of unlike protocols.
     """
-    from matplotlib.figure import Figure
-
     every = [result for curve in curves for result in curve.results]
     check_comparable(*every)
-    figure = Figure(figsize=(7.0, 5.0), dpi=110, layout="constrained")
-    axes = figure.add_subplot()
+    protocol = every[0].protocol
+    axes = _axes(5.0, xlabel=title("fid", protocol), ylabel=title("is", protocol))
     for curve in curves:
         x, y = curve.metric("fid"), curve.metric("is")
         (line,) = axes.plot(x, y, "o-", markersize=4, linewidth=1.2, label=curve.name)
@@ -62,24 +64,17 @@ def frontier(curves: Sequence[Curve]) -> Picture:
         if theirs:
             label = f"{curve.name}, published"
             axes.plot(*zip(*theirs, strict=True), "x--", color=line.get_color(), label=label)
-    protocol = every[0].protocol
-    axes.set(xlabel=title("fid", protocol), ylabel=title("is", protocol))
-    axes.grid(alpha=0.25)
     axes.legend(fontsize="small")
-    return rendered(figure)
+    return rendered(axes.figure)
 
 
 def loss_curves(runs: Mapping[str, Losses]) -> Picture:
     """The training loss of every run against the step, on a logarithmic axis."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 3.6), dpi=110, layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="training loss", yscale="log")
+    axes = _axes(3.6, xlabel="step", ylabel="training loss", yscale="log")
     for name, losses in runs.items():
         axes.plot(*zip(*losses, strict=True), linewidth=1.2, label=name)
-    axes.grid(alpha=0.25, which="both")
     axes.legend(fontsize="small")
-    return rendered(figure)
+    return rendered(axes.figure)
 
 
 def read_losses(workdir: str | Path) -> Losses:
@@ -95,12 +90,9 @@ def read_losses(workdir: str | Path) -> Losses:
     return found
 
 
-def _reference(results: Sequence[Result], ways: Sequence[Curve]) -> Curve:
-    """The curve over w of the model and T that the other ways were measured with."""
-    other = ways[0].results[-1].swept
-    for over in (P_UNCOND, NUM_STEPS):
-        for curve in guidance_family(results, over):
-            first = curve.results[0].swept
-            if all(first[name] == other[name] for name in ("model", "num_steps")):
-                return curve._replace(name="classifier-free guidance")
-    return guidance_family(results, P_UNCOND)[0]
+def _axes(height: float, **labels: str):
+    from matplotlib.figure import Figure
+
+    axes = Figure(figsize=(7.0, height), dpi=110, layout="constrained").add_subplot(**labels)
+    axes.grid(alpha=0.25, which="both")
+    return axes

@@ -8,14 +8,14 @@ no script, and nothing is fetched.
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from cfg_jax.config.validate import flatten
-from cfg_jax.evaluation.result import Result, check_comparable, title
-from cfg_jax.io import images
+from cfg_jax.evaluation.result import Result, title
+from cfg_jax.io.files import save_text
 from cfg_jax.io.images import Picture
 from cfg_jax.study.claims import Claim, check_claims
 from cfg_jax.study.curves import Table, tables
@@ -65,15 +65,18 @@ def write_report(
     Raises:
       ValueError: results of unlike protocols.
     """
-    check_comparable(*results)
     protocol = results[0].protocol
-    name = f"{title('is', protocol)} against {title('fid', protocol)}"
+    name = escape(f"Guidance: {title('is', protocol)} against {title('fid', protocol)}")
     parts = [
-        f"<h1>Guidance: {escape(name)}</h1>",
-        _paragraph(_summary(results)),
+        f"<h1>{name}</h1>",
+        _paragraph(
+            f"{len(results)} cells of {protocol['num_samples']} samples each, compared with "
+            f"{protocol['reference']}. The claims and the shape of the tables are those of Ho & "
+            "Salimans 2022, Classifier-Free Diffusion Guidance; w = 0 is the conditional model."
+        ),
         _section("Which of the paper's claims hold here", [_claims(check_claims(results))]),
         _section("Frontier", [_figure(p, CAPTIONS.get(n, n)) for n, p in pictures.items()]),
-        _section("Tables", [_table(n, table) for n, table in tables(results).items()]),
+        _section("Tables", [_captioned(n, table) for n, table in tables(results).items()]),
         _section("Samples", [_figure(picture, n) for n, picture in strips.items()]),
         _section("Training", [_figure(losses, CAPTIONS["loss"])] if losses else []),
         _section("Protocol", _protocol(results)),
@@ -81,44 +84,31 @@ def write_report(
     ]
     page = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>Guidance: {escape(name)}</title><style>{STYLE}</style></head>\n<body>\n"
+        f"<title>{name}</title><style>{STYLE}</style></head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
-    with images.whole_file(path) as file:
-        file.write(page.encode())
-
-
-def _summary(results: Sequence[Result]) -> str:
-    protocol = results[0].protocol
-    return (
-        f"{len(results)} cells of {protocol['num_samples']} samples each, compared with "
-        f"{protocol['reference']}. The claims and the shape of the tables are those of Ho & "
-        "Salimans 2022, Classifier-Free Diffusion Guidance; w = 0 is the conditional model."
-    )
+    save_text(path, page)
 
 
 def _claims(claims: Sequence[Claim]) -> str:
-    rows = "".join(
-        f'<tr><td>{escape(claim.claim)}</td><td class="verdict">{escape(claim.verdict)}</td>'
-        f"<td>{'<br>'.join(map(escape, claim.numbers))}</td></tr>"
-        for claim in claims
-    )
-    head = "<tr><th>claim</th><th>verdict</th><th>numbers</th></tr>"
-    return f'<table class="words">{head}{rows}</table>'
+    rows = [
+        [
+            escape(claim),
+            f'<span class="verdict">{verdict}</span>',
+            "<br>".join(map(escape, numbers)),
+        ]
+        for claim, verdict, numbers in claims
+    ]
+    return _table(rows, ["claim", "verdict", "numbers"], "words")
 
 
-def _table(name: str, table: Table) -> str:
-    rows = "".join(f"<tr>{''.join(_cells('td', row))}</tr>" for row in table.rows)
-    head = "".join(_cells("th", table.head))
+def _captioned(name: str, table: Table) -> str:
+    rows = [map(escape, row) for row in table.rows]
     return (
         f"<h3>{escape(CAPTIONS.get(name, name))}</h3>{_paragraph(table.caption, 'small')}"
-        f"<table><tr>{head}</tr>{rows}</table>"
+        f"{_table(rows, map(escape, table.head))}"
     )
-
-
-def _cells(tag: str, texts: Sequence[str]) -> list[str]:
-    return [f"<{tag}>{escape(text)}</{tag}>" for text in texts]
 
 
 def _protocol(results: Sequence[Result]) -> list[str]:
@@ -128,8 +118,7 @@ def _protocol(results: Sequence[Result]) -> list[str]:
         if all(result.swept[name] == value for result in results):
             fields[name] = value
     seeds = sorted({result.record["seed"] for result in results})
-    fields |= {"seed": seeds[0] if len(seeds) == 1 else seeds}
-    fields |= results[0].record["versions"]
+    fields |= {"seed": seeds[0] if len(seeds) == 1 else seeds, **results[0].record["versions"]}
     parts = [_pairs(fields)]
     said = dict.fromkeys(line for result in results for line in result.record["warnings"])
     return parts + [_paragraph(f"Warning: {line}") for line in said]
@@ -149,14 +138,16 @@ def _configuration(results: Sequence[Result]) -> str:
 
 
 def _pairs(fields: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr>{''.join(_cells('td', [name, _said(value)]))}</tr>" for name, value in fields.items()
-    )
-    return f'<table class="words">{rows}</table>'
+    """A table of names and values; what is no string stands as JSON."""
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}
+    return _table([map(escape, pair) for pair in texts.items()], kind="words")
 
 
-def _said(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _table(rows: Iterable[Iterable[str]], head: Iterable[str] = (), kind: str = "") -> str:
+    """A table of cells in HTML."""
+    lines = [("th", head), *(("td", row) for row in rows)]
+    cells = ["".join(f"<{tag}>{cell}</{tag}>" for cell in row) for tag, row in lines]
+    return f'<table class="{kind}">{"".join(f"<tr>{row}</tr>" for row in cells if row)}</table>'
 
 
 def _section(heading: str, parts: Sequence[str]) -> str:
@@ -164,7 +155,7 @@ def _section(heading: str, parts: Sequence[str]) -> str:
 
 
 def _paragraph(text: str, kind: str = "") -> str:
-    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+    return f'<p class="{kind}">{escape(text)}</p>'
 
 
 def _figure(picture: Picture, caption: str) -> str:

@@ -62,7 +62,7 @@ def judge(
       weights: guidance weights.
       samples_per_label: samples of each class at each weight.
       seed: of the noise, the same at every weight.
-      classifier_weights: of options["classifier"], paired with `weights` by `strips.columns`.
+      classifier_weights: weights of the classifier, paired with `weights` by `strips.columns`.
       **options: of `strips.guided`.
     """
     real, real_labels = _arrays(model, "train")

@@ -9,7 +9,6 @@ noise is that of the seed, the same in every cell. What the results add up to is
 `plots`, `claims` and `report`, and files to `files`.
 """
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from cfg_jax.config import build
 from cfg_jax.evaluation import (
     Reference,
     Result,
-    Sampling,
+    SamplingSettings,
     check_request,
     evaluate,
     title,
@@ -49,7 +48,7 @@ class Cell(NamedTuple):
     """One evaluation: a run, guidance and sampler, and the classifier that guides, if any."""
 
     run: Run
-    sampling: Sampling
+    sampling: SamplingSettings
     classifier: NoisyClassifier | None = None
 
 
@@ -95,7 +94,7 @@ def plan(
     weights: Sequence[float],
     num_steps: Sequence[int] = (),
     other_weights: Sequence[float] | None = None,
-    common: Sampling = Sampling(),  # noqa: B008  (a constant)
+    common: SamplingSettings = SamplingSettings(),  # noqa: B008  (a constant)
     older: OlderWays = OlderWays(),  # noqa: B008
 ) -> list[Cell]:
     """The cells of a sweep: w of the first run at each T, w of the other runs at the first T.
@@ -114,55 +113,33 @@ def plan(
     """
     other_weights = weights if other_weights is None else other_weights
     steps = [int(count) for count in num_steps] or [None]
-    base = common._replace(num_steps=steps[0])
-    cells = [Cell(runs[0], base._replace(w=float(w))) for w in weights]
+    base = common.replace(num_steps=steps[0])
+    cells = [Cell(runs[0], base.replace(w=float(w))) for w in weights]
     for count in steps[1:]:
-        other = base._replace(num_steps=count)
-        cells += [Cell(runs[0], other._replace(w=float(w))) for w in other_weights]
+        other = base.replace(num_steps=count)
+        cells += [Cell(runs[0], other.replace(w=float(w))) for w in other_weights]
     for run in runs[1:]:
-        cells += [Cell(run, base._replace(w=float(w))) for w in other_weights]
+        cells += [Cell(run, base.replace(w=float(w))) for w in other_weights]
     cells += _older_cells(runs[0], base, older)
-    for cell in cells:
-        _check(cell)
+    for cell in cells:  # refused before hours are spent on the cells before it
+        try:
+            cell.run.model.check(cell.sampling, classifier=cell.classifier)
+        except ValueError as error:
+            raise ValueError(f"{cell.run.workdir}: {error}") from None
     return list({_identity(cell): cell for cell in cells}.values())
 
 
-def _older_cells(run: Run, base: Sampling, older: OlderWays) -> list[Cell]:
-    base = base._replace(w=0.0, num_steps=older.num_steps or base.num_steps)
-    on = base._replace(w=float(older.classifier_on), classifier_form=older.classifier_form)
+def _older_cells(run: Run, base: SamplingSettings, older: OlderWays) -> list[Cell]:
+    base = base.replace(w=0.0, num_steps=older.num_steps or base.num_steps)
+    on = base.replace(w=float(older.classifier_on), classifier_form=older.classifier_form)
     cells = [
-        Cell(run, on._replace(classifier_w=float(by)), older.classifier)
+        Cell(run, on.replace(classifier_w=float(by)), older.classifier)
         for by in older.classifier_weights
     ]
     for field in ("noise_temperature", "score_temperature"):
         values = getattr(older, f"{field}s")
-        cells += [Cell(run, base._replace(**{field: float(value)})) for value in values]
+        cells += [Cell(run, base.replace(**{field: float(value)})) for value in values]
     return cells
-
-
-def _check(cell: Cell) -> None:
-    """Refuses what the sampler would refuse, before hours are spent on the cells before it."""
-    sampling, model = cell.sampling, cell.run.model
-    if not all(map(math.isfinite, (sampling.w, sampling.classifier_w))):
-        raise ValueError(f"w={sampling.w}, classifier_w={sampling.classifier_w}: need finite ones")
-    if sampling.w and not model.has_null_label:
-        raise ValueError(
-            f"w={sampling.w}: the network in {cell.run.workdir} has no null label to guide with; "
-            "leave w at 0"
-        )
-    noise, score = sampling.noise_temperature, sampling.score_temperature
-    if not (0 <= noise < math.inf and 0 < score < math.inf):
-        raise ValueError(
-            f"noise_temperature={noise}, score_temperature={score}: need finite numbers, the first "
-            "0 or more, the second above 0"
-        )
-    _calls(cell)
-    if cell.classifier is None and sampling.classifier_w:
-        raise ValueError(f"classifier_w={sampling.classifier_w} without a classifier: give one")
-    if (sampling.step or model.config.sampling.step) == "ddim" and noise != 1:
-        raise ValueError(
-            f"noise_temperature={noise} with step='ddim', which draws no noise: use 'ancestral'"
-        )
 
 
 def _identity(cell: Cell) -> tuple:
@@ -226,8 +203,8 @@ def check_measurable(
             f"metrics={','.join(metrics)}: a sweep's tables are of {' and '.join(NEEDED)}; add "
             f"{' and '.join(lacking)}"
         )
-    for run in runs_of(cells):
-        check_request(run.model, metrics, num_samples, label_plan)
+    for cell in cells:
+        check_request(cell.run.model, metrics, num_samples, label_plan, *cell[1:])
 
 
 def runs_of(cells: Sequence[Cell]) -> list[Run]:
@@ -236,7 +213,7 @@ def runs_of(cells: Sequence[Cell]) -> list[Run]:
 
 
 def _calls(cell: Cell) -> int:
-    """T of a cell; ValueError where its schedule does not have it."""
+    """T of a cell."""
     return len(cell.run.model.grid(cell.sampling.num_steps, cell.sampling.respacing))
 
 
@@ -248,7 +225,7 @@ def _said(result: Result) -> str:
 
 
 def strip(
-    run: Run, folder: Path, weights: Sequence[float], sampling: Sampling, seed: int
+    run: Run, folder: Path, weights: Sequence[float], sampling: SamplingSettings, seed: int
 ) -> Picture:
     """Guided samples, rows labels and columns w; kept in `folder` as a PNG, and drawn once.
 
@@ -263,9 +240,9 @@ def strip(
     labels = list(range(min(STRIP_LABELS, model.null_label)))
     names = ("num_steps", "step", "logvar_interp", "clip_x", "respacing")
     options = {name: getattr(sampling, name) for name in names}
-    identity = [manifest.sha256(model.params), list(map(float, weights)), options, seed, labels]
+    identity = [model.sha256, list(map(float, weights)), options, seed, labels]
     path = folder / f"strip_{manifest.sha256_json(identity)[:12]}.png"
     if not path.exists():
-        x = strips.guided(model, seed, labels, weights, **options)
+        x = strips.guided(model, seed, labels, weights, settings=SamplingSettings(**options))
         images.save_png(path, strips.picture(model, x, labels, weights))
     return images.read_picture(path)

@@ -1,9 +1,9 @@
 """What happens between two steps of training?
 
-Feed the next batch, read the metrics of steps that are done, stop a run that has gone wrong or is
-asked to, log, save, draw a preview. Batch and noise of step k are functions of (seed, k), so a run
-that is resumed makes the same steps as one that never stopped. Every process goes through all of
-it, the first alone writes numbers, previews and what is said.
+Read the metrics of finished steps, stop a run that has gone wrong or is asked to stop, log, save,
+draw a preview: `due_after` says which. Batch and noise of step k are functions of (seed, k), so a
+resumed run makes the same steps as one that never stopped. Every process takes part; process 0
+alone logs, prints and draws.
 """
 
 import collections
@@ -22,7 +22,8 @@ from ml_collections import ConfigDict
 from cfg_jax import data
 from cfg_jax.config import build
 from cfg_jax.config.validate import to_json
-from cfg_jax.io.metric_log import MetricLog, Progress
+from cfg_jax.io.metric_log import MetricLog
+from cfg_jax.io.progress import Progress
 from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling import strips
 from cfg_jax.sampling.model import Model
@@ -30,42 +31,76 @@ from cfg_jax.storage.checkpoint import Checkpoints, SaveError
 from cfg_jax.training import preemption
 from cfg_jax.training.step import TrainState
 
-# Steps whose metrics may still be on the devices: reading one waits for it, and a host that waits
-# for every step leaves the devices idle in between.
+# Steps whose metrics are still on the devices: a host that waited for every step's would leave the
+# devices idle in between.
 STEPS_IN_FLIGHT = 2
 
 
 class Run(NamedTuple):
-    """What stays the same during training; `order[k]` is the batch of step k + 1."""
+    """What training does not change; `order[k]` is the batch of step k + 1."""
 
     config: ConfigDict
     workdir: Path
     source: data.Source
     order: Any
-    experiment: build.Experiment | build.ClassifierExperiment
+    task: build.Task
 
     def meta(self) -> dict[str, Any]:
-        """What a checkpoint says of its data, as JSON values."""
-        return {
-            "data": {
-                "shape": self.source.shape,
-                "label_names": self.source.label_names,
-                "fingerprint": self.source.fingerprint(),
-            }
-        }
+        """The record of the data in a checkpoint, as JSON values."""
+        source = self.source
+        known = {"shape": source.shape, "label_names": source.label_names}
+        return {"data": known | {"fingerprint": source.fingerprint()}}
+
+
+class Due(NamedTuple):
+    """What is due between a step and the next one.
+
+    first: the step was the first since the start, which includes compiling.
+    log, save, preview: metrics are logged, a checkpoint saved, a preview drawn.
+    end: no further step is made.
+    stop: no further step is made although some are left.
+    """
+
+    first: bool
+    log: bool
+    save: bool
+    preview: bool
+    end: bool
+    stop: bool
+
+
+def due_after(step: int, *, start: int, train: ConfigDict, asked_to_stop: bool, draws: bool) -> Due:
+    """What is due after `step`.
+
+    Args:
+      start: the step that the run began or resumed from.
+      train: config.train.
+      asked_to_stop: stop after this step, saved and without a preview.
+      draws: whether the network can draw previews.
+    """
+    last = step == train.num_steps
+    stop = asked_to_stop and not last
+    end = last or stop
+    preview = draws and train.preview_every > 0 and not stop
+    return Due(
+        first=step == start + 1,
+        log=end or step % train.log_every == 0,
+        save=end or step % train.checkpoint_every == 0,
+        preview=preview and (last or step % train.preview_every == 0),
+        end=end,
+        stop=stop,
+    )
 
 
 class Loop:
     """All steps from `start` to the config's last, and what happens between them.
 
     Args:
-      feed: of a `watchdog`.
-      asked_to_stop: of `preemption`.
+      feed: from `watchdog.armed`.
+      asked_to_stop: from `preemption.watched`, called once after every step.
 
     Raises:
-      FloatingPointError: too many steps in a row with a loss or gradient that is not finite.
-      SaveError: the last checkpoint could not be written, or one that several processes write.
-      interruption.Interrupted: SIGTERM came, and the step that was under way is saved.
+      FloatingPointError, SaveError, preemption.Interrupted: as `run.train`.
     """
 
     def __init__(
@@ -86,71 +121,69 @@ class Loop:
         self.skipped_in_row = 0
         self.slow = start
         self.model: Model | None = None
-        # A classifier draws nothing, an upsampler nothing without an image to enlarge.
-        self._draws = not getattr(run.experiment, "low_res_size", 1)
 
     def __call__(self, state: TrainState, step_fn: Callable) -> None:
         threads = self.run.config.data.num_threads
         ahead = data.iterate(self.run.order, self.start, num_threads=threads)
         batches = devices.prefetch(itertools.islice(ahead, max(self.total - self.start, 0)))
-        stopped = None
-        with self._told() as (self.log, self.progress):
+        step = self.start
+        with self._outputs() as (self.log, self.progress):
             self.feed(True)
             for step, batch in enumerate(batches, self.start + 1):
                 state, metrics = step_fn(state, batch)
-                if self._between(step, state, metrics):
-                    stopped = step
+                due = self._between(step, metrics)
+                if due.first:
+                    self._write_first()
+                if due.log:
+                    self._write_log(step)
+                with self.logged.paused():
+                    if due.save:
+                        self._save(step, state, due.end)
+                    if due.preview and processes.is_first():
+                        self._preview(step, state)
+                if due.stop:
                     break
-        if stopped is not None:
-            self._say(f"asked to stop: step {stopped} of {self.total} saved, start again to go on")
-            raise preemption.Interrupted(stopped)
-        self._say(f"step {max(self.start, self.total)} of {self.total} done, in {self.run.workdir}")
+        if step < self.total:
+            self._print(f"asked to stop: step {step} of {self.total} saved, start again to go on")
+            raise preemption.Interrupted(step)
+        self._print(f"step {step} of {self.total} done, in {self.run.workdir}")
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[tuple[MetricLog | None, Progress | None]]:
-        """Where numbers go, and a person's eyes."""
+    def _outputs(self) -> Iterator[tuple[MetricLog | None, Progress | None]]:
+        """The metric log and the progress of process 0; nothing in the others."""
         if not processes.is_first():
             yield None, None
             return
         with (
             contextlib.closing(MetricLog(self.run.workdir, self.start)) as log,
-            contextlib.closing(Progress(self.start, self.total)) as progress,
+            Progress(self.start, self.total) as progress,
         ):
             yield log, progress
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if processes.is_first():
             print(text, flush=True)
 
-    def _between(self, step: int, state: TrainState, metrics: dict) -> bool:
-        """Whether to stop here, with this step saved although others are left."""
-        every, first, last = self.run.config.train, step == self.start + 1, step == self.total
-        stopping = self.asked_to_stop() and not last
-        ending = last or stopping
-        saving = ending or step % every.checkpoint_every == 0
-        logging_now = ending or step % every.log_every == 0
-        drawing = self._draws and every.preview_every > 0 and not stopping
-        drawing = drawing and (last or step % every.preview_every == 0)
-        if first or saving or drawing:
+    def _between(self, step: int, metrics: dict) -> Due:
+        """What is due after `step`; takes in its metrics, and feeds the watchdog."""
+        task = self.run.task
+        due = due_after(
+            step,
+            start=self.start,
+            train=self.run.config.train,
+            asked_to_stop=self.asked_to_stop(),
+            # An upsampler has no image to enlarge.
+            draws=task.draws and not task.low_res_size,
+        )
+        if due.first or due.save or due.preview:
             self.slow = step
         # The others' slow work shows when the results of a later step are waited for.
         self.feed(step <= self.slow + STEPS_IN_FLIGHT + 1)
         self.in_flight.append((step, metrics))
-        self._account(0 if saving or logging_now or first else STEPS_IN_FLIGHT)
+        self._account(0 if due.first or due.log or due.save else STEPS_IN_FLIGHT)
         if self.progress:
             self.progress.advance()
-        if first:
-            self._say(f"first step, with compiling: {self.logged.seconds():.1f} s")
-            self.logged.restart_clock()
-        if logging_now:
-            self._write_log(step)
-        if saving:
-            with self.logged.paused():
-                self._save(step, state, ending)
-        if drawing and processes.is_first():
-            with self.logged.paused():
-                self._preview(step, state)
-        return stopping
+        return due
 
     def _account(self, keep_in_flight: int) -> None:
         """Adds up the metrics of finished steps; stops a run of steps that are not finite."""
@@ -165,10 +198,13 @@ class Loop:
                 saved = self.checkpoints.latest_step()
                 kept = "nothing was saved yet" if saved is None else f"step {saved} is saved"
                 raise FloatingPointError(
-                    f"loss or gradient not finite in steps {step - limit + 1} to {step}, "
-                    f"{limit} in a row; {kept}: lower config.optim.learning_rate or look at the "
-                    "data"
+                    f"loss or gradient not finite in steps {step - limit + 1} to {step}, {limit} "
+                    f"in a row; {kept}: lower config.optim.learning_rate or look at the data"
                 )
+
+    def _write_first(self) -> None:
+        self._print(f"first step, with compiling: {self.logged.seconds():.1f} s")
+        self.logged.restart_clock()
 
     def _write_log(self, step: int) -> None:
         scalars = self.logged.means()
@@ -180,9 +216,9 @@ class Loop:
         self.logged.clear()
         if self.log and self.progress:
             self.log.write(step, scalars)
-            self.progress.report(step, text)
+            self.progress.report(text)
 
-    def _save(self, step: int, state: TrainState, ending: bool) -> None:
+    def _save(self, step: int, state: TrainState, is_last: bool) -> None:
         loss = self.since_checkpoint.means().get("loss", float("nan"))
         self.since_checkpoint.clear()
         state = devices.as_global(state)
@@ -196,23 +232,17 @@ class Loop:
                 loss=loss,
             )
         except SaveError as error:
-            # Where others have a part in it, they wait for this one's.
-            if jax.process_count() > 1 or (ending and error.step == step):
+            # Other processes wait for this one's part of a checkpoint that several write.
+            if jax.process_count() > 1 or (is_last and error.step == step):
                 raise
             logging.error("%s", error)
-        if ending:
+        if is_last:
             self.checkpoints.wait()
 
     def _preview(self, step: int, state: TrainState) -> None:
         if self.model is None:
-            source = self.run.source
-            self.model = Model(
-                self.run.config,
-                state.ema_params,
-                step=step,
-                shape=source.shape,
-                label_names=source.label_names,
-            )
+            known = {"shape": self.run.source.shape, "label_names": self.run.source.label_names}
+            self.model = Model(self.run.config, state.ema_params, step=step, **known)
         else:
             self.model = self.model.with_params(state.ema_params, step)
         weights = self.run.config.train.preview_w if self.model.has_null_label else (0.0,)

@@ -2,12 +2,10 @@
 
 A scheduler that wants its machine back sends SIGTERM and waits a little before it kills. Without
 `jax.distributed` a handler of our own notes the signal. With it JAX's notes it, and all processes
-agree on the step to stop at, whichever of them was told. One of the two is at work and never both:
-a handler installed after JAX's takes the signal from it, one installed before is replaced.
+agree on the step to stop at, whichever of them got the signal. Never both: a handler installed
+after JAX's takes the signal from it, one installed before is replaced.
 
     exit code 75    stopped when asked, all work saved; the same command goes on (EX_TEMPFAIL)
-
-What a stop saves is `loop`'s.
 """
 
 import contextlib
@@ -38,14 +36,12 @@ def watched() -> Iterator[Callable[[], bool]]:
     """Gives `asked_to_stop() -> bool`; inside, SIGTERM no longer ends the process by itself.
 
     Every process calls it once after every step. It turns True on all of them at the same call, and
-    stays so however often the signal comes. Outside the main thread, which alone may handle
-    signals, and in connected processes whose `jax_enable_preemption_service` is off, nothing is
-    watched and the answer is False.
+    stays so. Outside the main thread, which alone may handle signals, and in connected processes
+    whose `jax_enable_preemption_service` is off, the answer is always False.
     """
     connected = jax.distributed.is_initialized()
     if connected and jax.config.jax_enable_preemption_service:
-        # A signal before the first question makes the processes agree on question 1, whatever step
-        # a resumed run begins with.
+        # After an early signal the processes agree on question 1: a resumed run counts from 1 too.
         questions = itertools.count(1)
         yield lambda: multihost_utils.reached_preemption_sync_point(next(questions))
         return

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from cfg_jax.core.keys import indexed
 from cfg_jax.core.types import Array, Key
 
 Batch = dict[str, Array]
@@ -59,8 +60,7 @@ def create_optimizer(
 ) -> optax.GradientTransformation:
     """Adam (AdamW with weight decay), learning rate warmed up linearly, gradient norm clipped.
 
-    The clipping sees the gradient that it is given: `make_train_step` averages over devices
-    first.
+    It clips the gradient it is given: `make_train_step` averages over devices first.
 
     Args:
       learning_rate: after the warm-up.
@@ -105,8 +105,7 @@ def make_train_step(
       optimizer: optax transformation.
       seed: of all noise in training.
       ema_decay: the largest decay of the average.
-      num_microbatches: parts that a device's batch is computed in, one after the other, with one
-        update for all.
+      num_microbatches: parts of a device's batch, computed one after the other for one update.
       axis_name: pmap's axis to average over, or None.
 
     Returns:
@@ -117,8 +116,7 @@ def make_train_step(
     """
 
     def mean_loss(params, batch, step):
-        step_key = jax.random.fold_in(jax.random.key(seed), step)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, batch["index"])
+        keys = indexed(jax.random.fold_in(jax.random.key(seed), step), batch["index"])
         loss, metrics = loss_fn(params, keys, batch)
         metrics = {"loss": (loss, jnp.ones_like(loss)), **metrics}
         return loss.mean(), {
@@ -169,7 +167,10 @@ def _in_parts(gradient: Callable, parts: int) -> Callable:
         return gradient
 
     def accumulated(params, batch, step):
-        split = jax.tree.map(lambda a: _split_leading(a, parts), batch)
+        size = batch["index"].shape[0]
+        if size % parts:
+            raise ValueError(f"num_microbatches={parts} does not divide a device's batch of {size}")
+        split = jax.tree.map(lambda a: a.reshape(parts, size // parts, *a.shape[1:]), batch)
 
         def add(total, part):
             return jax.tree.map(jnp.add, total, gradient(params, part, step)), None
@@ -180,11 +181,3 @@ def _in_parts(gradient: Callable, parts: int) -> Callable:
         return jax.tree.map(lambda g: g / parts, grads), metrics
 
     return accumulated
-
-
-def _split_leading(array: Array, parts: int) -> Array:
-    if array.shape[0] % parts:
-        raise ValueError(
-            f"num_microbatches={parts} does not divide a device's batch of {array.shape[0]}"
-        )
-    return array.reshape(parts, array.shape[0] // parts, *array.shape[1:])

@@ -1,13 +1,13 @@
 """Is this process stuck?
 
-One that waits for a peer that hangs waits for ever: the heartbeats that processes watch each other
-by go on. So, unless it is fed in time, a watchdog prints the stacks of all threads to standard
-error and ends the process with code 1; its peers then miss its heartbeats.
+A process blocked on a hung peer blocks forever, because the hung peer still sends heartbeats. So a
+watchdog that is not fed in time prints the stacks of all threads to standard error and ends the
+process with code 1; its peers then miss its heartbeats.
 
     patience    `seconds` from one feeding to the next, PATIENCE times that where compiling, saving
                 or drawing lies between, here or in a peer
 
-It is a thread outside Python, which a thread that never gives up the interpreter cannot stop.
+It is a thread outside Python, which works even where a thread never releases the interpreter.
 """
 
 import contextlib
@@ -20,10 +20,9 @@ PATIENCE = 10
 
 @contextlib.contextmanager
 def armed(seconds: float) -> Iterator[Callable[[bool], None]]:
-    """Gives `feed(patient)`, to be called after every step; the first wait is a patient one.
+    """Gives `feed(patient)`, to be called after every step; no watchdog where seconds is 0.
 
-    Args:
-      seconds: 0 for no watchdog.
+    The first wait is a patient one.
     """
 
     def feed(patient: bool) -> None:

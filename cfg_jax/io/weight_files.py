@@ -1,4 +1,4 @@
-"""Which arrays are in a file of weights?
+"""Which arrays are in a file of weights, and are they those that a network needs?
 
 `.safetensors` is read with the library of that name, `.pt` and `.pth` with PyTorch, which is an
 extra. Neither executes what a file says: PyTorch is asked for tensors only (`weights_only=True`),
@@ -13,13 +13,26 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 
-_TORCH = (".pt", ".pth")
-_SUFFIXES = (*_TORCH, ".safetensors")
+SUFFIXES = (".pt", ".pth", ".safetensors")
+
+_NAMED = 3  # of each fault
+
+
+def existing(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> Path:
+    """The path with its ~ replaced; ValueError where no file is there or its suffix is another."""
+    path = Path(path).expanduser()
+    if path.suffix not in suffixes:
+        raise ValueError(f"{path}: files of weights end in {', '.join(suffixes)}")
+    if not path.is_file():
+        raise ValueError(f"{path} is not there, or no file: give one that has been downloaded")
+    return path
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -30,12 +43,24 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         truncated or no file of weights, one that would execute code, or has entries other than
         arrays.
     """
-    path = Path(path).expanduser()
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(f"{path}: files of weights end in {', '.join(_SUFFIXES)}")
-    if not path.is_file():
-        raise ValueError(f"{path} is not there, or no file: give one that has been downloaded")
-    return _read_torch(path) if path.suffix in _TORCH else _read_safetensors(path)
+    path = existing(path)
+    if path.suffix != ".safetensors":
+        return _read_torch(path)
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (safetensors.SafetensorError, OSError, AttributeError, TypeError) as error:
+        raise _damaged(path, error) from error  # the last two: an unknown type of numbers
+
+
+def serialised(arrays: Mapping[str, np.ndarray], **metadata: str) -> bytes:
+    """The bytes of a .safetensors file.
+
+    They are the same every time where `metadata` has one entry: several are written in an order
+    that changes from run to run.
+    """
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return safetensors.numpy.save(contiguous, metadata)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -44,14 +69,43 @@ def sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError, safe_open
+def check(
+    arrays: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: type,
+    remedy: str,
+) -> None:
+    """Refuses arrays that are not those of a network.
 
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, AttributeError, TypeError) as error:  # two: types of numbers
-        raise _damaged(path, error) from error
+    Args:
+      shapes: of all of its arrays, by name.
+      dtype: np.float32, or jnp.floating for any floating type.
+      remedy: end of the message.
+
+    Raises:
+      ValueError: a name is missing or unknown, a shape or type is another; says how many and which.
+    """
+    faults = {
+        "missing": [name for name in shapes if name not in arrays],
+        "unknown": [name for name in arrays if name not in shapes],
+        "of another shape or type": [
+            f"{name} is {array.dtype}{list(array.shape)}, not {dtype.__name__}{list(shapes[name])}"
+            for name, array in arrays.items()
+            if name in shapes
+            and not (array.shape == shapes[name] and jnp.issubdtype(array.dtype, dtype))
+        ],
+    }
+    if found := summary(faults):
+        raise ValueError(f"of {len(shapes)} arrays, {found}: {remedy}")
+
+
+def summary(faults: Mapping[str, Sequence[str]]) -> str:
+    """The number of names with each fault and the first of them: "4 missing (a, b, c, ...)"."""
+    return "; ".join(
+        f"{len(names)} {fault} ({', '.join(names[:_NAMED])}{', ...' * (len(names) > _NAMED)})"
+        for fault, names in faults.items()
+        if names
+    )
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:

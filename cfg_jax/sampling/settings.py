@@ -1,0 +1,154 @@
+"""The settings of a request for samples: guidance, grid and step rule.
+
+    SamplingSettings(w=2.0, num_steps=64).filled(config.sampling).check(task)
+
+One value goes from flags, keywords and configs to the compiled program, into file names, results
+and manifests. Its static part is what a program is compiled for, its traced part is data.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cfg_jax.config.build import STEPS, Experiment
+from cfg_jax.core.types import Array
+
+CLASSIFIER_FORMS = ("eps", "adm")
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSettings:
+    """Guidance, grid and step rule of one request; a field that is None is the model's default.
+
+    w: guidance weight: scalar, [B] per sample, [T] or [T, 1] per step, or [T, B]; a vector is per
+      sample where T equals B. 0 is the conditional model, -1 the unconditional one.
+    num_steps: T, network calls on 2B examples each; at least 2.
+    step: "ancestral" or "ddim".
+    logvar_interp: the paper's v in [0, 1], for ancestral steps; a network that learned its variance
+      uses that instead.
+    clip_x: clip x_hat to [-1, 1] after guidance.
+    respacing: timesteps of a discrete schedule, "ddim25" or "90,60,60,20,20", instead of num_steps
+      evenly spaced ones.
+    classifier_w: weight of a noisy classifier, scalar or [B]; w on a conditional model is w + 1 on
+      the unconditional one.
+    classifier_form: "eps" (Ho & Salimans 2022, section 3.1) or "adm", the mean shift for ancestral
+      steps and the score shift after clipping for DDIM (Dhariwal & Nichol 2021, algorithms 1
+      and 2).
+    noise_temperature: factor of the noise of ancestral steps, 0 or more.
+    score_temperature: the guided eps_hat is divided by it, above 0 (the same, appendix G).
+    """
+
+    w: Array | float = 0.0
+    num_steps: int | None = None
+    step: str | None = None
+    logvar_interp: float | None = None
+    clip_x: bool | None = None
+    respacing: str | None = None
+    classifier_w: Array | float = 0.0
+    classifier_form: str = "eps"
+    noise_temperature: float = 1.0
+    score_temperature: float = 1.0
+
+    def replace(self, **changes: Any) -> "SamplingSettings":
+        """The same settings with other values of some fields."""
+        return dataclasses.replace(self, **changes)
+
+    def filled(self, defaults: Mapping[str, Any]) -> "SamplingSettings":
+        """The same settings with the values of `config.sampling` where they are None.
+
+        Raises:
+          ValueError: num_steps and respacing both given.
+        """
+        num_steps, respacing = self.num_steps, self.respacing
+        if num_steps is None and respacing is None:
+            num_steps, respacing = defaults["num_steps"], defaults["respacing"]
+        elif respacing and num_steps not in (None, defaults["num_steps"]):
+            raise ValueError(f"num_steps={num_steps} and respacing={respacing!r}: give one of them")
+        return self.replace(
+            num_steps=None if respacing else int(num_steps or defaults["num_steps"]),
+            respacing=respacing or "",
+            **{
+                name: defaults[name] if getattr(self, name) is None else getattr(self, name)
+                for name in ("step", "logvar_interp", "clip_x")
+            },
+        )
+
+    def grid(self, task: Experiment) -> tuple[float, ...]:
+        """The T log-SNRs that filled settings visit.
+
+        Raises:
+          ValueError: a number of steps or a respacing that the schedule does not have.
+        """
+        if self.respacing:
+            return tuple(task.schedule.respaced(self.respacing).tolist())
+        return tuple(task.schedule.grid(self.num_steps).tolist())
+
+    def check(self, task: Experiment, *, guided_by_classifier: bool) -> None:
+        """Refuses filled settings that cannot be sampled with, on the host alone.
+
+        Args:
+          task: the network to sample from.
+          guided_by_classifier: whether the request has a classifier.
+
+        Raises:
+          ValueError: a field out of range, w for a network without a null label, classifier_w
+            without a classifier, and what `grid` refuses.
+        """
+        if self.step not in STEPS:
+            raise ValueError(f"step={self.step!r}: choose one of {', '.join(STEPS)}")
+        if self.classifier_form not in CLASSIFIER_FORMS:
+            raise ValueError(
+                f"classifier_form={self.classifier_form!r}: choose one of "
+                f"{', '.join(CLASSIFIER_FORMS)}"
+            )
+        if not 0 <= self.logvar_interp <= 1:
+            raise ValueError(f"logvar_interp={self.logvar_interp}: need a number in [0, 1]")
+        self._check_temperatures()
+        if not np.isfinite(self.w).all():
+            raise ValueError(f"w={self.w}: need finite guidance weights")
+        if task.label_input != "with_null" and np.any(self.w):
+            raise ValueError(
+                f"w={self.w}: this network has no null label to guide with; leave w at 0, and "
+                "guide it with a classifier"
+            )
+        if not np.isfinite(self.classifier_w).all():
+            raise ValueError(
+                f"classifier_w={self.classifier_w}: need a finite number, or one per sample"
+            )
+        if np.any(self.classifier_w) and not guided_by_classifier:
+            raise ValueError(f"classifier_w={self.classifier_w} without a classifier: give one")
+        self.grid(task)
+
+    def _check_temperatures(self) -> None:
+        noise, score = self.noise_temperature, self.score_temperature
+        scalars = np.ndim(noise) == np.ndim(score) == 0
+        if not (scalars and 0 <= noise < math.inf and 0 < score < math.inf):
+            raise ValueError(
+                f"noise_temperature={noise}, score_temperature={score}: need finite numbers, the "
+                "first 0 or more, the second above 0; 1 leaves samples as they are"
+            )
+        if self.step == "ddim" and noise != 1:
+            raise ValueError(
+                f"noise_temperature={noise} with step='ddim', which draws no noise: use "
+                "'ancestral', or score_temperature"
+            )
+
+    def traced(self) -> dict[str, Any]:
+        """The numbers that are data of the program, the same for all samples."""
+        names = ("logvar_interp", "noise_temperature", "score_temperature")
+        return {name: np.float32(getattr(self, name)) for name in names}
+
+    def to_json(self, task: Experiment) -> dict[str, Any]:
+        """Filled settings of one weight as JSON values, num_steps being T of any grid.
+
+        1 and 1.0 are the same number in it, so that its digest is the same.
+        """
+        values = dataclasses.asdict(self) | {"num_steps": len(self.grid(task))}
+        kept = ("num_steps", "clip_x")
+        return {
+            name: float(value) if isinstance(value, int) and name not in kept else value
+            for name, value in values.items()
+        }

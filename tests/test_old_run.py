@@ -1,0 +1,101 @@
+"""A run of version 0.1.0, made when the package was flat, on two devices by `tests.tiny`'s config.
+
+`tests/golden/run_0.1.0.tar.xz` holds the run's folder with a finished evaluation, a folder of 40
+samples, and in `expected.npz` samples and the averaged parameters two steps later, as that version
+gave them. On the machine that made them all were bit for bit the same; elsewhere compilers round
+differently, hence the tolerances.
+"""
+
+import json
+import shutil
+import tarfile
+
+import jax
+import numpy as np
+import pytest
+
+import cfg_jax
+from cfg_jax import evaluation
+from cfg_jax.sampling import shards
+from cfg_jax.training.run import train
+from tests.made_up import GOLDEN
+from tests.plain_network import ALL_METRICS, noise_reference, plain_network
+from tests.tiny import parameters, records, tiny_config
+
+CASES = {
+    "ancestral": {"w": 1.5},
+    "ddim": {"w": np.linspace(-1, 3, 10), "step": "ddim"},
+    "per_step": {"w": np.linspace(0, 2, 4)[:, None], "logvar_interp": 0.3},
+    "tempered": {"clip_x": False, "noise_temperature": 0.5, "score_temperature": 0.9},
+}
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("old")
+    with tarfile.open(GOLDEN / "run_0.1.0.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "run_0.1.0"
+
+
+@pytest.fixture(scope="module")
+def expected(old):
+    with np.load(old / "expected.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def model(old):
+    return cfg_jax.load(old / "run")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_old_run_samples_as_it_did(model, expected, case):
+    x = model.sample_x(jax.random.key(0), labels=np.arange(10), num_steps=4, **CASES[case])
+    np.testing.assert_allclose(x, expected[f"x_{case}"], rtol=0, atol=1e-4)
+
+
+def test_an_old_run_is_resumed_to_the_same_end(old, expected, data_dir, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(old / "run", workdir)
+    train(tiny_config(**{"data.data_dir": data_dir, "train.num_steps": 6}), workdir)
+    leaves = jax.tree_util.tree_leaves_with_path(parameters(workdir))
+    found = {f"ema/{jax.tree_util.keystr(k, simple=True, separator='/')}": v for k, v in leaves}
+    assert found.keys() == {name for name in expected if name.startswith("ema/")}
+    for name, value in found.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=2e-6, err_msg=name)
+    old_records = [json.loads(line) for line in (old / "records.jsonl").read_text().splitlines()]
+    for ours, theirs in zip(records(workdir), old_records, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
+def test_an_old_result_is_read_back_for_the_same_request(old, model):
+    network = plain_network(spatial=True)
+    folder = old / "run" / "evaluations"
+    (path,) = folder.glob("*/result_*.json")
+    before = path.read_bytes()
+    result = evaluation.evaluate(
+        model,
+        network,
+        noise_reference(network),
+        folder=folder,
+        metrics=ALL_METRICS,
+        num_samples=20,
+        sampling=evaluation.SamplingSettings(w=1.5),
+    )
+    assert result.path == path and path.read_bytes() == before
+
+
+def test_an_old_folder_of_samples_is_complete_for_the_same_request(old, model):
+    folder = old / "samples"
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    shards.sample_to_files(
+        model,
+        folder,
+        num_samples=40,
+        sampling=evaluation.SamplingSettings(w=1.5, num_steps=4),
+        shard_size=20,
+        batch_size=20,
+    )
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
