@@ -28,7 +28,7 @@ FOLDERS = {
         *("config", "core", "data", "io", "metrics", "runtime", "sampling", "storage", "training")
     },
     "study": {"config", "core", "data", "evaluation", "io", "sampling", "storage"},
-    "preflight": {"config", "data", "runtime", "sampling", "storage", "training"},
+    "preflight": {"config", "data", "io", "runtime", "sampling", "storage", "training"},
 }
 """What a folder may import, besides itself."""
 
