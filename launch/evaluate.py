@@ -1,21 +1,15 @@
 """Measures a trained model on a split of its data.
 
-    python -m launch.evaluate --workdir=runs/digits --metrics=fid,is,precision_recall \\
-        --num_samples=5000 --w=0,1
-    python -m launch.evaluate --workdir=runs/cifar10 --metrics=fid,sfid,is --w=0.1 \\
-        --inception=inception.safetensors
-    python -m launch.evaluate --workdir=runs/digits --likelihood --split=test --logsnr_max=10 \\
-        --num_steps=256
+    python -m launch.evaluate --workdir=runs/digits --metrics=fid,is --num_samples=5000 --w=0,1
+    python -m launch.evaluate --workdir=runs/digits --likelihood --split=test --num_steps=256
     python -m launch.evaluate --workdir=runs/digits_classifier --accuracy --split=test
 
 --metrics compares samples with the split that the model was trained on, one cell for each --w,
-kept in <workdir>/evaluations: started again, it goes on where it was. Numbers are called FID, sFID
-and IS where --inception is given; digits are compared through a small classifier, and its numbers
-by its name. --likelihood prints the variational bound of a diffusion model in bits per dimension,
---accuracy how often a noisy classifier is right at some log-SNRs.
+kept in <workdir>/evaluations and resumed there. Numbers are called FID, sFID and IS where
+--inception is given; digits are compared through a small classifier, and its numbers by its name.
+--likelihood prints the variational bound of a diffusion model in bits per dimension, --accuracy
+the accuracy of a noisy classifier at some log-SNRs.
 """
-
-import math
 
 from absl import flags
 
@@ -24,17 +18,8 @@ from launch import flags as sampling
 from launch.program import numbers, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
-_CHECKPOINT = flags.DEFINE_integer(
-    "checkpoint", None, "Training step to load; the newest if unset."
-)
-_METRICS = flags.DEFINE_list(
-    "metrics", [], "Metrics of samples: some of fid, sfid, is, precision_recall."
-)
 _LIKELIHOOD = flags.DEFINE_bool("likelihood", False, "Bits per dimension of a diffusion model.")
 _ACCURACY = flags.DEFINE_bool("accuracy", False, "Accuracy of a noisy classifier.")
-_SPLIT = flags.DEFINE_string(
-    "split", None, "Split of the data; if unset the training split for --metrics, else test."
-)
 _SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Also write the samples, images_*.npz.")
 
 _LOGSNR_MAX = flags.DEFINE_float(
@@ -51,16 +36,15 @@ flags.FLAGS.set_default("num_samples", 50_000)
 
 def check() -> None:
     """Refuses flags that cannot be read or do not go together."""
-    if sum([bool(_METRICS.value), _LIKELIHOOD.value, _ACCURACY.value]) != 1:
+    if sum([bool(features.METRICS.value), _LIKELIHOOD.value, _ACCURACY.value]) != 1:
         raise ValueError("say what to measure: one of --metrics, --likelihood and --accuracy")
     sampling.check()
-    if not all(map(math.isfinite, numbers("logsnrs"))):
-        raise ValueError(f"--logsnrs={_LOGSNRS.value}: need finite numbers")
+    numbers("logsnrs")
 
 
 def main(argv: list[str]) -> None:
     del argv
-    if _METRICS.value:
+    if features.METRICS.value:
         _compare_samples()
     else:
         _measure_examples()
@@ -75,9 +59,9 @@ def _compare_samples() -> None:
 
     pairs = columns(numbers("w"), sampling.classifier_weights())
     settings, classifier = sampling.settings(), sampling.load_classifier()
-    model = load_model(_WORKDIR.value, _CHECKPOINT.value)
+    model = load_model(_WORKDIR.value, sampling.CHECKPOINT.value)
     request = {
-        "metrics": _METRICS.value,
+        "metrics": features.METRICS.value,
         "num_samples": sampling.NUM_SAMPLES.value,
         "label_plan": sampling.LABEL_PLAN.value,
         "classifier": classifier,
@@ -85,9 +69,7 @@ def _compare_samples() -> None:
     cells = [settings.replace(w=w, classifier_w=classifier_w) for w, classifier_w in pairs]
     for cell in cells:
         evaluation.check_request(model, **request, sampling=cell)
-    network, reference = features.network_and_reference(
-        model, _WORKDIR.value, split=_SPLIT.value, metrics=_METRICS.value
-    )
+    network, reference = features.network_and_reference(model, _WORKDIR.value)
     for cell in cells:
         result = evaluation.evaluate(
             model,
@@ -101,8 +83,7 @@ def _compare_samples() -> None:
             **request,
         )
         print(evaluation.report(result), end="\n\n", flush=True)
-    if model.first_sample_seconds is not None:  # None: every cell was there
-        print(f"first samples, with compiling: {model.first_sample_seconds:.1f} s")
+    sampling.report_first_samples(model)
 
 
 def _measure_examples() -> None:
@@ -112,8 +93,8 @@ def _measure_examples() -> None:
     from cfg_jax.sampling.model import load_classifier, load_model
 
     load = load_model if _LIKELIHOOD.value else load_classifier
-    trained = load(_WORKDIR.value, _CHECKPOINT.value)
-    source = likelihood.open_data(trained, _SPLIT.value or "test")
+    trained = load(_WORKDIR.value, sampling.CHECKPOINT.value)
+    source = likelihood.open_data(trained, features.SPLIT.value or "test")
     options = {
         "seed": sampling.SEED.value,
         "batch_size": sampling.BATCH_SIZE.value,

@@ -17,9 +17,15 @@ FEATURES_WORKDIR = flags.DEFINE_string(
 REFERENCE = flags.DEFINE_string(
     "reference", None, "Statistics .npz of ours, ADM or pytorch-fid, instead of --split."
 )
+METRICS = flags.DEFINE_list(
+    "metrics", [], "Metrics of samples: some of fid, sfid, is, precision_recall."
+)
+SPLIT = flags.DEFINE_string(
+    "split", None, "Split of the data; if unset the training split for --metrics, else test."
+)
 
 
-def network_and_reference(model, workdir: str | Path, *, split: str | None, metrics: list[str]):
+def network_and_reference(model, workdir: str | Path):
     """The feature network and the reference that the flags name.
 
     For digits the network is a classifier in `<workdir>/features`; it is trained, and moments of a
@@ -27,8 +33,6 @@ def network_and_reference(model, workdir: str | Path, *, split: str | None, metr
 
     Args:
       workdir: of the model; its folder `evaluations` keeps the reference.
-      split: None for the one that the model was trained on.
-      metrics: requested; precision_recall needs the reference's features too.
 
     Raises:
       ValueError: both flags of a network, none for other data than digits, weights, a split or
@@ -43,14 +47,14 @@ def network_and_reference(model, workdir: str | Path, *, split: str | None, metr
     if REFERENCE.value:
         saved = load_statistics(REFERENCE.value)
     else:
-        source = open_data(model, split or model.config.data.split)
-    if "sfid" in metrics and (not INCEPTION.value or (not source and saved.spatial is None)):
+        source = open_data(model, SPLIT.value or model.config.data.split)
+    if "sfid" in METRICS.value and (not INCEPTION.value or (not source and saved.spatial is None)):
         raise ValueError(
             "--metrics=sfid needs spatial features: give --inception, and no --reference that "
             "lacks them, or leave sfid out"
         )
     network = _network(model, files.folder(workdir))
-    with_rows = "precision_recall" in metrics
+    with_rows = "precision_recall" in METRICS.value
     if source is None:
         return network, evaluation.file_reference(network, REFERENCE.value, with_rows=with_rows)
     return network, evaluation.data_reference(

@@ -7,6 +7,7 @@ traceback. `-v=1` brings the traceback back.
 
 import contextlib
 import logging as std_logging
+import math
 import os
 import sys
 import time
@@ -205,13 +206,14 @@ def numbers(name: str) -> list[float]:
     """The numbers of a comma-separated flag; none where it is unset or empty.
 
     Raises:
-      ValueError: something in it is no number.
+      ValueError: something in it is no finite number.
     """
     text = flags.FLAGS[name].value
-    try:
-        return [float(part) for part in text.split(",")] if text else []
-    except ValueError as error:
-        raise ValueError(f"--{name}={text}: need numbers with commas between them") from error
+    with contextlib.suppress(ValueError):
+        found = [float(part) for part in text.split(",")] if text else []
+        if all(map(math.isfinite, found)):
+            return found
+    raise ValueError(f"--{name}={text}: need finite numbers with commas between them")
 
 
 def whole_numbers(name: str) -> list[int]:
