@@ -176,6 +176,8 @@ def _parse(argv: list[str]) -> list[str]:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # orbax tells of every step it takes
             logging.get_absl_logger().addFilter(_matters)
+        if "config" in flags.FLAGS and flags.FLAGS["config"].present:
+            flags.FLAGS["config"].value.keys()  # a file that cannot be read fails at first use
         return rest
     except flags.Error as error:
         message = f"{error} (--help lists the flags)"
