@@ -5,6 +5,7 @@ for the next time, and lets a mistake cost one line on standard error and exit c
 traceback. `-v=1` brings the traceback back.
 """
 
+import contextlib
 import logging as std_logging
 import math
 import os
