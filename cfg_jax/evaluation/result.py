@@ -44,7 +44,7 @@ class Result(NamedTuple):
 
 
 def write_result(result: Result) -> None:
-    """Writes the result at its path, whole or not at all; of several processes the first does."""
+    """Writes the result at its path, complete or not at all; process 0 does."""
     if not processes.is_first():
         return
     fields = {name: value for name, value in result._asdict().items() if name != "path"}
@@ -52,11 +52,7 @@ def write_result(result: Result) -> None:
 
 
 def read_result(path: str | Path) -> Result:
-    """The result in a JSON file.
-
-    Raises:
-      ValueError: no such file, or not one of `write_result`.
-    """
+    """The result in a JSON file; ValueError where `write_result` did not write it."""
     try:
         return Result(**json.loads(files.folder(path).read_text()), path=files.folder(path))
     except (OSError, ValueError, TypeError) as error:
@@ -67,11 +63,7 @@ def read_result(path: str | Path) -> Result:
 
 
 def check_comparable(*results: Result) -> None:
-    """Refuses results of unlike protocols.
-
-    Raises:
-      ValueError: with the first field that differs, and its two values.
-    """
+    """Refuses results of unlike protocols: a ValueError names the first field that differs."""
     for other in results[1:]:
         first = results[0]
         for field in first.protocol | other.protocol:

@@ -19,11 +19,7 @@ from cfg_jax.io.files import check_writable
 
 
 def check_free(workdir: str | os.PathLike[str]) -> Path:
-    """The folder of checkpoints in `workdir`, once it is known that one can be put there.
-
-    Raises:
-      ValueError: no name, a folder that cannot be written to, or one that holds checkpoints.
-    """
+    """The folder of checkpoints in `workdir`; ValueError where one cannot be put there or is."""
     check_writable(workdir, "--workdir", "give a new folder, such as runs/imported")
     folder = Path(workdir).expanduser() / "checkpoints"
     check_writable(folder, "--workdir", "give a new folder")

@@ -91,12 +91,9 @@ def apply(weights: Mapping[str, Mapping[str, jax.Array]], images: jax.Array) -> 
 
 
 def checked(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The network's 472 float32 arrays, `inception_layers.expected_shapes`.
+    """The network's 472 float32 arrays; ValueError for other names, shapes or types.
 
     PyTorch's counters `*.num_batches_tracked`, which some files have, are left out.
-
-    Raises:
-      ValueError: a name is missing or unknown, a shape or type is another.
     """
     arrays = {k: v for k, v in state_dict.items() if not k.endswith(".num_batches_tracked")}
     remedy = "give the FID Inception network's, those of pt_inception-2015-12-05-6726825d"

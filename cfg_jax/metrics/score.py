@@ -132,8 +132,7 @@ class ScoreSums:
     def score(self) -> InceptionScore:
         """The inception score of the rows so far; the last split may be a short one, as in ADM.
 
-        Raises:
-          ValueError: no rows, or a split before the last that lacks some.
+        ValueError for no rows, or a split before the last that lacks some.
         """
         if not self.count.size:
             raise ValueError("no rows to score: update with the logits of one image or more")

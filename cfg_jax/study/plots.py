@@ -44,10 +44,7 @@ def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
 def frontier(curves: Sequence[Curve]) -> Picture:
     """Score against Frechet distance, a line for each curve, its parameter beside the points.
 
-    What the paper has for the same cells is drawn as a dashed line.
-
-    Raises:
-      ValueError: results of unlike protocols.
+    What the paper has for the same cells is a dashed line. ValueError for unlike protocols.
     """
     every = [result for curve in curves for result in curve.results]
     check_comparable(*every)

@@ -142,9 +142,7 @@ def measure(
     """The result of every cell, with a printed line for each; arguments as of `evaluate`.
 
     Cells are kept in `<workdir>/evaluations` of their run, where `launch.evaluate` keeps its own.
-
-    Raises:
-      ValueError: metrics without those of NEEDED, and what `evaluate` refuses.
+    Raises as `check_measurable` and `evaluate`.
     """
     options = {"metrics": list(metrics), "num_samples": num_samples, "label_plan": label_plan}
     check_measurable(cells, **options)
@@ -177,7 +175,7 @@ def check_measurable(
     """Refuses what `measure` could not do, before a reference is computed for it.
 
     Raises:
-      ValueError: metrics without those of NEEDED, and what `evaluation.check_request` refuses.
+      ValueError: metrics without NEEDED, or what `evaluation.check_request` refuses.
     """
     lacking = [name for name in NEEDED if name not in metrics]
     if lacking:
