@@ -20,7 +20,7 @@ NAMES = {
     "precision": ("precision", "precision"),
     "recall": ("recall", "recall"),
 }
-"""Of each number, measured with Inception and otherwise."""
+"""The name of each number, measured with Inception and otherwise."""
 
 
 class Result(NamedTuple):
@@ -67,14 +67,12 @@ def check_comparable(*results: Result) -> None:
     for other in results[1:]:
         first = results[0]
         for field in first.protocol | other.protocol:
-            values = first.protocol.get(field), other.protocol.get(field)
-            # Of results of which one alone has precision, the rest compares.
-            if field == "precision_recall" and None in values:
-                continue
-            if values[0] != values[1]:
+            ours, theirs = first.protocol.get(field), other.protocol.get(field)
+            # Where one result alone has precision, the rest compares.
+            if ours != theirs and not (field == "precision_recall" and None in (ours, theirs)):
                 raise ValueError(
-                    f"results of unlike protocols: {field} is {values[0]} in {first.path} and "
-                    f"{values[1]} in {other.path}; evaluate both with the same"
+                    f"results of unlike protocols: {field} is {ours} in {first.path} and {theirs} "
+                    f"in {other.path}; evaluate both with the same"
                 )
 
 
@@ -84,19 +82,14 @@ def title(metric: str, protocol: dict[str, Any]) -> str:
     Through another network "fid" is "Frechet distance in digits_features".
     """
     with_inception, otherwise = NAMES[metric]
-    if protocol["network"] == INCEPTION:
-        return with_inception
-    return f"{otherwise} in {protocol['network']}"
+    network = protocol["network"]
+    return with_inception if network == INCEPTION else f"{otherwise} in {network}"
 
 
 def shown(result: Result) -> dict[str, float]:
     """The metrics that say something: no deviation over splits where there is one split."""
-    one_split = result.protocol["num_samples"] <= result.protocol["score_split"]
-    return {
-        name: value
-        for name, value in result.metrics.items()
-        if not (one_split and name == "is_std")
-    }
+    several_splits = result.protocol["num_samples"] > result.protocol["score_split"]
+    return {k: v for k, v in result.metrics.items() if several_splits or k != "is_std"}
 
 
 def report(result: Result) -> str:
