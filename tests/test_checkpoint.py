@@ -157,6 +157,7 @@ DAMAGES = {
 damages = pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize("written_on", [ONE, ALL], ids=["from one", "from eight"])
 @pytest.mark.parametrize("read_on", [OTHER, ALL], ids=["to another one", "to eight"])
 def test_a_run_comes_back_bit_for_bit_on_other_devices(tmp_path, written_on, read_on):
@@ -176,6 +177,7 @@ def test_a_run_comes_back_bit_for_bit_on_other_devices(tmp_path, written_on, rea
     assert restored.meta["data"] == "digits-1797"
 
 
+@pytest.mark.compat
 def test_meta_says_who_wrote_it_and_what_every_leaf_was(run):
     meta = load_ema(run).meta
     assert meta["schema"] == 1 and meta["loss"] == 1.0
@@ -218,6 +220,7 @@ def test_a_config_that_json_cannot_hold_is_refused_before_anything_is_written(tm
         save(checkpoints, 1)
 
 
+@pytest.mark.compat
 def test_nothing_saved_restores_as_none(tmp_path):
     assert restore(tmp_path) is None
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.compat
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cfg_jax"
 
@@ -28,7 +30,7 @@ FOLDERS = {
         *("config", "core", "data", "io", "metrics", "runtime", "sampling", "storage", "training")
     },
     "study": {"config", "core", "data", "evaluation", "io", "sampling", "storage"},
-    "preflight": {"config", "data", "runtime", "sampling", "storage", "training"},
+    "preflight": {"config", "data", "io", "runtime", "sampling", "storage", "training"},
 }
 """What a folder may import, besides itself."""
 

@@ -1,8 +1,8 @@
-"""Programs for pods: what is read of them, whether they fit, what is kept. No TPU and, but for the
-long test, no TPU compiler: what is compiled here is compiled for the suite's processors."""
+"""Preflight from a config to its report: the programs, the cache, the remedies. The suite's
+processors stand for a pod's devices; the long test alone has the TPU compiler."""
 
+import contextlib
 import importlib.util
-import json
 import multiprocessing
 import os
 import subprocess
@@ -16,16 +16,16 @@ import pytest
 
 from cfg_jax import data
 from cfg_jax.config import build
-from cfg_jax.config.validate import to_json
-from cfg_jax.preflight import asking, compiling, planning, results, verdict, wording
-from cfg_jax.preflight.compiling import Compiled, Memory, compile_traced
-from cfg_jax.preflight.programs import Traced, trace
+from cfg_jax.preflight import cache, check, compile
+from cfg_jax.preflight.programs import Facts, trace
 from cfg_jax.preflight.topologies import CHIPS, SHAPES, check_compiler, topology
+from cfg_jax.preflight.verdict import Memory
 from cfg_jax.runtime import devices
 from cfg_jax.training import run
 from tests.tiny import pixel_model, pixel_networks, tiny_classifier, tiny_config
 
 ROOT = Path(__file__).parents[1]
+GIB = 2**30
 
 
 def test_every_pod_slice_has_as_many_devices_as_its_shape_says():
@@ -49,15 +49,31 @@ def test_an_unknown_pod_slice_is_refused_with_those_that_are_known(name):
     assert "\n" not in str(told.value)
 
 
-def test_without_the_compiler_the_line_that_installs_it_is_told(monkeypatch):
+def test_without_the_compiler_the_error_has_the_line_that_installs_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[tpu\]'"):
         check_compiler()
 
 
+@contextlib.contextmanager
+def pod():
+    """The suite's processors for the devices of a pod slice, small networks for large ones."""
+    with pytest.MonkeyPatch.context() as patch, pixel_networks():
+        patch.setattr(compile, "devices", lambda where: jax.devices()[: where.num_devices])
+        patch.setattr(check, "check_compiler", lambda: None)
+        yield
+
+
+def preflight(folder, config):
+    """(whether all fits, the lines that are logged) of `check.run` on four devices."""
+    lines = []
+    fits = check.run(config, "tiny", ["v5e:2x2"], folder=folder, log=lines.append)
+    return fits, "\n".join(lines)
+
+
 @pytest.fixture(scope="module")
 def traced():
-    """The programs of a tiny config on the suite's eight processors."""
+    """{program: (lowered, facts)} of a tiny config on eight processors."""
     with pixel_networks():
         return {
             program: trace(tiny_config(), program, jax.devices()) for program in ("train", "sample")
@@ -65,8 +81,16 @@ def traced():
 
 
 @pytest.fixture(scope="module")
-def found(traced):
-    return {program: compile_traced(of) for program, of in traced.items()}
+def once(tmp_path_factory):
+    """(folder, whether all fits, the lines) of a preflight on four processors."""
+    folder = tmp_path_factory.mktemp("preflight")
+    with pod():
+        return folder, *preflight(folder, tiny_config())
+
+
+@pytest.fixture(scope="module")
+def compiled(once):
+    return {result.program: result.compiled for result in map(cache.read, once[0].iterdir())}
 
 
 def test_the_step_that_is_compiled_is_the_one_that_trains(traced, data_dir):
@@ -78,53 +102,70 @@ def test_the_step_that_is_compiled_is_the_one_that_trains(traced, data_dir):
         state = devices.replicate(jax.jit(run.make_create(config, exp, optimizer))())
         step = devices.pmap_step(run.make_step(exp, optimizer, config))
         batch = devices.split_batch(data.batches(source, seed=0, batch_size=16)[0])
-        assert step.lower(state, batch).as_text() == traced["train"].lowered.as_text()
+        assert step.lower(state, batch).as_text() == traced["train"][0].as_text()
 
 
 def test_the_sampler_that_is_compiled_is_given_what_a_model_gives_it(traced, monkeypatch):
     model = pixel_model(tiny_config())
     asked = []
 
-    def recorded(plan):
+    def recorded(spec):
         return lambda shared, batch: asked.append((shared, batch)) or np.zeros(())
 
     monkeypatch.setattr(model, "_compiled", recorded)
     model.sample_x(jax.random.key(3), labels=np.arange(16) % 10, w=2.0)
     shared, batch = asked[0]
     batch = jax.tree.map(lambda a: a.reshape(8, 2, *a.shape[1:]), batch)
-    given, _ = traced["sample"].lowered.in_avals
+    given, _ = traced["sample"][0].in_avals
     wanted = jax.tree.map(lambda a: (jnp.shape(a), a.dtype), (shared, batch))
     assert jax.tree.map(lambda a: (a.shape, a.dtype), given) == wanted
 
 
-def test_a_training_step_gives_up_its_state_and_sums_gradients_once(traced, found):
-    compiled, num_arrays = found["train"], traced["train"].num_donated
-    assert verdict.checks(compiled, 8) == {
+def test_a_program_traced_again_has_the_same_fingerprint_and_a_changed_one_another(traced):
+    lowered, facts = traced["train"]
+    with pixel_networks():
+        _, again = trace(tiny_config(**{"data.data_dir": "/elsewhere"}), "train", jax.devices())
+        _, fewer = trace(tiny_config(), "train", jax.devices()[:4])
+        _, other = trace(tiny_config(**{"optim.b1": 0.5}), "train", jax.devices())
+    assert again == facts
+    assert len({facts.fingerprint, fewer.fingerprint, other.fingerprint}) == 3
+    assert "loc(" not in lowered.as_text() and str(ROOT) not in lowered.as_text()
+
+
+def test_a_training_step_donates_its_state_and_sums_gradients_once(traced, compiled):
+    step, facts = compiled["train"], traced["train"][1]
+    assert step.checks(4) == {
         "no float64": True,
         "state donated": True,
         "gradients summed once": True,
         "nothing else exchanged": True,
     }
-    assert compiled.donated_arguments == num_arrays
+    assert step.donated_arguments == step.num_donated == facts.num_donated
     # Parameters, their average, two moments: four trees of the gradients' size and a few numbers.
-    assert 0 <= compiled.memory.donated - 4 * compiled.gradient_bytes < 100
+    assert 0 <= step.memory.donated - 4 * step.gradient_bytes < 100
 
 
-def test_a_sampler_exchanges_nothing_and_goes_round_every_step(found):
-    assert verdict.checks(found["sample"], 8) == {"no float64": True, "nothing exchanged": True}
-    assert found["sample"].unknown_loops == 0
+def test_a_sampler_communicates_nothing_and_counts_every_step(compiled):
+    sampler = compiled["sample"]
+    assert sampler.checks(4) == {"no float64": True, "nothing exchanged": True}
+    assert sampler.unknown_loops == 0
     config = tiny_config(**{"sampling.num_steps": 12})
-    with pixel_networks():
-        longer = compile_traced(trace(config, "sample", jax.devices()))
-    assert longer.flops == 3 * found["sample"].flops > 0  # 4 steps
+    with pod(), compile.lower(config, "sample", topology("v5e:2x2"), code=True) as longer:
+        assert longer.compile().flops == 3 * sampler.flops > 0  # 4 steps
+
+
+def test_a_classifier_has_a_training_step_alone():
+    assert check.programs_of(tiny_classifier()) == ("train",)
+    with pod(), compile.lower(tiny_classifier(), "train", topology("v5e:2x2"), code=True) as step:
+        assert all(step.compile().checks(4).values())
 
 
 def pmapped(function, *arguments, num_donated, gradient_bytes):
     lowered = devices.pmap_step(function).lower(*arguments)
-    return compile_traced(Traced(lowered, 1, num_donated, gradient_bytes))
+    return compile.in_full(lowered, Facts.of(lowered, num_donated, gradient_bytes)).compile()
 
 
-def test_a_step_that_keeps_its_state_gathers_or_needs_float64_is_told():
+def test_a_step_that_keeps_its_state_gathers_or_needs_float64_fails_its_checks():
     state = {"w": jnp.zeros((8, 8)), "kept": jnp.zeros(5)}
     batch = jnp.ones((8, 2, 8))
 
@@ -134,8 +175,7 @@ def test_a_step_that_keeps_its_state_gathers_or_needs_float64_is_told():
         grads = jax.lax.pmean(jax.lax.pmean(grads, devices.AXIS) * 2, devices.AXIS)
         return state["w"] - grads, grads.sum()
 
-    compiled = pmapped(careless, state, batch, num_donated=2, gradient_bytes=8 * 8 * 4)
-    checks = verdict.checks(compiled, 8)
+    checks = pmapped(careless, state, batch, num_donated=2, gradient_bytes=8 * 8 * 4).checks(8)
     assert not checks["state donated"] and not checks["nothing else exchanged"]
     with jax.enable_x64(True):
         wide = pmapped(
@@ -145,191 +185,40 @@ def test_a_step_that_keeps_its_state_gathers_or_needs_float64_is_told():
             num_donated=1,
             gradient_bytes=12,
         )
-    assert not verdict.checks(wide, 8)["no float64"]
+    assert not wide.checks(8)["no float64"]
 
 
-def test_gradients_summed_twice_are_told():
-    def summed(size):
-        of = {"all-reduce": {"count": 2, "bytes": size}}
-        known = dict(seconds=1, gradient_bytes=10**6, num_donated=0, memory=Memory(0, 0, 0, 0, 0))
-        return verdict.checks(Compiled(**known, collectives=of), 8)["gradients summed once"]
-
-    assert summed(10**6 + 200) and not summed(2 * 10**6) and not summed(10**6 // 2)
-
-
-def test_a_classifier_has_a_training_step_alone():
-    with pixel_networks():
-        compiled = compile_traced(trace(tiny_classifier(), "train", jax.devices()))
-    assert all(verdict.checks(compiled, 8).values())
-    assert asking.programs_of(tiny_classifier()) == ("train",)
-
-
-GIB = 2**30
-
-
-def test_a_message_about_memory_says_how_much_is_needed():
+def test_an_error_about_memory_gives_the_bytes_that_are_needed():
     message = (
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
         "hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.\n\nTotal hbm usage >= "
         "20.75G:\n    reserved        258.00M\n    program          20.50G"
     )
     # Without what is reserved, which the 15.75 leave out too.
-    assert compiling.out_of_memory(message) == (int(20.5 * GIB), int(15.75 * GIB))
+    assert compile.out_of_memory(message) == (int(20.5 * GIB), int(15.75 * GIB))
     newer = (
         "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
         "required for HLO temporaries (618.67G) exceeds available HBM (15.75G). HLO module: f."
     )
-    assert compiling.out_of_memory(newer) == (int(618.67 * GIB), int(15.75 * GIB))
-    assert compiling.out_of_memory("INTERNAL: something else") == (None, None)
+    assert compile.out_of_memory(newer) == (int(618.67 * GIB), int(15.75 * GIB))
+    assert compile.out_of_memory("INTERNAL: something else") == (None, None)
 
 
-def test_memory_is_what_is_held_at_the_same_time():
-    assert Memory(10, 8, 7, 5, 1).total == 10 + 1 + 5 + 1  # one result is not donated
+def test_a_compiler_that_lacks_memory_is_a_finding_and_another_failure_an_error():
+    class Failing:
+        def __init__(self, message):
+            self.message = message
 
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(self.message)
 
-def needing(size, gradient_bytes=0):
-    memory = Memory(0, 0, 0, int(size), 0)
-    return Compiled(seconds=1.0, gradient_bytes=gradient_bytes, num_donated=0, memory=memory)
-
-
-def test_a_program_fits_up_to_the_last_byte():
-    assert verdict.fits(needing(100), 100) and not verdict.fits(needing(101), 100)
-    lacking = Compiled(1.0, 0, 0, needed_bytes=90, limit_bytes=80)
-    assert not verdict.fits(lacking, 100)  # whatever the table says, the compiler gave up
-
-
-def search(config, program, memory_of, usable):
-    """(ways found, changes tried) where memory_of(config) is what a config needs."""
-    tried = []
-
-    def attempt(changes):
-        tried.append(changes)
-        return needing(memory_of(asking.changed(config, changes)), 10)
-
-    ways = verdict.ways_to_fit(
-        config,
-        needing(memory_of(config), 10),
-        num_devices=4,
-        usable_bytes=usable,
-        program=program,
-        attempt=attempt,
-    )
-    return [way.changes for way in ways], tried
-
-
-def test_the_mildest_change_of_each_kind_that_fits_is_found():
-    config = tiny_config(**{"train.batch_size": 64})
-
-    def memory(config):  # 50 for the state, and for every example at a time 20, or 8 with remat
-        at_a_time = config.train.batch_size / 4 / config.train.num_microbatches
-        return 50 + at_a_time * (8 if config.model.remat else 20)
-
-    assert memory(config) == 50 + 16 * 20
-    ways, tried = search(config, "train", memory, usable=190)
-    assert ways == [{"model.remat": True}, {"train.num_microbatches": 4}, {"train.batch_size": 16}]
-    # Dividing by 2 would leave 210 at most, so near that it is compiled; what is far off is not.
-    assert {"train.num_microbatches": 2} in tried
-    ways, _ = search(config, "train", memory, usable=75)
-    assert ways == [{"train.num_microbatches": 16}, {"train.batch_size": 4}]
-    both = {"model.remat": True, "train.num_microbatches": 16}
-    assert search(config, "train", memory, usable=60)[0] == [both]
-
-
-def test_a_device_with_three_examples_can_compute_them_one_by_one():
-    config = tiny_config(**{"train.batch_size": 12})
-    ways, _ = search(config, "train", lambda c: 50 + 90 / c.train.num_microbatches, usable=85)
-    assert {"train.num_microbatches": 3} in ways
-
-
-def test_a_sampler_is_only_given_fewer_images():
-    config = tiny_config(**{"train.batch_size": 64})
-    ways, _ = search(config, "sample", lambda c: 20 * c.train.batch_size / 4, usable=180)
-    assert ways == [{"train.batch_size": 32}]
-
-
-def test_nothing_is_promised_where_the_state_alone_is_too_large():
-    ways, tried = search(tiny_config(), "train", lambda config: 1000, usable=49)
-    assert ways == []
-    assert tried == [{"model.remat": True}]
-
-
-@pytest.fixture
-def compiler(monkeypatch):
-    """Stands for tracing and compiling; a list of what was asked of it."""
-    asked = []
-
-    def compile_(traced):
-        asked.append(traced)
-        return Compiled(
-            seconds=12.5,
-            gradient_bytes=100,
-            num_donated=3,
-            memory=Memory(10 * GIB, GIB, GIB, 2 * GIB, 1000),
-            flops=3 * 10**12,
-            estimated_cycles=5 * 10**7,
-            collectives={"all-reduce": {"count": 2, "bytes": 100}},
-            dtypes={"f32": 7},
-            donated_arguments=3,
-        )
-
-    monkeypatch.setattr(asking, "compile_traced", compile_)
-    monkeypatch.setattr(
-        asking, "trace", lambda config, program, devices: (config.train.batch_size, program)
-    )
-    monkeypatch.setattr(asking, "_devices", lambda where: [])
-    monkeypatch.setattr(asking, "check_compiler", lambda: None)
-    return asked
-
-
-def preflight(folder, *topologies, config=None, **options):
-    """(whether all fits, what is said) of `asking.run`."""
-    said = []
-    config = config or tiny_config()
-    names = topologies or ("v5e:2x2",)
-    fits = asking.run(config, "tiny", names, folder=folder, say=said.append, **options)
-    return fits, "\n".join(said)
-
-
-def test_a_program_is_compiled_once_and_found_again(compiler, tmp_path):
-    assert preflight(tmp_path)[0]
-    assert compiler == [(16, "train"), (16, "sample")]
-    fits, said = preflight(tmp_path)
-    assert fits and len(compiler) == 2
-    assert "FITS: 12.00 GiB of the 15.75 GiB" in said
-    kept = sorted(path.name.rpartition("_")[0] for path in tmp_path.glob("*.json"))
-    assert kept == ["tiny_v5e-2x2_b4_sample", "tiny_v5e-2x2_b4_train"]
-
-
-def test_another_config_pod_version_or_source_is_compiled_anew(compiler, tmp_path, monkeypatch):
-    once = dict(programs=["train"])
-    preflight(tmp_path, **once)
-    preflight(tmp_path, config=tiny_config(**{"model.channels": 16}), **once)
-    preflight(tmp_path, "v5e:1x1", **once)
-    monkeypatch.setattr(results.manifest, "version", lambda package: "0.0.0")
-    preflight(tmp_path, **once)
-    monkeypatch.setattr(results, "_source_digest", lambda: "changed")
-    preflight(tmp_path, **once)
-    assert len(compiler) == 5
-    preflight(tmp_path, **once)
-    assert len(compiler) == 5
-
-
-def test_without_code_a_program_is_planned_and_kept_beside(compiler, tmp_path, monkeypatch):
-    planned = []
-
-    def plan(config, program, where):
-        planned.append((program, where.name))
-        return Compiled(1.0, 0, 0, memory=Memory(GIB, 0, 0, GIB, None))
-
-    monkeypatch.setattr(asking, "plan", plan)
-    once = dict(programs=["train"])
-    preflight(tmp_path, **once)
-    for _ in range(2):
-        fits, said = preflight(tmp_path, code=False, **once)
-    assert planned == [("train", "v5e:2x2")] and len(compiler) == 1
-    assert fits and "unknown code = 2.00 GiB a device" in said and "none without code" in said
-    _, table = preflight(tmp_path, "v5e:2x2", "v5e:1x1", code=False, **once)
-    assert table.splitlines()[-1].endswith("| unknown | 2.00 GiB | 15.75 GiB | 0 | - | - | yes |")
+    facts = Facts("0", float64=True, num_donated=3, gradient_bytes=7)
+    found = compile.in_full(Failing("Used 20.50G of 15.75G hbm"), facts).compile()
+    assert found.memory is None and not found.fits(30 * GIB) and found.num_donated == 3
+    assert (found.total_bytes, found.limit_bytes) == (int(20.5 * GIB), int(15.75 * GIB))
+    assert found.float64 and found.gradient_bytes == 7
+    with pytest.raises(RuntimeError, match="INTERNAL: something"):
+        compile.in_full(Failing("INTERNAL: something"), facts).compile()
 
 
 # What libtpu 0.0.50.1 wrote of the gradient of a layer, summed over four devices; its own report of
@@ -351,170 +240,106 @@ allocation 8: size 786432, color 1, page 0, preallocated-temp:
 
 
 def test_memory_is_read_from_where_the_compiler_puts_arrays():
-    found = planning.memory(ALLOCATIONS)
+    found = compile.planned_memory(ALLOCATIONS)
     assert found == Memory(262144 + 65536, 262144, 0, 4 * 512, None)
     assert found.total == 591872
-    donated = ALLOCATIONS.replace("parameter 0,", "parameter 0, maybe-live-out,")
-    assert planning.memory(donated).donated == 262144
-    assert planning.memory(donated).total == 591872
+    donating = ALLOCATIONS.replace("parameter 0,", "parameter 0, maybe-live-out,")
+    assert compile.planned_memory(donating).donated == 262144
+    assert compile.planned_memory(donating).total == 591872
 
 
 def test_a_compiler_that_is_killed_is_not_waited_for(tmp_path):
     ours, theirs = multiprocessing.Pipe(duplex=False)
-    theirs.send({"num_donated": 3})
     theirs.close()
     with pytest.raises(RuntimeError, match="too little memory"):
-        planning._wait(ours, tmp_path)
+        compile._wait(ours, tmp_path)
 
 
-def test_half_a_file_is_not_taken_for_a_result(compiler, tmp_path):
-    preflight(tmp_path, programs=["train"])
-    (kept,) = tmp_path.glob("*.json")
-    kept.write_text(kept.read_text()[:200])
-    preflight(tmp_path, programs=["train"])
-    assert len(compiler) == 2
-    assert results.read(kept).compiled.flops == 3 * 10**12
+def test_an_error_in_the_compilers_process_is_raised_here(tmp_path):
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    theirs.send(ValueError("image_size"))
+    with pytest.raises(ValueError, match="image_size"):
+        compile._wait(ours, tmp_path)
 
 
-def test_a_file_says_what_was_found_with_which_versions(compiler, tmp_path):
-    preflight(tmp_path, programs=["train"])
-    (kept,) = tmp_path.glob("*.json")
-    values = json.loads(kept.read_text())
-    assert values["versions"]["jax"] == jax.__version__ and "libtpu" in values["versions"]
-    assert values["config"]["model"]["channels"] == 8
-    assert values["follows"]["fits"] and values["follows"]["needed_bytes"] == 12 * GIB + 1000
-    share = values["follows"]["estimated_share_of_peak"]
-    assert share == pytest.approx(3e12 / 5e7 / 131072)
-    assert results.read(kept).compiled.memory.total == 12 * GIB + 1000
-
-
-def test_one_pod_is_told_in_full_and_speed_is_called_an_estimate(compiler, tmp_path):
-    _, said = preflight(tmp_path, programs=["train"])
-    assert "4 devices, 4 examples on each, 16 in all" in said
-    assert (
-        "10.00 GiB arguments + 1.00 GiB results - 1.00 GiB donated + 2.00 GiB temporaries" in said
-    )
-    assert "the compiler's estimate, not a measurement: 50.0 M cycles" in said
-    assert "46% of the chip's peak" in said
-    assert "2 all-reduce of" in said and "state donated: yes" in said
-
-
-def test_several_pods_and_batches_make_a_table(compiler, tmp_path):
-    fits, said = preflight(tmp_path, "v5e:2x2", "v4:2x2x1", batch_sizes=[2, 8], programs=["train"])
-    rows = [line for line in said.splitlines() if line.startswith("| tiny")]
-    assert fits and len(rows) == 4
-    assert [row.split(" | ")[2:5] for row in rows] == [
-        ["v5e:2x2", "4", "2"],
-        ["v5e:2x2", "4", "8"],
-        ["v4:2x2x1", "4", "2"],
-        ["v4:2x2x1", "4", "8"],
-    ]
-    assert [asked[0] for asked in compiler] == [8, 32, 8, 32]
-    assert "estimated share of peak" in said
-
-
-def test_what_does_not_fit_is_told_with_what_would(compiler, tmp_path, monkeypatch):
-    def compile_(traced):
-        batch_size, _ = traced
-        needed = int(batch_size * GIB)
-        return Compiled(1.0, 0, 0, needed_bytes=needed) if needed > 15 * GIB else needing(needed)
-
-    monkeypatch.setattr(asking, "compile_traced", compile_)
-    fits, said = preflight(tmp_path, programs=["sample"])
-    assert not fits
-    assert "DOES NOT FIT: at least 16.00 GiB of the 15.75 GiB" in said
-    assert "fits with 2 images on each device: 8.00 GiB" in said
-    fits, said = preflight(tmp_path, programs=["sample"], search=False)
-    assert not fits and "one of" not in said
-
-
-def test_a_config_is_not_called_fitting_for_want_of_the_program_that_was_asked_for(tmp_path):
-    with pytest.raises(ValueError, match="--programs=sample: tiny has train, give one of them"):
-        preflight(tmp_path, config=tiny_classifier(), programs=["sample"])
-
-
-def test_a_name_with_a_path_in_it_is_kept_as_any_other(compiler, tmp_path):
-    for _ in range(2):
-        asking.run(
-            tiny_config(),
-            "tiny_data_dir=/mnt/my data_" + "x" * 300,
-            ["v5e:2x2"],
-            folder=tmp_path,
-            programs=["train"],
-            say=lambda line: None,
-        )
-    (kept,) = tmp_path.iterdir()
-    assert len(compiler) == 1 and kept.name.startswith("tiny_data_dir=-mnt-my-data_xx")
-
-
-def test_nothing_to_try_is_told_too():
-    result = results.Result("big", "v5e:2x2", "train", 4, 1, {}, {}, "", needing(100 * GIB))
-    assert "give a larger chip" in wording.ways([], result)
+def test_a_program_is_compiled_once_and_found_again_whatever_was_not_compiled(once):
+    folder, fits, lines = once
+    assert fits and lines.count("compiling") == lines.count("FITS: ") == 2
+    names = sorted(path.name.rpartition("_")[0] for path in folder.iterdir())
+    assert names == ["tiny_v5e-2x2_b4_sample", "tiny_v5e-2x2_b4_train"]
+    with pod():
+        config = tiny_config(**{"train.num_steps": 5, "data.data_dir": "/elsewhere"})
+        fits, lines = preflight(folder, config)
+    assert fits and "compiling" not in lines and lines.count("found ") == 2
+    assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
     "options, wanted",
     [
+        ({"topologies": ["v5e:3x3"]}, "topology 'v5e:3x3' is unknown"),
+        ({"programs": ["draw"]}, "programs=draw: tiny has train and sample"),
+        ({"programs": ["sample"], "config": tiny_classifier()}, "programs=sample: tiny has train"),
         ({"config": tiny_config(**{"train.batch_size": 18})}, "batch_size=18 on 4 devices"),
         ({"batch_sizes": [3], "config": tiny_config(**{"train.num_microbatches": 2})}, "=12 on 4"),
+        ({"config": tiny_config(**{"model.channels": 0})}, "model.channels=0"),
+        ({"config": tiny_config(**{"data.name": "no_such_data"})}, "no_such_data"),
+        ({"config": tiny_config(**{"diffusion.low_res_size": 3})}, "low_res_size=3"),
+        ({"folder": "file/below"}, "cannot be written"),
+        ({"folder": "file"}, "cannot be written"),
     ],
 )
-def test_a_batch_that_does_not_divide_is_refused_before_anything(
-    compiler, tmp_path, options, wanted
-):
-    with pytest.raises(ValueError, match=wanted):
-        preflight(tmp_path / "new", **options)
-    assert not compiler and not (tmp_path / "new").exists()
-
-
-def test_a_folder_that_cannot_be_written_is_refused_before_anything(compiler, tmp_path):
+def test_a_usage_error_is_raised_before_anything_is_traced_or_made(options, wanted, tmp_path):
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(ValueError, match="--out=.*cannot be written"):
-        preflight(tmp_path / "file")
-    assert not compiler
+    lines = []
+    arguments = {"config": tiny_config(), "topologies": ["v5e:2x2"], "folder": "new"} | options
+    arguments["folder"] = tmp_path / arguments["folder"]
+    with pytest.raises(ValueError, match=wanted):
+        check.run(**arguments, name="tiny", log=lines.append)
+    assert not lines and [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_copy_of_a_config_can_be_changed_and_leaves_it_alone():
-    config = tiny_config()
-    before = to_json(config)
-    copy = asking.changed(config, {"model.remat": True, "train.batch_size": 48})
-    assert copy.model.remat and copy.train.batch_size == 48
-    assert to_json(config) == before
+def program(*arguments):
+    """launch.preflight, in a process of its own."""
+    command = [sys.executable, "-m", "launch.preflight", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
 
 
-def test_a_mistake_at_the_command_line_costs_one_line(tmp_path):
-    command = [
-        *(sys.executable, "-m", "launch.preflight", "--config=configs/digits.py"),
-        *("--topology=v5e:3x3", f"--out={tmp_path / 'new'}"),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def test_a_usage_error_at_the_command_line_costs_one_line(tmp_path):
+    out = tmp_path / "new"
+    done = program("--config=configs/digits.py", "--topology=v5e:3x3", f"--out={out}")
     lines = [line for line in done.stderr.splitlines() if "OpenCV" not in line]
-    assert done.returncode == 2 and not done.stdout and not (tmp_path / "new").exists()
+    assert done.returncode == 2 and not done.stdout and not out.exists()
     assert len(lines) == 1 and lines[0].startswith("error: topology 'v5e:3x3' is unknown")
 
 
 @pytest.mark.long
+@pytest.mark.tpu
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the TPU compiler is not installed: pip install -e '.[tpu]'",
+)
 def test_the_real_compiler_compiles_for_a_pod_that_is_not_there(tmp_path):
-    if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("the TPU compiler is not installed: pip install -e '.[tpu]'")
-    command = [
-        *(sys.executable, "-m", "launch.preflight", "--config=configs/digits.py"),
-        *("--topology=v5e:2x2", f"--out={tmp_path}"),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
+    tiny = "--config=configs/digits.py", "--topology=v5e:2x2", "--config.model.channels=8"
+    tiny += "--config.model.head_channels=8", "--config.model.norm_groups=4"
+    done = program(*tiny, f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("FITS") == 2 and "NO" not in done.stdout
-    found = {of.program: of for of in map(results.read, tmp_path.glob("*.json"))}
-    command += ["--code=False", "--programs=train", f"--out={tmp_path / 'planned'}"]
-    subprocess.run(command, cwd=ROOT, check=True, env=os.environ)
-    (path,) = (tmp_path / "planned").glob("*.json")
-    planned, compiled = results.read(path).compiled, found["train"].compiled
-    for name in ("flops", "collectives", "float64", "donated_arguments", "num_donated"):
-        assert getattr(planned, name) == getattr(compiled, name)
-    for name in ("arguments", "results", "donated"):
-        assert getattr(planned.memory, name) == getattr(compiled.memory, name)
-    step, sampler = found["train"].compiled, found["sample"].compiled
-    assert all(verdict.checks(step, 4).values()) and all(verdict.checks(sampler, 4).values())
+    found = {result.program: result.compiled for result in map(cache.read, tmp_path.glob("*.json"))}
+    step, sampler = found["train"], found["sample"]
+    assert all(step.checks(4).values()) and all(sampler.checks(4).values())
     assert step.estimated_cycles > 0 and sampler.estimated_cycles > step.estimated_cycles
     # 16 images in 32 steps of two networks each, against 16 examples forward and back.
     assert 10 < sampler.flops / step.flops < 64
+
+    without = *tiny, "--code=False", "--programs=train", f"--out={tmp_path / 'planned'}"
+    done = program(*without)
+    assert done.returncode == 0 and "compiling train" in done.stdout, done.stderr
+    (path,) = (tmp_path / "planned").glob("*.json")
+    planned = cache.read(path).compiled
+    for name in ("flops", "collectives", "float64", "donated_arguments", "num_donated"):
+        assert getattr(planned, name) == getattr(step, name)
+    for name in ("arguments", "results", "donated"):
+        assert getattr(planned.memory, name) == getattr(step.memory, name)
+    done = program(*without)
+    assert done.returncode == 0 and "compiling" not in done.stdout, done.stderr

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax.preflight import costs, hlo
+from cfg_jax.preflight import hlo
 
 # A loop of 7 rounds around a fusion of 100 cycles and a sum over devices of 6 float32, an
 # asynchronous gathering of 4 x 8 bfloat16, and a fusion of 30 cycles with a fusion's own note of
@@ -75,27 +75,27 @@ def test_a_program_is_read_line_by_line(written):
     assert work.opcode == "fusion" and 'op_name="f(x) = {y}"' in work.attributes
 
 
-def test_what_a_loop_does_counts_as_often_as_it_goes_round(written):
+def test_a_loop_body_counts_once_per_iteration(written):
     times = {e.instruction.name: e.times for e in hlo.executed(written)}
     assert times["summed"] == 7 and times["last"] == 1
-    assert costs.estimated_cycles(written) == 7 * 100 + 30
+    assert hlo.estimated_cycles(written) == 7 * 100 + 30
 
 
-def test_the_compilers_word_on_a_loops_length_comes_before_its_condition():
+def test_the_compilers_trip_count_of_a_loop_comes_before_its_condition():
     known = WRITTEN.replace(
         "body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"5"}}'
     )
-    assert costs.estimated_cycles(hlo.parse(known)) == 5 * 100 + 30
+    assert hlo.estimated_cycles(hlo.parse(known)) == 5 * 100 + 30
 
 
-def test_a_loop_of_unknown_length_counts_once_and_is_told():
+def test_a_loop_of_unknown_length_counts_once_and_is_counted_as_such():
     module = hlo.parse(WRITTEN.replace("direction=LT", "direction=NE"))
     assert hlo.unknown_loops(module) == 1
-    assert costs.estimated_cycles(module) == 100 + 30
+    assert hlo.estimated_cycles(module) == 100 + 30
 
 
 def test_collectives_are_counted_with_the_bytes_of_the_larger_side(written):
-    assert costs.collectives(written) == {
+    assert hlo.collectives(written) == {
         "all-gather": {"count": 1, "bytes": 4 * 8 * 2},
         "all-reduce": {"count": 7, "bytes": 7 * 6 * 4},
     }
@@ -112,19 +112,19 @@ ENTRY %main (x: f32[4]) -> f32[2] {
 }
 """
     text = text.replace("ENTRY", "%inside (p: f32[4]) -> f32[2] {\n}\n\nENTRY")
-    assert costs.collectives(hlo.parse(text)) == {"all-reduce": {"count": 1, "bytes": 2 * 4}}
+    assert hlo.collectives(hlo.parse(text)) == {"all-reduce": {"count": 1, "bytes": 2 * 4}}
 
 
-def test_arguments_whose_memory_is_taken_over_stand_in_the_first_line(written):
-    assert costs.donated_arguments(written) == {0, 2}
+def test_donated_arguments_are_read_from_the_first_line(written):
+    assert hlo.donated_arguments(written) == {0, 2}
     header = (
         "HloModule m, input_output_alias={ {0}: (0, {0}, may-alias), {1}: (0, {2}, may-alias) }"
     )
-    assert costs.donated_arguments(written._replace(header=header)) == {0, 2}
+    assert hlo.donated_arguments(written._replace(header=header)) == {0, 2}
 
 
 def test_element_types_are_those_that_instructions_return(written):
-    assert set(costs.dtypes(written)) == {"f32", "bf16", "s32", "pred"}
+    assert set(hlo.dtypes(written)) == {"f32", "bf16", "s32", "pred"}
 
 
 @pytest.mark.parametrize(
@@ -152,12 +152,12 @@ def compiled_text(function, *shapes):
     return jax.jit(function).lower(*arguments).compile().as_text()
 
 
-def test_products_in_a_loop_count_every_round():
+def test_products_in_a_loop_count_in_every_iteration():
     def repeated(x, w):
         return jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, None, length=9)[0]
 
     module = hlo.parse(compiled_text(repeated, (4, 16), (16, 16)))
-    assert costs.flops(module) == 9 * 2 * 4 * 16 * 16
+    assert hlo.flops(module) == 9 * 2 * 4 * 16 * 16
     assert hlo.unknown_loops(module) == 0
 
 
@@ -185,7 +185,7 @@ lhs_dilate={spread}x{spread}}}, dim_labels=b01f_01io->b01f
 }}
 """
     one_axis = multiplications(8, kernel, stride, low, high, spread)
-    assert costs.flops(hlo.parse(text)) == 2 * 5 * 6 * 7 * one_axis**2
+    assert hlo.flops(hlo.parse(text)) == 2 * 5 * 6 * 7 * one_axis**2
 
 
 def test_flops_of_a_network_are_what_xla_counts():
@@ -198,5 +198,5 @@ def test_flops_of_a_network_are_what_xla_counts():
     shapes = (3, 3, 32, 48), (4 * 4 * 48, 64), (16, 8, 8, 32)
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*arguments).compile()
-    counted = costs.flops(hlo.parse(compiled.as_text()))
+    counted = hlo.flops(hlo.parse(compiled.as_text()))
     np.testing.assert_allclose(counted, compiled.cost_analysis()["flops"], rtol=0.02)

@@ -1,24 +1,18 @@
 """A person's mistakes at the command line: one line, a code other than 0, nothing lost."""
 
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
 import pytest
 
+from cfg_jax import data
 from cfg_jax.config.validate import to_json
 from cfg_jax.interop import run_folder
-from tests.tiny import DIGITS, random_model, tiny_classifier
-
-ROOT = Path(__file__).parents[1]
+from tests.programs import ROOT, run_program
+from tests.tiny import DIGITS, random_model, tiny_classifier, tiny_config
 
 TRAIN = ["launch.train", "--config=configs/digits.py"]
 
 SAMPLE = ["launch.sample", "--workdir={run}"]
 
-# name: (arguments, what the line must say). {run} is a finished run, {classifier} another of a
+# name: (arguments, what the line must say). {run} is a run of a model, {classifier} another of a
 # noisy classifier, {larger} of one for larger images, {new} a folder not made yet, {file} a file
 # where a folder is wanted.
 MISTAKES = {
@@ -36,7 +30,34 @@ MISTAKES = {
         [*TRAIN, "--workdir={new}", "--config.diffusion.logsnr_min=21."],
         "logsnr_min=21.0 is not below logsnr_max=20.0",
     ),
-    "no such config": (["launch.train", "--config=configs/no.py", "--workdir={new}"], "no.py"),
+    "no such config": (
+        ["launch.train", "--config=configs/no.py", "--workdir={new}"],
+        "cannot read the config",
+    ),
+    "no such version of a data set": (
+        ["launch.prepare", "--dataset=cifar10:9.9.9", "--data_dir={new}"],
+        "data set 'cifar10:9.9.9' cannot be opened",
+    ),
+    "a split that is not there, before a feature network is trained": (
+        [
+            *("launch.evaluate", "--workdir={run}", "--metrics=fid"),
+            "--num_samples=10",
+            "--split=no",
+        ],
+        "split is 'no'",
+    ),
+    "statistics that are not there": (
+        [
+            *("launch.sweep", "--workdir={run}", "--w=0", "--num_samples=10"),
+            "--reference={new}/moments.npz",
+        ],
+        "moments.npz is not there",
+    ),
+    "a strip where a file is": ([*SAMPLE, "--out={file}"], "--out={file} cannot be written"),
+    "a log-SNR that is none": (
+        ["launch.evaluate", "--workdir={classifier}", "--accuracy", "--logsnrs=nan"],
+        "--logsnrs=nan: need finite numbers",
+    ),
     "no workdir": (TRAIN, "workdir"),
     "a workdir that is a file": ([*TRAIN, "--workdir={file}"], "cannot be written"),
     "a stray argument": ([*TRAIN, "--workdir={new}", "fast"], "unexpected argument 'fast'"),
@@ -59,7 +80,7 @@ MISTAKES = {
     "a w that is no number": (["launch.sample", "--workdir={run}", "--w=1,x"], "--w=1,x"),
     "a w that is not finite": (["launch.sample", "--workdir={run}", "--w=nan"], "finite"),
     "one step": (["launch.sample", "--workdir={run}", "--num_steps=1"], "num_steps"),
-    "an infinite label": (["launch.sample", "--workdir={run}", "--labels=inf"], "whole numbers"),
+    "an infinite label": (["launch.sample", "--workdir={run}", "--labels=inf"], "finite numbers"),
     "accuracies that do not match": (
         ["launch.judge", "--workdir={run}", "--w=0,1"],
         "one accuracy",
@@ -137,84 +158,68 @@ MISTAKES = {
 }
 
 
-def write_classifier(workdir, side=8):
-    """A run of an untrained classifier of square images with the digits' labels."""
-    model = random_model(tiny_classifier(), shape=(side, side, 1))
+def write_run(workdir, config, side=8):
+    """A run of an untrained network of square images with the digits' labels."""
+    model = random_model(config, shape=(side, side, 1))
     data = {"shape": [side, side, 1], "label_names": list(DIGITS), "fingerprint": {}}
     run_folder.write(workdir, model.params, config=to_json(model.config), meta={"data": data})
-    return workdir
 
 
 @pytest.fixture(scope="module")
-def outcomes(tiny_run, tmp_path_factory):
-    """Every mistake made once, two at a time."""
+def places(data_dir, tmp_path_factory):
+    """A folder with all that the mistakes need, a home and a place for temporary files."""
+    data.prepare("digits", data_dir)
     folder = tmp_path_factory.mktemp("mistakes")
+    for name in ("home", "tmp"):
+        (folder / name).mkdir()
     (folder / "file").write_text("kept")
     foreign = folder / "foreign" / "checkpoints" / "7" / "weights"
     foreign.mkdir(parents=True)
     (foreign / "data").write_text("kept")
-    places = {
-        "run": tiny_run,
-        "new": folder / "new",
-        "file": folder / "file",
-        "foreign": folder / "foreign",
-        "classifier": write_classifier(folder / "classifier"),
-        "larger": write_classifier(folder / "larger", 16),
-    }
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    write_run(folder / "run", tiny_config(**{"data.data_dir": data_dir}))
+    write_run(folder / "classifier", tiny_classifier(**{"data.data_dir": data_dir}))
+    write_run(folder / "larger", tiny_classifier(), 16)
+    return folder
 
-    def attempt(arguments):
-        filled = [argument.format(**places) for argument in arguments]
-        return subprocess.run(
-            [sys.executable, "-m", *filled],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
 
-    before = {p: p.read_bytes() for p in tiny_run.rglob("*") if p.is_file()}
-    with ThreadPoolExecutor(2) as pool:
-        done = dict(
-            zip(MISTAKES, pool.map(attempt, (m[0] for m in MISTAKES.values())), strict=True)
-        )
-    assert {p: p.read_bytes() for p in tiny_run.rglob("*") if p.is_file()} == before
-    assert (folder / "file").read_text() == (foreign / "data").read_text() == "kept"
-    assert not (folder / "new").exists() or not list((folder / "new").rglob("*.png"))
-    return done
+def state(folder):
+    """Every file and folder in it, and when it was changed."""
+    # TFDS makes temporary folders, without a file in them, and leaves them behind.
+    temporary = {folder / "tmp", *(folder / "tmp").iterdir()}
+    return {path: path.lstat().st_mtime_ns for path in {*folder.rglob("*")} - temporary}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_costs_one_line_and_nothing_on_disk(outcomes, mistake):
-    done = outcomes[mistake]
+def test_a_mistake_costs_one_line_and_nothing_on_disk(places, mistake):
+    arguments, said = MISTAKES[mistake]
+    names = ("run", "new", "file", "foreign", "classifier", "larger")
+    paths = {name: places / name for name in names}
+    before, beside = state(places), set(ROOT.iterdir())
+    done = run_program(
+        *(argument.format(**paths) for argument in arguments),
+        devices=2,
+        # All that is compiled would be kept in the workdir.
+        environment={
+            "JAX_COMPILATION_CACHE_DIR": None,
+            "HOME": str(places / "home"),
+            "TMPDIR": str(places / "tmp"),
+        },
+    )
     lines = [line for line in done.stderr.splitlines() if "OpenCV" not in line]
-    said = [line for line in lines if MISTAKES[mistake][1] in line]
-    assert done.returncode != 0
-    assert said, done.stderr
+    assert done.returncode not in (0, None), done
+    assert any(said.format(**paths) in line for line in lines) and len(lines) <= 2, done
     assert "Traceback" not in done.stderr
-    assert len(lines) <= 2, done.stderr
+    after = state(places)
+    assert not {path for path in after if after[path] != before.get(path)}, done
+    assert after == before and set(ROOT.iterdir()) == beside
 
 
 def test_a_figure_of_the_mixture_is_drawn(tmp_path):
     from PIL import Image
 
     path = tmp_path / "mixture.png"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "launch.mixture",
-            f"--out={path}",
-            "--w=0,4",
-            "--num_steps=16",
-            "--count=20",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_program("launch.mixture", f"--out={path}", "--w=0,4", "--num_steps=16", "--count=20")
+    assert done.returncode == 0, done
     assert Image.open(path).size == (600, 620)
 
 

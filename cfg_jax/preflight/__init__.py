@@ -1,12 +1,10 @@
-"""Will this config run on that pod, and how well does the compiler expect it to?
+"""Will this config run on that pod slice, and how fast does the compiler expect it to be?
 
-Programs are compiled with the real TPU compiler on a machine without a TPU: nothing is run, and
-what is said of speed is the compiler's estimate. `run` does it for a config; `topologies` knows the
-pods, `programs` what is compiled, `compiling` compiles it, `hlo` and `costs` read the result,
-`verdict` judges it, `results` keeps it, `wording` tells it.
+Compiles programs with the real TPU compiler on a machine without a TPU. Nothing is run; cycles are
+the compiler's estimate. `check.run` does it for a config.
 """
 
-from cfg_jax.preflight.asking import run
+from cfg_jax.preflight.check import run
 from cfg_jax.preflight.programs import PROGRAMS
 from cfg_jax.preflight.topologies import check_compiler, topology
 

@@ -1,17 +1,28 @@
-"""What does a compiled program run, and how often, as XLA prints it?
+"""What does a compiled program run, move, compute and keep, by the text that XLA prints of it?
 
-Instructions of computations, the computations that they call, and the bodies of loops as often as
-the loop goes round. What an instruction costs is `costs`'s.
+Instructions of computations, the computations that they call, and loop bodies once per iteration
+(XLA's own cost analysis counts them once). From these follow the collectives, the FLOPs, the TPU
+compiler's estimate of cycles, and the donated arguments.
 
-Source: the format is that of XLA's HLO text; "known_trip_count" is a field of the backend_config
-of a `while`.
+    dot          2 |out| prod(contracted sizes)
+    convolution  2 batch_out features_out features_in prod_d (pairs of output and kernel positions
+                 along d that meet an element of the input)
+
+Source: XLA's HLO text. "known_trip_count" and, from the TPU compiler only, "estimated_cycles" are
+fields of an instruction's backend_config.
 """
 
+import collections
+import functools
 import math
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+COLLECTIVES = (
+    "all-reduce all-gather reduce-scatter all-to-all ragged-all-to-all collective-permute "
+    "collective-broadcast"
+).split()
 _COMPUTATION = re.compile(r"(ENTRY\s+)?%?([\w.\-]+)\s*[({]")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT\s+)?%?([\w.\-]+) = (.*)")
 _LEAF = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\]")
@@ -39,9 +50,9 @@ class Instruction(NamedTuple):
 class Module(NamedTuple):
     """A program.
 
-    header: its first line, which says which arguments' memory the results take over.
-    computations: instructions of each, in order, by name.
-    entry: the name of the one that is called.
+    header: first line, which lists the donated arguments.
+    computations: name -> instructions in order.
+    entry: name of the computation that is called.
     """
 
     header: str
@@ -50,7 +61,7 @@ class Module(NamedTuple):
 
 
 class Executed(NamedTuple):
-    """An instruction, the shapes beside it, how often it runs, whether inside a fusion."""
+    """An instruction, the shapes in its computation, how often it runs, whether in a fusion."""
 
     instruction: Instruction
     shapes: dict[str, str]
@@ -59,11 +70,7 @@ class Executed(NamedTuple):
 
 
 def parse(text: str) -> Module:
-    """The module that XLA printed.
-
-    Raises:
-      ValueError: a text without an entry computation.
-    """
+    """The module that XLA printed; raises ValueError without an entry computation."""
     header, computations, entry, current = "", {}, "", None
     for line in text.splitlines():
         if line.startswith("HloModule"):
@@ -76,7 +83,7 @@ def parse(text: str) -> Module:
         elif line.startswith("}"):
             current = None
     if not entry:
-        raise ValueError("no ENTRY computation in this text: give what XLA prints of a program")
+        raise ValueError("no ENTRY computation: need the HLO text of a program")
     return Module(header, computations, entry)
 
 
@@ -84,23 +91,18 @@ def _instruction(name: str, rest: str) -> Instruction:
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     opening = rest.index("(", end)
     closing = _closing(rest, opening)
-    return Instruction(
-        name,
-        rest[:end],
-        rest[end:opening].strip(),
-        rest[opening + 1 : closing],
-        rest[closing + 1 :],
-    )
+    opcode, operands = rest[end:opening].strip(), rest[opening + 1 : closing]
+    return Instruction(name, rest[:end], opcode, operands, rest[closing + 1 :])
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` closes."""
+    """Position of the parenthesis that closes the one at or after `start`."""
     depth = 0
     for found in re.compile(r"[()]").finditer(text, start):
         depth += 1 if found[0] == "(" else -1
         if not depth:
             return found.start()
-    raise ValueError(f"a parenthesis stays open in {text[:80]!r}")
+    raise ValueError(f"unbalanced parenthesis in {text[:80]!r}")
 
 
 def leaves(shape: str) -> list[tuple[str, tuple[int, ...]]]:
@@ -112,7 +114,7 @@ def leaves(shape: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def num_bytes(shape: str) -> int:
-    """Of all arrays in a shape, without the padding that a layout adds."""
+    """Size of all arrays in a shape, without the padding that a layout adds."""
     return sum(_bits(dtype) * math.prod(sizes) for dtype, sizes in leaves(shape)) // 8
 
 
@@ -123,16 +125,14 @@ def _bits(dtype: str) -> int:
     return int(found[0]) if found else 0
 
 
-def executed(module: Module) -> Iterator[Executed]:
-    """Every instruction that the program runs, those inside fusions among them.
+def executed(
+    module: Module, name: str = "", times: int = 1, fused: bool = False
+) -> Iterator[Executed]:
+    """Every instruction that the program, or one computation, runs, also inside fusions.
 
-    All branches of a conditional count, and a loop whose length is not known counts once.
+    All branches of a conditional count; a loop of unknown trip count counts as one iteration.
     """
-    yield from _executed(module, module.entry, 1, False)
-
-
-def _executed(module: Module, name: str, times: int, fused: bool) -> Iterator[Executed]:
-    instructions = module.computations[name]
+    instructions = module.computations[name or module.entry]
     shapes = {instruction.name: instruction.shape for instruction in instructions}
     for instruction in instructions:
         yield Executed(instruction, shapes, times, fused)
@@ -140,7 +140,7 @@ def _executed(module: Module, name: str, times: int, fused: bool) -> Iterator[Ex
         if instruction.opcode == "while":
             inside *= trip_count(module, instruction) or 1
         for called in _called(instruction):
-            yield from _executed(module, called, inside, fused or instruction.opcode == "fusion")
+            yield from executed(module, called, inside, fused or instruction.opcode == "fusion")
 
 
 def _called(instruction: Instruction) -> list[str]:
@@ -152,15 +152,15 @@ def _called(instruction: Instruction) -> list[str]:
 
 
 def trip_count(module: Module, loop: Instruction) -> int | None:
-    """How often a `while` goes round; None where the program does not say.
+    """Number of iterations of a `while`, None if unknown.
 
-    The compiler's word, or else the number that the condition compares a counter from 0 with.
+    It is the compiler's, or else the limit that the condition compares a counter from 0 with.
     """
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if known:
         return int(known[1])
     condition = re.search(r"\bcondition=%([\w.\-]+)", loop.attributes)
-    run = list(_executed(module, condition[1], 1, False)) if condition else []
+    run = list(executed(module, condition[1])) if condition else []
     compared = [e for e in run if e.instruction.opcode == "compare"]
     limits = [e.instruction.operands for e in run if e.instruction.opcode == "constant"]
     if len(compared) == len(limits) == 1 and "direction=LT" in compared[0].instruction.attributes:
@@ -169,20 +169,111 @@ def trip_count(module: Module, loop: Instruction) -> int | None:
 
 
 def unknown_loops(module: Module) -> int:
-    """Loops whose bodies count once because their length is not known."""
+    """Number of loops that count as one iteration because their trip count is unknown."""
     loops = [e.instruction for e in executed(module) if e.instruction.opcode == "while"]
     return sum(trip_count(module, loop) is None for loop in loops)
 
 
 def operand_shapes(instruction: Instruction, shapes: dict[str, str]) -> list[str]:
-    """Of the operands, found by name among the `shapes` of their computation."""
+    """Shapes of the operands, found by name among the `shapes` of their computation."""
     named = _OPERAND.findall(instruction.operands)
     return [_element(shapes[name], at) for name, at in named if name in shapes]
 
 
 def _element(shape: str, at: str) -> str:
-    """The array at a place of a tuple's shape, or the shape itself where `at` is empty."""
+    """Element `at` of a tuple's shape, or the shape itself if `at` is empty."""
     if not at:
         return shape
     dtype, sizes = leaves(shape)[int(at)]
     return f"{dtype}[{','.join(map(str, sizes))}]"
+
+
+def collectives(module: Module) -> dict[str, dict[str, int]]:
+    """{kind: {"count": number executed, "bytes": communicated}} on one device.
+
+    An operation communicates the larger of its operands and its results: the sum of an all-reduce,
+    the result of an all-gather.
+    """
+    found = collections.defaultdict(lambda: {"count": 0, "bytes": 0})
+    for instruction, shapes, times, _ in executed(module):
+        kind = instruction.opcode.removesuffix("-start")
+        if kind in COLLECTIVES:
+            operands = sum(map(num_bytes, operand_shapes(instruction, shapes)))
+            results = num_bytes(instruction.shape)
+            if instruction.opcode != kind and instruction.shape.startswith("("):
+                results -= operands  # a start operation returns its operands too
+            found[kind]["count"] += times
+            found[kind]["bytes"] += times * max(operands, results)
+    return dict(sorted(found.items()))
+
+
+def estimated_cycles(module: Module) -> int:
+    """Sum of the TPU compiler's "estimated_cycles"; 0 where there are none, as on a CPU.
+
+    The compiler estimates fusions, one after the other: neither waiting for collectives nor
+    unfused operations are included.
+    """
+    pattern = re.compile(r'"estimated_cycles":"(\d+)"')
+    return sum(
+        times * sum(map(int, pattern.findall(instruction.attributes)))
+        for instruction, _, times, fused in executed(module)
+        if not fused
+    )
+
+
+def dtypes(module: Module) -> dict[str, int]:
+    """{element type: instructions that return an array of it}."""
+    counts = collections.Counter(
+        dtype
+        for instructions in module.computations.values()
+        for instruction in instructions
+        for dtype in dict(leaves(instruction.shape))
+    )
+    return dict(sorted(counts.items()))
+
+
+def donated_arguments(module: Module) -> set[int]:
+    """Numbers of the arguments that are donated to results."""
+    # Thousands of arguments are passed as one tuple.
+    pairs = re.findall(r"\((\d+), \{(\d*)\}, (?:may|must)-alias\)", module.header)
+    return {int(element or number) for number, element in pairs}
+
+
+def flops(module: Module) -> int:
+    """FLOPs of all matrix products and convolutions; a multiply-add counts as two."""
+    count = {"dot": _dot_flops, "convolution": _convolution_flops}
+    return sum(
+        times * count[instruction.opcode](instruction, operand_shapes(instruction, shapes))
+        for instruction, shapes, times, _ in executed(module)
+        if instruction.opcode in count
+    )
+
+
+def _dot_flops(instruction: Instruction, operands: list[str]) -> int:
+    (_, out), (_, left) = *leaves(instruction.shape), *leaves(operands[0])
+    contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
+    dims = [int(dim) for dim in contracted[1].split(",") if dim] if contracted else []
+    return 2 * math.prod(out) * math.prod(left[dim] for dim in dims)
+
+
+def _convolution_flops(instruction: Instruction, operands: list[str]) -> int:
+    labels = re.search(r"dim_labels=([\w?]+)_([\w?]+)->([\w?]+)", instruction.attributes).groups()
+    arrays = (leaves(shape)[0][1] for shape in (*operands[:2], instruction.shape))
+    left, right, out = (dict(zip(*pair, strict=True)) for pair in zip(labels, arrays, strict=True))
+    found = re.search(r"window=\{([^}]*)\}", instruction.attributes)
+    window = dict(re.findall(r"(\w+)=(\S+)", found[1])) if found else {}
+    pairs = 1
+    for axis, name in enumerate(sorted(name for name in out if name.isdigit())):
+        here = tuple((key, value.split("x")[axis]) for key, value in window.items())
+        pairs *= _meetings(here, left[name], right[name], out[name])
+    return 2 * out["b"] * out["f"] * right["i"] * pairs
+
+
+@functools.cache
+def _meetings(window: tuple[tuple[str, str], ...], size: int, kernel: int, out: int) -> int:
+    """Pairs of an output and a kernel position along one axis that meet an input element."""
+    here = dict(window)
+    stride, low = int(here.get("stride", 1)), int(here.get("pad", "0_0").split("_")[0])
+    spread, step = int(here.get("lhs_dilate", 1)), int(here.get("rhs_dilate", 1))
+    positions = (i * stride + tap * step - low for i in range(out) for tap in range(kernel))
+    return sum(0 <= at <= (size - 1) * spread and at % spread == 0 for at in positions)

@@ -1,10 +1,12 @@
 """Which programs does a config run on a pod?
 
-The training step and the guided sampler, as training and sampling themselves make them, traced
-for devices that may not be there: shapes stand for the parameters, the data and the images.
+The training step and the guided sampler, as training and sampling make them, traced for devices
+that need not be there: shapes stand for the parameters, the data and the images.
 """
 
 import dataclasses
+import hashlib
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -21,27 +23,34 @@ from cfg_jax.training import run
 PROGRAMS = ("train", "sample")
 
 
-class Traced(NamedTuple):
-    """A program before it is compiled.
+class Facts(NamedTuple):
+    """What is known of a program without compiling it.
 
-    lowered: what `compile` is called on.
-    per_device: examples or images on each device.
-    num_donated: its first arguments, this many arrays, are given up to its results.
-    gradient_bytes: of all gradients on a device; 0 for the sampler.
+    fingerprint: SHA-256 of its StableHLO, which holds no source locations and no paths.
+    float64: whether it has 64-bit floats.
+    num_donated: how many of its arguments, the first ones, are meant to be donated to its results.
+    gradient_bytes: size of all gradients on one device; 0 for the sampler.
     """
 
-    lowered: jax.stages.Lowered
-    per_device: int
+    fingerprint: str
+    float64: bool
     num_donated: int
     gradient_bytes: int
+
+    @classmethod
+    def of(cls, lowered: Any, num_donated: int = 0, gradient_bytes: int = 0) -> "Facts":
+        """The facts about a lowered program."""
+        text = lowered.as_text()
+        fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        return cls(fingerprint, bool(re.search(r"[<x]f64>", text)), num_donated, gradient_bytes)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Blank:
-    """A `data.Source` of examples that are all zero."""
+    """A `data.Source` of one example that is all zero."""
 
     shape: tuple[int, ...]
-    num_classes: int
+    num_classes: int = 1
     name: str = "blank"
 
     def __len__(self) -> int:
@@ -52,54 +61,56 @@ class _Blank:
 
 
 def programs_of(config: Any) -> tuple[str, ...]:
-    """The programs that a config has: a classifier draws nothing."""
-    return PROGRAMS[:1] if config.network == "classifier" else PROGRAMS
+    """The programs that a config has: a classifier draws no samples."""
+    return PROGRAMS if build.kind(config).draws else PROGRAMS[:1]
 
 
-def trace(config: Any, program: str, devices: list[Any]) -> Traced:
-    """The training step or the sampler of a config, of config.train.batch_size examples or images.
+def task_of(config: Any) -> Any:
+    """The task of a validated ConfigDict, without its data.
+
+    Raises:
+      ValueError: data of unknown shape, or whose shape or timesteps the config does not suit.
+    """
+    shape, names = describe(**build.data_arguments(config))
+    task = build.assemble(config, shape, len(names))
+    if task.draws:
+        SamplingSettings().filled(config.sampling).check(task, guided_by_classifier=False)
+    return task
+
+
+def trace(config: Any, program: str, devices: list[Any]) -> tuple[jax.stages.Lowered, Facts]:
+    """The training step or the sampler, with config.train.batch_size examples or images.
 
     Args:
       config: a validated ConfigDict.
       program: "train" or "sample".
-      devices: as JAX or `topologies.devices` gives them; they divide the batch.
+      devices: from JAX or `topologies.devices`; their number divides the batch size.
 
     Raises:
-      ValueError: data whose shape is not known, or that the network does not take.
+      ValueError: as for `task_of`, or data that the network does not take.
     """
-    shape, names = describe(**build.data_arguments(config))
-    exp = build.assemble(config, shape, len(names))
-    params = jax.eval_shape(exp.init, jax.random.key(0))
-    if program == "sample":
-        return _sampler(config, exp, params, devices)
-    return _training_step(config, exp, devices)
-
-
-def _training_step(config: Any, exp: Any, devices: list[Any]) -> Traced:
-    source = _Blank(exp.shape, 1)
-    optimizer = run.make_optimizer(config)
-    state = jax.eval_shape(run.make_create(config, exp, optimizer))
-    batch = data.batches(source, seed=config.seed, batch_size=2)[0]
+    task = task_of(config)
     size = config.train.batch_size // len(devices)
-    step = pmap_step(run.make_step(exp, optimizer, config), devices)
+    if program == "sample":
+        lowered = _sampler(config, task, size, devices)
+        return lowered, Facts.of(lowered)
+    optimizer = run.make_optimizer(config)
+    state = jax.eval_shape(run.make_create(config, task, optimizer))
+    batch = data.batches(_Blank(task.shape), seed=config.seed, batch_size=2)[0]
+    step = pmap_step(run.make_step(task, optimizer, config), devices)
     lowered = step.lower(state, _spread(batch, len(devices), size))
     gradient_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
-    return Traced(lowered, size, len(jax.tree.leaves(state)), gradient_bytes)
+    return lowered, Facts.of(lowered, len(jax.tree.leaves(state)), gradient_bytes)
 
 
-def _sampler(config: Any, exp: Any, params: Any, devices: list[Any]) -> Traced:
-    side = exp.low_res_size
-    spec, shared, batch = request(
-        exp,
-        SamplingSettings().filled(config.sampling),
-        jax.random.key(0),
-        np.zeros(1, np.int32),
-        low_res=np.zeros((1, side, side, exp.shape[-1])) if side else None,
-    )
-    size = config.train.batch_size // len(devices)
-    draw = pmap_rows(make_draw(exp, spec), devices)
-    lowered = draw.lower(_shapes({"params": params, **shared}), _spread(batch, len(devices), size))
-    return Traced(lowered, size, 0, 0)
+def _sampler(config: Any, task: Any, size: int, devices: list[Any]) -> jax.stages.Lowered:
+    settings, side = SamplingSettings().filled(config.sampling), task.low_res_size
+    low_res = np.zeros((1, side, side, task.shape[-1])) if side else None
+    labels = np.zeros(1, np.int32)
+    spec, shared, batch = request(task, settings, jax.random.key(0), labels, low_res=low_res)
+    shared = {"params": jax.eval_shape(task.init, jax.random.key(0)), **shared}
+    draw = pmap_rows(make_draw(task, spec), devices)
+    return draw.lower(_shapes(shared), _spread(batch, len(devices), size))
 
 
 def _spread(batch: Any, count: int, size: int) -> Any:

@@ -1,7 +1,7 @@
-"""Which pod slices can a program be compiled for, and what do their chips hold and do at most?
+"""Which pod slices can a program be compiled for, and what are their memory and peak speed?
 
-A topology is named as the compiler names it, chip and shape: "v5e:4x4", "v4:2x2x4". Devices are
-what JAX counts: a v4 or v5p chip is one, its two cores working together, a v3 or 7x chip two.
+A topology has the compiler's name, chip and shape: "v5e:4x4", "v4:2x2x4". Devices are those that
+JAX counts: a v4 or v5p chip is one, its two cores working together, a v3 or 7x chip two.
 
     FLOPs per cycle = cores x matrix units x rows x columns x 2,   clock = peak / FLOPs per cycle
 
@@ -12,9 +12,10 @@ follow are the published ones of v3 and v4 (940 and 1,050 MHz: Jouppi et al. 202
 table 4) and v5e (1.5 GHz: Austin et al. 2025, "How to Scale Your Model", chapter 2). For v6e and 7x
 there is another factor of 2: their two units of 256 x 256 a core would need twice the clock
 otherwise, and libtpu 0.0.50.1 estimates 369,000 and 422,000 FLOPs per cycle for a product of two
-8192 x 8192 matrices. What the compiler leaves a program of the memory is what that version says.
+8192 x 8192 matrices. The memory that a program can have is what that version reports.
 """
 
+import functools
 import importlib.util
 import math
 from typing import Any, NamedTuple
@@ -27,13 +28,13 @@ _GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """What a chip has, in all its cores.
+    """One chip, all its cores together.
 
-    hbm_bytes: memory, as published.
-    usable_bytes: what the compiler leaves a program of it.
+    hbm_bytes: published memory.
+    usable_bytes: memory that the compiler leaves to a program.
     peak_flops: bfloat16 FLOPs per second.
-    flops_per_cycle: of its matrix units together.
-    devices: how many devices JAX counts it for.
+    flops_per_cycle: bfloat16 FLOPs of all matrix units.
+    devices: number of devices that JAX counts.
     """
 
     hbm_bytes: int
@@ -66,17 +67,12 @@ SHAPES = {
     "v6e": _FLAT,
     "tpu7x": _DEEP,
 }
-# Without it the compiler takes a v4 chip for two devices, which JAX on a v4 does not.
+# Without it the compiler counts a v4 chip as two devices, unlike JAX on a v4.
 _SETTINGS = {"v4": {"chip_config_name": "megacore"}}
 
 
 class Topology(NamedTuple):
-    """A slice of a pod.
-
-    name: "v5e:4x4".
-    chip: each of its chips.
-    num_chips: their number.
-    """
+    """A pod slice: its name such as "v5e:4x4", its kind of chip, the number of chips."""
 
     name: str
     chip: Chip
@@ -84,26 +80,22 @@ class Topology(NamedTuple):
 
     @property
     def num_devices(self) -> int:
-        """Devices that JAX counts."""
+        """Number of devices that JAX counts."""
         return self.num_chips * self.chip.devices
 
     @property
     def usable_bytes(self) -> int:
-        """Memory of a device that a program can have."""
+        """Memory that a program can have on one device."""
         return self.chip.usable_bytes // self.chip.devices
 
     @property
     def flops_per_cycle(self) -> float:
-        """Of a device."""
+        """bfloat16 FLOPs per cycle of one device."""
         return self.chip.flops_per_cycle / self.chip.devices
 
 
 def topology(name: str) -> Topology:
-    """The topology of a name.
-
-    Raises:
-      ValueError: none of that name.
-    """
+    """The topology of that name; raises ValueError if there is none."""
     kind, _, shape = name.partition(":")
     if shape not in SHAPES.get(kind, ()):
         known = ", ".join(f"{kind}:{shape}" for kind in SHAPES for shape in SHAPES[kind])
@@ -117,16 +109,13 @@ def check_compiler() -> None:
         raise ValueError(f"the TPU compiler (libtpu) is not installed: run `{INSTALL}`")
 
 
+@functools.cache
 def devices(where: Topology) -> list[Any]:
     """The devices of a topology, to compile for; nothing can run on them.
 
-    TPU_SKIP_MDS_QUERY=1 and JAX_PLATFORMS=cpu have to be set before JAX is imported: a TPU is
-    looked for otherwise.
-
-    Raises:
-      ValueError: the compiler is not installed.
+    Set TPU_SKIP_MDS_QUERY=1 and JAX_PLATFORMS=cpu before JAX is imported: otherwise it looks for
+    a TPU.
     """
-    check_compiler()
     from jax.experimental import topologies
 
     settings = _SETTINGS.get(where.name.partition(":")[0], {})

@@ -1,131 +1,114 @@
-"""Does a program fit its devices, is it what it should be, and what would make it fit?
+"""Does a compiled program fit its devices, and is it what it should be?
 
+    memory = arguments + results - donated + temporaries + code        bytes on one device
     fits  <=>  memory <= what the compiler leaves a program of a device's memory
 
-What would make it fit is tried out in three ways, from the mildest on: recomputing the insides of
-blocks, more microbatches, fewer examples on a device; the first two together where neither is
-enough. A guess from what is known skips what is hopeless:
-
-    memory(fraction) ~ fixed + fraction (memory - fixed),   fixed = state and gradients
-
-A guess is never reported; what is reported was compiled.
+`compile` finds what a `Compiled` holds, `remedies` what makes it fit.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any
 
-from cfg_jax.preflight.compiling import Compiled
-
-# Guesses above this share of the memory are not tried.
-_HOPELESS = 1.15
-# Gradients that are known to be equal, such as those of two biases added, are summed once; numbers
-# to be logged are summed too.
-_LEAST_SUMMED, _MOST_SUMMED = 0.95, 1.05
+# Gradients known to be equal, such as those of two biases that are added, are summed once; metrics
+# are summed too.
+_LEAST_SUMMED, _MOST_SUMMED, _METRIC_BYTES = 0.95, 1.05, 4096
 
 
-class Way(NamedTuple):
-    """One change of a config that was tried out.
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one device.
 
-    changes: {"section.field": value}.
+    arguments: for a training step the state and this device's part of the batch.
+    results: all that is returned.
+    donated: results that reuse the memory of arguments.
+    temporaries: intermediate values.
+    code: the program itself; None where it was not generated.
     """
 
-    changes: dict[str, Any]
-    compiled: Compiled
+    arguments: int
+    results: int
+    donated: int
+    temporaries: int
+    code: int | None
+
+    @property
+    def total(self) -> int:
+        """All that is held at the same time."""
+        kept = self.arguments + self.results - self.donated
+        return kept + self.temporaries + (self.code or 0)
 
 
-def needed_bytes(compiled: Compiled) -> int:
-    """On one device; where the compiler gave up, what it said that is needed at least."""
-    return compiled.memory.total if compiled.memory else compiled.needed_bytes
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """The findings about one compiled program; bytes, FLOPs and cycles are those of one device.
 
-
-def fits(compiled: Compiled, usable_bytes: int) -> bool:
-    """Whether the program fits a device that leaves it `usable_bytes`."""
-    return compiled.memory is not None and compiled.memory.total <= usable_bytes
-
-
-def share_of_peak(compiled: Compiled, flops_per_cycle: float) -> float:
-    """FLOPs over what the matrix units do in the compiler's estimated cycles; 0 without cycles."""
-    cycles = compiled.estimated_cycles
-    return compiled.flops / (cycles * flops_per_cycle) if cycles else 0.0
-
-
-def checks(compiled: Compiled, num_devices: int) -> dict[str, bool]:
-    """What a compiled program should hold to, and whether it does.
-
-    Of a training step: every array of the state is given up to the new state; the gradients are
-    summed once over the devices, and nothing else is exchanged but numbers to be logged. Of both
-    programs: no float64, and a sampler exchanges nothing.
+    seconds: compile time.
+    gradient_bytes: size of all gradients; 0 for a sampler.
+    num_donated: how many arguments, the first ones, are meant to be donated.
+    memory: None where the program needs more than there is.
+    needed_bytes, limit_bytes: required at least and available according to the compiler then,
+      otherwise None.
+    flops: of matrix products and convolutions, with loop bodies counted once per iteration.
+    compiler_flops: the compiler's own count of all FLOPs, with loop bodies counted once.
+    estimated_cycles: the compiler's estimate, see `hlo.estimated_cycles`.
+    collectives: see `hlo.collectives`.
+    dtypes: number of instructions by the element type of their result.
+    float64: whether 64-bit floats occur, before or after compiling.
+    donated_arguments: how many of the first num_donated arguments are donated.
+    unknown_loops: loops counted as one iteration because their trip count is unknown.
     """
-    if compiled.memory is None:
-        return {}
-    moved = {kind: of["bytes"] for kind, of in compiled.collectives.items()}
-    summed = moved.pop("all-reduce", 0)
-    found = {"no float64": not compiled.float64}
-    if not compiled.gradient_bytes:
-        return found | {"nothing exchanged": not summed and not moved}
-    found["state donated"] = compiled.donated_arguments == compiled.num_donated
-    if num_devices > 1:
-        least, most = (share * compiled.gradient_bytes for share in (_LEAST_SUMMED, _MOST_SUMMED))
-        found["gradients summed once"] = least <= summed <= most + 4096
-        found["nothing else exchanged"] = not moved
-    return found
 
+    seconds: float
+    gradient_bytes: int
+    num_donated: int
+    memory: Memory | None = None
+    needed_bytes: int | None = None
+    limit_bytes: int | None = None
+    flops: int = 0
+    compiler_flops: float = 0.0
+    estimated_cycles: int = 0
+    collectives: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    dtypes: dict[str, int] = dataclasses.field(default_factory=dict)
+    float64: bool = False
+    donated_arguments: int = 0
+    unknown_loops: int = 0
 
-def ways_to_fit(
-    config: Any,
-    compiled: Compiled,
-    *,
-    num_devices: int,
-    usable_bytes: int,
-    program: str,
-    attempt: Callable[[dict[str, Any]], Compiled],
-) -> list[Way]:
-    """For each way of saving memory, the mildest change that makes the program fit.
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Compiled":
+        """The inverse of `dataclasses.asdict`."""
+        memory = values["memory"] and Memory(**values["memory"])
+        return cls(**{**values, "memory": memory})
 
-    Args:
-      config: what `compiled` was made from, and does not fit.
-      compiled: it.
-      num_devices: that the batch is spread over.
-      usable_bytes: of a device.
-      program: "train" or "sample".
-      attempt: changes -> the program compiled with them.
+    @property
+    def total_bytes(self) -> int:
+        """Memory on one device; a lower bound where the compiler ran out of it."""
+        return self.memory.total if self.memory else self.needed_bytes
 
-    Returns:
-      At most one way of each kind; none where nothing that was tried fits.
-    """
-    at_a_time = config.train.batch_size // num_devices
-    parts = config.train.num_microbatches if program == "train" else 1
-    divisors = [by for by in range(2, at_a_time // parts + 1) if at_a_time // parts % by == 0]
+    def fits(self, usable_bytes: int) -> bool:
+        """Whether a device that leaves the program `usable_bytes` can hold it."""
+        return self.memory is not None and self.memory.total <= usable_bytes
 
-    def mildest(known: Compiled, candidates: list[tuple[dict[str, Any], float]]) -> list[Way]:
-        for changes, fraction in candidates:
-            if _guess(known, fraction) > _HOPELESS * usable_bytes:
-                continue
-            way = Way(changes, attempt(changes))
-            if fits(way.compiled, usable_bytes):
-                return [way]
-        return []
+    def fraction_of_peak(self, flops_per_cycle: float) -> float:
+        """FLOPs / (estimated cycles x FLOPs per cycle of the matrix units); 0 without cycles."""
+        cycles = self.estimated_cycles
+        return self.flops / (cycles * flops_per_cycle) if cycles else 0.0
 
-    fewer = mildest(
-        compiled, [({"train.batch_size": config.train.batch_size // by}, 1 / by) for by in divisors]
-    )
-    if program != "train":
-        return fewer
-    more = [({"train.num_microbatches": parts * by}, 1 / by) for by in divisors]
-    found = mildest(compiled, more)
-    if config.model.get("remat") is False and _guess(compiled, 0.0) <= _HOPELESS * usable_bytes:
-        recompute = {"model.remat": True}
-        way = Way(recompute, attempt(recompute))
-        if fits(way.compiled, usable_bytes):
-            found = [way, *found]
-        elif not found:
-            found = mildest(way.compiled, [(recompute | changes, by) for changes, by in more])
-    return found + fewer
+    def checks(self, num_devices: int) -> dict[str, bool]:
+        """{property that the program should have: whether it has it}.
 
-
-def _guess(compiled: Compiled, fraction: float) -> float:
-    """Bytes with `fraction` of what grows with the examples computed at a time."""
-    # Parameters, their average and Adam's two moments are of the gradients' size.
-    fixed = 5 * compiled.gradient_bytes
-    needed = needed_bytes(compiled)
-    return min(fixed, needed) + fraction * max(needed - fixed, 0)
+        A training step donates every array of the state, all-reduces the gradients once and
+        communicates nothing else but metrics. A sampler communicates nothing. Neither has float64.
+        """
+        if self.memory is None:
+            return {}
+        moved = {kind: total["bytes"] for kind, total in self.collectives.items()}
+        summed = moved.pop("all-reduce", 0)
+        found = {"no float64": not self.float64}
+        if not self.gradient_bytes:
+            return found | {"nothing exchanged": not summed and not moved}
+        found["state donated"] = self.donated_arguments == self.num_donated
+        if num_devices > 1:
+            least, most = (f * self.gradient_bytes for f in (_LEAST_SUMMED, _MOST_SUMMED))
+            found["gradients summed once"] = least <= summed <= most + _METRIC_BYTES
+            found["nothing else exchanged"] = not moved
+        return found

@@ -1,0 +1,302 @@
+"""Programs started by tests, forked from a process that has already imported their libraries.
+
+    run_program("launch.sample", "--w=1", devices=2)    runs it: returncode, stdout, stderr
+    start_program(...)                                  starts it: poll, wait, kill as well
+
+An interpreter takes seconds to import jax, flax, orbax and tfds, a fork of one that has them 0.1 s.
+Each process that runs tests has one such server, started with the first program and ended with it,
+and with the server its programs. The server imports libraries only: no module of this repository,
+so that a program's own imports are tested, and no flags. It starts no backend and no thread, which
+would not survive a fork. Everything else is as `python -m MODULE` has it: environment, flags of XLA
+and jax, working directory, standard streams, signal handlers, exit code. Linux only.
+"""
+
+import atexit
+import functools
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# Variables by which a cluster, a proxy or jax would reach into a test.
+FOREIGN = ("SLURM_", "OMPI_", "JAX_", "TPU_", "MEGASCALE_", "KUBERNETES_", "XLA_FLAGS")
+
+LIBRARIES = (
+    *("jax", "jax.experimental.multihost_utils", "flax.linen", "optax", "orbax.checkpoint"),
+    *("tensorflow_datasets", "grain", "sklearn.datasets", "matplotlib.figure", "PIL.Image"),
+    *("ml_collections.config_flags", "tensorboardX", "tqdm", "safetensors.numpy", "pytest"),
+)
+
+XLA_FLAGS = (
+    "--xla_cpu_experimental_ynn_fusion_type=",  # see launch/environment.sh
+    "--xla_cpu_collective_timeout_seconds=1200",  # a busy machine keeps a process waiting
+    "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
+)
+
+
+def environment(devices: int = 1, **variables: str | None) -> dict[str, str]:
+    """This process's, but for `FOREIGN` variables, with virtual CPU devices; None leaves one out.
+
+    What is compiled is kept where this process keeps it, whatever its size.
+    """
+    import jax
+
+    plain = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(FOREIGN) and not name.lower().endswith("_proxy")
+    }
+    own = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": " ".join([f"--xla_force_host_platform_device_count={devices}", *XLA_FLAGS]),
+    }
+    return {name: value for name, value in (plain | own | variables).items() if value is not None}
+
+
+class Program:
+    """A program that was started; as a context manager it ends with the block.
+
+    pid, returncode: as subprocess.Popen has them.
+    stdout, stderr: what it has written so far.
+    """
+
+    def __init__(self, command, pid, ended, streams):
+        self.args, self.pid, self.returncode = command, pid, None
+        self._ended, self._streams = ended, streams
+
+    def poll(self) -> int | None:
+        if self.returncode is None and select.select([self._ended], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, or minus the signal that ended it.
+
+        Raises:
+          subprocess.TimeoutExpired: it did not end in `timeout` seconds.
+        """
+        if self.returncode is None:
+            if not select.select([self._ended], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout, self.stdout, self.stderr)
+            self.returncode = int(self._ended.recv(16))
+        return self.returncode
+
+    def wait_for(self, text: str, timeout: float = 600) -> str:
+        """The standard output once `text` is in it, or the program has ended."""
+        until = time.monotonic() + timeout
+        while text not in self.stdout and self.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        return self.stdout
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    @property
+    def stdout(self) -> str:
+        return _read(self._streams[0])
+
+    @property
+    def stderr(self) -> str:
+        return _read(self._streams[1])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.kill()
+        self.wait()
+
+    def __repr__(self):
+        """The command, how it ended, and the last lines that it wrote: for a failed assertion."""
+        lines = [*self.stdout.splitlines()[-20:], *self.stderr.splitlines()[-20:]]
+        return "\n    ".join([f"{' '.join(self.args)}: exit code {self.returncode}", *lines])
+
+
+def start_program(
+    module: str, *arguments: str, devices: int = 1, environment: dict[str, str] | None = None
+) -> Program:
+    """Starts `python -m module *arguments` in the repository's root, in a session of its own.
+
+    Args:
+      devices: virtual CPU devices.
+      environment: variables beside those of `environment()`; None leaves one out.
+    """
+    variables = globals()["environment"](devices, **(environment or {}))
+    streams = [tempfile.TemporaryFile() for _ in range(2)]
+    ended, theirs = socket.socketpair()
+    request = json.dumps({"command": [module, *arguments], "environment": variables})
+    with theirs:
+        files = [theirs.fileno(), *(stream.fileno() for stream in streams)]
+        socket.send_fds(_server(), [b" "], files)
+        _server().sendall(request.encode() + b"\n")
+    return Program([module, *arguments], int(ended.recv(16)), ended, streams)
+
+
+def run_program(module: str, *arguments: str, timeout: float = 900, **options) -> Program:
+    """`start_program`, waited for.
+
+    Raises:
+      subprocess.TimeoutExpired: it did not end in `timeout` seconds.
+    """
+    with start_program(module, *arguments, **options) as program:
+        program.wait(timeout)
+    return program
+
+
+def _read(stream) -> str:
+    # Not `stream.read()`: reading would move the place at which the program writes.
+    return os.pread(stream.fileno(), os.fstat(stream.fileno()).st_size, 0).decode()
+
+
+@functools.cache
+def _server() -> socket.socket:
+    """Where requests go. The server ends once this is closed, at the latest with this process."""
+    own, theirs = socket.socketpair()
+    single = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
+    with theirs:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.programs", str(theirs.fileno())],
+            cwd=ROOT,
+            env={k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)} | single,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+
+    @atexit.register
+    def end():
+        own.close()
+        server.wait()
+
+    return own
+
+
+# The server.
+
+
+def _serve(requests: socket.socket) -> list[str]:
+    """Forks a program for each request; in the program returns its command.
+
+    Ends the process, and the programs, once nobody can ask any more.
+    """
+    _import_libraries()
+    running = {}  # {a file that can be read when the program has ended: (its pid, who waits)}
+    while True:
+        for ready in select.select([requests, *running], [], [])[0]:
+            if ready is not requests:
+                pid, waiting = running.pop(ready)
+                os.close(ready)
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                with waiting:
+                    _tell(waiting, code)
+                continue
+            received, files, *_ = socket.recv_fds(requests, 1, 3)
+            if not received:
+                for pid, _ in running.values():
+                    os.killpg(pid, signal.SIGKILL)
+                os._exit(0)
+            with requests.makefile("rb", buffering=0) as lines:
+                request = json.loads(lines.readline())
+            pid = os.fork()
+            if pid == 0:
+                for file in (*running, *(waiting.fileno() for _, waiting in running.values())):
+                    os.close(file)
+                requests.close()
+                return _become(request, files)
+            for file in files[1:]:
+                os.close(file)
+            waiting = socket.socket(fileno=files[0])
+            running[os.pidfd_open(pid)] = pid, waiting
+            _tell(waiting, pid)
+
+
+def _tell(waiting: socket.socket, number: int) -> None:
+    try:
+        waiting.sendall(str(number).encode())
+    except OSError:  # nobody waits any more
+        pass
+
+
+def _import_libraries() -> None:
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    threads = len(os.listdir("/proc/self/task"))
+    assert threads == 1, f"importing {LIBRARIES} starts {threads - 1} threads, lost in a fork"
+    gc.collect()
+    gc.freeze()
+
+
+def _become(request: dict, files: list[int]) -> list[str]:
+    """Makes this fork the process that was requested."""
+    os.setsid()
+    os.close(files[0])
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for stream, file in enumerate(files[1:], start=1):
+        os.dup2(file, stream)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    _set_options_of_jax()
+    return request["command"]
+
+
+def _set_options_of_jax() -> None:
+    """Those that jax takes from the environment when it is imported."""
+    import jax
+
+    for name, now in jax.config.values.items():
+        text = os.environ.get(name.upper())
+        if text is None:
+            continue
+        if isinstance(now, bool):
+            jax.config.update(name, text.lower() in ("1", "true", "yes", "on"))
+        elif isinstance(now, int | float):
+            jax.config.update(name, type(now)(text))
+        else:
+            jax.config.update(name, text)
+
+
+def _run(command: list[str]) -> None:
+    """Runs the program and ends this process with its exit code.
+
+    All that an interpreter does at its end is done, but for taking its modules apart: that would
+    cost more than all the rest, since every page is copied that the server still shares.
+    """
+    sys.argv[:] = command
+    code = 0
+    try:
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        code = stop.code or 0
+        if not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    _run(_serve(socket.socket(fileno=int(sys.argv[1]))))
