@@ -147,13 +147,10 @@ def from_state_dict(
       state_dict: {key: array} of any floating type; copied to float32.
       config: the arguments of the original's constructor, `attention_resolutions` as factors, and
         optionally its `noise_schedule`. Keys left out have guided-diffusion's defaults.
-      kind: "unet", "classifier" or "superres".
-
-    Returns:
-      `ImportedClassifier` for a classifier, else `ImportedDiffusion`.
+      kind: "unet", "classifier" or "superres"; a classifier gives an `ImportedClassifier`.
 
     Raises:
-      ValueError: keys that are missing, extra, of another shape or no floating numbers; a config
+      ValueError: keys that are missing, unknown, of another shape or no floating numbers; a config
         that cannot be imported.
     """
     network = abstract(config, kind)

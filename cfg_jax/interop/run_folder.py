@@ -41,8 +41,6 @@ def write(
     """Writes a checkpoint whose averaged parameters are `params`; all of it or nothing.
 
     Args:
-      workdir: made where it is missing.
-      params: tree of arrays.
       config, meta: JSON values, as `cfg_jax.load` reads them.
 
     Raises:

@@ -50,8 +50,7 @@ def check_writable(
       remedy: end of the message.
 
     Raises:
-      ValueError: no name; the folder, or the nearest one above it that is there, cannot be written
-        to.
+      ValueError: no name, or the folder or the nearest one above it cannot be written to.
     """
     if not os.fspath(place):
         raise ValueError(f"{name} is empty: {remedy}")

@@ -23,10 +23,7 @@ def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
 
     frontier_w: a curve for each p_uncond, figure 4. frontier_T: a curve for each T, figure 5, where
     there are several. frontier_ways: guidance beside a classifier and temperatures, where there are
-    any.
-
-    Raises:
-      ValueError: results of unlike protocols, or none guided by w alone.
+    any. ValueError as `families`.
     """
     sweep = families(results)
     found = sweep.over_w()

@@ -85,16 +85,14 @@ def plan(
     """The cells of a sweep: w of the first run at each T, w of the other runs at the first T.
 
     Args:
-      runs: the first is that of the T sweep and of the older ways.
       weights: guidance weights w of the first run at the first T.
       num_steps: T; the first run's own if empty.
       other_weights: w at the other T and of the other runs; `weights` if None.
       common: what all cells share; its w and num_steps are not used.
-      older: classifier and temperatures.
+      older: classifier and temperatures, on the first run.
 
     Raises:
-      ValueError: numbers that are not finite, a weight for a network without a null label, a
-        temperature out of range, T that a schedule does not have.
+      ValueError: settings that `Model.check` refuses, with the run.
     """
     other_weights = weights if other_weights is None else other_weights
     steps = [int(count) for count in num_steps] or [None]
