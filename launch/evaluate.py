@@ -1,18 +1,14 @@
 """Measures a trained model on a split of its data.
 
-    python -m launch.evaluate --workdir=runs/digits --metrics=fid,is,precision_recall \\
-        --num_samples=5000 --w=0,1
-    python -m launch.evaluate --workdir=runs/cifar10 --metrics=fid,sfid,is --w=0.1 \\
-        --inception=inception.safetensors
-    python -m launch.evaluate --workdir=runs/digits --likelihood --split=test --logsnr_max=10 \\
-        --num_steps=256
+    python -m launch.evaluate --workdir=runs/digits --metrics=fid,is --num_samples=5000 --w=0,1
+    python -m launch.evaluate --workdir=runs/digits --likelihood --split=test --num_steps=256
     python -m launch.evaluate --workdir=runs/digits_classifier --accuracy --split=test
 
 --metrics compares samples with the split that the model was trained on, one cell for each --w,
-kept in <workdir>/evaluations: started again, it goes on where it was. Numbers are called FID, sFID
-and IS where --inception is given; digits are compared through a small classifier, and its numbers
-by its name. --likelihood prints the variational bound of a diffusion model in bits per dimension,
---accuracy how often a noisy classifier is right at some log-SNRs.
+kept in <workdir>/evaluations and resumed there. Numbers are called FID, sFID and IS where
+--inception is given; digits are compared through a small classifier, and its numbers by its name.
+--likelihood prints the variational bound of a diffusion model in bits per dimension, --accuracy
+the accuracy of a noisy classifier at some log-SNRs.
 """
 
 from absl import flags
@@ -22,17 +18,8 @@ from launch import flags as sampling
 from launch.program import numbers, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
-_CHECKPOINT = flags.DEFINE_integer(
-    "checkpoint", None, "Training step to load; the newest if unset."
-)
-_METRICS = flags.DEFINE_list(
-    "metrics", [], "Metrics of samples: some of fid, sfid, is, precision_recall."
-)
 _LIKELIHOOD = flags.DEFINE_bool("likelihood", False, "Bits per dimension of a diffusion model.")
 _ACCURACY = flags.DEFINE_bool("accuracy", False, "Accuracy of a noisy classifier.")
-_SPLIT = flags.DEFINE_string(
-    "split", None, "Split of the data; if unset the training split for --metrics, else test."
-)
 _SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Also write the samples, images_*.npz.")
 
 _LOGSNR_MAX = flags.DEFINE_float(
@@ -49,7 +36,7 @@ flags.FLAGS.set_default("num_samples", 50_000)
 
 def check() -> None:
     """Refuses flags that cannot be read or do not go together."""
-    if sum([bool(_METRICS.value), _LIKELIHOOD.value, _ACCURACY.value]) != 1:
+    if sum([bool(features.METRICS.value), _LIKELIHOOD.value, _ACCURACY.value]) != 1:
         raise ValueError("say what to measure: one of --metrics, --likelihood and --accuracy")
     sampling.check()
     numbers("logsnrs")
@@ -57,7 +44,7 @@ def check() -> None:
 
 def main(argv: list[str]) -> None:
     del argv
-    if _METRICS.value:
+    if features.METRICS.value:
         _compare_samples()
     else:
         _measure_examples()
@@ -72,9 +59,9 @@ def _compare_samples() -> None:
 
     pairs = columns(numbers("w"), sampling.classifier_weights())
     settings, classifier = sampling.settings(), sampling.load_classifier()
-    model = load_model(_WORKDIR.value, _CHECKPOINT.value)
+    model = load_model(_WORKDIR.value, sampling.CHECKPOINT.value)
     request = {
-        "metrics": _METRICS.value,
+        "metrics": features.METRICS.value,
         "num_samples": sampling.NUM_SAMPLES.value,
         "label_plan": sampling.LABEL_PLAN.value,
         "classifier": classifier,
@@ -82,16 +69,13 @@ def _compare_samples() -> None:
     cells = [settings.replace(w=w, classifier_w=classifier_w) for w, classifier_w in pairs]
     for cell in cells:
         evaluation.check_request(model, **request, sampling=cell)
-    network = features.feature_network(model, _WORKDIR.value)
-    folder = files.folder(_WORKDIR.value) / "evaluations"
-    with_rows = "precision_recall" in _METRICS.value
-    reference = features.reference(model, network, folder, split=_SPLIT.value, with_rows=with_rows)
+    network, reference = features.network_and_reference(model, _WORKDIR.value)
     for cell in cells:
         result = evaluation.evaluate(
             model,
             network,
             reference,
-            folder=folder,
+            folder=files.folder(_WORKDIR.value) / "evaluations",
             seed=sampling.SEED.value,
             sampling=cell,
             batch_size=sampling.BATCH_SIZE.value,
@@ -99,8 +83,7 @@ def _compare_samples() -> None:
             **request,
         )
         print(evaluation.report(result), end="\n\n", flush=True)
-    if model.first_sample_seconds is not None:  # None: every cell was there
-        print(f"first samples, with compiling: {model.first_sample_seconds:.1f} s")
+    sampling.report_first_samples(model)
 
 
 def _measure_examples() -> None:
@@ -110,8 +93,8 @@ def _measure_examples() -> None:
     from cfg_jax.sampling.model import load_classifier, load_model
 
     load = load_model if _LIKELIHOOD.value else load_classifier
-    trained = load(_WORKDIR.value, _CHECKPOINT.value)
-    source = likelihood.open_data(trained, _SPLIT.value or "test")
+    trained = load(_WORKDIR.value, sampling.CHECKPOINT.value)
+    source = likelihood.open_data(trained, features.SPLIT.value or "test")
     options = {
         "seed": sampling.SEED.value,
         "batch_size": sampling.BATCH_SIZE.value,

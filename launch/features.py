@@ -1,7 +1,7 @@
-"""Through which network does a program compare images, and with which real ones?
+"""The network that images are compared through, and the real images they are compared with.
 
-Flags that evaluation and sweeps share, and what they name. The feature network of the digits is
-trained where it is first needed; Inception's weights are given with --inception, never fetched.
+Flags that evaluation and sweeps share. The feature network of the digits is trained where it is
+first needed; Inception's weights are given with --inception, never fetched.
 """
 
 from pathlib import Path
@@ -17,16 +17,57 @@ FEATURES_WORKDIR = flags.DEFINE_string(
 REFERENCE = flags.DEFINE_string(
     "reference", None, "Statistics .npz of ours, ADM or pytorch-fid, instead of --split."
 )
+METRICS = flags.DEFINE_list(
+    "metrics", [], "Metrics of samples: some of fid, sfid, is, precision_recall."
+)
+SPLIT = flags.DEFINE_string(
+    "split", None, "Split of the data; if unset the training split for --metrics, else test."
+)
 
 
-def feature_network(model, workdir: str | Path):
-    """The network that the flags name; for digits a classifier in `<workdir>/features`.
+def network_and_reference(model, workdir: str | Path):
+    """The feature network and the reference that the flags name.
+
+    For digits the network is a classifier in `<workdir>/features`; it is trained, and moments of a
+    split are computed, after every check of the flags.
+
+    Args:
+      workdir: of the model; its folder `evaluations` keeps the reference.
 
     Raises:
-      ValueError: both flags, or none for other data than digits.
+      ValueError: both flags of a network, none for other data than digits, weights, a split or
+        statistics that are not there, sfid without spatial features.
     """
-    from cfg_jax.evaluation import networks
+    from cfg_jax import evaluation
+    from cfg_jax.evaluation.likelihood import open_data
     from cfg_jax.io import files
+    from cfg_jax.metrics import load_statistics
+
+    source = None
+    if REFERENCE.value:
+        saved = load_statistics(REFERENCE.value)
+    else:
+        source = open_data(model, SPLIT.value or model.config.data.split)
+    if "sfid" in METRICS.value and (not INCEPTION.value or (not source and saved.spatial is None)):
+        raise ValueError(
+            "--metrics=sfid needs spatial features: give --inception, and no --reference that "
+            "lacks them, or leave sfid out"
+        )
+    network = _network(model, files.folder(workdir))
+    with_rows = "precision_recall" in METRICS.value
+    if source is None:
+        return network, evaluation.file_reference(network, REFERENCE.value, with_rows=with_rows)
+    return network, evaluation.data_reference(
+        network,
+        source,
+        files.folder(workdir) / "evaluations",
+        with_rows=with_rows,
+        num_threads=model.config.data.num_threads,
+    )
+
+
+def _network(model, workdir: Path):
+    from cfg_jax.evaluation import networks
     from cfg_jax.metrics.inception_weights import ORIGIN
     from cfg_jax.sampling.model import load_classifier
     from configs import digits_features
@@ -44,27 +85,4 @@ def feature_network(model, workdir: str | Path):
         )
     config = digits_features.get_config()
     config.data.data_dir = model.config.data.data_dir
-    classifier = networks.trained_once(config, files.folder(workdir) / "features")
-    return networks.trained_network(classifier)
-
-
-def reference(model, network, folder: str | Path, *, split: str | None, with_rows: bool):
-    """The reference that --reference names, or that of a split of the model's data.
-
-    Args:
-      split: None for the one that the model was trained on.
-      with_rows: also the features, for precision and recall.
-    """
-    from cfg_jax import evaluation
-    from cfg_jax.evaluation.likelihood import open_data
-
-    if REFERENCE.value:
-        return evaluation.file_reference(network, REFERENCE.value, with_rows=with_rows)
-    config = model.config.data
-    return evaluation.data_reference(
-        network,
-        open_data(model, split or config.split),
-        folder,
-        with_rows=with_rows,
-        num_threads=config.num_threads,
-    )
+    return networks.trained_network(networks.trained_once(config, workdir / "features"))

@@ -46,6 +46,7 @@ CLASSIFIER_FORM = flags.DEFINE_enum(
     ["eps", "adm"],
     "Classifier guidance of eps_hat, or ADM's: of the mean (ancestral) or the score (ddim).",
 )
+CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Training step; the newest if unset.")
 SEED = flags.DEFINE_integer("seed", 0, "Random seed of the sampling noise.", 0, 2**32 - 1)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 256, "Number of samples drawn at a time.", lower_bound=1
@@ -119,3 +120,9 @@ def load_classifier():
     from cfg_jax.sampling.model import load_classifier
 
     return load_classifier(CLASSIFIER_WORKDIR.value) if CLASSIFIER_WORKDIR.value else None
+
+
+def report_first_samples(model) -> None:
+    """Prints how long the first samples took; nothing where this process drew none."""
+    if model.first_sample_seconds is not None:
+        print(f"first samples, with compiling: {model.first_sample_seconds:.1f} s")

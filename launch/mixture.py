@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cfg_jax.io import images
+from cfg_jax.io import files, images
 from cfg_jax.study import mixture_figure
 from launch.program import numbers, run
 
@@ -26,15 +26,16 @@ _SEED = flags.DEFINE_integer("seed", 0, "Random seed of the sampling noise.", 0,
 def main(argv: list[str]) -> None:
     del argv
     weights = numbers("w")
-    if not all(math.isfinite(weight) for weight in weights):
-        raise ValueError(f"--w={_W.value}: need finite guidance weights")
+    if not weights:
+        raise ValueError("--w is empty: give one guidance weight or more")
     if not (math.isfinite(_STD.value) and _STD.value > 0):
         raise ValueError(f"--std={_STD.value}: need a number above 0")
+    path = Path(_OUT.value).expanduser()
+    files.check_writable(path.parent, "--out")
     mixture = mixture_figure.three_gaussians(_STD.value)
     samples = mixture_figure.guided_samples(
         mixture, weights, count=_COUNT.value, num_steps=_NUM_STEPS.value, seed=_SEED.value
     )
-    path = Path(_OUT.value).expanduser()
     images.save_png(path, mixture_figure.figure(mixture, weights, samples))
     print(path)
 

@@ -4,24 +4,18 @@
 
 Writes an .npz and a PNG strip: rows are labels, columns are w, the same noise along a row.
 
-A noisy classifier guides as well, or instead: --w and --classifier_w are paired, so that this puts
-classifier-free guidance beside classifier guidance of the unconditional branch,
+--w and --classifier_w are paired: here
+classifier-free guidance stands beside classifier guidance of the unconditional branch. ADM-G is
+--classifier_form=adm, with its --upsampler_workdir.
 
     python -m launch.sample --workdir=runs/digits --w=0,1,3,-1,-1,-1 \\
         --classifier_workdir=runs/digits_classifier --classifier_w=0,0,0,1,2,4
 
-and ADM-G with its upsampler is
-
-    python -m launch.sample --workdir=runs/adm64 --w=0 --labels=0,207,979 \\
-        --classifier_workdir=runs/adm64_classifier --classifier_w=1 --classifier_form=adm \\
-        --upsampler_workdir=runs/adm64_256 --upsampler_batch_size=4
-
-Very many samples of one weight, for others to measure, go into files of --shard_size each,
+With --num_samples, samples of one weight go into files of --shard_size each, from all devices of
+all processes. Killed and started again it resumes, and ends with the same samples; another
+--batch_size or number of devices changes them by rounding only.
 
     python -m launch.sample --workdir=runs/imagenet64 --w=0.1 --num_samples=50000 --out=samples
-
-over all devices of all processes. Killed at any moment and started again it goes on, and ends with
-the same samples; another --batch_size or number of devices changes them by rounding only.
 """
 
 from absl import flags
@@ -30,11 +24,7 @@ from launch import flags as sampling
 from launch.program import numbers, run, whole_numbers
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
-_CHECKPOINT = flags.DEFINE_integer(
-    "checkpoint", None, "Training step to load; the newest if unset."
-)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/samples if unset.")
-
 _LABELS = flags.DEFINE_string("labels", "all", "Class indices of the strip's rows, or all.")
 _SAMPLES = flags.DEFINE_integer("samples_per_label", 1, "Rows of the strip per label.", 1)
 _UPSAMPLER = flags.DEFINE_string("upsampler_workdir", None, "Folder of the run of an upsampler.")
@@ -44,18 +34,12 @@ _UPSAMPLER_STEPS = flags.DEFINE_integer(
 _UPSAMPLER_BATCH = flags.DEFINE_integer(
     "upsampler_batch_size", None, "Images enlarged at a time; --batch_size if unset.", 1
 )
-
-_SHARD_SIZE = flags.DEFINE_integer(
-    "shard_size", 1000, "Samples per .npz shard, with --num_samples.", 1
-)
-
+_SHARD_SIZE = flags.DEFINE_integer("shard_size", 1000, "Samples per file of --num_samples.", 1)
 flags.FLAGS.set_default("w", "0,1,3")
 
-_OF_A_STRIP = (
-    *("labels", "samples_per_label"),
-    *("upsampler_workdir", "upsampler_num_steps", "upsampler_batch_size"),
-)
 _OF_FILES = ("label_plan", "shard_size")
+_OF_A_STRIP = ["labels", "samples_per_label"]
+_OF_A_STRIP += ["upsampler_workdir", "upsampler_num_steps", "upsampler_batch_size"]
 
 
 def check() -> None:
@@ -63,21 +47,18 @@ def check() -> None:
     many = sampling.NUM_SAMPLES.value is not None
     for name in _OF_A_STRIP if many else _OF_FILES:
         if flags.FLAGS[name].present:
-            raise ValueError(
-                f"--{name} does not go with --num_samples: leave one of them out"
-                if many
-                else f"--{name} is of --num_samples: give that too, or leave it out"
-            )
+            is_refused = "does not go with --num_samples: leave one of them out"
+            is_lacking = "is of --num_samples: give that too, or leave it out"
+            raise ValueError(f"--{name} {is_refused if many else is_lacking}")
     sampling.check()
     if not many:
         _labels()
-    elif len(numbers("w")) != 1:
-        raise ValueError(f"--w={sampling.W.value}: give one weight with --num_samples")
-    elif len(sampling.classifier_weights()) != 1:
-        raise ValueError(
-            f"--classifier_w={sampling.CLASSIFIER_W.value}: give one with --num_samples"
-        )
-    elif _OUT.value is None:
+        return
+    for name in ("w", "classifier_w"):
+        if len(numbers(name)) > 1:
+            given = flags.FLAGS[name].value
+            raise ValueError(f"--{name}={given}: give one weight with --num_samples")
+    if _OUT.value is None:
         raise ValueError("--num_samples without --out: say which folder the samples go to")
 
 
@@ -88,28 +69,26 @@ def _labels() -> list[int] | None:
 
 def main(argv: list[str]) -> None:
     del argv
+    from cfg_jax.io import files
     from cfg_jax.sampling import model
 
+    out = files.folder(_OUT.value or f"{_WORKDIR.value}/samples")
+    files.check_writable(out, "--out")
     request = {"settings": sampling.settings(), "classifier": sampling.load_classifier()}
-    drawn = model.load_model(_WORKDIR.value, _CHECKPOINT.value)
-    if sampling.NUM_SAMPLES.value is not None:
-        _write_files(drawn, **request)
-    else:
-        _write_strip(drawn, **request)
-    if drawn.first_sample_seconds is not None:  # None: this process had none left to draw
-        print(f"first samples, with compiling: {drawn.first_sample_seconds:.1f} s")
+    drawn = model.load_model(_WORKDIR.value, sampling.CHECKPOINT.value)
+    many = sampling.NUM_SAMPLES.value is not None
+    (_write_files if many else _write_strip)(drawn, out, **request)
+    sampling.report_first_samples(drawn)
 
 
-def _write_files(drawn, settings, classifier) -> None:
+def _write_files(drawn, out, settings, classifier) -> None:
     """--num_samples of one weight."""
-    from cfg_jax.io import files
     from cfg_jax.sampling import shards
 
     (w,), (classifier_w,) = numbers("w"), sampling.classifier_weights()
-    folder = files.folder(_OUT.value)
     paths = shards.sample_to_files(
         drawn,
-        folder,
+        out,
         num_samples=sampling.NUM_SAMPLES.value,
         label_plan=sampling.LABEL_PLAN.value,
         seed=sampling.SEED.value,
@@ -118,12 +97,11 @@ def _write_files(drawn, settings, classifier) -> None:
         batch_size=sampling.BATCH_SIZE.value,
         shard_size=_SHARD_SIZE.value,
     )
-    print(f"{sampling.NUM_SAMPLES.value} samples in {len(paths)} files of {folder}")
+    print(f"{sampling.NUM_SAMPLES.value} samples in {len(paths)} files of {out}")
 
 
-def _write_strip(drawn, settings, classifier) -> None:
+def _write_strip(drawn, out, settings, classifier) -> None:
     """A few samples of each label, at all weights."""
-    from cfg_jax.io import files
     from cfg_jax.runtime import processes
     from cfg_jax.sampling import model, strips
     from cfg_jax.sampling.settings import SamplingSettings
@@ -133,7 +111,7 @@ def _write_strip(drawn, settings, classifier) -> None:
         return
     for path in strips.write_guidance_strip(
         drawn,
-        files.folder(_OUT.value or f"{_WORKDIR.value}/samples"),
+        out,
         sampling.SEED.value,
         range(drawn.null_label) if _labels() is None else _labels(),
         numbers("w"),

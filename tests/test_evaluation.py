@@ -53,6 +53,7 @@ def drawn(model):
     return model.sample(keys, labels=np.tile(np.arange(10), 2), w=1.5)
 
 
+@pytest.mark.compat
 def test_the_numbers_are_those_of_the_samples_that_the_protocol_names(result, drawn):
     outputs = seen(drawn, spatial=True)
     for name, rows, real in (

@@ -1,5 +1,6 @@
 """Distances between sets of features, against closed forms and the reference programs' numbers."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -264,9 +265,7 @@ def test_sets_that_have_no_neighbors_to_compare_are_refused(generated, reference
 @pytest.mark.parametrize("offset", [0, 10_000_000])
 def test_moments_in_pieces_are_those_of_exact_arithmetic(size, offset):
     rows = np.random.default_rng(18).integers(-9, 10, (201, 6)) + offset
-    stats = FeatureStatistics.empty(6)
-    for part in pieces(rows, size):
-        stats = stats.update(part)
+    stats = functools.reduce(FeatureStatistics.merge, map(FeatureStatistics.of, pieces(rows, size)))
     mean, covariance = exact_moments(rows)
     assert stats.count == 201
     np.testing.assert_allclose(stats.mean, mean, rtol=1e-14, atol=1e-14)
@@ -281,7 +280,7 @@ def test_merging_processes_of_unlike_shares_is_one_pass():
     whole = FeatureStatistics.of(rows)
     order = np.random.default_rng(20).permutation(200)
     a, b, c, none = (
-        FeatureStatistics.empty(12).update(rows[order[start:stop]])
+        FeatureStatistics.of(rows[order[start:stop]])
         for start, stop in ((0, 3), (3, 160), (160, 200), (0, 0))
     )
     for merged in (
@@ -294,10 +293,10 @@ def test_merging_processes_of_unlike_shares_is_one_pass():
         np.testing.assert_allclose(merged.covariance, whole.covariance, rtol=0, atol=1e-13)
 
 
-def test_updating_leaves_the_value_it_came_from_alone():
+def test_merging_leaves_the_value_it_came_from_alone():
     before = FeatureStatistics.of(normal(21, 5, 2))
     mean, scatter = before.mean.copy(), before.scatter.copy()
-    before.update(normal(22, 5, 2))
+    before.merge(FeatureStatistics.of(normal(22, 5, 2)))
     assert before.count == 5
     np.testing.assert_array_equal(before.mean, mean)
     np.testing.assert_array_equal(before.scatter, scatter)
@@ -316,11 +315,11 @@ def test_rows_that_cannot_be_counted_are_refused():
     holed = np.zeros((4, 3))
     holed[2, 1] = np.nan
     with pytest.raises(ValueError, match="in 1 of 4 rows, the first is row 2"):
-        stats.update(holed)
+        stats.merge(FeatureStatistics.of(holed))
     with pytest.raises(ValueError, match="features of 2 numbers join those of 3"):
-        stats.update(np.zeros((4, 2)))
+        stats.merge(FeatureStatistics.of(np.zeros((4, 2))))
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
-        stats.update(np.zeros(3))
+        stats.merge(FeatureStatistics.of(np.zeros(3)))
     with pytest.raises(ValueError, match="covariance of 1 rows"):
         _ = FeatureStatistics.of(np.zeros((1, 3))).covariance
 

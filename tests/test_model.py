@@ -29,6 +29,7 @@ def draw(model, labels, **arguments):
     return model.sample_x(jax.random.key(0), labels=jnp.asarray(labels), **arguments)
 
 
+@pytest.mark.compat
 def test_a_model_gives_images_of_the_data_it_was_trained_on(model):
     images = model.sample(jax.random.key(0), labels=jnp.arange(10), w=2.0, num_steps=4)
     assert images.shape == (10, 8, 8, 1) and images.dtype == np.uint8

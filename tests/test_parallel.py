@@ -5,6 +5,8 @@ import pytest
 
 from cfg_jax.runtime import devices
 
+pytestmark = pytest.mark.compat
+
 
 def test_the_suite_runs_on_eight_devices():
     assert devices.num_devices() == 8

@@ -23,6 +23,7 @@ def finished(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.compat
 def test_a_run_leaves_checkpoints_numbers_events_and_a_preview(tiny_run):
     assert sorted(p.name for p in (tiny_run / "checkpoints").iterdir()) == ["2", "4"]
     assert [record["step"] for record in records(tiny_run)] == [2, 4]
@@ -49,6 +50,7 @@ def test_the_record_tells_losses_bands_drop_rate_norms_and_speed(tiny_run):
     assert 0.4 < records(tiny_run)[0]["loss"] < 1.2
 
 
+@pytest.mark.compat
 def test_a_run_cut_in_the_middle_and_resumed_ends_bit_for_bit_as_the_unbroken_one(
     finished, tmp_path
 ):

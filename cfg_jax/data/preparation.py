@@ -64,7 +64,7 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         ) from error
     except ImportError as error:
         raise ValueError(f"data set {name!r} {_missing_library(str(error))}") from error
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"data set {name!r} cannot be opened: {reason}") from error
 

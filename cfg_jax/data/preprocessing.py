@@ -42,8 +42,8 @@ def random_square(
     Args:
       height, width: of the image, in pixels.
       size: the side that the square is averaged to, smaller than the image's or larger.
-      min_crop: the least share of the shorter side, in (0, 1]. As d is whole, shares go down to
-        size / ceil(size / min_crop).
+      min_crop: the least fraction of the shorter side, in (0, 1]. As d is an integer, fractions go
+        down to size / ceil(size / min_crop).
 
     Returns:
       (top, left, side) in pixels of the image, whole or not, for `area_crop`.

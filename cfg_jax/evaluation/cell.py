@@ -46,10 +46,10 @@ def evaluate(
 ) -> Result:
     """Metrics of `num_samples` samples, in float64 on the host, with the protocol.
 
-    Killed at any moment and called again, it goes on from the last whole state in its folder and
-    counts nothing twice; a finished cell is read back. Memory does not depend on num_samples,
-    except for precision_recall, which holds the features of all. Every process of a program calls
-    it and gets the result, which is the same for any number of them.
+    Killed at any moment and called again, it goes on from the last state in its folder and counts
+    nothing twice; a finished cell is read back. Memory does not depend on num_samples, except for
+    precision_recall, which holds the features of all. Every process of a program calls it and gets
+    the same result, whatever their number.
 
     Args:
       model: of images, no upsampler; averaged parameters.
@@ -75,7 +75,7 @@ def evaluate(
     _check_reference(model, network, reference, metrics)
     swept = swept_fields(model, sampling, classifier)
     samples = {"num_samples": num_samples, "label_plan": label_plan, "ema": True}
-    protocol = {**_network_fields(network), **samples, "image_shape": list(model.shape)}
+    protocol = {**network.identity, **samples, "image_shape": list(model.shape)}
     identity = {**protocol, **swept, "seed": seed}
     cell = files.folder(folder) / manifest.sha256_json(identity)[:16]
     path = cell / f"result_{reference.sha256[:16]}.json"
@@ -152,14 +152,6 @@ def _check_reference(
         raise ValueError("precision_recall needs a reference with rows: ask for them, with_rows")
 
 
-def _network_fields(network: FeatureNetwork) -> dict[str, Any]:
-    return {
-        "network": network.name,
-        "network_sha256": network.sha256,
-        "resize": network.resize,
-    }
-
-
 def _reference_fields(reference: Reference, metrics: Sequence[str]) -> dict[str, Any]:
     fields = {
         "reference": reference.name,
@@ -167,8 +159,8 @@ def _reference_fields(reference: Reference, metrics: Sequence[str]) -> dict[str,
         "reference_count": reference.count,
     }
     if "precision_recall" in metrics:
-        rows = {"neighbors": NEIGHBORS, "reference_rows": len(reference.rows)}
-        fields["precision_recall"] = rows
+        count = len(reference.rows)
+        fields["precision_recall"] = {"neighbors": NEIGHBORS, "reference_rows": count}
     return fields
 
 
@@ -181,8 +173,7 @@ def _numbers(metrics: Sequence[str]) -> set[str]:
 def _measured(metrics: Sequence[str], seen: Accumulated, reference: Reference) -> dict[str, float]:
     found = {}
     for name, ours, theirs in _frechet_pairs(metrics, seen, reference):
-        with warnings.catch_warnings():  # of the rank, which the result's own speak of
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):  # of the rank: the result has its own
             found[name] = frechet_distance(
                 ours.mean, ours.covariance, theirs.mean, theirs.covariance
             )
@@ -190,18 +181,15 @@ def _measured(metrics: Sequence[str], seen: Accumulated, reference: Reference) -
         score = seen.sums.score.score()
         found |= {"is": score.mean, "is_std": score.std}
     if "precision_recall" in metrics:
-        shares = precision_recall(seen.rows, reference.rows, NEIGHBORS)
-        found |= shares._asdict()
+        found |= precision_recall(seen.rows, reference.rows, NEIGHBORS)._asdict()
     return found
 
 
 def _frechet_pairs(
     metrics: Iterable[str], seen: Accumulated, reference: Reference
 ) -> list[tuple[str, FeatureStatistics, Moments]]:
-    pairs = [
-        ("fid", seen.sums.pool, reference.pool),
-        ("sfid", seen.sums.spatial, reference.spatial),
-    ]
+    sums = seen.sums
+    pairs = [("fid", sums.pool, reference.pool), ("sfid", sums.spatial, reference.spatial)]
     return [pair for pair in pairs if pair[0] in metrics]
 
 

@@ -195,12 +195,8 @@ def _over_examples(
     parts = []
     for index, num_new in track(batches, "batch"):
         chosen = processes.share(index)
-        examples = [source[int(i)] for i in chosen]
-        batch = {
-            "x": np.stack([example["x"] for example in examples]),
-            "labels": np.array([example["label"] for example in examples], np.int32),
-            "keys": keys_lib.indexed(jax.random.key(seed), chosen),
-        }
+        keys = keys_lib.indexed(jax.random.key(seed), chosen)
+        batch = data.stack([source[int(i)] for i in chosen]) | {"keys": keys}
         parts.append(processes.gather(compiled(params, batch), num_new))
     return {
         name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]

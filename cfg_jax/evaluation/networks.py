@@ -50,6 +50,11 @@ class FeatureNetwork(NamedTuple):
     resize: str
     function: Callable[[np.ndarray], Outputs]
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What has to agree for numbers measured through it to be comparable, as JSON."""
+        return {"network": self.name, "network_sha256": self.sha256, "resize": self.resize}
+
 
 def inception_network(path: str | Path) -> FeatureNetwork:
     """The Inception network of FID with the weights in a file; grey images become grey RGB.

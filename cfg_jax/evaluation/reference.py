@@ -78,7 +78,12 @@ def data_reference(
     """
     if len(source.shape) != 3:
         raise ValueError(f"{source.name} has examples of shape {source.shape}: give images")
-    identity = _identity(network, source)
+    identity = network.identity | {
+        "data": source.fingerprint(),
+        "name": f"{source.name} {source.split}",
+        "num_images": len(source),
+        "image_shape": list(source.shape),
+    }
     place = files.folder(folder) / f"reference_{manifest.sha256_json(identity)[:16]}"
 
     def look(chosen: np.ndarray, place: Path, **options: Any):
@@ -101,8 +106,7 @@ def data_reference(
     if not processes.of_first((place / STATISTICS).exists()):
         sums = look(np.arange(len(source)), place).sums
         if processes.is_first():
-            with warnings.catch_warnings():  # of the rank, which a result speaks of
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"):  # of the rank: a result has its own
                 save_statistics(place / STATISTICS, sums.pool, spatial=sums.spatial, **identity)
             (place / STATE).unlink()
         processes.wait_for_all("the reference is written")
@@ -112,7 +116,7 @@ def data_reference(
         if len(chosen) > MOST_ROWS:
             chosen = np.random.default_rng(0).choice(chosen, MOST_ROWS, replace=False)
         rows = look(np.sort(chosen), place / "rows", keep_rows=True).rows
-    return _described(load_statistics(place / STATISTICS), rows)
+    return _reference(network, place / STATISTICS, load_statistics(place / STATISTICS), rows)
 
 
 def file_reference(
@@ -134,41 +138,20 @@ def file_reference(
     else:
         _check_foreign(network, saved, path)
     rows = _rows_of_images(network, path, batch_size) if with_rows else None
-    if saved.manifest:
-        return _described(saved, rows)
-    moments = [part for part in saved[:2] if part is not None]
+    return _reference(network, path, saved, rows)
+
+
+def _reference(
+    network: FeatureNetwork, path: str | Path, saved: SavedStatistics, rows: np.ndarray | None
+) -> Reference:
+    """The reference in a file, known by what it says of itself, or else by its numbers."""
+    said = saved.manifest
+    numbers = [array for moments in saved[:2] if moments is not None for array in moments[:2]]
     return Reference(
-        name=Path(path).name,
-        sha256=manifest.sha256([array for part in moments for array in part[:2]]),
+        name=said["name"] if said else Path(path).name,
+        sha256=manifest.sha256_json(said) if said else manifest.sha256(numbers),
         network_sha256=network.sha256,
-        shape=None,
-        count=saved.pool.count,
-        pool=saved.pool,
-        spatial=saved.spatial,
-        rows=rows,
-    )
-
-
-def _identity(network: FeatureNetwork, source: data.Source) -> dict[str, Any]:
-    """What the moments of a split depend on."""
-    return {
-        "network": network.name,
-        "network_sha256": network.sha256,
-        "resize": network.resize,
-        "data": source.fingerprint(),
-        "name": f"{source.name} {source.split}",
-        "num_images": len(source),
-        "image_shape": list(source.shape),
-    }
-
-
-def _described(saved: SavedStatistics, rows: np.ndarray | None) -> Reference:
-    """The reference in a file of ours."""
-    return Reference(
-        name=saved.manifest["name"],
-        sha256=manifest.sha256_json(saved.manifest),
-        network_sha256=saved.manifest["network_sha256"],
-        shape=tuple(saved.manifest["image_shape"]),
+        shape=tuple(said["image_shape"]) if said else None,
         count=saved.pool.count,
         pool=saved.pool,
         spatial=saved.spatial,
@@ -177,8 +160,7 @@ def _described(saved: SavedStatistics, rows: np.ndarray | None) -> Reference:
 
 
 def _check_network(network: FeatureNetwork, said: dict[str, Any], path: str | Path) -> None:
-    ours = {"network": network.name, "network_sha256": network.sha256, "resize": network.resize}
-    for field, value in ours.items():
+    for field, value in network.identity.items():
         if said.get(field) != value:
             raise ValueError(
                 f"{path} was computed with {field} {said.get(field)}, the samples are seen with "

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
-from cfg_jax.core.types import Array
+from cfg_jax.core.types import Array, chosen
 from cfg_jax.interop import openai_names
 from cfg_jax.interop.openai_configs import PRESETS, arguments, complete, preset, settings
 from cfg_jax.io import weight_files
@@ -47,8 +47,8 @@ __all__ = [
 class ImportedNetwork:
     """A network of ours with the parameters of one of theirs.
 
-    A pytree of its parameters: give it to a jitted function as an argument, as parameters that
-    such a function closes over become constants of the program.
+    A pytree of its parameters: give it to a jitted function as an argument, or they become
+    constants of the program.
 
     Attributes:
       network: module of `cfg_jax.models`, whose second input is the timestep.
@@ -71,14 +71,14 @@ class ImportedNetwork:
 
         Args:
           x: [B, H, W, C] noisy images.
-          t: [] or [B], timesteps in 0..999, whole or not.
-          labels: [B] integers in 0..num_classes - 1 (another gives NaN); not looked at by a
-            network without labels.
-          low_res: [B, h, w, C] images in [-1, 1], for an upsampler and nothing else.
+          t: [] or [B], timesteps in [0, 999].
+          labels: [B] integers in 0..num_classes - 1 (another gives NaN); ignored by a network
+            without labels.
+          low_res: [B, h, w, C] images in [-1, 1], for an upsampler alone.
 
         Returns:
-          [B, H, W, out_channels] float32, eps_hat first and what the variance is made of after
-          it; logits [B, num_classes] of a classifier.
+          [B, H, W, out_channels] float32, eps_hat first and the variance's channels after it;
+          logits [B, num_classes] of a classifier.
 
         Raises:
           ValueError: an array of another shape, one that the network needs and is not given,
@@ -130,19 +130,12 @@ class ImportedClassifier(ImportedNetwork):
 
         NaN where a label is none of the classes.
         """
-        log_probs = jax.nn.log_softmax(self.logits(z, logsnr))
-        labels = jnp.asarray(labels)
-        known = (labels >= 0) & (labels < log_probs.shape[1])
-        chosen = jnp.where(known, labels, 0)[:, None]
-        return jnp.where(known, jnp.take_along_axis(log_probs, chosen, axis=1)[:, 0], jnp.nan)
+        return chosen(jax.nn.log_softmax(self.logits(z, logsnr)), jnp.asarray(labels))
 
 
 for _kind in (ImportedDiffusion, ImportedClassifier):
-    jax.tree_util.register_dataclass(
-        _kind,
-        data_fields=["params"],
-        meta_fields=["network", "schedule", "shape", "upsamples"],
-    )
+    _static = ["network", "schedule", "shape", "upsamples"]
+    jax.tree_util.register_dataclass(_kind, data_fields=["params"], meta_fields=_static)
 
 
 def from_state_dict(

@@ -3,9 +3,8 @@
     n = n_a + n_b,   d = mean_b - mean_a,   mean = mean_a + d n_b / n
     scatter = scatter_a + scatter_b + d d^T n_a n_b / n,   covariance = scatter / (n - 1)
 
-The sums are kept about the mean. Plain sums of x and x x^T would be subtracted from each other at
-the end, and lose as many digits as the mean is larger than the spread; these lose none, and a merge
-of any pieces in any order differs from one pass over all by rounding only.
+The sums are kept about the mean: plain sums of x and x x^T would lose as many digits as the mean is
+larger than the spread. A merge of any pieces in any order differs from one pass by rounding only.
 
 Source: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
 """
@@ -20,10 +19,10 @@ from cfg_jax.metrics.rows import as_rows
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureStatistics:
-    """Count, mean and scatter of rows seen so far; a value, `update` and `merge` return another.
+    """Count, mean and scatter of rows seen so far; a value, `merge` returns another.
 
-    The fields are plain float64 arrays that a process can send to another. Send them as bytes or
-    through a file: without `jax_enable_x64`, jax would round them to float32 on the way.
+    The fields are float64 arrays. Send them to another process as bytes or through a file: without
+    `jax_enable_x64`, jax would round them to float32.
 
     Attributes:
       count: number of rows, N.
@@ -36,38 +35,19 @@ class FeatureStatistics:
     scatter: np.ndarray
 
     @classmethod
-    def empty(cls, width: int) -> "FeatureStatistics":
-        """Those of no rows of `width` numbers."""
-        return cls(0, np.zeros(width), np.zeros((width, width)))
-
-    @classmethod
     def of(cls, features: np.ndarray) -> "FeatureStatistics":
-        """Those of features [n, D], any real dtype, n >= 0.
+        """The statistics of features [n, D], any real dtype, n >= 0.
 
         Raises:
           ValueError: not [n, D], or a number that is not finite.
         """
         rows = as_rows(features, "features")
-        if len(rows) == 0:
-            return cls.empty(rows.shape[1])
-        mean = rows.mean(axis=0)
+        mean = rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
         rows = rows - mean
         return cls(len(rows), mean, rows.T @ rows)
 
-    def update(self, features: np.ndarray) -> "FeatureStatistics":
-        """Those of the rows so far and of features [n, D].
-
-        Raises:
-          ValueError: another width, not [n, D], or a number that is not finite.
-        """
-        return self.merge(FeatureStatistics.of(features))
-
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
-        """Those of the rows of both.
-
-        Raises:
-          ValueError: rows of unlike widths.
-        """
+        """The statistics of the rows of both; ValueError for unlike widths."""
         if self.mean.shape != other.mean.shape:
             raise ValueError(
                 f"features of {other.mean.size} numbers join those of {self.mean.size}: take both "

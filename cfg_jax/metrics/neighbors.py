@@ -1,7 +1,7 @@
 """Do generated images look real, and are all real ones covered?
 
-    precision = share of generated rows within the manifold of the reference
-    recall    = share of reference rows within the manifold of the generated
+    precision = fraction of generated rows within the manifold of the reference
+    recall    = fraction of reference rows within the manifold of the generated
 
 A set's manifold is the union of balls about its rows; the radius of each is the distance to its
 k-th nearest other row of the same set. Precision asks about fidelity, recall about variety.
@@ -21,21 +21,21 @@ _BLOCK = 2**23
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares in [0, 1]."""
+    """Fractions in [0, 1]."""
 
     precision: float
     recall: float
 
 
 def precision_recall(generated: np.ndarray, reference: np.ndarray, k: int = 3) -> PrecisionRecall:
-    """Share of generated rows near reference ones, and of reference rows near generated ones.
+    """Fraction of generated rows near reference ones, and of reference rows near generated ones.
 
-    A row on the surface of a ball is inside. All rows given are used: the customary 50,000
-    generated and 10,000 reference rows are the caller's choice, and the shares depend on it.
+    A row on the surface of a ball is inside. The fractions depend on the numbers of rows; 50,000
+    generated and 10,000 reference ones are customary.
 
-    Distances are float64. Two rows nearer than the rounding of that, 1e-6 of their norm about the
-    median for 2,048 columns, count as one, so that copies are at distance 0. Memory: two float64
-    copies of the rows, and less than 512 MiB; time: N^2 + N M + M^2 times D multiplications.
+    Distances are float64. Two rows nearer than its rounding, 1e-6 of their norm about the median
+    for 2,048 columns, count as one, so that copies are at distance 0. Memory: two float64 copies of
+    the rows, and less than 512 MiB; time: N^2 + N M + M^2 times D multiplications.
 
     Args:
       generated: features [N, D], N > k.

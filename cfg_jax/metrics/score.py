@@ -4,9 +4,9 @@
     KL summed = (sum of p log p) / n - p(y) log p(y)
 
 A split is a run of consecutive rows in the order of the images, not shuffled; the inception score
-is the mean over splits. A small split scores lower, so only scores of equal split sizes compare:
-the customary ones are 10 splits of 50,000 images, and ADM's 5,000 rows per split, which are the
-same for 50,000 images. ADM takes its logits from Inception's last layer without the bias.
+is the mean over splits. A small split scores lower, so only scores of equal split sizes compare;
+10 splits of 50,000 images are customary, ADM's splits of 5,000 rows. ADM takes its logits from
+Inception's last layer without the bias.
 
 Source: Salimans et al. 2016, arXiv 1606.03498, section 4.
 """
@@ -53,7 +53,7 @@ class ScoreSums:
     """Per split, the sums that its score needs; a value, `update` and `merge` return another.
 
     Each row comes with its place among all images, so batches, devices and processes may divide
-    them in any way. The advice on sending the fields of `FeatureStatistics` holds here too.
+    them in any way. Send the fields to another process as those of `FeatureStatistics`.
 
     Attributes:
       split_size: rows of a split: 5,000 for ADM's; for a known number of splits
@@ -70,18 +70,14 @@ class ScoreSums:
 
     @classmethod
     def empty(cls, num_classes: int, split_size: int | Fraction = 5_000) -> "ScoreSums":
-        """Those of no rows.
-
-        Raises:
-          ValueError: split_size below 1.
-        """
+        """The sums of no rows; ValueError for a split_size below 1."""
         if not split_size >= 1:
             raise ValueError(f"split_size={split_size}: give 1 row or more, 5000 is customary")
         counts = np.zeros(0, np.int64)
         return cls(Fraction(split_size), counts, np.zeros((0, num_classes)), np.zeros(0))
 
     def update(self, logits: np.ndarray, index: np.ndarray) -> "ScoreSums":
-        """Those of the rows so far and of logits [n, K], row i being image index[i] of all.
+        """The sums of the rows so far and of logits [n, K], row i being image index[i] of all.
 
         Args:
           index: integers [n], 0 for the first image of all; each image once.
@@ -91,8 +87,8 @@ class ScoreSums:
             rows in a split than it has, as when an image is counted twice.
         """
         logits, index = as_rows(logits, "logits"), np.asarray(index)
-        whole = np.issubdtype(index.dtype, np.integer) and index.shape == logits.shape[:1]
-        if not whole or (index < 0).any():
+        fits = np.issubdtype(index.dtype, np.integer) and index.shape == logits.shape[:1]
+        if not fits or (index < 0).any():
             raise ValueError(
                 f"index of shape {index.shape} and dtype {index.dtype} for {len(logits)} rows: "
                 "give each row the place of its image among all, an integer from 0"
@@ -108,7 +104,7 @@ class ScoreSums:
         return self.merge(ScoreSums(size, *sums))
 
     def merge(self, other: "ScoreSums") -> "ScoreSums":
-        """Those of the rows of both.
+        """The sums of the rows of both.
 
         Raises:
           ValueError: unlike split sizes or numbers of classes, or more rows in a split than it has.

@@ -50,6 +50,12 @@ class Model(Trained):
         other.params, other.step = devices.replicate(params), step
         return other
 
+    def sharing(self, other: "Model") -> "Model":
+        """The same model with what is compiled for another one of its network."""
+        model = copy.copy(self)
+        model._compiled = other._compiled
+        return model
+
     @property
     def schedule(self) -> build.Schedule:
         """u -> logsnr that it was trained with; `logsnr_grid(model.schedule, T)` samples it."""

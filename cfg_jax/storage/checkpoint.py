@@ -5,9 +5,7 @@ A step is a directory `<directory>/<step>` with four items: `state` and `ema` (t
 
 Orbax writes, commits and removes steps. It returns a flipped byte without complaint, casts to
 another dtype in silence and takes the newest step for a good one; checking what it returns and
-falling back to an older step are added here.
-
-When to save and what the trees mean is left to `training`, where arrays live to `devices`.
+falling back to an older step are added here. When to save is left to `training`.
 """
 
 import contextlib
@@ -29,20 +27,11 @@ from cfg_jax.storage.lock import hold_beside
 
 
 class Restored(NamedTuple):
-    """A run to continue; `state` and `ema` have the structure and placement asked for."""
+    """A step that was read back; `state` is None where only the averaged parameters were."""
 
     step: int
     state: Any
     ema: Any
-    config: dict[str, Any]
-    meta: dict[str, Any]
-
-
-class LoadedEma(NamedTuple):
-    """Averaged parameters to sample with; `ema` is a nested dict on one device."""
-
-    step: int
-    ema: dict[str, Any]
     config: dict[str, Any]
     meta: dict[str, Any]
 
@@ -58,18 +47,14 @@ class SaveError(OSError):
         self.step = step
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of one run, written in the background. A context manager.
 
-    A directory has one writer, which holds a lock beside it, `<directory>.lock`. Of a run's
-    processes all call the same methods and the first holds the lock and clears away.
+    A directory has one writer, which holds a lock beside it, `<directory>.lock`. All processes of
+    a run call the same methods; process 0 holds the lock and clears away.
 
     Kept are the `keep_latest` newest steps, those divisible by `keep_every` (None: no such rule)
     and the `keep_best` with the lowest finite loss; others go once a newer one is on disk.
-
-    Args:
-      directory: created if missing, e.g. `<workdir>/checkpoints`.
-      save_every: `save` writes the steps divisible by this.
 
     Raises:
       ValueError: `directory` is a file or another process writes to it, the disk is full, or a
@@ -80,17 +65,15 @@ class Checkpoints:
         self,
         directory: str | os.PathLike[str],
         *,
-        save_every: int = 1,
         keep_latest: int = 2,
         keep_every: int | None = None,
         keep_best: int = 0,
     ):
-        if min(save_every, keep_latest, keep_best + 1, 1 if keep_every is None else keep_every) < 1:
+        if min(keep_latest, keep_best + 1, 1 if keep_every is None else keep_every) < 1:
             raise ValueError(
-                f"{save_every=}, {keep_latest=}, {keep_every=}, {keep_best=}: expected 1 or more, "
-                "for keep_every also None and for keep_best also 0."
+                f"{keep_latest=}, {keep_every=}, {keep_best=}: expected 1 or more, for keep_every "
+                "also None and for keep_best also 0."
             )
-        self._save_every = save_every
         self._losses: dict[int, float] = {}
         policies = ocp.checkpoint_managers
         rules = [policies.LatestN(keep_latest), _LowestLoss(keep_best, self._losses)]
@@ -104,9 +87,6 @@ class Checkpoints:
         _remove_partial(self._manager.directory)
         if keep_best:
             self._losses |= {step: self._read_loss(step) for step in self._manager.all_steps()}
-
-    def __enter__(self) -> "Checkpoints":
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
@@ -124,13 +104,11 @@ class Checkpoints:
         config: Mapping[str, Any],
         meta: Mapping[str, Any],
         loss: float,
-        force: bool = False,
-    ) -> bool:
-        """Starts writing one step and says whether it did; the arrays may be donated after it.
+    ) -> None:
+        """Starts writing one step; the arrays may be donated after it.
 
         Args:
-          step: larger than `latest_step()`; without `force` also divisible by `save_every`, else
-            nothing is done.
+          step: larger than `latest_step()`.
           state, ema: trees of replicated arrays, no typed PRNG keys among them.
           config, meta: what JSON can hold; tuples are read back as lists, and `meta` gains the
             keys that `manifest.py` names.
@@ -140,8 +118,6 @@ class Checkpoints:
           ValueError: `step` is too small, or JSON cannot hold `config` or `meta`.
           SaveError: its `step` was not written. If that is an earlier one, this one is under way.
         """
-        if not force and step % self._save_every:
-            return False
         failure = self._settle()
         latest = self.latest_step()
         if latest is not None and step <= latest:
@@ -162,10 +138,9 @@ class Checkpoints:
             raise SaveError(step, error) from error
         if failure:
             raise failure
-        return True
 
     def restore_latest(self, state: Any, ema: Any) -> Restored | None:
-        """The newest step that reads back whole; None where nothing was ever saved.
+        """The newest step that reads back complete; None where nothing was ever saved.
 
         One that does not (an error, a missing item, a digest that differs) is moved to
         `<directory>.corrupt/` with a warning, after an older one has been read in its stead.
@@ -184,20 +159,13 @@ class Checkpoints:
         steps = processes.of_first(self._manager.all_steps()[-50:])
         if not steps:
             return None
-        target = {"state": state, "ema": ema}
-
-        def read(step: int) -> Restored:
-            config, meta = _read_json(self._manager, step)
-            found = {item: _saved_form(self._manager, step, item) for item in target}
-            manifest.check_leaves(found, target)
-            arrays = _read_arrays(self._manager, step, target, meta)
-            return Restored(step, arrays["state"], arrays["ema"], config, meta)
-
-        def agree(whole: bool) -> bool:
-            return all(processes.of_each(whole))
-
-        where = self._manager.directory
-        restored, damaged = manifest.newest_whole(where, steps, read, agree)
+        where, target = self._manager.directory, {"state": state, "ema": ema}
+        restored, damaged = manifest.newest_whole(
+            where,
+            steps,
+            read=lambda step: _read(self._manager, step, target),
+            agree=lambda whole: all(processes.of_each(whole)),
+        )
         for step in damaged if processes.is_first() else ():
             _move_aside(where, step)
         processes.wait_for_all("damaged checkpoints are set aside")
@@ -236,14 +204,14 @@ class Checkpoints:
             return math.inf
 
 
-def load_ema(directory: str | os.PathLike[str], step: int | None = None) -> LoadedEma:
-    """The averaged parameters of a run, on the first local device whatever devices wrote them.
+def load_ema(directory: str | os.PathLike[str], step: int | None = None) -> Restored:
+    """The averaged parameters of a run: a nested dict on the first local device.
 
     Needs neither model nor optimizer, writes nothing, and may be called while the run goes on.
 
     Args:
       directory: the one given to `Checkpoints`.
-      step: None for the newest that reads back whole; a warning names those that do not.
+      step: None for the newest that reads back complete; a warning names those that do not.
 
     Raises:
       ValueError: no checkpoint there, no such step, none readable, or not written by cfg_jax.
@@ -257,14 +225,8 @@ def load_ema(directory: str | os.PathLike[str], step: int | None = None) -> Load
             )
         if step is not None and step not in steps:
             raise ValueError(f"no step {step} in {directory}: choose one of {steps}.")
-
-        def read(step: int) -> LoadedEma:
-            config, meta = _read_json(manager, step)
-            target = {"ema": _saved_form(manager, step, "ema")}
-            arrays = _read_arrays(manager, step, target, meta)
-            return LoadedEma(step, arrays["ema"], config, meta)
-
-        return manifest.newest_whole(directory, steps if step is None else [step], read)[0]
+        chosen = steps if step is None else [step]
+        return manifest.newest_whole(directory, chosen, lambda step: _read(manager, step))[0]
 
 
 @dataclasses.dataclass
@@ -304,6 +266,19 @@ def _open(directory: str | os.PathLike[str], **options: Any) -> ocp.CheckpointMa
     return _Manager(path, options=options)
 
 
+def _read(
+    manager: ocp.CheckpointManager, step: int, target: Mapping[str, Any] | None = None
+) -> Restored:
+    """A step whose digests hold: the trees of `target`, or without one the EMA as it was saved."""
+    config, meta = _read_json(manager, step)
+    handler, place = ocp.StandardCheckpointHandler(), manager.directory / str(step)
+    saved = {item: handler.metadata(place / item).tree for item in target or ["ema"]}
+    if target:
+        manifest.check_leaves(saved, target)
+    arrays = _read_arrays(manager, step, target or saved, meta)
+    return Restored(step, arrays.get("state"), arrays["ema"], config, meta)
+
+
 def _read_json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
     items = ocp.args.Composite(config=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
     path = manager.directory / str(step)
@@ -314,13 +289,8 @@ def _read_json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any
     return restored["config"], restored["meta"]
 
 
-def _saved_form(manager: ocp.CheckpointManager, step: int, item: str) -> Any:
-    """The tree of one item with shapes and dtypes for leaves; touches no other item."""
-    return ocp.StandardCheckpointHandler().metadata(manager.directory / str(step) / item).tree
-
-
 def _read_arrays(
-    manager: ocp.CheckpointManager, step: int, target: dict[str, Any], meta: dict[str, Any]
+    manager: ocp.CheckpointManager, step: int, target: Mapping[str, Any], meta: dict[str, Any]
 ) -> Mapping[str, Any]:
     default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 

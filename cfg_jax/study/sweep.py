@@ -14,15 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cfg_jax.config import build
-from cfg_jax.evaluation import (
-    Reference,
-    Result,
-    SamplingSettings,
-    check_request,
-    evaluate,
-    title,
-)
+from cfg_jax import evaluation
+from cfg_jax.evaluation import Reference, Result, SamplingSettings, title
 from cfg_jax.evaluation.networks import FeatureNetwork
 from cfg_jax.io import images
 from cfg_jax.io.images import Picture
@@ -71,21 +64,13 @@ class OlderWays(NamedTuple):
 
 def share_programs(runs: Sequence[Run]) -> list[Run]:
     """The same runs, those of one network and schedule with one compiled sampler between them."""
-    found: list[Run] = []
-    for run in runs:
-        like = next((other for other in found if _experiment(other) == _experiment(run)), None)
-        model = run.model
-        if like is not None:
-            model = like.model.with_params(run.model.params, run.model.step)
-            model.config = run.model.config
-        found.append(Run(run.workdir, model))
-    return found
-
-
-def _experiment(run: Run):
-    model = run.model
-    names = model.label_names
-    return build.assemble(model.config, model.shape, len(names)), names
+    first: dict[tuple, Model] = {}
+    for _, model in runs:
+        first.setdefault((model.experiment, model.label_names), model)
+    return [
+        Run(workdir, model.sharing(first[model.experiment, model.label_names]))
+        for workdir, model in runs
+    ]
 
 
 def plan(
@@ -126,7 +111,8 @@ def plan(
             cell.run.model.check(cell.sampling, classifier=cell.classifier)
         except ValueError as error:
             raise ValueError(f"{cell.run.workdir}: {error}") from None
-    return list({_identity(cell): cell for cell in cells}.values())
+    named = {(str(cell.run.workdir), cell.sampling, id(cell.classifier)): cell for cell in cells}
+    return list(named.values())
 
 
 def _older_cells(run: Run, base: SamplingSettings, older: OlderWays) -> list[Cell]:
@@ -140,10 +126,6 @@ def _older_cells(run: Run, base: SamplingSettings, older: OlderWays) -> list[Cel
         values = getattr(older, f"{field}s")
         cells += [Cell(run, base.replace(**{field: float(value)})) for value in values]
     return cells
-
-
-def _identity(cell: Cell) -> tuple:
-    return str(cell.run.workdir), cell.sampling, id(cell.classifier)
 
 
 def measure(
@@ -169,7 +151,7 @@ def measure(
     done, spent = 0.0, 0.0
     for number, cell in enumerate(cells, 1):
         begun = time.monotonic()
-        result = evaluate(
+        result = evaluation.evaluate(
             cell.run.model,
             network,
             reference,
@@ -204,7 +186,7 @@ def check_measurable(
             f"{' and '.join(lacking)}"
         )
     for cell in cells:
-        check_request(cell.run.model, metrics, num_samples, label_plan, *cell[1:])
+        evaluation.check_request(cell.run.model, metrics, num_samples, label_plan, *cell[1:])
 
 
 def runs_of(cells: Sequence[Cell]) -> list[Run]:
@@ -227,14 +209,9 @@ def _said(result: Result) -> str:
 def strip(
     run: Run, folder: Path, weights: Sequence[float], sampling: SamplingSettings, seed: int
 ) -> Picture:
-    """Guided samples, rows labels and columns w; kept in `folder` as a PNG, and drawn once.
+    """Guided samples, rows labels and columns w; drawn once, and kept in `folder` as a PNG.
 
-    Args:
-      run: to draw from.
-      folder: of the PNG.
-      weights: w of the columns.
-      sampling: all but w, the classifier and the temperatures.
-      seed: of the noise.
+    Of `sampling` w, the classifier and the temperatures are not used.
     """
     model = run.model
     labels = list(range(min(STRIP_LABELS, model.null_label)))
