@@ -117,7 +117,7 @@ def upsampled(
             f"images of {x.shape[3:]} for an upsampler of {upsampler.low_res_shape}: give the "
             "upsampler that was trained on images of that size"
         )
-    small = images.to_images(x).reshape(-1, *x.shape[3:]).astype(np.float32) / 127.5 - 1
+    small = images.to_x(images.to_images(x)).reshape(-1, *x.shape[3:])
     row_keys, row_labels = _rows(seed, labels, x.shape[1])
     # Another stream than the small images' own: their first noise has the same key otherwise.
     row_keys = keys_lib.stream(row_keys, "upsampled")
