@@ -106,24 +106,27 @@ def _write_strip(drawn, out, settings, classifier) -> None:
     from cfg_jax.sampling import model, strips
     from cfg_jax.sampling.settings import SamplingSettings
 
-    upsampler = model.load_model(_UPSAMPLER.value) if _UPSAMPLER.value else None
+    upsampler = None
+    if _UPSAMPLER.value:
+        upsampler = strips.Upsampler(
+            model.load_model(_UPSAMPLER.value),
+            SamplingSettings(num_steps=_UPSAMPLER_STEPS.value),
+            _UPSAMPLER_BATCH.value or sampling.BATCH_SIZE.value,
+        )
     if not processes.is_first():  # a strip is of a few samples: one process draws it
         return
-    for path in strips.write_guidance_strip(
+    strip = strips.Strip(
         drawn,
-        out,
-        sampling.SEED.value,
         range(drawn.null_label) if _labels() is None else _labels(),
         numbers("w"),
         classifier_weights=sampling.classifier_weights(),
         settings=settings,
         classifier=classifier,
-        upsampler=upsampler,
-        upsampler_settings=SamplingSettings(num_steps=_UPSAMPLER_STEPS.value),
-        upsampler_batch_size=_UPSAMPLER_BATCH.value or sampling.BATCH_SIZE.value,
+        seed=sampling.SEED.value,
         samples_per_label=_SAMPLES.value,
         batch_size=sampling.BATCH_SIZE.value,
-    ):
+    )
+    for path in strips.write_guidance_strip(strip, out, upsampler):
         print(path)
 
 

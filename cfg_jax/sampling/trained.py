@@ -1,8 +1,4 @@
-"""What is there of every finished training run?
-
-Averaged parameters, the config that they were trained with, and the data they know: what a model
-that draws samples and a classifier that guides it have in common.
-"""
+"""A trained network, which draws samples or guides: parameters, config and data."""
 
 import functools
 from typing import Any

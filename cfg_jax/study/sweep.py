@@ -216,6 +216,7 @@ def strip(
     identity = [model.sha256, list(map(float, weights)), options, seed, labels]
     path = folder / f"strip_{manifest.sha256_json(identity)[:12]}.png"
     if not path.exists():
-        x = strips.guided(model, seed, labels, weights, settings=SamplingSettings(**options))
-        images.save_png(path, strips.picture(model, x, labels, weights))
+        settings = SamplingSettings(**options)
+        drawn = strips.Strip(model, labels, weights, settings=settings, seed=seed)
+        images.save_png(path, drawn.picture(drawn.draw()))
     return images.read_picture(path)
