@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         batch_size=sampling.BATCH_SIZE.value,
     )
     print(svm_judge.table(verdicts))
-    shortfalls = svm_judge.failures(verdicts, dict(zip(columns, least, strict=True)))
+    shortfalls = svm_judge.failures(verdicts, least)
     for shortfall in shortfalls:
         print("falls short:", shortfall, file=sys.stderr)
     return 1 if shortfalls else 0

@@ -10,7 +10,6 @@ import logging as std_logging
 import math
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable
 
@@ -36,7 +35,7 @@ _CACHE = flags.DEFINE_string(
 )
 
 GRACE_SECONDS = 5.0
-"""What the first process leaves the others to come to the same mistake: they end when it does."""
+"""How long a process that fails waits for the others to fail too, as they do at a user error."""
 
 
 def run(
@@ -51,8 +50,8 @@ def run(
 
     A ValueError, a person's mistake, gives one line and code 2; what the world did, an OSError or
     a run that lost its numbers, one line and code 1. Of several processes the first alone has a
-    standard output, and one that fails ends at once: the others miss it, and end too. Those that do
-    not fail end together.
+    standard output, and one that fails alone ends after GRACE_SECONDS: the others miss it, and end
+    too. Processes that all fail end together, as do processes that all succeed.
 
     SIGTERM ends a program, unless it `saves_at_sigterm` and asks `preemption` for it.
     """
@@ -162,9 +161,7 @@ def _leave(code: int) -> None:
     """
     from cfg_jax.runtime import processes
 
-    with contextlib.suppress(RuntimeError):  # of devices that cannot be used
-        if processes.is_first():
-            time.sleep(GRACE_SECONDS)
+    processes.disconnect_if_all_fail(GRACE_SECONDS)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -176,6 +173,8 @@ def _parse(argv: list[str]) -> list[str]:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # orbax tells of every step it takes
             logging.get_absl_logger().addFilter(_matters)
+        if "config" in flags.FLAGS and flags.FLAGS["config"].present:
+            flags.FLAGS["config"].value.keys()  # a file that cannot be read fails at first use
         return rest
     except flags.Error as error:
         message = f"{error} (--help lists the flags)"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Makes .venv if need be, checks style, and runs the quick tests, a file of them on each of up to
-# four cores. Arguments go to pytest:
+# Makes .venv if need be, with $EXTRAS of setup.py (default [test]), checks style, and runs the quick
+# tests, a file of them on each of up to four cores. Arguments go to pytest:
 #   bash launch/test.sh -m long        the tests that take minutes
 #   bash launch/test.sh tests/test_guidance.py
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
-make_environment "[test]"
+make_environment "${EXTRAS:-[test]}"
 ruff check --quiet .
 ruff format --check --quiet .
-spread=(--numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder)
+spread=(--numprocesses=logical --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder)
 if [[ " $* " == *" -m "* ]]; then
   python -m pytest "${spread[@]}" "$@"
 else

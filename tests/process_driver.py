@@ -1,34 +1,76 @@
-"""What each process of `test_processes` does: `python -m tests.process_driver --jobs=JSON`.
+"""A job for each process of `test_processes`: `python -m tests.process_driver --job=JSON`.
 
-The JSON is a list of {"do": name of a function here, its arguments}. Networks are `tests.tiny`'s of
-pixels, which compile at once; what a process sees of its own goes to files with its number.
+The JSON is {"do": name of a function here, its arguments}. Networks are those of `tests.tiny` that
+compile at once. Process k writes what it alone sees to FOLDER_k.npz, beside the job's folder.
 """
 
+import functools
 import json
+import time
 from pathlib import Path
 
+import jax
 import numpy as np
 from absl import flags
 
-from launch.program import run
+from cfg_jax.runtime import processes
+from launch import program
 
-_JOBS = flags.DEFINE_string("jobs", None, "What to do.", required=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Of the run; only the compilation cache cares.")
+_JOB = flags.DEFINE_string("job", None, "What to do.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; for the compilation cache.")
+_GRACE = flags.DEFINE_float("grace_seconds", 600.0, "launch.program.GRACE_SECONDS.")
+_HEARTBEAT = flags.DEFINE_integer("heartbeat_seconds", 100, "As processes.start takes it.")
+_SHUTDOWN = flags.DEFINE_integer("shutdown_seconds", 300, "As jax.distributed.initialize takes it.")
 
 
 def main(argv):
     del argv
     from tests import tiny
 
+    job = json.loads(_JOB.value)
     with tiny.pixel_networks():
-        for job in json.loads(_JOBS.value):
-            globals()[job.pop("do")](**job)
+        return globals()[job.pop("do")](**job)
 
 
-def train(workdir, seen, **overrides):
+def start(*arguments, own_start=processes.start, **keywords):
+    """`processes.start` with the times of the flags, which are parsed by now."""
+    program.GRACE_SECONDS = _GRACE.value
+    jax.distributed.initialize = functools.partial(
+        jax.distributed.initialize, shutdown_timeout_seconds=_SHUTDOWN.value
+    )
+    return own_start(*arguments, **keywords, heartbeat_seconds=_HEARTBEAT.value)
+
+
+def nothing():
+    """Ends at once."""
+
+
+def compile_something():
+    """Prints whether it was found compiled."""
+    events = []
+    jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
+    jax.jit(lambda x: jax.numpy.sin(x) * 3)(np.ones(3, np.float32))
+    print("/jax/compilation_cache/cache_hits" in events)
+
+
+def sleep():
+    """Until it is killed."""
+    print("here", flush=True)
+    time.sleep(3600)
+
+
+def work_alone(until, others_at_end):
+    """Process 0 works until the file `until` is there; the others make one and end with code 75."""
+    if processes.is_first():
+        while not Path(until).exists():
+            time.sleep(0.01)
+    else:
+        Path(others_at_end).touch()
+    return 75
+
+
+def train(folder, **overrides):
     """A run; what every device ended with, and which examples this process was given."""
-    import jax
-
     from cfg_jax.runtime import devices
     from cfg_jax.training.run import train
     from tests import tiny
@@ -49,7 +91,7 @@ def train(workdir, seen, **overrides):
 
     devices.pmap_step = watched
     try:
-        train(tiny.tiny_config(**overrides), workdir)
+        train(tiny.tiny_config(**overrides), folder)
     finally:
         devices.pmap_step = mapped
     leaves = jax.tree.leaves(last["state"])
@@ -57,37 +99,32 @@ def train(workdir, seen, **overrides):
         f"leaf_{i}": np.stack([np.asarray(shard.data) for shard in leaf.addressable_shards])
         for i, leaf in enumerate(leaves)
     }
-    _save(seen, **on_devices, **{k: np.stack([b[k] for b in batches]) for k in batches[0]})
+    _save(folder, **on_devices, **{k: np.stack([b[k] for b in batches]) for k in batches[0]})
 
 
-def sample(workdir, seen):
+def sample(workdir, folder):
     """16 samples, of which each process draws its share."""
-    import jax
-
     import cfg_jax
     from cfg_jax.core import keys as keys_lib
-    from cfg_jax.runtime import processes
 
     model = cfg_jax.load(workdir)
     index = processes.share(np.arange(16))
     keys = keys_lib.indexed(jax.random.key(3), index)
     own = model.sample_x(keys, labels=index % 10, w=1.5, num_steps=5)
     assert model.first_sample_seconds > 0
-    _save(seen, own=own, x=processes.gather(own, 16))
+    _save(folder, own=own, x=processes.gather(own, 16))
 
 
-def load_each_its_own(workdirs, seen):
-    """What is said where process k reads workdirs[k]."""
-    import jax
-
+def load_each_its_own(workdir_0, workdir_1, folder):
+    """The error where process k reads workdir_k."""
     import cfg_jax
 
     said = "nothing"
     try:
-        cfg_jax.load(workdirs[jax.process_index()])
+        cfg_jax.load([workdir_0, workdir_1][jax.process_index()])
     except ValueError as error:
         said = str(error)
-    _save(seen, said=said)
+    _save(folder, said=said)
 
 
 def sample_to_files(workdir, folder):
@@ -106,7 +143,7 @@ def sample_to_files(workdir, folder):
     )
 
 
-def evaluate(workdir, folder, seen, data_dir):
+def evaluate(workdir, folder, data_dir):
     """A cell and its reference, and the bound on the likelihood."""
     import cfg_jax
     from cfg_jax import data, evaluation
@@ -130,12 +167,11 @@ def evaluate(workdir, folder, seen, data_dir):
         save_images=True,
     )
     bound = likelihood(model, source, num_steps=4, batch_size=8, num_examples=20)
-    _save(seen, numbers=json.dumps([result.metrics, bound._asdict()]))
+    _save(folder, numbers=json.dumps([result.metrics, bound._asdict()]))
 
 
 def _network():
     """Looks at each row for itself, on the devices."""
-    import jax
     import jax.numpy as jnp
 
     from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
@@ -158,11 +194,10 @@ def _network():
     )
 
 
-def _save(seen, **arrays):
-    import jax
-
-    np.savez(Path(f"{seen}_{jax.process_index()}.npz"), **arrays)
+def _save(folder, **arrays):
+    np.savez(f"{folder}_{jax.process_index()}.npz", **arrays)
 
 
 if __name__ == "__main__":
-    run(main)
+    processes.start = start
+    program.run(main)

@@ -17,6 +17,7 @@ def config_of(name):
     return importlib.import_module(f"configs.{name}").get_config()
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_passes_its_own_checks(name):
     validate(config_of(name), num_devices=8)
@@ -33,6 +34,7 @@ def test_an_image_experiment_adds_no_field_to_the_base(name):
     assert fields == known - unused
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_comes_back_from_json_as_it_was(name):
     config = config_of(name)

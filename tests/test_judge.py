@@ -11,18 +11,18 @@ REAL = Verdict(None, 0.95, 0.3)
 
 def test_good_samples_fall_short_of_nothing():
     verdicts = [REAL, Verdict(0.0, 0.98, 0.28), Verdict(1.0, 1.0, 0.25)]
-    assert svm_judge.failures(verdicts, {0.0: 0.97, 1.0: 0.99}) == []
+    assert svm_judge.failures(verdicts, [0.97, 0.99]) == []
 
 
 def test_an_accuracy_below_its_limit_is_named():
     verdicts = [REAL, Verdict(0.0, 0.96, 0.28), Verdict(1.0, 1.0, 0.25)]
-    (said,) = svm_judge.failures(verdicts, {0.0: 0.97, 1.0: 0.99})
+    (said,) = svm_judge.failures(verdicts, [0.97, 0.99])
     assert said == "accuracy 0.960 at w = 0, below 0.97"
 
 
 def test_a_spread_that_does_not_fall_is_named():
     verdicts = [REAL, Verdict(0.0, 1.0, 0.25), Verdict(1.0, 1.0, 0.25)]
-    (said,) = svm_judge.failures(verdicts, {0.0: 0.97, 1.0: 0.99})
+    (said,) = svm_judge.failures(verdicts, [0.97, 0.99])
     assert said.startswith("spread 0.2500 at w = 1 is not below 0.2500 at w = 0")
 
 
@@ -54,7 +54,7 @@ def test_a_classifiers_weights_have_rows_of_their_own():
 
 def test_a_stronger_classifier_must_spread_less_and_has_its_own_limit():
     verdicts = [REAL, Verdict(-1.0, 0.8, 0.3, 1.0), Verdict(-1.0, 0.9, 0.31, 4.0)]
-    few, wide = svm_judge.failures(verdicts, {(-1.0, 1.0): 0.85, (-1.0, 4.0): 0.9})
+    few, wide = svm_judge.failures(verdicts, [0.85, 0.9])
     assert few == "accuracy 0.800 at w = -1, classifier 1, below 0.85"
     assert wide.startswith("spread 0.3100 at w = -1, classifier 4 is not below 0.3000")
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.compat
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cfg_jax"
 

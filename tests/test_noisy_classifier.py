@@ -81,9 +81,9 @@ def test_the_step_of_the_true_network_keeps_the_form_of_its_state():
         learning_rate=0.1, warmup_steps=0, b1=0.9, b2=0.99, grad_clip=0.5, anneal_steps=9
     )
     batch = {
-        "x": np.zeros((8, 4, 8, 8, 1), np.float32),
-        "labels": np.zeros((8, 4), np.int32),
-        "index": np.zeros((8, 4), np.int32),
+        "x": np.zeros((devices.num_devices(), 4, 8, 8, 1), np.float32),
+        "labels": np.zeros((devices.num_devices(), 4), np.int32),
+        "index": np.zeros((devices.num_devices(), 4), np.int32),
     }
     step = devices.pmap_step(make_step(described, optimizer, config))
     params = jax.eval_shape(described.init, jax.random.key(0))

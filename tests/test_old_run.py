@@ -22,6 +22,8 @@ from tests.made_up import GOLDEN
 from tests.plain_network import ALL_METRICS, noise_reference, plain_network
 from tests.tiny import parameters, records, tiny_config
 
+pytestmark = pytest.mark.compat
+
 CASES = {
     "ancestral": {"w": 1.5},
     "ddim": {"w": np.linspace(-1, 3, 10), "step": "ddim"},

@@ -314,6 +314,7 @@ def test_a_usage_error_at_the_command_line_costs_one_line(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.tpu
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="the TPU compiler is not installed: pip install -e '.[tpu]'",

@@ -4,11 +4,9 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import chex
@@ -18,28 +16,14 @@ import pytest
 
 from cfg_jax import data
 from cfg_jax.runtime import devices, processes
+from cfg_jax.training import preemption
 from launch import program
+from tests.programs import FOREIGN, ROOT, run_program, start_program
 from tests.tiny import parameters, records
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.xdist_group("processes")
+
 STEPS, BATCH = 6, 16
-
-
-def environment(devices, **variables):
-    """That of a process which no cluster started."""
-    named = ("SLURM_", "OMPI_", "JAX_", "TPU_", "MEGASCALE_", "KUBERNETES_")
-    plain = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(named) and not name.lower().endswith("_proxy")
-    }
-    flags = [
-        f"--xla_force_host_platform_device_count={devices}",
-        "--xla_cpu_experimental_ynn_fusion_type=",  # see launch/environment.sh
-        "--xla_cpu_collective_timeout_seconds=300",  # a busy machine keeps a process waiting
-        "--xla_cpu_collective_call_terminate_timeout_seconds=300",
-    ]
-    return plain | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags)} | variables
 
 
 def free_port():
@@ -49,7 +33,7 @@ def free_port():
 
 
 def by_hand(process, port):
-    """What a person gives to one of two processes."""
+    """Flags that a person gives to one of two processes."""
     return [
         f"--coordinator_address=127.0.0.1:{port}",
         "--num_processes=2",
@@ -58,7 +42,7 @@ def by_hand(process, port):
 
 
 def slurm(process, port):
-    """What Slurm tells one of two processes."""
+    """Variables that Slurm gives to one of two processes."""
     return {
         "SLURM_JOB_ID": "1",
         "SLURM_STEP_NODELIST": "127.0.0.1",
@@ -70,43 +54,55 @@ def slurm(process, port):
     }
 
 
+DRIVER = "tests.process_driver"
+
+
+def job(do, **arguments):
+    """The flag that has a process do it."""
+    values = {k: v if isinstance(v, int | float) else str(v) for k, v in arguments.items()}
+    return f"--job={json.dumps({'do': do, **values})}"
+
+
 @contextlib.contextmanager
-def started(*commands):
-    """Runs (arguments, environment) side by side; none outlives the block."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env=variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for arguments, variables in commands
-    ]
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+def two_processes(module, *arguments, each=((), ()), devices=(2, 2)):
+    """Two connected processes of one program; `each` has the arguments of one alone."""
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                start_program(
+                    module,
+                    *(*arguments, *by_hand(process, port), *each[process]),
+                    devices=devices[process],
+                )
+            )
+            for process in range(2)
+        ]
 
 
-def ended(*commands, seconds=400):
-    """(code, output, errors) of each."""
-    until = time.monotonic() + seconds
-    with started(*commands) as processes:
-        said = [p.communicate(timeout=max(until - time.monotonic(), 0.1)) for p in processes]
-        return [(p.returncode, *texts) for p, texts in zip(processes, said, strict=True)]
+def assert_ended(programs, code=0):
+    """They end, each with this exit code."""
+    assert [each.wait(900) for each in programs] == [code] * len(programs), programs
 
 
-def drive(jobs, *options):
-    return ["-m", "tests.process_driver", f"--jobs={json.dumps(jobs)}", *options]
+def one_and_two(do, folder, **arguments):
+    """Has one process of four devices do it, then two of two: each `folder / "one"` or "two"."""
+    alone = run_program(DRIVER, job(do, folder=folder / "one", **arguments), devices=4)
+    assert_ended([alone])
+    with two_processes(DRIVER, job(do, folder=folder / "two", **arguments)) as both:
+        assert_ended(both)
 
 
-def settings(data_dir):
+@pytest.fixture(scope="module")
+def digits(data_dir):
+    data.prepare("digits", data_dir)
+    return data_dir
+
+
+@pytest.fixture(scope="module")
+def settings(digits):
     return {
-        "data.data_dir": data_dir,
+        "data.data_dir": digits,
         "data.random_flip": True,
         "optim.learning_rate": 1e-2,
         "train.num_steps": STEPS,
@@ -119,82 +115,28 @@ def settings(data_dir):
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """Where these processes keep what they compile, for those that come after them."""
-    place = str(tmp_path_factory.mktemp("compiled"))
-    return {
-        "JAX_COMPILATION_CACHE_DIR": place,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
+def trained(settings, tmp_path_factory):
+    """Runs `one` and `two`, by as many processes, and what these printed."""
+    folder, port = tmp_path_factory.mktemp("trained"), free_port()
+
+    def start(name, **options):
+        do = job("train", folder=folder / name, **settings)
+        return start_program(DRIVER, do, f"--workdir={folder / name}", **options)
+
+    with (
+        start("one", devices=4) as alone,
+        start("two", devices=2, environment=slurm(0, port)) as first,
+        start("two", devices=2, environment=slurm(1, port)) as second,
+    ):
+        assert_ended([alone, first, second])
+    return folder, [first.stdout, second.stdout]
 
 
-@pytest.fixture(scope="module")
-def digits(data_dir):
-    data.prepare("digits", data_dir)
-    return data_dir
-
-
-@pytest.fixture(scope="module")
-def trained(digits, kept, tmp_path_factory):
-    """Runs `one` and `two`, by as many processes; what they said is in `said`."""
-    folder = tmp_path_factory.mktemp("trained")
-    port = free_port()
-
-    def train(name):
-        job = {"do": "train", "workdir": str(folder / name), "seen": str(folder / f"seen_{name}")}
-        return drive([job | settings(digits)], f"--workdir={folder / name}")
-
-    said = ended(
-        (train("one"), environment(4, **kept)),
-        *((train("two"), environment(2, **kept, **slurm(process, port))) for process in range(2)),
-    )
-    assert [code for code, *_ in said] == [0, 0, 0], said
-    return folder, said
-
-
-@pytest.fixture(scope="module")
-def resumed(trained, digits, kept):
-    """Copies cut to four steps and finished by the other number of processes, and evaluations.
-
-    Both evaluate the run `one`.
-    """
-    folder, _ = trained
-    port = free_port()
-    for source, copy in (("one", "two_from_one"), ("two", "one_from_two")):
-        shutil.copytree(folder / source, folder / copy)
-        shutil.rmtree(folder / copy / "checkpoints" / str(STEPS))
-    shutil.copytree(folder / "two_from_one", folder / "older")
-
-    def jobs(number, copy):
-        own = {"workdir": str(folder / "one")}
-        place = str(folder / f"evaluations_{number}")
-        return [
-            {"do": "train", "workdir": str(folder / copy), "seen": str(folder / f"seen_{copy}")}
-            | settings(digits),
-            {"do": "sample", **own, "seen": str(folder / f"samples_{number}")},
-            {"do": "evaluate", **own, "seen": str(folder / f"numbers_{number}"), "folder": place}
-            | {"data_dir": digits},
-            {"do": "sample_to_files", **own, "folder": str(folder / f"files_{number}")},
-        ]
-
-    unlike = {
-        "do": "load_each_its_own",
-        "workdirs": [str(folder / name) for name in ("one", "older")],
-        "seen": str(folder / "said"),
-    }
-
-    said = ended(
-        (drive(jobs("one", "one_from_two")), environment(4, **kept)),
-        *(
-            (
-                drive([*jobs("two", "two_from_one"), unlike], *by_hand(process, port)),
-                environment(2, **kept),
-            )
-            for process in range(2)
-        ),
-    )
-    assert [code for code, *_ in said] == [0, 0, 0], said
-    return folder, said
+def without_last_step(run, copy):
+    """A copy of a run that was stopped two steps before its end."""
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "checkpoints" / str(STEPS))
+    return copy
 
 
 def losses(workdir):
@@ -223,7 +165,7 @@ def test_two_processes_end_with_the_parameters_of_one(trained):
 
 def test_every_device_of_every_process_ends_with_the_same_state(trained):
     folder, _ = trained
-    states = [seen(folder / f"seen_two_{process}.npz") for process in range(2)]
+    states = [seen(folder / f"two_{process}.npz") for process in range(2)]
     for name in (name for name in states[0] if name.startswith("leaf_")):
         copies = np.concatenate([state[name] for state in states])
         assert len(copies) == 4
@@ -232,8 +174,8 @@ def test_every_device_of_every_process_ends_with_the_same_state(trained):
 
 def test_each_process_reads_its_rows_of_the_batches_of_one_and_no_more(trained):
     folder, _ = trained
-    one = seen(folder / "seen_one_0.npz")
-    two = [seen(folder / f"seen_two_{process}.npz") for process in range(2)]
+    one = seen(folder / "one_0.npz")
+    two = [seen(folder / f"two_{process}.npz") for process in range(2)]
     for name in ("x", "labels", "index"):
         parts = [part[name] for part in two]
         # [steps, devices of this process, examples of a device, ...]
@@ -242,8 +184,7 @@ def test_each_process_reads_its_rows_of_the_batches_of_one_and_no_more(trained):
 
 
 def test_the_first_process_alone_speaks_logs_and_draws(trained):
-    folder, said = trained
-    _, first, second = (output for _, output, _ in said)
+    folder, (first, second) = trained
     assert f"step {STEPS} of {STEPS} done" in first and "first step, with compiling" in first
     # What is left is said by the library that connects CPUs, and by no program of ours.
     assert "step" not in second
@@ -263,23 +204,29 @@ def test_a_checkpoint_is_written_once_by_all_into_one_directory(trained):
     assert kept[0] == kept[1] and "checkpoints/6/ema" in kept[1]
 
 
-@pytest.mark.parametrize("copy", ["two_from_one", "one_from_two"])
-def test_a_run_goes_on_with_another_number_of_processes(resumed, copy):
-    folder, said = resumed
-    outputs = {"one_from_two": said[0][1], "two_from_one": said[1][1]}
-    assert "resuming from step 4" in outputs[copy]
-    found, whole = losses(folder / copy), losses(folder / "one")
-    assert list(found) == list(whole)
-    np.testing.assert_allclose(list(found.values()), list(whole.values()), rtol=1e-6)
-    chex.assert_trees_all_close(
-        parameters(folder / copy), parameters(folder / "one"), rtol=1e-5, atol=1e-6
-    )
+def test_a_run_goes_on_with_another_number_of_processes(trained, settings, tmp_path):
+    folder, _ = trained
+    by_one = without_last_step(folder / "two", tmp_path / "one")
+    by_two = without_last_step(folder / "one", tmp_path / "two")
+    with (
+        start_program(DRIVER, job("train", folder=by_one, **settings), devices=4) as alone,
+        two_processes(DRIVER, job("train", folder=by_two, **settings)) as both,
+    ):
+        assert_ended([alone, *both])
+    for copy, program_ in ((by_one, alone), (by_two, both[0])):
+        assert "resuming from step 4" in program_.stdout
+        found, whole = losses(copy), losses(folder / "one")
+        assert list(found) == list(whole)
+        np.testing.assert_allclose(list(found.values()), list(whole.values()), rtol=1e-6)
+        chex.assert_trees_all_close(
+            parameters(copy), parameters(folder / "one"), rtol=1e-5, atol=1e-6
+        )
 
 
-def test_samples_are_bit_for_bit_those_of_one_process_each_drawn_once(resumed):
-    folder, _ = resumed
-    one = seen(folder / "samples_one_0.npz")["x"]
-    two = [seen(folder / f"samples_two_{process}.npz") for process in range(2)]
+def test_samples_are_bit_for_bit_those_of_one_process_each_drawn_once(trained, tmp_path):
+    one_and_two("sample", tmp_path, workdir=trained[0] / "one")
+    one = seen(tmp_path / "one_0.npz")["x"]
+    two = [seen(tmp_path / f"two_{process}.npz") for process in range(2)]
     for process in two:
         assert process["own"].shape[0] == 8
         np.testing.assert_array_equal(process["x"], one)
@@ -287,29 +234,33 @@ def test_samples_are_bit_for_bit_those_of_one_process_each_drawn_once(resumed):
     assert one.std(axis=0).min() > 0
 
 
-def test_files_of_samples_are_byte_for_byte_those_of_one_process(resumed):
-    folder, _ = resumed
+def test_files_of_samples_are_byte_for_byte_those_of_one_process(trained, tmp_path):
+    one_and_two("sample_to_files", tmp_path, workdir=trained[0] / "one")
     one, two = (
-        {path.name: path.read_bytes() for path in (folder / f"files_{number}").iterdir()}
+        {path.name: path.read_bytes() for path in (tmp_path / number).iterdir()}
         for number in ("one", "two")
     )
     assert len(one) == 5 and two == one
 
 
-def test_processes_that_read_unlike_steps_all_say_so(resumed):
-    folder, _ = resumed
+def test_processes_that_read_unlike_steps_all_say_so(trained, tmp_path):
+    whole = trained[0] / "one"
+    older = without_last_step(whole, tmp_path / "older")
+    do = job("load_each_its_own", workdir_0=whole, workdir_1=older, folder=tmp_path / "two")
+    with two_processes(DRIVER, do) as both:
+        assert_ended(both)
     for process in range(2):
-        said = str(seen(folder / f"said_{process}.npz")["said"])
+        said = str(seen(tmp_path / f"two_{process}.npz")["said"])
         assert f"process 1 reads step 4, the first one {STEPS}: start again, or name one" in said
         assert "\n" not in said
 
 
-def test_evaluation_has_the_statistics_of_one_process_in_all(resumed):
-    folder, _ = resumed
-    one = str(seen(folder / "numbers_one_0.npz")["numbers"])
+def test_evaluation_has_the_statistics_of_one_process_in_all(trained, digits, tmp_path):
+    one_and_two("evaluate", tmp_path, workdir=trained[0] / "one", data_dir=digits)
+    one = str(seen(tmp_path / "one_0.npz")["numbers"])
     for process in range(2):
-        assert str(seen(folder / f"numbers_two_{process}.npz")["numbers"]) == one
-    places = [folder / f"evaluations_{number}" for number in ("one", "two")]
+        assert str(seen(tmp_path / f"two_{process}.npz")["numbers"]) == one
+    places = [tmp_path / "one", tmp_path / "two"]
     files = [sorted(p.relative_to(place) for p in place.rglob("*.npz")) for place in places]
     assert files[0] == files[1] and len(files[0]) >= 4
     for name in files[0]:
@@ -319,26 +270,76 @@ def test_evaluation_has_the_statistics_of_one_process_in_all(resumed):
             np.testing.assert_array_equal(theirs[key], ours[key], err_msg=f"{name} {key}")
 
 
-def test_a_mistake_ends_all_processes_with_one_line_each(tmp_path, digits):
-    port = free_port()
-    train = [
-        *("-m", "launch.train"),
-        "--config=configs/digits.py",
-        f"--workdir={tmp_path / 'new'}",
-        f"--config.data.data_dir={digits}",
-    ]
-    unlike = [*train, "--config.train.batch_size=18"]
-    alone, *both = ended(
-        ([*train, "--distributed=on"], environment(1)),
-        *((unlike + by_hand(process, port), environment(2)) for process in range(2)),
+def lines(program_):
+    return [line for line in program_.stderr.splitlines() if "OpenCV" not in line]
+
+
+def test_on_needs_a_cluster_and_costs_one_line(tmp_path):
+    alone = run_program(
+        "launch.train", "--config=configs/digits.py", f"--workdir={tmp_path}", "--distributed=on"
     )
-    for (code, _, errors), what in (
-        (alone, "--distributed=on: this is no cluster that jax knows"),
-        *((one, "batch_size=18 on 4 devices") for one in both),
-    ):
-        lines = [line for line in errors.splitlines() if "OpenCV" not in line]
-        assert code == 2 and len(lines) == 1 and what in lines[0], (code, errors)
+    assert alone.returncode == 2, alone
+    (line,) = lines(alone)
+    assert "--distributed=on: this is no cluster that jax knows" in line
+    assert not list(tmp_path.iterdir())
+
+
+# Failures of connected processes. Those that fail alone are missed after some heartbeats.
+BRIEF = ("--heartbeat_seconds=4", "--grace_seconds=0.5")
+
+
+def test_a_mistake_ends_all_processes_with_one_line_each(settings, tmp_path):
+    unlike = settings | {"train.batch_size": 18}
+    with two_processes(DRIVER, job("train", folder=tmp_path / "new", **unlike)) as both:
+        assert_ended(both, 2)
+    for each in both:
+        (line,) = lines(each)
+        assert "batch_size=18 on 4 devices" in line
     assert not (tmp_path / "new").exists()
+
+
+def test_unlike_devices_end_all_processes_with_one_line_each():
+    with two_processes(DRIVER, job("nothing"), devices=(1, 2)) as both:
+        assert_ended(both, 2)
+    for each in both:
+        (line,) = lines(each)
+        assert "process 1 has 2 devices, the first one 1: give every process the same" in line
+
+
+def test_a_process_that_fails_alone_ends_and_the_other_misses_it(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    bad = f"--compilation_cache={tmp_path / 'file'}"
+    with two_processes(DRIVER, job("nothing"), *BRIEF, each=((), (bad,))) as (first, second):
+        assert second.wait(900) == 2, second
+        (line,) = lines(second)
+        assert "cannot be written: give another folder, or off" in line
+        assert first.wait(900) not in (0, 2), first
+
+
+def test_a_process_at_its_end_waits_for_what_another_one_does_alone(tmp_path):
+    until, at_end = tmp_path / "until", tmp_path / "at_end"
+    # jax alone would have the others end after so many seconds without the first.
+    limit = 4
+    do = job("work_alone", until=until, others_at_end=at_end)
+    with two_processes(DRIVER, do, f"--shutdown_seconds={limit}") as both:
+        while not at_end.exists():
+            assert [each.poll() for each in both] == [None, None], both
+            time.sleep(0.01)
+        time.sleep(limit + 1)
+        until.touch()
+        assert_ended(both, preemption.EXIT_CODE)
+
+
+def test_a_connected_program_that_saves_nothing_is_ended_by_sigterm():
+    alone = (
+        f"--coordinator_address=127.0.0.1:{free_port()}",
+        "--num_processes=1",
+        "--process_id=0",
+    )
+    with start_program(DRIVER, job("sleep"), *alone) as sleeping:
+        assert sleeping.wait_for("here") == "here\n", sleeping
+        sleeping.send_signal(signal.SIGTERM)
+        assert sleeping.wait(900) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize(
@@ -384,8 +385,9 @@ def test_a_first_process_that_does_not_answer_is_named_by_the_others(monkeypatch
 
 
 def without_cluster(monkeypatch):
-    for name in set(os.environ) - set(environment(1)):
-        monkeypatch.delenv(name)
+    for name in os.environ:
+        if name.startswith(FOREIGN):
+            monkeypatch.delenv(name)
 
 
 CLUSTERS = {
@@ -461,39 +463,6 @@ def test_devices_that_do_not_go_together_are_refused_in_every_process(
             processes.check_devices(len(counts))
 
 
-def connect_program(monkeypatch):
-    """`program.run` takes itself for one of two processes; gives the codes that it exits with."""
-    codes = []
-    monkeypatch.setattr(program, "_connect", lambda saves: 2)
-    monkeypatch.setattr(program, "_keep_compiled", lambda: None)
-    monkeypatch.setattr(processes, "check_devices", lambda count: None)
-    monkeypatch.setattr(program.app, "run", lambda main, **_: codes.append(main(["program"])))
-    return codes
-
-
-@pytest.mark.parametrize("where", ["check_devices", "_keep_compiled"])
-def test_a_mistake_found_after_connecting_ends_a_process_without_waiting(monkeypatch, where):
-    def fail(*_):
-        raise ValueError("not here")
-
-    left = []
-    monkeypatch.setattr(program, "_leave", left.append)
-    codes = connect_program(monkeypatch)
-    monkeypatch.setattr(program if where.startswith("_") else processes, where, fail)
-    program.run(lambda argv: 0)
-    assert left == codes == [2]
-
-
-def test_a_process_at_its_end_waits_for_what_another_one_does_alone(monkeypatch):
-    done = []
-    client = SimpleNamespace(wait_at_barrier=lambda name, milliseconds: done.append(milliseconds))
-    monkeypatch.setattr(jax._src.distributed.global_state, "client", client)
-    codes = connect_program(monkeypatch)
-    program.run(lambda argv: done.append("main") or 75)
-    assert codes == [75]
-    assert done[0] == "main" and done[1] > 24 * 3600 * 1000
-
-
 def test_what_the_first_process_refuses_is_refused_in_every_process(monkeypatch):
     def refuse():
         raise ValueError("taken")
@@ -547,43 +516,24 @@ def test_one_process_has_all_rows_and_the_last_word():
     assert devices.as_global(placed) is placed and devices.as_local(placed) is placed
 
 
-CACHED = """
-import jax, jax.numpy as jnp
-from absl import flags
-from launch.program import run
-flags.DEFINE_string("workdir", None, "")
-hits = []
-jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
-def main(argv):
-    jax.jit(lambda x: jnp.sin(x) * 3)(jnp.ones(3))
-    print(int("/jax/compilation_cache/cache_hits" in hits))
-run(main)
-"""
-
-
 def test_what_is_compiled_is_kept_in_the_workdir_and_found_again(tmp_path):
-    """Or where a person says, or nowhere."""
-    at_once = environment(1, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
+    """Or where a person or the environment says, or nowhere."""
     workdir, off = (f"--workdir={tmp_path / name}" for name in ("run", "off"))
     (tmp_path / "file").write_text("kept")
 
-    def starts(*several):
-        return ended(*((["-c", CACHED, *options], at_once) for options in several))
+    def found(*options, environment=None):
+        variables = {"JAX_COMPILATION_CACHE_DIR": environment and str(environment)}
+        done = run_program(DRIVER, job("compile_something"), *options, environment=variables)
+        return done.returncode, done.stdout, done.stderr
 
-    refused, *first = starts(
-        [f"--compilation_cache={tmp_path / 'file'}"], [workdir], [off, "--compilation_cache=off"]
-    )
-    assert refused[0] == 2 and "cannot be written: give another folder, or off" in refused[2]
-    assert first == [(0, "0\n", "")] * 2
+    code, _, said = found(f"--compilation_cache={tmp_path / 'file'}")
+    assert code == 2 and "cannot be written: give another folder, or off" in said
+    assert found(workdir) == found(off, "--compilation_cache=off") == (0, "False\n", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run"]
-    again = starts([workdir], [off, f"--compilation_cache={tmp_path / 'run' / 'compiled'}"])
-    assert again == [(0, "1\n", "")] * 2
-
-
-def test_the_environment_says_where_what_is_compiled_is_kept_before_the_workdir(trained, kept):
-    folder, _ = trained
-    assert not (folder / "one" / "compiled").exists()
-    assert list(Path(kept["JAX_COMPILATION_CACHE_DIR"]).iterdir())
+    kept = tmp_path / "run" / "compiled"
+    assert found(workdir) == found(off, f"--compilation_cache={kept}") == (0, "True\n", "")
+    assert found(off, environment=kept) == (0, "True\n", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run"]
 
 
 def test_xla_keeps_nothing_of_its_own_in_a_bucket(monkeypatch):

@@ -30,7 +30,34 @@ MISTAKES = {
         [*TRAIN, "--workdir={new}", "--config.diffusion.logsnr_min=21."],
         "logsnr_min=21.0 is not below logsnr_max=20.0",
     ),
-    "no such config": (["launch.train", "--config=configs/no.py", "--workdir={new}"], "no.py"),
+    "no such config": (
+        ["launch.train", "--config=configs/no.py", "--workdir={new}"],
+        "cannot read the config",
+    ),
+    "no such version of a data set": (
+        ["launch.prepare", "--dataset=cifar10:9.9.9", "--data_dir={new}"],
+        "data set 'cifar10:9.9.9' cannot be opened",
+    ),
+    "a split that is not there, before a feature network is trained": (
+        [
+            *("launch.evaluate", "--workdir={run}", "--metrics=fid"),
+            "--num_samples=10",
+            "--split=no",
+        ],
+        "split is 'no'",
+    ),
+    "statistics that are not there": (
+        [
+            *("launch.sweep", "--workdir={run}", "--w=0", "--num_samples=10"),
+            "--reference={new}/moments.npz",
+        ],
+        "moments.npz is not there",
+    ),
+    "a strip where a file is": ([*SAMPLE, "--out={file}"], "--out={file} cannot be written"),
+    "a log-SNR that is none": (
+        ["launch.evaluate", "--workdir={classifier}", "--accuracy", "--logsnrs=nan"],
+        "--logsnrs=nan: need finite numbers",
+    ),
     "no workdir": (TRAIN, "workdir"),
     "a workdir that is a file": ([*TRAIN, "--workdir={file}"], "cannot be written"),
     "a stray argument": ([*TRAIN, "--workdir={new}", "fast"], "unexpected argument 'fast'"),
@@ -180,7 +207,7 @@ def test_a_mistake_costs_one_line_and_nothing_on_disk(places, mistake):
     )
     lines = [line for line in done.stderr.splitlines() if "OpenCV" not in line]
     assert done.returncode not in (0, None), done
-    assert any(said in line for line in lines) and len(lines) <= 2, done
+    assert any(said.format(**paths) in line for line in lines) and len(lines) <= 2, done
     assert "Traceback" not in done.stderr
     after = state(places)
     assert not {path for path in after if after[path] != before.get(path)}, done

@@ -10,6 +10,8 @@ from cfg_jax.sampling import program
 from cfg_jax.sampling.settings import CLASSIFIER_FORMS, SamplingSettings
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.compat
+
 DEFAULTS = {
     "num_steps": 4,
     "respacing": "",

@@ -1,9 +1,8 @@
 """Which examples make up batch k?
 
-Batch k is a pure function of (seed, k): every epoch is shuffled anew and complete, epochs follow
+Batch k is a pure function of (seed, k): every epoch is complete and in a new order, epochs follow
 one another without a gap, and the processes of a run hold consecutive parts of one global batch.
-So a run resumes from its step alone, on any number of processes. What an example is, is
-`sources`'s.
+So a run resumes from its step alone, on any number of processes.
 """
 
 import functools
@@ -37,11 +36,11 @@ def batches(
     Args:
       source: as `open_source` gives it; a batch may be larger than the source.
       seed: of order, crops and flips, in [0, 2**32).
-      batch_size: of the global batch, a multiple of process_count.
-      random_flip: mirrors each image left to right with probability 1/2, anew in every epoch.
-      min_crop: in (0, 1]; 1 leaves examples alone. Below, each is a random square of its image as
-        it is stored, anew in every epoch, of a side that is at least about this share of the
-        image's shorter one (`preprocessing.random_square`).
+      batch_size: examples of all processes, a multiple of process_count.
+      random_flip: mirrors each image left to right with probability 1/2, drawn in every epoch.
+      min_crop: in (0, 1]; 1 leaves examples alone. Below, each is a random square of its stored
+        image, drawn in every epoch, of a side that is at least about this fraction of the image's
+        shorter one (`preprocessing.random_square`).
 
     Raises:
       ValueError: an argument outside these ranges, flips asked of examples that are no images, or
@@ -65,8 +64,17 @@ def batches(
     if random_flip:
         examples = examples.random_map(_flip)
     size = batch_size // process_count
-    stack = functools.partial(_stack, first=process_index * size)
-    return examples.batch(size, batch_fn=stack)[process_index::process_count]
+    index = np.arange(process_index * size, (process_index + 1) * size, dtype=np.int32)
+    batched = examples.batch(size, batch_fn=lambda batch: stack(batch) | {"index": index})
+    return batched[process_index::process_count]
+
+
+def stack(examples: Sequence[Example]) -> Example:
+    """{"x": [n, ...], "labels": int32 [n]} of n examples {"x": [...], "label": []}."""
+    return {
+        "x": np.stack([example["x"] for example in examples]),
+        "labels": np.array([example["label"] for example in examples], np.int32),
+    }
 
 
 def iterate(
@@ -76,9 +84,9 @@ def iterate(
 
     Args:
       start: first item, the step to resume from; not negative.
-      num_threads: items read at the same time; each is read by one thread.
-      num_prefetch: items held ready at most. grain's own default, 16 threads and 500 items,
-        leaves a small machine no time to train.
+      num_threads: items read at the same time, each by one thread.
+      num_prefetch: most items held ready. grain's own default, 16 threads and 500 items, leaves a
+        small machine no time to train.
     """
     if start < 0:
         raise ValueError(f"start is {start}: give a step of at least 0")
@@ -90,7 +98,7 @@ def _crop(source: Source, min_crop: float) -> Callable[[int, np.random.Generator
     """(index, rng) -> a random crop of the source's example."""
     if not 0 < min_crop < 1:
         raise ValueError(
-            f"min_crop is {min_crop}: give the smallest share of a side, in (0, 1]; 1 crops nothing"
+            f"min_crop is {min_crop}: give the least fraction of a side, in (0, 1]; 1 crops nothing"
         )
     crop = getattr(source, "random_crop", None)
     if crop is None or source.shape[0] != source.shape[1]:
@@ -103,11 +111,3 @@ def _crop(source: Source, min_crop: float) -> Callable[[int, np.random.Generator
 
 def _flip(example: Example, rng: np.random.Generator) -> Example:
     return {**example, "x": example["x"][:, ::-1]} if rng.random() < 0.5 else example
-
-
-def _stack(examples: Sequence[Example], *, first: int) -> Example:
-    return {
-        "x": np.stack([example["x"] for example in examples]),
-        "labels": np.array([example["label"] for example in examples], np.int32),
-        "index": np.arange(first, first + len(examples), dtype=np.int32),
-    }

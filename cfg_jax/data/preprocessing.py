@@ -40,10 +40,9 @@ def random_square(
     uniform over the image, where ADM allows whole pixels of the resized image only.
 
     Args:
-      height, width: of the image, in pixels.
-      size: the side that the square is averaged to, smaller than the image's or larger.
-      min_crop: the least share of the shorter side, in (0, 1]. As d is whole, shares go down to
-        size / ceil(size / min_crop).
+      height, width, size: sides of the image and of the result, in pixels.
+      min_crop: the least fraction of the shorter side, in (0, 1]. As d is an integer, fractions go
+        down to size / ceil(size / min_crop).
 
     Returns:
       (top, left, side) in pixels of the image, whole or not, for `area_crop`.
@@ -63,14 +62,9 @@ def area_resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def area_crop(image: np.ndarray, top: float, left: float, side: float, size: int) -> np.ndarray:
-    """`area_resize` of the square [top, top + side) x [left, left + side) within the image.
+    """`area_resize` of the square [top, top + side) x [left, left + side), in pixels, of an image.
 
-    Args:
-      image: uint8 [H, W, C].
-      top, left, side: in pixels of the image, whole or not.
-
-    Returns:
-      uint8 [size, size, C].
+    uint8 [H, W, C] to uint8 [size, size, C].
     """
     row, column = math.floor(top), math.floor(left)
     part = image[row : math.ceil(top + side), column : math.ceil(left + side)].astype(np.float32)

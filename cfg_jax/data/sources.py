@@ -1,8 +1,7 @@
 """What is example i of a data set?
 
 A `Source` gives it, whatever lies behind; `ImageSource` takes it from stored 8-bit images and
-checks each one it reads. Finding the stored records is `opening`'s, how pixels change is
-`preprocessing`'s, in which order examples come is `batching`'s.
+checks each one it reads.
 """
 
 import dataclasses

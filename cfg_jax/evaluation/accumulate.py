@@ -131,11 +131,7 @@ def _ahead(
 
 
 def _begin(folder: Path, described: dict[str, Any]) -> tuple[int, Sums | None]:
-    """How many images are done, and their sums.
-
-    Raises:
-      ValueError: the processes find unlike states.
-    """
+    """The number of images done, and their sums; ValueError where processes find unlike states."""
     processes.by_first(lambda: _clear(folder, described))
     position, sums, _ = _read_state(folder)
     found = processes.of_each(position if folder.is_dir() else -1)

@@ -115,11 +115,7 @@ def trained_network(classifier: NoisyClassifier, name: str | None = None) -> Fea
 
 
 def trained_once(config: Any, workdir: Path) -> NoisyClassifier:
-    """The classifier of a config's last step, trained in `workdir` where that is not there yet.
-
-    Raises:
-      ValueError, OSError, FloatingPointError: as `train`.
-    """
+    """The classifier of a config's last step in `workdir`, trained where it is not there yet."""
     last = config.train.num_steps
     if not (workdir / "checkpoints" / str(last)).exists():
         print(f"training the feature network of {config.data.name}, once, in {workdir}", flush=True)

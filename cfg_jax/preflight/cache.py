@@ -104,10 +104,7 @@ def _flags() -> list[str]:
 
 
 def find(folder: Path, known: dict[str, Any]) -> tuple[Path, Result] | None:
-    """The file in `folder` with the result of a `key`, perhaps under another name, and the result.
-
-    None where there is no such file.
-    """
+    """(file, result) in `folder` of a `key`, perhaps written under another name; None if none."""
     for path in sorted(folder.glob(f"*_{known['digest'][:8]}.json")):
         try:
             found = read(path)

@@ -1,7 +1,7 @@
 """Which programs of a config are compiled for which pod slices, and which were compiled before?
 
-One pod slice is reported in full, with remedies if a program does not fit. Several, or several
-numbers of examples on a device, make a table.
+One pod slice is reported in full, with remedies if a program does not fit. Several pod slices or
+batch sizes make a table.
 """
 
 import functools

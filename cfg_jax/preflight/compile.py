@@ -69,10 +69,8 @@ def lower(config: Any, program: str, where: Topology, *, code: bool) -> Iterator
 
         def plan() -> dict[str, Any]:
             _wait(pipe, Path(folder))
-            ((text,), (allocations,)) = (
-                [path.read_text("utf-8") for path in Path(folder).glob(kind)]
-                for kind in (_PROGRAM, _MEMORY)
-            )
+            (module,), (buffers,) = (list(Path(folder).glob(kind)) for kind in (_PROGRAM, _MEMORY))
+            text, allocations = module.read_text("utf-8"), buffers.read_text("utf-8")
             return read(text, facts.num_donated) | {"memory": planned_memory(allocations)}
 
         yield Lowered(facts.fingerprint, lambda: _finish(facts, plan))
@@ -85,13 +83,13 @@ def in_full(lowered: jax.stages.Lowered, facts: Facts) -> Lowered:
         compiled = lowered.compile()
         found = read(compiled.as_text(), facts.num_donated)
         found["compiler_flops"] = float(compiled.cost_analysis().get("flops", 0.0))
-        said = compiled.memory_analysis()
+        sizes = compiled.memory_analysis()
         found["memory"] = Memory(
-            arguments=said.argument_size_in_bytes,
-            results=said.output_size_in_bytes,
-            donated=said.alias_size_in_bytes,
-            temporaries=said.temp_size_in_bytes,
-            code=said.generated_code_size_in_bytes,
+            arguments=sizes.argument_size_in_bytes,
+            results=sizes.output_size_in_bytes,
+            donated=sizes.alias_size_in_bytes,
+            temporaries=sizes.temp_size_in_bytes,
+            code=sizes.generated_code_size_in_bytes,
         )
         return found
 

@@ -11,6 +11,7 @@ Rows, not sums, are communicated, so a number that is summed from them is the sa
 process does with its devices is `devices`'s.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -256,3 +257,16 @@ def wait_for_end() -> None:
     from jax._src.distributed import global_state
 
     global_state.client.wait_at_barrier("the program ends", _WEEK_MILLISECONDS)
+
+
+def disconnect_if_all_fail(seconds: float) -> None:
+    """Disconnects the processes from each other where all of them come here within `seconds`.
+
+    Each of them has failed. The first, which the others are connected to, would take them along
+    before they have said why.
+    """
+    from jax._src.distributed import global_state
+
+    with contextlib.suppress(RuntimeError):
+        global_state.client.wait_at_barrier("the program fails", int(1000 * seconds))
+        jax.distributed.shutdown()

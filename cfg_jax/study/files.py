@@ -14,19 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cfg_jax.evaluation.result import Result, check_comparable
+from cfg_jax.evaluation.result import Result
 from cfg_jax.io.files import save_text
 from cfg_jax.io.images import Picture, save_png
 from cfg_jax.study.curves import tables
 
 
 def write_numbers(folder: Path, results: Sequence[Result]) -> list[Path]:
-    """Writes results and tables; returns the paths.
-
-    Raises:
-      ValueError: results of unlike protocols.
-    """
-    check_comparable(*results)
+    """Writes results and tables, and returns the paths; ValueError as `tables`."""
     texts = {f"{name}.txt": table.text() for name, table in tables(results).items()}
     every = [result._asdict() | {"path": str(result.path)} for result in results]
     texts |= {"results.json": json.dumps(every, indent=1) + "\n", "results.csv": _csv(results)}
@@ -44,11 +39,7 @@ def write_pictures(folder: Path, pictures: Mapping[str, Picture]) -> list[Path]:
 
 
 def read_results(path: str | Path) -> list[Result]:
-    """The results in a `results.json`.
-
-    Raises:
-      ValueError: no such file, or not one of `write_numbers`.
-    """
+    """The results in a `results.json`; ValueError where `write_numbers` did not write it."""
     try:
         every = json.loads(Path(path).read_text())
         return [Result(**(fields | {"path": Path(fields["path"])})) for fields in every]

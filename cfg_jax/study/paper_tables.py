@@ -17,17 +17,13 @@ Numbers = tuple[float, float]
 
 
 class PublishedTable(NamedTuple):
-    """One table.
+    """A table of the paper.
 
-    source: for a caption.
-    config: fields of the config that make a model the table's.
-    swept: fields of `Result.swept` that make a cell the table's.
-    column: the field of `Result.swept` that the columns are of.
-    columns: its values.
+    config, swept: fields of the config and of `Result.swept` that make a cell the table's.
+    column: the field of `Result.swept` that differs between the columns; `columns` are its values.
     rows: {w: ((FID, IS) of every column)}.
     """
 
-    source: str
     config: Mapping[str, Any]
     swept: Mapping[str, Any]
     column: str
@@ -55,7 +51,6 @@ _SAMPLER = {
 _PROTOCOL = {"network": INCEPTION, "num_samples": 50_000}
 
 TABLE_1 = PublishedTable(
-    "Ho & Salimans 2022, table 1",
     _MODEL
     | {
         "data.image_size": 64,
@@ -86,7 +81,6 @@ TABLE_1 = PublishedTable(
 )
 
 TABLE_2 = PublishedTable(
-    "Ho & Salimans 2022, table 2",
     _MODEL
     | {
         "data.image_size": 128,

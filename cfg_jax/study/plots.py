@@ -23,10 +23,7 @@ def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
 
     frontier_w: a curve for each p_uncond, figure 4. frontier_T: a curve for each T, figure 5, where
     there are several. frontier_ways: guidance beside a classifier and temperatures, where there are
-    any.
-
-    Raises:
-      ValueError: results of unlike protocols, or none guided by w alone.
+    any. ValueError as `families`.
     """
     sweep = families(results)
     found = sweep.over_w()
@@ -44,10 +41,7 @@ def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
 def frontier(curves: Sequence[Curve]) -> Picture:
     """Score against Frechet distance, a line for each curve, its parameter beside the points.
 
-    What the paper has for the same cells is drawn as a dashed line.
-
-    Raises:
-      ValueError: results of unlike protocols.
+    What the paper has for the same cells is a dashed line. ValueError for unlike protocols.
     """
     every = [result for curve in curves for result in curve.results]
     check_comparable(*every)

@@ -1,31 +1,32 @@
 """Do samples look like their class, and what does guidance cost in variety?
 
-A support vector machine trained on real images labels the samples. Guidance should raise the share
-that it labels as asked, and lower the spread within each class: the trade-off of Ho & Salimans
-2022, section 4, at a size where a classical classifier can judge.
+A support vector machine trained on real images labels the samples. Guidance should raise the
+fraction that it labels as requested, and lower the spread within each class: the trade-off of Ho &
+Salimans 2022, section 4, at a size where a classical classifier can judge.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from sklearn.svm import SVC
 
 from cfg_jax import data
-from cfg_jax.config import build
+from cfg_jax.evaluation.likelihood import open_data
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.strips import Strip, caption
+from cfg_jax.study.curves import aligned
 
 MOST_EXAMPLES = 20_000
 """Beyond it fitting takes hours: its time grows with the square of the examples."""
 
 
 class Verdict(NamedTuple):
-    """Of the samples at one guidance weight, or of real images (w None).
+    """The judge's numbers of samples at one guidance weight, or of real images (w None).
 
     classifier_w: weight of a noisy classifier's guidance, 0 for none.
-    accuracy: share that the classifier labels as asked, in [0, 1].
+    accuracy: fraction that the judge labels as requested, in [0, 1].
     spread: standard deviation of a pixel within a class, in units of the data range [-1, 1],
       averaged over pixels and classes.
     """
@@ -37,29 +38,22 @@ class Verdict(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As it stands in tables and messages."""
+        """The weights in words."""
         if self.w is None:
             return "real images"
         return caption(self.w, self.classifier_w).replace("\n", ", ")
 
 
 def judge(
-    model: Model,
-    weights: Sequence[float],
-    *,
-    samples_per_label: int,
-    **options,
+    model: Model, weights: Sequence[float], *, samples_per_label: int, **options
 ) -> list[Verdict]:
     """Verdicts on held-out real images, then on samples at each weight.
 
-    The judge is trained on the data set's split `train`, with scikit-learn's choice of
-    kernel width; the real images it is tested on are those of split `test`.
+    The judge is trained on the data set's split `train`, with scikit-learn's choice of kernel
+    width, and tested on its split `test`; the data set has both, and is small enough for an SVM.
 
     Args:
-      model: trained on a data set with the splits train and test, small enough for an SVM.
-      weights: guidance weights.
-      samples_per_label: samples of each class at each weight.
-      **options: other fields of `strips.Strip`.
+      model, weights, samples_per_label, **options: fields of `strips.Strip`.
 
     Raises:
       ValueError: what `Strip.check` refuses, and a data set too large for an SVM.
@@ -79,25 +73,21 @@ def judge(
     return verdicts
 
 
-def failures(
-    verdicts: Sequence[Verdict], min_accuracy: Mapping[float | tuple[float, float], float]
-) -> list[str]:
-    """What the samples fall short of, one sentence each: accuracy, and a spread that falls.
+def failures(verdicts: Sequence[Verdict], min_accuracies: Sequence[float]) -> list[str]:
+    """A sentence for each accuracy that is too low, and each spread that does not fall.
 
     Spread is compared between neighbours of which one is guided more, by w or by the classifier.
 
     Args:
-      verdicts: of `judge`.
-      min_accuracy: {w: least accuracy}, or {(w, classifier_w): ...}.
+      verdicts: as `judge` gives them.
+      min_accuracies: the least accuracy at each weight.
     """
     sampled = [verdict for verdict in verdicts if verdict.w is not None]
-    found = []
-    for verdict in sampled:
-        least = min_accuracy.get((verdict.w, verdict.classifier_w))
-        if least is None:
-            least = min_accuracy.get(verdict.w, 0.0)
-        if verdict.accuracy < least:
-            found.append(f"accuracy {verdict.accuracy:.3f} at {verdict.name}, below {least:g}")
+    found = [
+        f"accuracy {verdict.accuracy:.3f} at {verdict.name}, below {least:g}"
+        for verdict, least in zip(sampled, min_accuracies, strict=True)
+        if verdict.accuracy < least
+    ]
     for weaker, stronger in itertools.pairwise(sampled):
         more = (stronger.w - weaker.w, stronger.classifier_w - weaker.classifier_w)
         if min(more) == 0 < max(more) and stronger.spread >= weaker.spread:
@@ -110,24 +100,20 @@ def failures(
 
 def table(verdicts: Sequence[Verdict]) -> str:
     """The verdicts as lines of text."""
-    width = max(12, *(len(verdict.name) + 1 for verdict in verdicts))
-    lines = [f"{'':{width}}{'accuracy':>10}{'spread':>10}"]
-    for verdict in verdicts:
-        lines.append(f"{verdict.name:{width}}{verdict.accuracy:10.3f}{verdict.spread:10.4f}")
-    return "\n".join(lines)
+    rows = [[v.name, f"{v.accuracy:.3f}", f"{v.spread:.4f}"] for v in verdicts]
+    return aligned([["", "accuracy", "spread"], *rows])
 
 
 def _arrays(model: Model, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The real images [N, H W C] and labels [N] of a split."""
-    source = data.open_source(split=split, **build.data_arguments(model.config))
+    source = open_data(model, split)
     if len(source) > MOST_EXAMPLES:
         raise ValueError(
             f"{source.name} has {len(source)} examples in split {split}: a support vector machine "
             f"takes {MOST_EXAMPLES} at most"
         )
-    examples = [source[i] for i in range(len(source))]
-    x = np.stack([example["x"].ravel() for example in examples])
-    return x, np.array([example["label"] for example in examples])
+    examples = data.stack([source[i] for i in range(len(source))])
+    return examples["x"].reshape(len(source), -1), examples["labels"]
 
 
 def _spread(x: np.ndarray, labels: np.ndarray) -> float:
