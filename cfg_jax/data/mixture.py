@@ -54,7 +54,7 @@ class MixtureSource:
         return {"x": self.points[index], "label": self.labels[index]}
 
     def fingerprint(self) -> dict:
-        """What the points depend on, as JSON values."""
+        """Everything the points depend on, as JSON values."""
         return {
             "dataset": self.name,
             "split": self.split,

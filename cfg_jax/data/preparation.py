@@ -77,7 +77,7 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 
 
 def prepare_command(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> str:
-    """What to type, and what must be there, to prepare the builder's data set in `data_dir`."""
+    """The command that prepares the builder's data set in `data_dir`, and what it needs."""
     dataset = builder.name + (f"/{builder.builder_config.name}" if builder.builder_config else "")
     command = f"python -m launch.prepare --dataset={dataset}"
     if data_dir is not None:
@@ -108,7 +108,7 @@ def _missing_library(reason: str) -> str:
 
 
 def _check_requirements(builder, data_dir: str | None, manual_dir: str | None) -> None:
-    """What is known to be missing is said before hours of downloading, not after."""
+    """Refuses, before hours of downloading, when a library or a file is missing."""
     if builder.name in _WITH_TENSORFLOW and not importlib.util.find_spec("tensorflow"):
         raise ValueError(f"data set {builder.name!r} {_NEEDS_TENSORFLOW}")
     folder = tfds.core.Path(

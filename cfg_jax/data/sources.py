@@ -122,7 +122,7 @@ class ImageSource:
         return image, np.int32(label)
 
     def fingerprint(self) -> dict:
-        """What the examples depend on, as JSON values: compared when a run is resumed."""
+        """Everything the examples depend on, as JSON values; compared when a run is resumed."""
         resized = f"center crop, area mean to {self.image_size}"
         return {
             "dataset": self.name,

@@ -77,7 +77,7 @@ def accumulate(
 
 
 class _Work:
-    """What is known of the first images, continued from its folder, where process 0 writes it.
+    """Sums of the first images, continued from a folder; process 0 writes them there.
 
     position, sums: number of images done, and their sums.
 

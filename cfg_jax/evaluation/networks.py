@@ -26,7 +26,7 @@ INCEPTION = "inception-2015-12-05"
 
 
 class Outputs(NamedTuple):
-    """What a network says of B images: float32 features [B, D], logits [B, K], spatial [B, S].
+    """Outputs of a network for B images: float32 features [B, D], logits [B, K], spatial [B, S].
 
     `spatial` is None for a network without a map of sFID's kind.
     """
@@ -52,7 +52,7 @@ class FeatureNetwork(NamedTuple):
 
     @property
     def identity(self) -> dict[str, str]:
-        """What has to agree for numbers measured through it to be comparable, as JSON."""
+        """Fields that have to agree for numbers to be comparable, as JSON values."""
         return {"network": self.name, "network_sha256": self.sha256, "resize": self.resize}
 
 

@@ -127,7 +127,7 @@ _CHANNEL_MULT = {
 
 
 def _network(image_size: int, attention: tuple[int, ...] = (32, 16, 8), **others) -> dict[str, Any]:
-    """What the published networks share; `attention` are heights."""
+    """The arguments that published networks share; `attention` are heights."""
     shared = {
         "image_size": image_size,
         "channel_mult": _CHANNEL_MULT[image_size],
@@ -189,7 +189,7 @@ def preset(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def settings(name: str) -> dict[str, Any]:
-    """What differs from configs/base.py for a published checkpoint, {"section.field": value}.
+    """Changes to configs/base.py for a published checkpoint, {"section.field": value}.
 
     A classifier's model section is these fields alone, without `label_input`. Raises as `preset`.
     """

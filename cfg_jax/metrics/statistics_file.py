@@ -26,7 +26,7 @@ class Moments(NamedTuple):
 
 
 class SavedStatistics(NamedTuple):
-    """What a file holds; `spatial` is None and `manifest` empty where it holds none."""
+    """The contents of a file; `spatial` is None and `manifest` empty where it has none."""
 
     pool: Moments
     spatial: Moments | None
