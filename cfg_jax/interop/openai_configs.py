@@ -82,10 +82,7 @@ def arguments(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """The arguments of our UNet (kinds "unet" and "superres") or Classifier for the same network.
 
     Left out are `noise_input`, `dtype`, `remat`, and those that the data decides: `num_classes`
-    and `out_channels`.
-
-    Raises:
-      ValueError: as `complete`.
+    and `out_channels`. ValueError as `complete`.
     """
     full = complete(config, kind)
     levels = len(full["channel_mult"])

@@ -33,10 +33,9 @@ class Claim(NamedTuple):
 
 
 def check_claims(results: Sequence[Result]) -> list[Claim]:
-    """The paper's claims on these cells; those on other ways only where there are such cells.
+    """The paper's claims on these cells, on other ways only where there are such cells.
 
-    Raises:
-      ValueError: results of unlike protocols, or none guided by w alone.
+    ValueError as `families`.
     """
     over_p, over_t, others = families(results)
     known = [curve.results for curve in over_p]
