@@ -1,44 +1,73 @@
-"""Eight CPU devices and strict array promotion for the whole suite."""
+"""Two CPU devices, strict array promotion, one cache of compiled programs, and shared runs.
+
+    CFG_JAX_TEST_DEVICES=8    another number of devices
+    CFG_JAX_TEST_CACHE=/a/b   another folder for compiled programs than .cache/compiled-...
+
+Programs that tests start inherit both, as jax's own environment variables.
+"""
 
 import os
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_cpu_experimental_ynn_fusion_type=",  # see launch/environment.sh
-    ]
-)
+from tests import compiled
 
-import jax  # noqa: E402  (XLA reads its flags when the backend starts)
+_FLAGS = {
+    f"--xla_force_host_platform_device_count={os.environ.get('CFG_JAX_TEST_DEVICES', 2)}",
+    "--xla_cpu_experimental_ynn_fusion_type=",  # see launch/environment.sh
+}
+_OTHERS = {flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag}
+os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(sorted(_FLAGS | _OTHERS))}
+os.environ |= compiled.environment()
+
+import jax  # noqa: E402  (it reads the environment when it is imported)
 import pytest  # noqa: E402
+
+from tests.once import once  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Programs that several tests compile are compiled once for each session."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # before any worker reads it
+        compiled.discard_unfinished()
+
+
+# Files of many seconds, in the order in which workers take them, so that none is left for the end.
+SLOWEST_FIRST = [
+    *("test_faults", "test_processes", "test_openai", "test_model", "test_evaluation"),
+    *("test_models", "test_train", "test_programs", "test_readme", "test_likelihood"),
+    *("test_noisy_classifier", "test_old_run", "test_losses", "test_checkpoint", "test_samplers"),
+]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A file runs in one worker, which makes its fixtures once, unless its tests name groups."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    place = {name: place for place, name in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    """Where the suite keeps the digits, prepared once."""
-    return str(tmp_path_factory.mktemp("data"))
+    """Where the suite keeps the digits, prepared once a session."""
+    from cfg_jax import data
+
+    def prepare(folder):
+        data.open_source("digits", "train", data_dir=str(folder))
+
+    return str(once(tmp_path_factory, "data", prepare))
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, data_dir):
-    """The workdir of a finished four-step run of `tiny_config` on eight devices."""
+    """The workdir of a finished four-step run of `tiny_config`."""
     from cfg_jax.training.run import train
     from tests.tiny import tiny_config
 
-    workdir = tmp_path_factory.mktemp("tiny_run")
-    train(tiny_config(**{"data.data_dir": data_dir, "train.preview_every": 4}), workdir)
-    return workdir
+    config = tiny_config(**{"data.data_dir": data_dir, "train.preview_every": 4})
+    return once(tmp_path_factory, "tiny_run", lambda workdir: train(config, workdir))
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +79,8 @@ def tiny_classifier_run(tmp_path_factory, data_dir):
     from cfg_jax.training.run import train
     from tests.tiny import pixel_networks, tiny_classifier
 
-    workdir = tmp_path_factory.mktemp("tiny_classifier_run")
-    with pixel_networks():
-        train(tiny_classifier(**{"data.data_dir": data_dir}), workdir)
-    return workdir
+    def run(workdir):
+        with pixel_networks():
+            train(tiny_classifier(**{"data.data_dir": data_dir}), workdir)
+
+    return once(tmp_path_factory, "tiny_classifier_run", run)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 CONFIG = {"model": {"width": 64, "mults": (1, 2)}, "lr": 3e-4}
 META = {"data": "digits-1797"}
 ONE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-OTHER = jax.sharding.SingleDeviceSharding(jax.devices()[5])
+OTHER = jax.sharding.SingleDeviceSharding(jax.devices()[1])
 ALL = jax.sharding.NamedSharding(
     jax.sharding.Mesh(np.array(jax.devices()), ("data",)), jax.sharding.PartitionSpec()
 )
@@ -158,8 +158,8 @@ damages = pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
 
 
 @pytest.mark.compat
-@pytest.mark.parametrize("written_on", [ONE, ALL], ids=["from one", "from eight"])
-@pytest.mark.parametrize("read_on", [OTHER, ALL], ids=["to another one", "to eight"])
+@pytest.mark.parametrize("written_on", [ONE, ALL], ids=["from one", "from all"])
+@pytest.mark.parametrize("read_on", [OTHER, ALL], ids=["to another one", "to all"])
 def test_a_run_comes_back_bit_for_bit_on_other_devices(tmp_path, written_on, read_on):
     state, ema = make_trees(3, sharding=written_on)
     expected = host_copy((state, ema))
@@ -191,7 +191,7 @@ def test_meta_says_who_wrote_it_and_what_every_leaf_was(run):
     assert len(state) == 1 + 6 + 1 + 2 * 5  # step, params, Adam's count, mu and nu
 
 
-@pytest.mark.parametrize("sharding", [ONE, ALL], ids=["one device", "eight devices"])
+@pytest.mark.parametrize("sharding", [ONE, ALL], ids=["one device", "all devices"])
 def test_buffers_donated_right_after_save_are_kept_as_they_were(tmp_path, sharding):
     advance = jax.jit(lambda t: jax.tree.map(lambda x: x + jnp.ones_like(x), t), donate_argnums=0)
     trees = advance(make_trees(1, sharding=sharding))

@@ -13,7 +13,7 @@ from cfg_jax.core import keys as keys_lib
 from cfg_jax.evaluation import SamplingSettings, accumulate, networks
 from cfg_jax.metrics import Moments, frechet_distance, inception_score, precision_recall
 from cfg_jax.runtime import devices
-from cfg_jax.sampling import samples
+from cfg_jax.sampling.samples import Samples
 from tests.plain_network import (
     ALL_METRICS,
     clean_classifier,
@@ -78,11 +78,11 @@ def test_images_are_written_where_asked_for_only(result, drawn, model, tmp_path)
     assert without.path.parent.name == result.path.parent.name
 
 
-@pytest.mark.parametrize("batch_size, count", [(1, 8), (7, 8), (64, 8), (7, 1)])
+@pytest.mark.parametrize("batch_size, alone", [(1, False), (7, False), (64, False), (7, True)])
 def test_batch_size_and_devices_do_not_matter(
-    model, result, tmp_path, monkeypatch, batch_size, count
+    model, result, tmp_path, monkeypatch, batch_size, alone
 ):
-    if count == 1:
+    if alone:
         local = jax.local_devices()[:1]
         monkeypatch.setattr(jax, "local_devices", lambda: local)
         monkeypatch.setattr(jax, "local_device_count", lambda: 1)
@@ -170,7 +170,7 @@ def asked(model, monkeypatch):
 
 def test_random_labels_depend_on_seed_and_index_alone(model, asked):
     for seed, start in [(3, 0), (3, 7), (4, 0)]:
-        draw = samples.images_at(model, SamplingSettings(), None, "random", seed)
+        draw = Samples(model, 4000, "random", seed).draw
         draw(np.arange(start, start + 4000))
     first, later, other = (call["labels"] for call in asked)
     np.testing.assert_array_equal(later[:-7], first[7:])

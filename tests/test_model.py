@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 
 import jax
@@ -53,15 +54,15 @@ def on_one_device(model, labels, w):
 
 
 @pytest.mark.parametrize("size", [1, 4, 8])
-def test_a_sample_is_the_same_in_any_batch_on_one_device_and_on_eight(model, size):
+def test_a_sample_is_the_same_in_any_batch_on_one_device_and_on_several(model, size):
     labels = np.array([3, 1, 4, 1, 5, 9, 2, 6])
-    on_eight = draw(model, labels, w=1.5)
+    on_several = draw(model, labels, w=1.5)
     on_one = on_one_device(model, labels[:size], 1.5)
-    np.testing.assert_array_equal(draw(model, labels[:size], w=1.5), on_eight[:size])
+    np.testing.assert_array_equal(draw(model, labels[:size], w=1.5), on_several[:size])
     np.testing.assert_array_equal(
-        cfg_jax.images.to_images(on_one), cfg_jax.images.to_images(on_eight[:size])
+        cfg_jax.images.to_images(on_one), cfg_jax.images.to_images(on_several[:size])
     )
-    np.testing.assert_allclose(on_one, on_eight[:size], atol=2e-5)
+    np.testing.assert_allclose(on_one, on_several[:size], atol=2e-5)
 
 
 def test_moving_w_labels_seed_and_variance_compiles_nothing_new(model, monkeypatch):
@@ -132,11 +133,12 @@ def test_a_weight_per_sample_and_per_step_reach_their_place(model):
 
 
 def test_rows_of_a_strip_share_their_noise(model):
-    x = strips.guided(model, 0, [3, 5], [0.0, 0.0, 2.0], samples_per_label=2, batch_size=5)
+    strip = strips.Strip(model, [3, 5], [0.0, 0.0, 2.0], samples_per_label=2, batch_size=5)
+    x = strip.draw()
     assert x.shape == (2, 2, 3, 8, 8, 1)
     np.testing.assert_array_equal(x[:, :, 0], x[:, :, 1])
     assert np.abs(x[0, 0, 0] - x[0, 1, 0]).max() > 1e-3
-    whole = strips.guided(model, 0, [3, 5], [0.0, 0.0, 2.0], samples_per_label=2)
+    whole = dataclasses.replace(strip, batch_size=256).draw()
     np.testing.assert_array_equal(x, whole)
 
 
@@ -163,10 +165,8 @@ def test_samples_of_other_settings_do_not_overwrite_each_other(model, tmp_path):
         ([3], [0.0], {"step": "ddim"}),
         ([3], [0.0], {"num_steps": 3}),
     ]:
-        settings = SamplingSettings(**options)
-        paths.update(
-            strips.write_guidance_strip(model, tmp_path, 0, labels, weights, settings=settings)
-        )
+        strip = strips.Strip(model, labels, weights, settings=SamplingSettings(**options))
+        paths.update(strips.write_guidance_strip(strip, tmp_path))
     assert len(paths) == 10 and set(tmp_path.iterdir()) == paths
 
 
@@ -177,7 +177,9 @@ def test_samples_that_are_not_finite_are_not_turned_into_black_images(model):
 
 
 def test_a_strip_is_written_as_numbers_and_as_a_picture(model, tmp_path):
-    archive, picture = strips.write_guidance_strip(model, tmp_path, 0, [3, 5], [0.0, 2.0])
+    archive, picture = strips.write_guidance_strip(
+        strips.Strip(model, [3, 5], [0.0, 2.0]), tmp_path
+    )
     with np.load(archive, allow_pickle=False) as arrays:
         assert arrays["images"].shape == (2, 1, 2, 8, 8, 1)
         assert arrays["label_names"].tolist() == ["3", "5"]

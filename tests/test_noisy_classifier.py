@@ -12,8 +12,8 @@ import pytest
 import cfg_jax
 from cfg_jax import data
 from cfg_jax.config import build
+from cfg_jax.core.types import chosen
 from cfg_jax.runtime import devices
-from cfg_jax.sampling import noisy_classifier
 from cfg_jax.sampling.model import load_classifier, load_model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.training.run import make_step, train
@@ -81,9 +81,9 @@ def test_the_step_of_the_true_network_keeps_the_form_of_its_state():
         learning_rate=0.1, warmup_steps=0, b1=0.9, b2=0.99, grad_clip=0.5, anneal_steps=9
     )
     batch = {
-        "x": np.zeros((8, 4, 8, 8, 1), np.float32),
-        "labels": np.zeros((8, 4), np.int32),
-        "index": np.zeros((8, 4), np.int32),
+        "x": np.zeros((devices.num_devices(), 4, 8, 8, 1), np.float32),
+        "labels": np.zeros((devices.num_devices(), 4), np.int32),
+        "index": np.zeros((devices.num_devices(), 4), np.int32),
     }
     step = devices.pmap_step(make_step(described, optimizer, config))
     params = jax.eval_shape(described.init, jax.random.key(0))
@@ -149,7 +149,7 @@ def test_a_classifier_that_guides_drops_no_features(classifier):
 @pytest.mark.parametrize("label", [-1, 3, 100])
 def test_a_label_that_is_none_has_no_log_probability(label):
     table = jnp.log(jnp.array([[0.2, 0.3, 0.5]] * 2))
-    found = noisy_classifier.chosen(table, jnp.array([2, label]))
+    found = chosen(table, jnp.array([2, label]))
     np.testing.assert_allclose(found[0], np.log(0.5), rtol=1e-6)
     assert np.isnan(found[1])
 

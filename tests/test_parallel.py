@@ -8,15 +8,18 @@ from cfg_jax.runtime import devices
 pytestmark = pytest.mark.compat
 
 
-def test_the_suite_runs_on_eight_devices():
-    assert devices.num_devices() == 8
+NUM = devices.num_devices()
+
+
+def test_the_suite_runs_on_several_devices():
+    assert NUM >= 2
 
 
 def test_replicating_copies_so_that_donation_leaves_the_original():
     original = {"a": jnp.arange(4.0)}
     placed = devices.replicate(original)
     bump = devices.pmap_step(lambda state, batch: (jax.tree.map(lambda a: a + 1, state), ()))
-    new, _ = bump(placed, devices.split_batch(np.zeros((8, 1))))
+    new, _ = bump(placed, devices.split_batch(np.zeros((NUM, 1))))
     np.testing.assert_array_equal(original["a"], np.arange(4.0))
     np.testing.assert_array_equal(new["a"], np.arange(4.0) + 1)
     assert new["a"].shape == (4,) and new["a"].sharding.is_fully_replicated
@@ -25,25 +28,25 @@ def test_replicating_copies_so_that_donation_leaves_the_original():
 def test_the_state_given_to_a_step_is_donated():
     placed = devices.replicate({"a": jnp.arange(4.0)})
     step = devices.pmap_step(lambda state, batch: (jax.tree.map(lambda a: a + 1, state), ()))
-    step(placed, devices.split_batch(np.zeros((8, 1))))
+    step(placed, devices.split_batch(np.zeros((NUM, 1))))
     assert placed["a"].is_deleted()
 
 
 def test_device_d_gets_row_d_of_a_split_batch():
-    split = devices.split_batch({"x": np.arange(16).reshape(16, 1)})["x"]
-    assert split.shape == (8, 2, 1)
+    split = devices.split_batch({"x": np.arange(2 * NUM).reshape(-1, 1)})["x"]
+    assert split.shape == (NUM, 2, 1)
     for shard in split.addressable_shards:
         row = shard.index[0].start
         np.testing.assert_array_equal(np.ravel(shard.data), [2 * row, 2 * row + 1])
 
 
 def test_a_batch_that_devices_do_not_divide_is_refused_with_both_numbers():
-    with pytest.raises(ValueError, match="batch of 12 on 8 devices"):
-        devices.split_batch(np.zeros((12, 1)))
+    with pytest.raises(ValueError, match=f"batch of {NUM + 1} on {NUM} devices"):
+        devices.split_batch(np.zeros((NUM + 1, 1)))
 
 
 def test_prefetching_keeps_order_and_loses_nothing():
-    batches = [np.full((8, 1), k) for k in range(5)]
+    batches = [np.full((NUM, 1), k) for k in range(5)]
     got = [int(batch[0, 0, 0]) for batch in devices.prefetch(iter(batches), size=2)]
     assert got == [0, 1, 2, 3, 4]
 
@@ -54,7 +57,7 @@ def test_prefetching_reads_ahead_of_the_batch_in_use():
     def batches():
         for k in range(5):
             read.append(k)
-            yield np.full((8, 1), k)
+            yield np.full((NUM, 1), k)
 
     next(devices.prefetch(batches(), size=2))
     assert read == [0, 1, 2]

@@ -9,7 +9,7 @@ import pytest
 from cfg_jax import data
 from cfg_jax.config import build
 from cfg_jax.runtime import devices
-from cfg_jax.training.objectives import diffusion_loss_fn
+from cfg_jax.training.objectives import area_mean, diffusion_loss_fn
 from cfg_jax.training.run import train
 from cfg_jax.training.step import create_optimizer, create_train_state, make_train_step
 from tests.tiny import parameters, records, tiny_points
@@ -95,7 +95,16 @@ def test_dropout_acts_in_training():
     assert np.abs(losses[0] - losses[1]).min() > 1e-4
 
 
-def test_the_diffusion_step_with_dropout_agrees_on_one_device_and_on_eight():
+def test_an_upsampler_is_trained_on_means_of_squares_of_pixels():
+    x = np.random.default_rng(0).standard_normal((2, 6, 6, 3)).astype(np.float32)
+    small = area_mean(x, 2)
+    assert small.shape == (2, 2, 2, 3)
+    for row, column in np.ndindex(2, 2):
+        square = x[:, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
+        np.testing.assert_allclose(small[:, row, column], square.mean(axis=(1, 2)), rtol=1e-5)
+
+
+def test_the_diffusion_step_with_dropout_agrees_on_one_device_and_on_several():
     config = tiny_points(**{"train.batch_size": 16})
     source = data.open_source("mixture", "train", std=0.25, size=64)
     described = build.assemble(config, source.shape, source.num_classes)
@@ -106,7 +115,7 @@ def test_the_diffusion_step_with_dropout_agrees_on_one_device_and_on_eight():
     settings = dict(seed=1, ema_decay=0.9)
     loss_fn = diffusion_loss_fn(described, p_uncond=0.3, weighting="eps")
     one = jax.jit(make_train_step(loss_fn, optimizer, **settings))
-    eight = devices.pmap_step(
+    several = devices.pmap_step(
         make_train_step(loss_fn, optimizer, axis_name=devices.AXIS, **settings)
     )
     alone = create_train_state(params, optimizer)
@@ -114,7 +123,7 @@ def test_the_diffusion_step_with_dropout_agrees_on_one_device_and_on_eight():
     order = data.batches(source, seed=0, batch_size=16)
     for k in range(3):
         alone, metrics = one(alone, order[k])
-        spread, spread_metrics = eight(spread, devices.split_batch(order[k]))
+        spread, spread_metrics = several(spread, devices.split_batch(order[k]))
         for name, pair in metrics.items():
             np.testing.assert_allclose(spread_metrics[name], pair, rtol=2e-4, atol=1e-4)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)

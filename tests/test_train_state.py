@@ -55,11 +55,11 @@ def assert_close(got, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), got, expected)
 
 
-def test_eight_devices_and_one_agree_on_parameters_average_and_metrics():
+def test_several_devices_and_one_agree_on_parameters_average_and_metrics():
     one, one_metrics = run(4, pmapped=False)
-    eight, eight_metrics = run(4, pmapped=True)
-    assert_close((eight.params, eight.ema_params), (one.params, one.ema_params))
-    assert_close(eight_metrics, one_metrics)
+    several, several_metrics = run(4, pmapped=True)
+    assert_close((several.params, several.ema_params), (one.params, one.ema_params))
+    assert_close(several_metrics, one_metrics)
 
 
 def test_every_device_holds_the_same_parameters_after_some_steps():
@@ -67,7 +67,7 @@ def test_every_device_holds_the_same_parameters_after_some_steps():
     state, _ = run(3, pmapped=True)
     for leaf in jax.tree.leaves(state):
         copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
-        assert len(copies) == 8
+        assert len(copies) == devices.num_devices() > 1
         for copy in copies[1:]:
             np.testing.assert_array_equal(copy, copies[0])
 

@@ -43,7 +43,7 @@ def open_source(
       **mixture: for "mixture" only, the arguments of `mixture.open_mixture`.
 
     Raises:
-      ValueError: an unknown name or split, a data set that is not prepared, not whole or without
+      ValueError: an unknown name or split, a data set that is not prepared, incomplete or without
         labels, images of varying shape and no `image_size`.
     """
     if name == "mixture":
@@ -83,9 +83,7 @@ def describe(
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(shape of one example, class names) of what `open_source` would open, here or not.
 
-    Args:
-      name, image_size, **mixture: as for `open_source`.
-      data_dir: not looked into.
+    Arguments as for `open_source`; `data_dir` is ignored.
 
     Raises:
       ValueError: an unknown name, no 8-bit images or no labels, images of varying shape and no
@@ -105,9 +103,7 @@ def label_names(name: str) -> tuple[str, ...]:
     "imagenet2012" has the 1,000 WordNet ids in ascending order, which is also the order of ADM's
     labels; "imagenet_resized/64x64" has the same ids in another order. Numbers stand for names
     that TFDS finds only in the data, as CIFAR-10's, unless the data is in TFDS's own place.
-
-    Raises:
-      ValueError: an unknown name, or a data set without labels.
+    ValueError for an unknown name, or a data set without labels.
     """
     if name == "mixture":
         raise ValueError("mixture has as many classes as means: open it, its source names them")

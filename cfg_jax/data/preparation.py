@@ -23,8 +23,7 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
     """Downloads the TFDS data set `name` and writes it under `data_dir` as array_record.
 
     Args:
-      name: a TFDS name, as `open_source` takes it.
-      data_dir: where data sets live; None is the TFDS default.
+      name, data_dir: as for `open_source`.
       manual_dir: where files lie that a person has to download; None is the TFDS default,
         `data_dir`/downloads/manual.
 

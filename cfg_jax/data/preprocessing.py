@@ -1,19 +1,13 @@
-"""How does a decoded image become the network's x?
+"""How does a decoded image become one of the size that a network takes?
 
-x = image / 127.5 - 1, after a square of the image, central or drawn, is averaged over areas: of a
-square that starts at t and has n pixels a side, output pixel i of s is the mean of the interval
-[t + i n / s, t + (i + 1) n / s) of a row, pixels cut by its ends counting in proportion. The way
-back, x to images, is `cfg_jax.images`.
+A square of it, central or drawn, is averaged over areas: of a square that starts at t and has n
+pixels a side, output pixel i of s is the mean of the interval [t + i n / s, t + (i + 1) n / s) of a
+row, pixels cut by its ends counting in proportion.
 """
 
 import math
 
 import numpy as np
-
-
-def to_float(image: np.ndarray) -> np.ndarray:
-    """x = image / 127.5 - 1: uint8 of any shape to float32 in [-1, 1], both ends reached."""
-    return image.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def to_square(image: np.ndarray, size: int) -> np.ndarray:
@@ -40,8 +34,7 @@ def random_square(
     uniform over the image, where ADM allows whole pixels of the resized image only.
 
     Args:
-      height, width: of the image, in pixels.
-      size: the side that the square is averaged to, smaller than the image's or larger.
+      height, width, size: sides of the image and of the result, in pixels.
       min_crop: the least fraction of the shorter side, in (0, 1]. As d is an integer, fractions go
         down to size / ceil(size / min_crop).
 
@@ -63,14 +56,9 @@ def area_resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def area_crop(image: np.ndarray, top: float, left: float, side: float, size: int) -> np.ndarray:
-    """`area_resize` of the square [top, top + side) x [left, left + side) within the image.
+    """`area_resize` of the square [top, top + side) x [left, left + side), in pixels, of an image.
 
-    Args:
-      image: uint8 [H, W, C].
-      top, left, side: in pixels of the image, whole or not.
-
-    Returns:
-      uint8 [size, size, C].
+    uint8 [H, W, C] to uint8 [size, size, C].
     """
     row, column = math.floor(top), math.floor(left)
     part = image[row : math.ceil(top + side), column : math.ceil(left + side)].astype(np.float32)

@@ -21,7 +21,7 @@ from cfg_jax.metrics import FeatureStatistics, Moments, frechet_distance, precis
 from cfg_jax.runtime import processes
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
-from cfg_jax.sampling.samples import check_samples, images_at, swept_fields
+from cfg_jax.sampling.samples import Samples
 from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.storage import manifest
 
@@ -73,25 +73,19 @@ def evaluate(
     """
     check_request(model, metrics, num_samples, label_plan, sampling, classifier)
     _check_reference(model, network, reference, metrics)
-    swept = swept_fields(model, sampling, classifier)
-    samples = {"num_samples": num_samples, "label_plan": label_plan, "ema": True}
-    protocol = {**network.identity, **samples, "image_shape": list(model.shape)}
+    samples = Samples(model, num_samples, label_plan, seed, sampling, classifier)
+    swept = samples.swept()
+    protocol = {"num_samples": num_samples, "label_plan": label_plan, "ema": True}
+    protocol = {**network.identity, **protocol, "image_shape": list(model.shape)}
     identity = {**protocol, **swept, "seed": seed}
     cell = files.folder(folder) / manifest.sha256_json(identity)[:16]
     path = cell / f"result_{reference.sha256[:16]}.json"
     earlier = read_result(path) if processes.of_first(path.exists()) else None
     if earlier and _numbers(metrics) <= earlier.metrics.keys() and not save_images:
         return earlier
-    seen = accumulate(
-        images_at(model, sampling, classifier, label_plan, seed),
-        num_samples,
-        network,
-        cell,
-        identity=identity,
-        batch_size=batch_size,
-        keep_rows="precision_recall" in metrics,
-        keep_images=save_images,
-    )
+    kept = {"keep_rows": "precision_recall" in metrics, "keep_images": save_images}
+    kept |= {"identity": identity, "batch_size": batch_size}
+    seen = accumulate(lambda index: samples.draw(index)[0], num_samples, network, cell, **kept)
     found = _measured(metrics, seen, reference)
     protocol |= _reference_fields(reference, metrics) | {"score_split": SCORE_SPLIT}
     if earlier:
@@ -122,8 +116,7 @@ def check_request(
       ValueError: an upsampler or a model of points, an unknown metric or plan, N that the plan does
         not cover, what `Model.check` refuses.
     """
-    check_samples(model, num_samples, label_plan)
-    model.check(sampling, classifier=classifier)
+    Samples(model, num_samples, label_plan, sampling=sampling, classifier=classifier).check()
     unknown = [name for name in metrics if name not in METRICS]
     if unknown or not metrics:
         raise ValueError(f"metrics={','.join(metrics)}: choose some of {', '.join(METRICS)}")

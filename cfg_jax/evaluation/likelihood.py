@@ -68,19 +68,15 @@ def likelihood(
 ) -> Likelihood:
     """The bound of `likelihood.variational_bound` over a data set, each x with its own label.
 
-    Images count as 8-bit values, points as continuous ones. The variance is the learned one where
-    there is one.
+    Images count as 8-bit values, points as continuous ones. A learned variance is used.
 
     Args:
-      model: its shape is the source's.
-      source: an opened split.
       num_steps: T; the config's if None. A bound at few steps is that of a coarse sampler.
       logsnr_max: where the grid ends and the decoder begins; the schedule's own end if None. For
         8-bit data about 10: beyond it the steps are finer than what they are rounded to.
       logvar_interp: the constant v where the variance is not learned; the config's if None.
       seed: example i draws from fold_in(key(seed), i).
-      batch_size: examples at a time.
-      num_examples: the first so many; all if None.
+      num_examples: only the first ones; all if None.
 
     Raises:
       ValueError: data of another shape or number of labels, an upsampler.
@@ -124,16 +120,10 @@ def accuracy(
     batch_size: int = 256,
     num_examples: int | None = None,
 ) -> dict[float, float]:
-    """{logsnr: share of examples whose z the classifier labels right}, in [0, 1].
+    """{logsnr: fraction of examples whose z the classifier labels right}, in [0, 1].
 
-    Args:
-      classifier: its shape is the source's.
-      source: an opened split.
-      logsnrs: noise levels; an example has the same noise at each.
-      seed, batch_size, num_examples: as for `likelihood`.
-
-    Raises:
-      ValueError: data of another shape or number of labels.
+    An example has the same noise at each of the noise levels `logsnrs`; other arguments as for
+    `likelihood`. ValueError for data of another shape or number of labels.
     """
     _check_source(classifier, source)
     levels = jnp.asarray(logsnrs, jnp.float32)
@@ -198,9 +188,7 @@ def _over_examples(
         keys = keys_lib.indexed(jax.random.key(seed), chosen)
         batch = data.stack([source[int(i)] for i in chosen]) | {"keys": keys}
         parts.append(processes.gather(compiled(params, batch), num_new))
-    return {
-        name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]
-    }
+    return jax.tree.map(lambda *rows: np.concatenate(rows).astype(np.float64), *parts)
 
 
 def open_data(trained: Model | NoisyClassifier, split: str) -> data.Source:

@@ -20,7 +20,7 @@ NAMES = {
     "precision": ("precision", "precision"),
     "recall": ("recall", "recall"),
 }
-"""Of each number, measured with Inception and otherwise."""
+"""The name of each number, measured with Inception and otherwise."""
 
 
 class Result(NamedTuple):
@@ -44,7 +44,7 @@ class Result(NamedTuple):
 
 
 def write_result(result: Result) -> None:
-    """Writes the result at its path, whole or not at all; of several processes the first does."""
+    """Writes the result at its path, complete or not at all; process 0 does."""
     if not processes.is_first():
         return
     fields = {name: value for name, value in result._asdict().items() if name != "path"}
@@ -52,11 +52,7 @@ def write_result(result: Result) -> None:
 
 
 def read_result(path: str | Path) -> Result:
-    """The result in a JSON file.
-
-    Raises:
-      ValueError: no such file, or not one of `write_result`.
-    """
+    """The result in a JSON file; ValueError where `write_result` did not write it."""
     try:
         return Result(**json.loads(files.folder(path).read_text()), path=files.folder(path))
     except (OSError, ValueError, TypeError) as error:
@@ -67,22 +63,16 @@ def read_result(path: str | Path) -> Result:
 
 
 def check_comparable(*results: Result) -> None:
-    """Refuses results of unlike protocols.
-
-    Raises:
-      ValueError: with the first field that differs, and its two values.
-    """
+    """Refuses results of unlike protocols: a ValueError names the first field that differs."""
     for other in results[1:]:
         first = results[0]
         for field in first.protocol | other.protocol:
-            values = first.protocol.get(field), other.protocol.get(field)
-            # Of results of which one alone has precision, the rest compares.
-            if field == "precision_recall" and None in values:
-                continue
-            if values[0] != values[1]:
+            ours, theirs = first.protocol.get(field), other.protocol.get(field)
+            # Where one result alone has precision, the rest compares.
+            if ours != theirs and not (field == "precision_recall" and None in (ours, theirs)):
                 raise ValueError(
-                    f"results of unlike protocols: {field} is {values[0]} in {first.path} and "
-                    f"{values[1]} in {other.path}; evaluate both with the same"
+                    f"results of unlike protocols: {field} is {ours} in {first.path} and {theirs} "
+                    f"in {other.path}; evaluate both with the same"
                 )
 
 
@@ -92,19 +82,14 @@ def title(metric: str, protocol: dict[str, Any]) -> str:
     Through another network "fid" is "Frechet distance in digits_features".
     """
     with_inception, otherwise = NAMES[metric]
-    if protocol["network"] == INCEPTION:
-        return with_inception
-    return f"{otherwise} in {protocol['network']}"
+    network = protocol["network"]
+    return with_inception if network == INCEPTION else f"{otherwise} in {network}"
 
 
 def shown(result: Result) -> dict[str, float]:
     """The metrics that say something: no deviation over splits where there is one split."""
-    one_split = result.protocol["num_samples"] <= result.protocol["score_split"]
-    return {
-        name: value
-        for name, value in result.metrics.items()
-        if not (one_split and name == "is_std")
-    }
+    several_splits = result.protocol["num_samples"] > result.protocol["score_split"]
+    return {k: v for k, v in result.metrics.items() if several_splits or k != "is_std"}
 
 
 def report(result: Result) -> str:

@@ -32,10 +32,9 @@ class Sums:
 
     @classmethod
     def of(cls, outputs: Outputs, index: np.ndarray) -> "Sums":
-        """Those of B images, row i of `outputs` being that of image index[i] of all.
+        """The sums of B images, row i of `outputs` being that of image index[i] of all.
 
-        Raises:
-          ValueError: features or logits that are not finite.
+        ValueError for features or logits that are not finite.
         """
         return cls(
             FeatureStatistics.of(outputs.features),
@@ -44,11 +43,7 @@ class Sums:
         )
 
     def merge(self, other: "Sums") -> "Sums":
-        """Those of the images of both, as of another batch or process.
-
-        Raises:
-          ValueError: sums of unlike networks, or images counted twice.
-        """
+        """The sums over the images of both; ValueError as the merges of its parts."""
         return Sums(
             self.pool.merge(other.pool),
             None if self.spatial is None else self.spatial.merge(other.spatial),

@@ -147,13 +147,10 @@ def from_state_dict(
       state_dict: {key: array} of any floating type; copied to float32.
       config: the arguments of the original's constructor, `attention_resolutions` as factors, and
         optionally its `noise_schedule`. Keys left out have guided-diffusion's defaults.
-      kind: "unet", "classifier" or "superres".
-
-    Returns:
-      `ImportedClassifier` for a classifier, else `ImportedDiffusion`.
+      kind: "unet", "classifier" or "superres"; a classifier gives an `ImportedClassifier`.
 
     Raises:
-      ValueError: keys that are missing, extra, of another shape or no floating numbers; a config
+      ValueError: keys that are missing, unknown, of another shape or no floating numbers; a config
         that cannot be imported.
     """
     network = abstract(config, kind)
@@ -168,11 +165,7 @@ def from_state_dict(
 
 
 def abstract(config: Mapping[str, Any], kind: str) -> ImportedDiffusion | ImportedClassifier:
-    """The network of a config with `jax.ShapeDtypeStruct` for parameters, of whatever size.
-
-    Raises:
-      ValueError: a config that cannot be imported.
-    """
+    """The network of a config with shapes for parameters; ValueError as `complete`."""
     full = complete(config, kind)
     own = arguments(config, kind) | {"noise_input": "timestep"}
     shape = (full["image_size"], full["image_size"], full["in_channels"])
@@ -195,11 +188,7 @@ def shapes(network: ImportedNetwork) -> dict[str, tuple[int, ...]]:
 
 
 def expected_shapes(config: Mapping[str, Any], kind: str) -> dict[str, tuple[int, ...]]:
-    """`shapes` of the network of a config; takes no memory for arrays.
-
-    Raises:
-      ValueError: a config that cannot be imported.
-    """
+    """`shapes` of the `abstract` network of a config; ValueError as `complete`."""
     return shapes(abstract(config, kind))
 
 

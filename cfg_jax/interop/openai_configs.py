@@ -185,11 +185,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str) -> tuple[str, dict[str, Any]]:
-    """(kind, config) of a published checkpoint, as `from_state_dict` takes them.
-
-    Raises:
-      ValueError: not one of the eleven names.
-    """
+    """(kind, config) of a published checkpoint; ValueError for none of the eleven names."""
     if name not in PRESETS:
         raise ValueError(f"name={name!r}: OpenAI published {', '.join(PRESETS)}")
     return PRESETS[name].kind, dict(PRESETS[name].config)
@@ -198,10 +194,7 @@ def preset(name: str) -> tuple[str, dict[str, Any]]:
 def settings(name: str) -> dict[str, Any]:
     """What differs from configs/base.py for a published checkpoint, {"section.field": value}.
 
-    A classifier's model section is these fields alone; it has no `label_input`.
-
-    Raises:
-      ValueError: not one of the eleven names.
+    A classifier's model section is these fields alone, without `label_input`. Raises as `preset`.
     """
     kind, config = preset(name)
     values = {

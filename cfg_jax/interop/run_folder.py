@@ -19,11 +19,7 @@ from cfg_jax.io.files import check_writable
 
 
 def check_free(workdir: str | os.PathLike[str]) -> Path:
-    """The folder of checkpoints in `workdir`, once it is known that one can be put there.
-
-    Raises:
-      ValueError: no name, a folder that cannot be written to, or one that holds checkpoints.
-    """
+    """The folder of checkpoints in `workdir`; ValueError where one cannot be put there or is."""
     check_writable(workdir, "--workdir", "give a new folder, such as runs/imported")
     folder = Path(workdir).expanduser() / "checkpoints"
     check_writable(folder, "--workdir", "give a new folder")
@@ -45,8 +41,6 @@ def write(
     """Writes a checkpoint whose averaged parameters are `params`; all of it or nothing.
 
     Args:
-      workdir: made where it is missing.
-      params: tree of arrays.
       config, meta: JSON values, as `cfg_jax.load` reads them.
 
     Raises:

@@ -50,8 +50,7 @@ def check_writable(
       remedy: end of the message.
 
     Raises:
-      ValueError: no name; the folder, or the nearest one above it that is there, cannot be written
-        to.
+      ValueError: no name, or the folder or the nearest one above it cannot be written to.
     """
     if not os.fspath(place):
         raise ValueError(f"{name} is empty: {remedy}")
@@ -89,11 +88,7 @@ def save_npz(path: Path, **arrays: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """The named arrays of a file, each read where it is used; none is unpickled.
-
-    Raises:
-      UNREADABLE: a file that is missing, damaged or of another kind.
-    """
+    """The named arrays of a file, each read where it is used, none unpickled; raises UNREADABLE."""
     with path.open("rb") as opened:  # NumPy would leave a damaged one open
         file = np.load(opened, allow_pickle=False)
         if isinstance(file, np.ndarray):

@@ -32,11 +32,7 @@ class RangeFiles(NamedTuple):
         return self.folder.glob(f"{self.name}_*.npz")
 
     def found(self) -> list[Range]:
-        """The items of every file that is there, ascending.
-
-        Raises:
-          OSError: the name of a file says no such items.
-        """
+        """The items of every file that is there, ascending; OSError for a name that says none."""
         return sorted(map(self._items, self.paths()))
 
     def reached(self, limit: int) -> int:

@@ -26,8 +26,6 @@ def frechet_distance(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: n
 
     Raises:
       ValueError: unlike shapes, a number that is not finite, or a matrix that is no covariance.
-
-    Source: Heusel et al. 2017, equation 6.
     """
     mu1, mu2 = np.asarray(mu1, np.float64), np.asarray(mu2, np.float64)
     if mu1.ndim != 1 or mu1.size == 0 or mu1.shape != mu2.shape:

@@ -45,14 +45,9 @@ class Features(NamedTuple):
 
 
 def parameters(state_dict: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """What `apply` takes: of each convolution `kernel` [h, w, in, out], `scale` and `shift` [out].
+    """Weights for `apply`: each convolution's `kernel` [h, w, in, out], `scale` and `shift` [out].
 
-    Args:
-      state_dict: as for `checked`. `fc.bias` has to be there too, though none of the `Features`
-        uses it.
-
-    Raises:
-      ValueError: as `checked`.
+    ValueError as `checked`; `fc.bias` has to be there too, though none of the `Features` uses it.
     """
     state_dict = checked(state_dict)
     weights = {"fc": {"kernel": np.asarray(state_dict["fc.weight"]).T}}
@@ -74,12 +69,9 @@ def apply(weights: Mapping[str, Mapping[str, jax.Array]], images: jax.Array) -> 
     """Features of uint8 images [N, H, W, 3], as a pure function for the caller to jit or pmap.
 
     Args:
-      weights: of `parameters`; an argument of the compiled function, or the compiler takes 90 MB
-        of constants.
-      images: RGB.
-
-    Raises:
-      ValueError: images of another shape or dtype.
+      weights: as `parameters` gives them; an argument of the compiled function, or the compiler
+        takes 90 MB of constants.
+      images: RGB; ValueError for another shape or dtype.
     """
     shape, dtype = np.shape(images), getattr(images, "dtype", None)
     if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
@@ -91,12 +83,9 @@ def apply(weights: Mapping[str, Mapping[str, jax.Array]], images: jax.Array) -> 
 
 
 def checked(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The network's 472 float32 arrays, `inception_layers.expected_shapes`.
+    """The network's 472 float32 arrays; ValueError for other names, shapes or types.
 
     PyTorch's counters `*.num_batches_tracked`, which some files have, are left out.
-
-    Raises:
-      ValueError: a name is missing or unknown, a shape or type is another.
     """
     arrays = {k: v for k, v in state_dict.items() if not k.endswith(".num_batches_tracked")}
     remedy = "give the FID Inception network's, those of pt_inception-2015-12-05-6726825d"
@@ -107,13 +96,9 @@ def checked(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def resize_bilinear_tf1(images: jax.Array, side: int) -> jax.Array:
     """TF1's ResizeBilinear (align_corners=False, no half-pixel centres): [N, side, side, C].
 
-    Pixel i lies at i H / side of the source, between two source pixels that are interpolated
-    linearly, rows after columns, float32 throughout; past the last source pixel there is only that.
-    Equal to TensorFlow's bit for bit.
-
-    Args:
-      images: [N, H, W, C] of any numbers.
-      side: of the result, in pixels.
+    Pixel i lies at i H / side of the images [N, H, W, C], between two source pixels that are
+    interpolated linearly, rows after columns, float32 throughout; past the last source pixel there
+    is only that. Equal to TensorFlow's bit for bit.
     """
     images = jnp.asarray(images, jnp.float32)
     for axis in (2, 1):

@@ -38,50 +38,38 @@ def _halving(name: str, channels: int) -> Conv:
     return Conv(name, channels, (3, 3), 2, "VALID")
 
 
+def _chain(name: str, *convs: tuple[int, int, int]) -> Branch:
+    """Convolutions (channels, height, width) in turn, called <name>_1, <name>_2, ..."""
+    return tuple(Conv(f"{name}_{i}", c, (h, w)) for i, (c, h, w) in enumerate(convs, start=1))
+
+
 def _block_35(pool_channels: int) -> tuple[Branch, ...]:
     return (
         (Conv("branch1x1", 64),),
-        (Conv("branch5x5_1", 48), Conv("branch5x5_2", 64, (5, 5))),
-        (
-            Conv("branch3x3dbl_1", 64),
-            Conv("branch3x3dbl_2", 96, (3, 3)),
-            Conv("branch3x3dbl_3", 96, (3, 3)),
-        ),
+        _chain("branch5x5", (48, 1, 1), (64, 5, 5)),
+        _chain("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3)),
         (MEAN, Conv("branch_pool", pool_channels)),
     )
 
 
 def _block_17(inner: int) -> tuple[Branch, ...]:
+    row, column = (inner, 1, 7), (inner, 7, 1)
     return (
         (Conv("branch1x1", 192),),
-        (
-            Conv("branch7x7_1", inner),
-            Conv("branch7x7_2", inner, (1, 7)),
-            Conv("branch7x7_3", 192, (7, 1)),
-        ),
-        (
-            Conv("branch7x7dbl_1", inner),
-            Conv("branch7x7dbl_2", inner, (7, 1)),
-            Conv("branch7x7dbl_3", inner, (1, 7)),
-            Conv("branch7x7dbl_4", inner, (7, 1)),
-            Conv("branch7x7dbl_5", 192, (1, 7)),
-        ),
+        _chain("branch7x7", (inner, 1, 1), row, (192, 7, 1)),
+        _chain("branch7x7dbl", (inner, 1, 1), column, row, column, (192, 1, 7)),
         (MEAN, Conv("branch_pool", 192)),
     )
 
 
 def _block_8(pool: str) -> tuple[Branch, ...]:
+    def beside(name: str) -> Branch:
+        return Conv(f"{name}a", 384, (1, 3)), Conv(f"{name}b", 384, (3, 1))
+
     return (
         (Conv("branch1x1", 320),),
-        (
-            Conv("branch3x3_1", 384),
-            (Conv("branch3x3_2a", 384, (1, 3)), Conv("branch3x3_2b", 384, (3, 1))),
-        ),
-        (
-            Conv("branch3x3dbl_1", 448),
-            Conv("branch3x3dbl_2", 384, (3, 3)),
-            (Conv("branch3x3dbl_3a", 384, (1, 3)), Conv("branch3x3dbl_3b", 384, (3, 1))),
-        ),
+        (Conv("branch3x3_1", 384), beside("branch3x3_2")),
+        (*_chain("branch3x3dbl", (448, 1, 1), (384, 3, 3)), beside("branch3x3dbl_3")),
         (pool, Conv("branch_pool", 192)),
     )
 
@@ -101,11 +89,7 @@ BLOCKS: dict[str, tuple[Branch, ...]] = {
     "Mixed_5d": _block_35(64),
     "Mixed_6a": (
         (_halving("branch3x3", 384),),
-        (
-            Conv("branch3x3dbl_1", 64),
-            Conv("branch3x3dbl_2", 96, (3, 3)),
-            _halving("branch3x3dbl_3", 96),
-        ),
+        (*_chain("branch3x3dbl", (64, 1, 1), (96, 3, 3)), _halving("branch3x3dbl_3", 96)),
         (HALVE,),
     ),
     "Mixed_6b": _block_17(128),
@@ -115,9 +99,7 @@ BLOCKS: dict[str, tuple[Branch, ...]] = {
     "Mixed_7a": (
         (Conv("branch3x3_1", 192), _halving("branch3x3_2", 320)),
         (
-            Conv("branch7x7x3_1", 192),
-            Conv("branch7x7x3_2", 192, (1, 7)),
-            Conv("branch7x7x3_3", 192, (7, 1)),
+            *_chain("branch7x7x3", (192, 1, 1), (192, 1, 7), (192, 7, 1)),
             _halving("branch7x7x3_4", 192),
         ),
         (HALVE,),

@@ -71,11 +71,7 @@ def store(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> str:
 
 
 def sha256_of_weights(state_dict: Mapping[str, np.ndarray]) -> str:
-    """The SHA-256 that a file of `store` has with these weights, in hexadecimal.
-
-    Raises:
-      ValueError: another network's weights.
-    """
+    """The SHA-256 of the file that `store` writes; ValueError for another network's weights."""
     return hashlib.sha256(_serialised(state_dict)).hexdigest()
 
 

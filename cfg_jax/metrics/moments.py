@@ -36,11 +36,7 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "FeatureStatistics":
-        """The statistics of features [n, D], any real dtype, n >= 0.
-
-        Raises:
-          ValueError: not [n, D], or a number that is not finite.
-        """
+        """The statistics of features [n, D], any real dtype, n >= 0; ValueError as `as_rows`."""
         rows = as_rows(features, "features")
         mean = rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
         rows = rows - mean
@@ -63,11 +59,7 @@ class FeatureStatistics:
 
     @property
     def covariance(self) -> np.ndarray:
-        """scatter / (N - 1), [D, D]; warns when N <= D, where its rank is below D.
-
-        Raises:
-          ValueError: fewer than two rows.
-        """
+        """scatter / (N - 1), [D, D]; ValueError for N < 2, a warning for N <= D: rank below D."""
         if self.count < 2:
             raise ValueError(f"a covariance of {self.count} rows: give 2 or more")
         if self.count <= self.mean.size:

@@ -38,14 +38,11 @@ def precision_recall(generated: np.ndarray, reference: np.ndarray, k: int = 3) -
     the rows, and less than 512 MiB; time: N^2 + N M + M^2 times D multiplications.
 
     Args:
-      generated: features [N, D], N > k.
-      reference: features [M, D], M > k.
-      k: which neighbor gives the radius, 1 or more.
+      generated, reference: features [N, D] and [M, D].
+      k: which neighbor gives the radius, 1 to min(N, M) - 1; 3 in the paper and in ADM.
 
     Raises:
-      ValueError: k below 1, too few rows, unlike widths, not [n, D], or a number not finite.
-
-    Source: Kynkaanniemi et al. 2019, equations 1 and 2; k = 3 is theirs and ADM's.
+      ValueError: k out of range, unlike widths, not [n, D], or a number not finite.
     """
     generated = as_rows(generated, "generated features")
     reference = as_rows(reference, "reference features")

@@ -33,11 +33,7 @@ def inception_score(logits: np.ndarray, splits: int = 10) -> InceptionScore:
 
     Split s is rows floor(N s / splits) to floor(N (s + 1) / splits), in the order given.
 
-    Args:
-      logits: [N, K], N >= splits.
-
-    Raises:
-      ValueError: splits below 1 or above N, not [N, K], or a number that is not finite.
+    ValueError for splits below 1 or above N, logits not [N, K], or a number that is not finite.
     """
     total = len(as_rows(logits, "logits"))
     if not 1 <= splits <= total:
@@ -79,12 +75,9 @@ class ScoreSums:
     def update(self, logits: np.ndarray, index: np.ndarray) -> "ScoreSums":
         """The sums of the rows so far and of logits [n, K], row i being image index[i] of all.
 
-        Args:
-          index: integers [n], 0 for the first image of all; each image once.
-
         Raises:
-          ValueError: not [n, K], a number that is not finite, an index that is no place, or more
-            rows in a split than it has, as when an image is counted twice.
+          ValueError: not [n, K], a number that is not finite, an index that is no integer from 0,
+            or more rows in a split than it has, as when an image is counted twice.
         """
         logits, index = as_rows(logits, "logits"), np.asarray(index)
         fits = np.issubdtype(index.dtype, np.integer) and index.shape == logits.shape[:1]
@@ -106,8 +99,7 @@ class ScoreSums:
     def merge(self, other: "ScoreSums") -> "ScoreSums":
         """The sums of the rows of both.
 
-        Raises:
-          ValueError: unlike split sizes or numbers of classes, or more rows in a split than it has.
+        ValueError for unlike split sizes or numbers of classes, or too many rows in a split.
         """
         if (self.split_size, self.p.shape[1]) != (other.split_size, other.p.shape[1]):
             raise ValueError(
@@ -132,8 +124,7 @@ class ScoreSums:
     def score(self) -> InceptionScore:
         """The inception score of the rows so far; the last split may be a short one, as in ADM.
 
-        Raises:
-          ValueError: no rows, or a split before the last that lacks some.
+        ValueError for no rows, or a split before the last that lacks some.
         """
         if not self.count.size:
             raise ValueError("no rows to score: update with the logits of one image or more")

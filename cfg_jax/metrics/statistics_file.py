@@ -40,10 +40,9 @@ def save_statistics(
     spatial: FeatureStatistics | None = None,
     **manifest: Any,
 ) -> None:
-    """Writes the moments of pool features, and of spatial ones, at `path`; whole or not at all.
+    """Writes the moments of pool features, and of spatial ones, at `path`, complete or not at all.
 
     Args:
-      path: usually `*.npz`; its folders are made.
       stats, spatial: of two rows or more each. ADM's evaluator asks for both.
       **manifest: where the numbers come from, as JSON can hold it: data set, resize, weights.
 

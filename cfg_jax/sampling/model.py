@@ -1,10 +1,9 @@
-"""How is a trained model used?
+"""Trained models, and the guided samples that they draw.
 
     model = cfg_jax.load("runs/digits")
     images = model.sample(jax.random.key(0), labels=jnp.arange(10), w=2.0, num_steps=64)
 
-EMA parameters, the config they were trained with, and a guided sampler compiled once for each
-shape, number of steps and classifier. No optimizer, no training code, no data.
+EMA parameters, their config and a compiled sampler; no optimizer, no training code, no data.
 """
 
 import copy
@@ -29,11 +28,11 @@ from cfg_jax.sampling.trained import Trained
 
 
 class Model(Trained):
-    """Averaged parameters bound to a guided sampler.
+    """Averaged parameters bound to a guided sampler, compiled once for each shape and grid.
 
     Attributes, beside those of `Trained`:
       null_label: num_classes, the label that stands for none.
-      first_sample_seconds: that the first call of `sample_x` took, with compiling or reading what
+      first_sample_seconds: duration of the first call of `sample_x`, with compiling or reading what
         an earlier program compiled; None before it.
     """
 
@@ -66,16 +65,13 @@ class Model(Trained):
     ) -> Array:
         """The network as a Predict, for guidance and samplers of one's own.
 
-        Under `jax.jit` the parameters become constants of the program; pass them as arguments
-        with `model.bind(params)` where that matters. An upsampler's low_res is [B, h, w, C].
+        Under `jax.jit` the parameters become constants of the program; `model.bind(params)` takes
+        them as arguments. An upsampler's low_res is [B, h, w, C].
         """
         return eps_of(self.bind(self.params, low_res)(z, logsnr, labels))
 
     def bind(self, params: Any, low_res: Array | None = None):
-        """A Predict of this network with other parameters of the same structure.
-
-        It gives a `Prediction` where the variance is learned.
-        """
+        """A Predict with other parameters; gives a `Prediction` where the variance is learned."""
         return self.experiment.predict(params, low_res=low_res)
 
     @property
@@ -90,11 +86,7 @@ class Model(Trained):
         return (side, side, self.shape[-1]) if side else None
 
     def sample(self, key: Key, **arguments) -> np.ndarray:
-        """Guided samples as uint8 images [B, H, W, C]; arguments as for `sample_x`.
-
-        Raises:
-          ValueError: also for a model of points, whose samples are `sample_x`'s.
-        """
+        """`sample_x` as uint8 images [B, H, W, C]; ValueError for a model of points."""
         if len(self.shape) != 3:
             raise ValueError(f"samples of shape {self.shape} are no images: call model.sample_x")
         return images.to_images(self.sample_x(key, **arguments))
@@ -126,8 +118,8 @@ class Model(Trained):
           ValueError: what `check` refuses, before anything is compiled.
           FloatingPointError: the samples are not finite.
         """
-        wanted = SamplingSettings(**settings)
-        return self.draw(key, wanted, labels=labels, classifier=classifier, low_res=low_res)
+        given = {"labels": labels, "classifier": classifier, "low_res": low_res}
+        return self.draw(key, SamplingSettings(**settings), **given)
 
     def draw(self, key: Key, settings: SamplingSettings, *, labels: Array, **rest) -> np.ndarray:
         """`sample_x` with the settings as one value."""
@@ -151,10 +143,7 @@ class Model(Trained):
     ) -> SamplingSettings:
         """The settings with this model's defaults, after every check that needs no device.
 
-        Args:
-          settings: of one request.
-          labels: [B] of the request; None for settings alone.
-          classifier, low_res: as for `sample_x`.
+        Arguments as for `sample_x`; without labels the settings and the classifier are checked.
 
         Raises:
           ValueError: a setting out of range, labels out of range or not integers, weights of
@@ -163,11 +152,10 @@ class Model(Trained):
         filled = settings.filled(self.config.sampling)
         if labels is None:
             filled.check(self.experiment, guided_by_classifier=classifier is not None)
-            labels = np.zeros(0, np.int32)
         else:
             check(self.experiment, filled, labels, classifier=classifier, low_res=low_res)
         if classifier is not None:
-            classifier.check_guides(self.shape, self.label_names, np.asarray(labels))
+            classifier.check_guides(self.shape, self.label_names, () if labels is None else labels)
         return filled
 
     def grid(self, num_steps: int | None = None, respacing: str | None = None) -> tuple[float, ...]:
@@ -181,7 +169,7 @@ class Model(Trained):
 
 
 def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifier:
-    """The model trained in `workdir`, on the devices that are here; or the classifier.
+    """The model or classifier trained in `workdir`, on the devices that are here.
 
     Every process of a program calls it, and reads the same step.
 
@@ -191,7 +179,7 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
 
     Raises:
       ValueError: no checkpoint there, none of that step, or not one of ours; or the processes read
-        several, as they may while the run goes on.
+        different steps, as they may while the run goes on.
     """
     from cfg_jax.storage import checkpoint
 
@@ -204,15 +192,9 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
                 "again, or name one with --checkpoint"
             )
     config = from_json(loaded.config)
-    data = loaded.meta["data"]
     kind = NoisyClassifier if config.network == "classifier" else Model
-    return kind(
-        config,
-        loaded.ema,
-        step=loaded.step,
-        shape=tuple(data["shape"]),
-        label_names=tuple(data["label_names"]),
-    )
+    known = {name: tuple(loaded.meta["data"][name]) for name in ("shape", "label_names")}
+    return kind(config, loaded.ema, step=loaded.step, **known)
 
 
 def load_model(workdir: str | Path, step: int | None = None) -> Model:

@@ -1,16 +1,18 @@
-"""How is a trained classifier of noisy images used?
+"""Trained classifiers of noisy images.
 
     classifier = cfg_jax.load("runs/digits_classifier")
     log_prob = classifier.log_prob(z, logsnr, labels)
 
-Averaged parameters bound to log p(label | z), which classifier guidance takes the gradient of, and
-what has to agree between it and the model that it guides.
+Classifier guidance takes the gradient of log_prob, for a model of the same data.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from cfg_jax.core.types import Array
+from cfg_jax.core.types import Array, chosen
 from cfg_jax.sampling.trained import Trained
 
 
@@ -27,44 +29,32 @@ class NoisyClassifier(Trained):
         return chosen(self.log_probs(z, logsnr), labels)
 
     def check_guides(
-        self, shape: tuple[int, ...], label_names: tuple[str, ...], labels: np.ndarray
+        self, shape: tuple[int, ...], label_names: tuple[str, ...], labels: Any = ()
     ) -> None:
         """Refuses to guide a model of other data, or towards no label.
 
         Args:
           shape, label_names: of the model.
-          labels: [B], what is to be drawn.
+          labels: [B] of the request.
 
         Raises:
           ValueError: images of another shape, another number of labels, other names, or a label
-            that is the model's null label, of which a classifier knows nothing.
+            that is the model's null label, which a classifier does not know.
         """
-        if self.shape != tuple(shape):
+        if difference := next(self._differences(tuple(shape), label_names), None):
+            raise ValueError(f"{difference}: give a classifier trained on the same data")
+        highest, last = np.max(labels, initial=0), len(label_names) - 1
+        if highest > last:
             raise ValueError(
-                f"the classifier takes images of {self.shape}, the model makes {tuple(shape)}: "
-                "give a classifier trained on the same data"
+                f"label {highest} stands for none: a classifier guides towards 0..{last}"
             )
-        if len(self.label_names) != len(label_names):
-            raise ValueError(
-                f"the classifier has {len(self.label_names)} labels, the model "
-                f"{len(label_names)}: give a classifier trained on the same data"
-            )
-        pairs = enumerate(zip(self.label_names, label_names, strict=True))
-        for label, (ours, theirs) in pairs:
+
+    def _differences(self, shape: tuple[int, ...], label_names: tuple[str, ...]) -> Iterator[str]:
+        if self.shape != shape:
+            yield f"the classifier takes images of {self.shape}, the model makes {shape}"
+        own = self.label_names
+        if len(own) != len(label_names):
+            yield f"the classifier has {len(own)} labels, the model {len(label_names)}"
+        for label, (ours, theirs) in enumerate(zip(own, label_names, strict=False)):
             if ours != theirs:
-                raise ValueError(
-                    f"label {label} is {ours!r} to the classifier and {theirs!r} to the model: "
-                    "give a classifier trained on the same data"
-                )
-        last = len(label_names) - 1
-        if (labels > last).any():
-            raise ValueError(
-                f"label {labels.max()} stands for none: a classifier guides towards 0..{last}"
-            )
-
-
-def chosen(log_probs: Array, labels: Array) -> Array:
-    """log_probs[i, labels[i]]: [B] from [B, K]; NaN where there is no such label."""
-    known = (labels >= 0) & (labels < log_probs.shape[1])
-    column = jnp.where(known, labels, 0)[:, None]
-    return jnp.where(known, jnp.take_along_axis(log_probs, column, axis=1)[:, 0], jnp.nan)
+                yield f"label {label} is {ours!r} to the classifier and {theirs!r} to the model"

@@ -14,15 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax.config.build import STEPS, ClassifierExperiment, Experiment
+from cfg_jax.core import guidance
 from cfg_jax.core import keys as keys_lib
-from cfg_jax.core.guidance import (
-    classifier_free_guidance,
-    classifier_guidance,
-    clipped,
-    mean_shift,
-    tempered,
-    weight_per_step,
-)
 from cfg_jax.core.samplers import sample
 from cfg_jax.core.types import Array, Denoiser, Key, chosen
 from cfg_jax.runtime import devices
@@ -46,12 +39,7 @@ class Spec(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One call of the program.
-
-    spec: static.
-    shared: arrays that all samples share, without the network's parameters.
-    batch: arrays [B, ...].
-    """
+    """One call of the program: what all samples share, without parameters, and arrays [B, ...]."""
 
     spec: Spec
     shared: dict[str, Any]
@@ -66,7 +54,7 @@ def check(
     classifier: NoisyClassifier | None = None,
     low_res: Array | None = None,
 ) -> None:
-    """Refuses what `request` refuses, without a key.
+    """Refuses a request of filled settings, without a key.
 
     Raises:
       ValueError: settings that `SamplingSettings.check` refuses, labels that are no integers [B] in
@@ -84,7 +72,7 @@ def check(
             f"labels from {labels.min()} to {labels.max()}: need 0..{task.null_label - 1}, "
             f"or {task.null_label} for no label"
         )
-    weight_per_step(settings.w, len(settings.grid(task)), labels.size)
+    guidance.weight_per_step(settings.w, len(settings.grid(task)), labels.size)
     if np.shape(settings.classifier_w) not in [(), labels.shape]:
         raise ValueError(
             f"classifier_w={settings.classifier_w}: need a finite number, or one per sample, "
@@ -108,15 +96,7 @@ def request(
     classifier: NoisyClassifier | None = None,
     low_res: Array | None = None,
 ) -> Request:
-    """The program to compile and the arrays to call it with.
-
-    Args:
-      task: the network to sample from.
-      settings: filled.
-      key: [] (sample i gets fold_in(key, i)) or [B]; consumed.
-      labels: [B] integers in 0..null_label.
-      classifier: of noisy images of the same data, whose gradient guides as well.
-      low_res: [B, h, w, C] in [-1, 1], to be enlarged by an upsampler.
+    """The program to compile and the arrays to call it with; arguments as of `Model.draw`.
 
     Raises:
       ValueError: what `check` refuses, and keys of another shape.
@@ -125,7 +105,8 @@ def request(
     labels = np.asarray(labels, np.int32)
     spec = Spec(settings.grid(task), settings.step, bool(settings.clip_x))
     shared = settings.traced()
-    batch = {"labels": labels, "w": weight_per_step(settings.w, len(spec.grid), labels.size).T}
+    w = guidance.weight_per_step(settings.w, len(spec.grid), labels.size)
+    batch = {"labels": labels, "w": w.T}
     if low_res is not None:
         batch["low_res"] = np.asarray(low_res, np.float32)
     if classifier is not None:
@@ -152,8 +133,10 @@ def make_draw(task: Experiment, spec: Spec):
 
         def denoiser(w):
             w = w if task.label_input == "with_null" else 0
-            free = classifier_free_guidance(predict, batch["labels"], w, null_label=task.null_label)
-            return tempered(guide(free), shared["score_temperature"])
+            free = guidance.classifier_free_guidance(
+                predict, batch["labels"], w, null_label=task.null_label
+            )
+            return guidance.tempered(guide(free), shared["score_temperature"])
 
         return sample(
             batch["keys"],
@@ -177,6 +160,7 @@ def _classifier_rule(
     step, clip_x = STEPS[spec.step], spec.clip_x
     if spec.classifier is None:
         return lambda denoiser: denoiser, step, clip_x
+    clips_first = spec.form == "adm" and clip_x
     log_probs = spec.classifier.log_probs(shared["classifier"])
 
     def log_prob(z, logsnr):
@@ -184,11 +168,10 @@ def _classifier_rule(
 
     weight = batch["classifier_w"]
     if spec.form == "adm" and spec.step == "ancestral":
-        return lambda denoiser: denoiser, mean_shift(log_prob, weight), clip_x
-    if spec.form == "adm" and clip_x:
-        return (
-            lambda denoiser: classifier_guidance(clipped(denoiser), log_prob, weight),
-            step,
-            False,
-        )
-    return lambda denoiser: classifier_guidance(denoiser, log_prob, weight), step, clip_x
+        return lambda denoiser: denoiser, guidance.mean_shift(log_prob, weight), clip_x
+
+    def guide(denoiser):
+        denoiser = guidance.clipped(denoiser) if clips_first else denoiser
+        return guidance.classifier_guidance(denoiser, log_prob, weight)
+
+    return guide, step, clip_x and not clips_first

@@ -1,10 +1,10 @@
-"""Which samples are evaluated?
+"""Numbered samples, each a function of its index.
 
 Sample i of N has label plan(i) and draws from fold_in(key(seed), i), so that it is the same for any
 batch size and number of devices, and samples of one seed share their noise whatever is swept.
 """
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import jax
@@ -19,69 +19,66 @@ from cfg_jax.sampling.settings import SamplingSettings
 LABEL_PLANS = ("balanced", "random")
 
 
-def check_samples(model: Model, num_samples: int, label_plan: str) -> None:
-    """Refuses a model without images, an unknown plan, and N that the plan does not cover.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Samples:
+    """Samples 0..num_samples - 1 of one setting.
 
-    Raises:
-      ValueError: with what is allowed.
+    model: of images, no upsampler.
+    num_samples: N, 2 or more; a multiple of the K labels where the plan is balanced.
+    label_plan: "balanced", sample i has label i mod K; "random", each drawn from the seed.
+    seed: of noise and random labels.
+    sampling: guidance and sampler.
+    classifier: guides with sampling.classifier_w.
     """
-    if len(model.shape) != 3 or model.low_res_shape:
-        raise ValueError("need a model that makes images from noise, no upsampler and no points")
-    if label_plan not in LABEL_PLANS:
-        raise ValueError(f"label_plan={label_plan!r}: choose one of {', '.join(LABEL_PLANS)}")
-    labels = model.null_label
-    if num_samples < 2:
-        raise ValueError(f"num_samples={num_samples}: need 2 or more, 50000 are customary")
-    if label_plan == "balanced" and num_samples % labels:
-        above = -(-num_samples // labels) * labels
-        raise ValueError(
-            f"num_samples={num_samples} is no multiple of the {labels} labels of a balanced plan: "
-            f"take {above}, or a random plan"
-        )
 
+    model: Model
+    num_samples: int
+    label_plan: str = "balanced"
+    seed: int = 0
+    sampling: SamplingSettings = SamplingSettings()
+    classifier: NoisyClassifier | None = None
 
-def swept_fields(
-    model: Model, settings: SamplingSettings, classifier: NoisyClassifier | None
-) -> dict[str, Any]:
-    """The filled settings as JSON values, and the fingerprints of model and classifier.
+    def check(self) -> SamplingSettings:
+        """The filled settings, after every check that needs no device.
 
-    Raises:
-      ValueError: what `Model.check` refuses.
-    """
-    filled = model.check(settings, classifier=classifier)
-    return filled.to_json(model.experiment) | {
-        "classifier": None if classifier is None else classifier.sha256,
-        "model": model.sha256,
-        "checkpoint": model.step,
-        "p_uncond": model.config.diffusion.p_uncond,
-    }
+        Raises:
+          ValueError: a model without images, an unknown plan, N that the plan does not cover, and
+            what `Model.check` refuses.
+        """
+        model, plan, count = self.model, self.label_plan, self.num_samples
+        if len(model.shape) != 3 or model.low_res_shape:
+            raise ValueError(
+                "need a model that makes images from noise, no upsampler and no points"
+            )
+        if plan not in LABEL_PLANS:
+            raise ValueError(f"label_plan={plan!r}: choose one of {', '.join(LABEL_PLANS)}")
+        if count < 2:
+            raise ValueError(f"num_samples={count}: need 2 or more, 50000 are customary")
+        labels = model.null_label
+        if plan == "balanced" and count % labels:
+            raise ValueError(
+                f"num_samples={count} is no multiple of the {labels} labels of a balanced plan: "
+                f"take {-(-count // labels) * labels}, or a random plan"
+            )
+        return model.check(self.sampling, classifier=self.classifier)
 
+    def swept(self) -> dict[str, Any]:
+        """The filled settings as JSON values, and the fingerprints of model and classifier."""
+        return self.check().to_json(self.model.experiment) | {
+            "classifier": self.classifier and self.classifier.sha256,
+            "model": self.model.sha256,
+            "checkpoint": self.model.step,
+            "p_uncond": self.model.config.diffusion.p_uncond,
+        }
 
-def samples_at(
-    model: Model,
-    settings: SamplingSettings,
-    classifier: NoisyClassifier | None,
-    label_plan: str,
-    seed: int,
-) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """index [B] -> uint8 samples [B, H, W, C] and int32 labels [B], each from its own key."""
-
-    def drawn(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        keys = keys_lib.indexed(jax.random.key(seed), index)
-        labels = labels_at(keys, index).astype(np.int32)
-        x = model.draw(keys, settings, labels=labels, classifier=classifier)
+    def draw(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """index [B] -> uint8 images [B, H, W, C] and int32 labels [B], each from its own key."""
+        keys = keys_lib.indexed(jax.random.key(self.seed), index)
+        if self.label_plan == "balanced":
+            labels = index % self.model.null_label
+        else:
+            pick = jax.vmap(lambda key: jax.random.randint(key, (), 0, self.model.null_label))
+            labels = np.asarray(pick(keys_lib.stream(keys, "label")))
+        labels = labels.astype(np.int32)
+        x = self.model.draw(keys, self.sampling, labels=labels, classifier=self.classifier)
         return images.to_images(x), labels
-
-    def labels_at(keys: jax.Array, index: np.ndarray) -> np.ndarray:
-        if label_plan == "balanced":
-            return index % model.null_label
-        draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, model.null_label))
-        return np.asarray(draw(keys_lib.stream(keys, "label")))
-
-    return drawn
-
-
-def images_at(*arguments) -> Callable[[np.ndarray], np.ndarray]:
-    """index [B] -> uint8 samples [B, H, W, C]; arguments as of `samples_at`."""
-    drawn = samples_at(*arguments)
-    return lambda index: drawn(index)[0]

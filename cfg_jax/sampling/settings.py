@@ -57,53 +57,38 @@ class SamplingSettings:
         return dataclasses.replace(self, **changes)
 
     def filled(self, defaults: Mapping[str, Any]) -> "SamplingSettings":
-        """The same settings with the values of `config.sampling` where they are None.
-
-        Raises:
-          ValueError: num_steps and respacing both given.
-        """
+        """The settings of `config.sampling` in place of None; ValueError for two kinds of grid."""
         num_steps, respacing = self.num_steps, self.respacing
         if num_steps is None and respacing is None:
             num_steps, respacing = defaults["num_steps"], defaults["respacing"]
         elif respacing and num_steps not in (None, defaults["num_steps"]):
             raise ValueError(f"num_steps={num_steps} and respacing={respacing!r}: give one of them")
+        names = ("step", "logvar_interp", "clip_x")
+        missing = {name: defaults[name] for name in names if getattr(self, name) is None}
         return self.replace(
             num_steps=None if respacing else int(num_steps or defaults["num_steps"]),
             respacing=respacing or "",
-            **{
-                name: defaults[name] if getattr(self, name) is None else getattr(self, name)
-                for name in ("step", "logvar_interp", "clip_x")
-            },
+            **missing,
         )
 
     def grid(self, task: Experiment) -> tuple[float, ...]:
-        """The T log-SNRs that filled settings visit.
-
-        Raises:
-          ValueError: a number of steps or a respacing that the schedule does not have.
-        """
-        if self.respacing:
-            return tuple(task.schedule.respaced(self.respacing).tolist())
-        return tuple(task.schedule.grid(self.num_steps).tolist())
+        """The T log-SNRs of filled settings; ValueError for a grid the schedule does not have."""
+        schedule, respacing = task.schedule, self.respacing
+        grid = schedule.respaced(respacing) if respacing else schedule.grid(self.num_steps)
+        return tuple(grid.tolist())
 
     def check(self, task: Experiment, *, guided_by_classifier: bool) -> None:
         """Refuses filled settings that cannot be sampled with, on the host alone.
-
-        Args:
-          task: the network to sample from.
-          guided_by_classifier: whether the request has a classifier.
 
         Raises:
           ValueError: a field out of range, w for a network without a null label, classifier_w
             without a classifier, and what `grid` refuses.
         """
-        if self.step not in STEPS:
-            raise ValueError(f"step={self.step!r}: choose one of {', '.join(STEPS)}")
-        if self.classifier_form not in CLASSIFIER_FORMS:
-            raise ValueError(
-                f"classifier_form={self.classifier_form!r}: choose one of "
-                f"{', '.join(CLASSIFIER_FORMS)}"
-            )
+        choices = {"step": (self.step, STEPS)}
+        choices["classifier_form"] = (self.classifier_form, CLASSIFIER_FORMS)
+        for name, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
         if not 0 <= self.logvar_interp <= 1:
             raise ValueError(f"logvar_interp={self.logvar_interp}: need a number in [0, 1]")
         self._check_temperatures()

@@ -1,14 +1,17 @@
-"""How are samples drawn at several guidance weights, and put side by side?
+"""Guided samples side by side: rows are labels, columns are weights.
 
-Rows are labels, columns are weights, of classifier-free guidance and of a classifier; a row starts
-from the same noise in every column and draws the same noise at every step, so that what changes
-along it is the guidance alone.
+    strip = Strip(model, labels=[0, 7], weights=[0.0, 1.0, 3.0])
+    strip.picture(strip.draw())
+
+A row has the same noise in every column and at every step: only guidance changes along it.
 """
 
+import dataclasses
 import json
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,8 +26,136 @@ from cfg_jax.runtime import devices
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.settings import SamplingSettings
+from cfg_jax.sampling.trained import Trained
 
 PREVIEW_LABELS = 10
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Strip:
+    """A request for samples of some labels at several weights.
+
+    model: to sample from.
+    labels: each 0..num_classes, the last for "no label".
+    weights: guidance weights w, one for each column.
+    classifier_weights: weights of the classifier, as `columns` pairs them with `weights`.
+    settings: all but the two weights.
+    classifier: noisy classifier that guides as well.
+    seed: row r of all labels and samples draws from fold_in(key(seed), r).
+    samples_per_label: rows for each label.
+    batch_size: samples drawn at a time; the last batch is filled up, so one shape is compiled.
+    """
+
+    model: Model
+    labels: Sequence[int]
+    weights: Sequence[float]
+    classifier_weights: Sequence[float] = (0.0,)
+    settings: SamplingSettings = SamplingSettings()
+    classifier: NoisyClassifier | None = None
+    seed: int = 0
+    samples_per_label: int = 1
+    batch_size: int = 256
+
+    @property
+    def columns(self) -> list[tuple[float, float]]:
+        """(w, classifier_w) of every column."""
+        return columns(self.weights, self.classifier_weights)
+
+    @property
+    def names(self) -> list[str]:
+        """A name for every label."""
+        names = [*self.model.label_names, "no label"]
+        return [names[label] for label in self.labels]
+
+    def check(self) -> None:
+        """Refuses what `Model.check` refuses in a column, with a ValueError; derives no key."""
+        for w, classifier_w in np.asarray(self.columns, np.float32).tolist():
+            settings = self.settings.replace(w=w, classifier_w=classifier_w)
+            self.model.check(settings, np.asarray(self.labels), classifier=self.classifier)
+
+    def draw(self) -> np.ndarray:
+        """Samples x [labels, samples_per_label, columns, ...], float32, after `check`."""
+        self.check()
+        pairs = np.asarray(self.columns, np.float32)
+        keys, labels = self.rows()
+
+        def draw(place):
+            row, (w, classifier_w) = place // len(pairs), pairs[place % len(pairs)].T
+            settings = self.settings.replace(w=w, classifier_w=classifier_w)
+            given = {"labels": labels[row], "classifier": self.classifier}
+            return self.model.draw(keys[row], settings, **given)
+
+        x = _in_batches(draw, len(labels) * len(pairs), self.batch_size)
+        return x.reshape(-1, self.samples_per_label, len(pairs), *self.model.shape)
+
+    def rows(self) -> tuple[Key, np.ndarray]:
+        """A key and a label for every row."""
+        labels = np.repeat(np.asarray(self.labels, np.int32), self.samples_per_label)
+        return keys_lib.per_example(jax.random.key(self.seed), labels.size), labels
+
+    def picture(self, x: np.ndarray) -> Picture:
+        """Samples of `draw` as a captioned grid of images, or as a scatter plot of points."""
+        titles = [caption(*pair) for pair in self.columns]
+        if x.ndim == 6:
+            grid = images.to_images(x).reshape(-1, *x.shape[2:])
+            return images.captioned_grid(grid, np.repeat(self.names, x.shape[1]), titles)
+        return images.scatter(x.swapaxes(1, 2), self.names, titles)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Upsampler:
+    """The second stage of a cascade, which enlarges the images of a strip.
+
+    Guidance acts on the small images only: Dhariwal & Nichol 2021, section 4.4.
+
+    model: with a low_res_shape.
+    settings: of this stage.
+    batch_size: images enlarged at a time.
+    """
+
+    model: Model
+    settings: SamplingSettings = SamplingSettings()
+    batch_size: int = 256
+
+    def check(self, base: Model) -> None:
+        """Refuses a base model of other images or labels, and settings that `Model.check` refuses.
+
+        Raises:
+          ValueError: with what differs.
+        """
+        model = self.model
+        if model.low_res_shape is None:
+            raise ValueError("the upsampler's checkpoint is of a model without a low_res image")
+        if model.low_res_shape != base.shape:
+            raise ValueError(
+                f"the upsampler enlarges images of {model.low_res_shape}, the model makes "
+                f"{base.shape}: give a pair that fits"
+            )
+        if model.label_names != base.label_names:
+            raise ValueError(
+                f"the upsampler knows {len(model.label_names)} labels by other names than the "
+                f"model's {len(base.label_names)}: give a pair trained on the same data"
+            )
+        model.check(self.settings)
+
+    def draw(self, strip: Strip, x: np.ndarray) -> np.ndarray:
+        """Larger x [labels, samples, columns, H, W, C] of a strip's x, rounded to 8 bits before.
+
+        The noise, too, is the same along a row. ValueError for what `check` refuses.
+        """
+        self.check(strip.model)
+        small = images.to_images(x).reshape(-1, *x.shape[3:]).astype(np.float32) / 127.5 - 1
+        keys, labels = strip.rows()
+        # Another stream than the small images' own: their first noise has the same key otherwise.
+        keys = keys_lib.stream(keys, "upsampled")
+
+        def draw(place):
+            row = place // x.shape[2]
+            given = {"labels": labels[row], "low_res": small[place]}
+            return self.model.draw(keys[row], self.settings, **given)
+
+        large = _in_batches(draw, len(small), self.batch_size)
+        return large.reshape(*x.shape[:3], *self.model.shape)
 
 
 def columns(
@@ -45,94 +176,79 @@ def columns(
     return list(zip(*repeated, strict=True))
 
 
-def guided(
-    model: Model,
-    seed: int,
-    labels: Sequence[int],
-    weights: Sequence[float],
-    *,
-    classifier_weights: Sequence[float] = (0.0,),
-    settings: SamplingSettings = SamplingSettings(),  # noqa: B008  (a constant)
-    classifier: NoisyClassifier | None = None,
-    samples_per_label: int = 1,
-    batch_size: int = 256,
-) -> np.ndarray:
-    """Samples x [labels, samples_per_label, columns, ...], float32.
-
-    Args:
-      model: to sample from.
-      seed: row r of all labels and samples draws from fold_in(key(seed), r).
-      labels: each 0..num_classes, the last for "no label".
-      weights: guidance weights w, one for each column.
-      classifier_weights: weights of the classifier, as `columns` pairs them with `weights`.
-      settings: all but the two weights.
-      classifier: noisy classifier that guides as well.
-      samples_per_label: rows for each label.
-      batch_size: samples drawn at a time; the last batch is filled up, so one shape is compiled.
-
-    Raises:
-      ValueError: what `Model.check` refuses in a column, before a key is derived.
-    """
-    pairs = np.asarray(columns(weights, classifier_weights), np.float32)
-    for w, classifier_w in pairs.tolist():
-        column = settings.replace(w=w, classifier_w=classifier_w)
-        model.check(column, np.asarray(labels), classifier=classifier)
-    shape = (len(labels), samples_per_label, len(pairs))
-    row_keys, row_labels = _rows(seed, labels, samples_per_label)
-
-    def draw(place):
-        row, column = place // len(pairs), place % len(pairs)
-        chosen = settings.replace(w=pairs[column, 0], classifier_w=pairs[column, 1])
-        return model.draw(row_keys[row], chosen, labels=row_labels[row], classifier=classifier)
-
-    x = _in_batches(draw, len(row_labels) * len(pairs), batch_size)
-    return x.reshape(*shape, *model.shape)
+def caption(w: float, classifier_w: float) -> str:
+    """The heading of a column."""
+    return f"w = {w:g}" + (f"\nclassifier {classifier_w:g}" if classifier_w else "")
 
 
-def upsampled(
-    upsampler: Model,
-    seed: int,
-    labels: Sequence[int],
-    x: np.ndarray,
-    *,
-    settings: SamplingSettings = SamplingSettings(),  # noqa: B008  (a constant)
-    batch_size: int = 256,
-) -> np.ndarray:
-    """Larger x [labels, samples, columns, H, W, C] of the x of `guided`, rounded to 8 bits before.
+def preview(model: Model, weights: Sequence[float], directory: Path) -> Path:
+    """A picture of a few samples of each of the first labels, named by the training step."""
+    labels = range(min(PREVIEW_LABELS, model.null_label))
+    many = 1 if len(model.shape) == 3 else 200
+    strip = Strip(model, labels, weights, samples_per_label=many)
+    path = directory / f"step_{model.step:08d}.png"
+    images.save_png(path, strip.picture(strip.draw()))
+    return path
 
-    The noise, too, is the same along a row. Dhariwal & Nichol 2021, section 4.4: guidance acts on
-    the small images only.
 
-    Args:
-      upsampler: a model with a low_res_shape.
-      seed, labels, batch_size: as for `guided`.
-      x: [labels, samples, columns, h, w, C] in [-1, 1].
-      settings: of the upsampler.
+def write_guidance_strip(
+    strip: Strip, directory: Path, upsampler: Upsampler | None = None
+) -> tuple[Path, Path]:
+    """Draws a strip and writes it as `.npz` and as PNG; returns both paths.
+
+    The `.npz` holds `images` uint8 [labels, samples_per_label, columns, H, W, C] (for points `x`,
+    float32), `labels`, `w` and `classifier_w` of the columns, `label_names`, `seed`, `num_steps`
+    and the model's `step`. With an upsampler `images` are the large ones, `small_images` the
+    others. File names depend on every setting, so that samples of other settings stay.
 
     Raises:
-      ValueError: images that are not what the upsampler enlarges.
+      ValueError: what `Model.check` refuses, a model and an upsampler that do not fit.
+      OSError: a directory that cannot be written.
     """
-    if upsampler.low_res_shape != x.shape[3:]:
-        raise ValueError(
-            f"images of {x.shape[3:]} for an upsampler of {upsampler.low_res_shape}: give the "
-            "upsampler that was trained on images of that size"
-        )
-    small = images.to_images(x).reshape(-1, *x.shape[3:]).astype(np.float32) / 127.5 - 1
-    row_keys, row_labels = _rows(seed, labels, x.shape[1])
-    # Another stream than the small images' own: their first noise has the same key otherwise.
-    row_keys = keys_lib.stream(row_keys, "upsampled")
+    if upsampler is not None:
+        upsampler.check(strip.model)
+    x, arrays = strip.draw(), {}
+    if upsampler is not None:
+        arrays["small_images"] = images.to_images(x)
+        x = upsampler.draw(strip, x)
+    arrays |= {"images": images.to_images(x)} if x.ndim == 6 else {"x": x}
+    settings = _settings(strip)
+    w, classifier_w = np.asarray(strip.columns).T
+    archive = directory / f"{_name(strip, settings, upsampler)}.npz"
+    described = {"labels": np.asarray(strip.labels), "label_names": np.asarray(strip.names)}
+    described |= {"w": w, "classifier_w": classifier_w, "seed": strip.seed}
+    described |= {"num_steps": settings["num_steps"], "step": strip.model.step}
+    files.save_npz(archive, **described, **arrays)
+    png = archive.with_suffix(".png")
+    images.save_png(png, strip.picture(x))
+    return archive, png
 
-    def draw(place):
-        row = place // x.shape[2]
-        return upsampler.draw(row_keys[row], settings, labels=row_labels[row], low_res=small[place])
 
-    return _in_batches(draw, len(small), batch_size).reshape(*x.shape[:3], *upsampler.shape)
+def _name(strip: Strip, settings: dict[str, Any], upsampler: Upsampler | None) -> str:
+    """Step, weights, T and seed for a reader, and a digest of the rest."""
+    identity = {
+        "settings": settings,
+        "classifier": _identity(strip.classifier),
+        "upsampler": _identity(upsampler and upsampler.model),
+        "upsampler_settings": upsampler and _settings(upsampler),
+        "labels": list(strip.labels),
+        "samples_per_label": strip.samples_per_label,
+    }
+    digest = zlib.crc32(json.dumps(identity, sort_keys=True).encode())
+    listed = "_".join(f"{w:g}" + (f"c{by:g}" if by else "") for w, by in strip.columns)
+    return (
+        f"step{strip.model.step}_w{listed}_T{settings['num_steps']}_seed{strip.seed}_{digest:08x}"
+    )
 
 
-def _rows(seed: int, labels: Sequence[int], samples_per_label: int) -> tuple[Key, np.ndarray]:
-    """A key and a label for every row."""
-    row_labels = np.repeat(np.asarray(labels, np.int32), samples_per_label)
-    return keys_lib.per_example(jax.random.key(seed), row_labels.size), row_labels
+def _settings(stage: Strip | Upsampler) -> dict[str, Any]:
+    """The filled settings as JSON values."""
+    model = stage.model
+    return stage.settings.filled(model.config.sampling).to_json(model.experiment)
+
+
+def _identity(trained: Trained | None) -> list | None:
+    return trained and [to_json(trained.config), trained.step]
 
 
 def _in_batches(
@@ -141,125 +257,3 @@ def _in_batches(
     """draw(place [B]) of the places 0..count - 1, B at a time: [count, ...]."""
     batches = track(devices.index_batches(0, count, min(batch_size, count)), "batch")
     return np.concatenate([draw(place)[:num_new] for place, num_new in batches])
-
-
-def picture(
-    model: Model,
-    x: np.ndarray,
-    labels: Sequence[int],
-    weights: Sequence[float],
-    classifier_weights: Sequence[float] = (0.0,),
-) -> Picture:
-    """Samples of `guided` as a captioned strip of images, or as a scatter plot of points."""
-    names = [*model.label_names, "no label"]
-    captions = [names[label] for label in labels]
-    titles = [caption(*pair) for pair in columns(weights, classifier_weights)]
-    if x.ndim == 6:
-        strip = images.to_images(x).reshape(-1, *x.shape[2:])
-        return images.captioned_grid(strip, np.repeat(captions, x.shape[1]), titles)
-    return images.scatter(x.swapaxes(1, 2), captions, titles)
-
-
-def caption(w: float, classifier_w: float) -> str:
-    """What stands above a column."""
-    return f"w = {w:g}" + (f"\nclassifier {classifier_w:g}" if classifier_w else "")
-
-
-def preview(model: Model, weights: Sequence[float], directory: Path) -> Path:
-    """A picture of a few samples of each of the first labels, named by the training step."""
-    labels = range(min(PREVIEW_LABELS, len(model.label_names)))
-    x = guided(model, 0, labels, weights, samples_per_label=1 if len(model.shape) == 3 else 200)
-    path = directory / f"step_{model.step:08d}.png"
-    images.save_png(path, picture(model, x, labels, weights))
-    return path
-
-
-def write_guidance_strip(
-    model: Model,
-    directory: Path,
-    seed: int,
-    labels: Sequence[int],
-    weights: Sequence[float],
-    *,
-    classifier_weights: Sequence[float] = (0.0,),
-    settings: SamplingSettings = SamplingSettings(),  # noqa: B008  (a constant)
-    classifier: NoisyClassifier | None = None,
-    upsampler: Model | None = None,
-    upsampler_settings: SamplingSettings = SamplingSettings(),  # noqa: B008
-    upsampler_batch_size: int = 256,
-    samples_per_label: int = 1,
-    batch_size: int = 256,
-) -> tuple[Path, Path]:
-    """Draws `guided` samples and writes them as `.npz` and as PNG; returns both paths.
-
-    The `.npz` holds `images` uint8 [labels, samples_per_label, columns, H, W, C] (for points `x`,
-    float32), `labels`, `w` and `classifier_w` of the columns, `label_names`, `seed`, `num_steps`
-    and the model's `step`. With an upsampler `images` are the large ones, `small_images` the
-    others.
-
-    The files are named after all that they depend on, so that samples of other settings stay.
-
-    Raises:
-      ValueError: what `Model.check` refuses, a model and an upsampler that do not fit.
-      OSError: a directory that cannot be written.
-    """
-    if upsampler is not None:
-        check_cascade(model, upsampler)
-        upsampler.check(upsampler_settings)
-    request = {"settings": settings, "classifier": classifier, "batch_size": batch_size}
-    request |= {"classifier_weights": classifier_weights, "samples_per_label": samples_per_label}
-    x = guided(model, seed, labels, weights, **request)
-    arrays = {"images": images.to_images(x)} if len(model.shape) == 3 else {"x": x}
-    if upsampler is not None:
-        larger = {"settings": upsampler_settings, "batch_size": upsampler_batch_size}
-        x = upsampled(upsampler, seed, labels, x, **larger)
-        arrays = {"images": images.to_images(x), "small_images": arrays["images"]}
-    identity = {
-        "settings": _json(model, settings),
-        "classifier": classifier and [to_json(classifier.config), classifier.step],
-        "upsampler": upsampler and [to_json(upsampler.config), upsampler.step],
-        "upsampler_settings": upsampler and _json(upsampler, upsampler_settings),
-        "labels": list(labels),
-        "samples_per_label": samples_per_label,
-    }
-    pairs = np.asarray(columns(weights, classifier_weights))
-    num_steps = identity["settings"]["num_steps"]
-    archive = directory / f"{_name(model, seed, pairs, num_steps, identity)}.npz"
-    described = {"label_names": np.asarray([*model.label_names, "no label"])[np.asarray(labels)]}
-    described |= {"labels": np.asarray(labels), "w": pairs[:, 0], "classifier_w": pairs[:, 1]}
-    described |= {"seed": seed, "num_steps": num_steps, "step": model.step}
-    files.save_npz(archive, **described, **arrays)
-    strip = archive.with_suffix(".png")
-    images.save_png(strip, picture(model, x, labels, weights, classifier_weights))
-    return archive, strip
-
-
-def _json(model: Model, settings: SamplingSettings) -> dict:
-    return settings.filled(model.config.sampling).to_json(model.experiment)
-
-
-def check_cascade(model: Model, upsampler: Model) -> None:
-    """Refuses an upsampler of other images or labels than the model's.
-
-    Raises:
-      ValueError: with what differs.
-    """
-    if upsampler.low_res_shape is None:
-        raise ValueError("the upsampler's checkpoint is of a model without a low_res image")
-    if upsampler.low_res_shape != model.shape:
-        raise ValueError(
-            f"the upsampler enlarges images of {upsampler.low_res_shape}, the model makes "
-            f"{model.shape}: give a pair that fits"
-        )
-    if upsampler.label_names != model.label_names:
-        raise ValueError(
-            f"the upsampler knows {len(upsampler.label_names)} labels by other names than the "
-            f"model's {len(model.label_names)}: give a pair trained on the same data"
-        )
-
-
-def _name(model: Model, seed: int, pairs: np.ndarray, num_steps: int, identity: dict) -> str:
-    """What a reader wants to see, and a digest of the rest."""
-    digest = zlib.crc32(json.dumps(identity, sort_keys=True).encode())
-    listed = "_".join(f"{w:g}" + (f"c{by:g}" if by else "") for w, by in pairs)
-    return f"step{model.step}_w{listed}_T{num_steps}_seed{seed}_{digest:08x}"

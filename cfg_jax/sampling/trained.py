@@ -1,12 +1,9 @@
-"""What is there of every finished training run?
-
-Averaged parameters, the config that they were trained with, and the data they know: what a model
-that draws samples and a classifier that guides it have in common.
-"""
+"""A trained network, which draws samples or guides: parameters, config and data."""
 
 import functools
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from cfg_jax.config import build
@@ -46,7 +43,8 @@ class Trained:
     @functools.cached_property
     def params(self) -> Any:
         """See the class."""
-        return devices.replicate(self.__dict__.pop("_loaded"))
+        with jax.ensure_compile_time_eval():  # the first use may be inside a traced function
+            return devices.replicate(self.__dict__.pop("_loaded"))
 
     @property
     def sha256(self) -> str:

@@ -210,7 +210,6 @@ def load_ema(directory: str | os.PathLike[str], step: int | None = None) -> Rest
     Needs neither model nor optimizer, writes nothing, and may be called while the run goes on.
 
     Args:
-      directory: the one given to `Checkpoints`.
       step: None for the newest that reads back complete; a warning names those that do not.
 
     Raises:

@@ -20,12 +20,10 @@ _NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def hold(path: str | os.PathLike[str]) -> Callable[[], None]:
-    """Takes the lock `path` and returns what gives it back, to be kept: with it goes the lock.
+    """Acquires the lock `path` and returns its release function.
 
-    A file system without locks costs one warning.
-
-    Args:
-      path: of a file, made with the folders above it, and removed when the lock is given back.
+    Keep a reference: garbage collection releases the lock. The file is made with the folders above
+    it, and removed at release. A file system without locks costs one warning.
 
     Raises:
       ValueError: another process holds it, or it cannot be written: a full disk shows here.
@@ -57,7 +55,7 @@ def hold(path: str | os.PathLike[str]) -> Callable[[], None]:
 
 
 def hold_beside(folder: str | os.PathLike[str]) -> Callable[[], None]:
-    """As `hold`, of `<folder>.lock`. A bucket has no locks: for one nothing is taken."""
+    """`hold` of `<folder>.lock`; nothing for a bucket, which has no locks."""
     return (lambda: None) if "://" in str(folder) else hold(f"{folder}.lock")
 
 

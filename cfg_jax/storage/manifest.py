@@ -105,7 +105,6 @@ def newest_whole(
     """`read` of the newest of `steps` for which it succeeds, and the steps newer than that one.
 
     Args:
-      directory: for the messages.
       steps: ascending, not empty.
       agree: whether all who read a step could, from whether this one could.
 
@@ -143,12 +142,12 @@ def reason(error: Exception) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that a number depends on."""
+    """The versions of the packages that a number depends on."""
     return {package: version(package) for package in _PACKAGES}
 
 
 def version(package: str) -> str:
-    """Of one package, "not installed" where it is not."""
+    """The version of a package, or "not installed"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -156,7 +155,7 @@ def version(package: str) -> str:
 
 
 def sha256(tree: Any) -> str:
-    """Of the paths, types, shapes and bytes of all leaves of a tree of arrays, in hexadecimal."""
+    """SHA-256 of the paths, types, shapes and bytes of all leaves of a tree, in hexadecimal."""
     digest = hashlib.sha256()
     for path, leaf in sorted(_leaves(tree).items()):
         digest.update(f"{path} {_form(leaf)}\n".encode())
@@ -165,7 +164,7 @@ def sha256(tree: Any) -> str:
 
 
 def sha256_json(value: Any) -> str:
-    """Of what JSON can hold, whatever the order of keys, in hexadecimal."""
+    """SHA-256 of what JSON can hold, whatever the order of keys, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -129,10 +129,7 @@ def tables(results: Sequence[Result]) -> dict[str, Table]:
     """The tables that there are cells for, by name.
 
     table_w: rows w, columns p_uncond, as the paper's table 1. table_T: columns T, as its table 2,
-    where there are several. table_cells: all that was measured.
-
-    Raises:
-      ValueError: as `families`.
+    where there are several. table_cells: all that was measured. ValueError as `families`.
     """
     over_w = families(results).over_w()
     found = {f"table_{name}": guidance_table(curves) for name, curves in over_w.items()}
@@ -143,10 +140,7 @@ def guidance_table(curves: Sequence[Curve]) -> Table:
     """Rows are w, columns are curves, cells "FID / IS" as in the paper's tables 1 and 2.
 
     A star marks the lowest distance and the highest score of a column. The paper's numbers stand
-    beside ours where they are of the same model, sampler and protocol.
-
-    Raises:
-      ValueError: results of unlike protocols.
+    beside ours where model, sampler and protocol are the same. ValueError for unlike protocols.
     """
     every = [result for curve in curves for result in curve.results]
     check_comparable(*every)

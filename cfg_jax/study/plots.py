@@ -4,13 +4,13 @@ The score against the Frechet distance with the guidance weight along each curve
 of Ho & Salimans 2022, and the loss against the step. Drawn without a display.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cfg_jax.evaluation.result import Result, check_comparable, title
 from cfg_jax.io.files import folder
 from cfg_jax.io.images import Picture, rendered
+from cfg_jax.io.metric_log import read_records
 from cfg_jax.study.curves import Curve, families
 from cfg_jax.study.paper_tables import published
 
@@ -23,10 +23,7 @@ def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
 
     frontier_w: a curve for each p_uncond, figure 4. frontier_T: a curve for each T, figure 5, where
     there are several. frontier_ways: guidance beside a classifier and temperatures, where there are
-    any.
-
-    Raises:
-      ValueError: results of unlike protocols, or none guided by w alone.
+    any. ValueError as `families`.
     """
     sweep = families(results)
     found = sweep.over_w()
@@ -44,10 +41,7 @@ def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
 def frontier(curves: Sequence[Curve]) -> Picture:
     """Score against Frechet distance, a line for each curve, its parameter beside the points.
 
-    What the paper has for the same cells is drawn as a dashed line.
-
-    Raises:
-      ValueError: results of unlike protocols.
+    What the paper has for the same cells is a dashed line. ValueError for unlike protocols.
     """
     every = [result for curve in curves for result in curve.results]
     check_comparable(*every)
@@ -78,16 +72,9 @@ def loss_curves(runs: Mapping[str, Losses]) -> Picture:
 
 
 def read_losses(workdir: str | Path) -> Losses:
-    """The losses in a run's `metrics.jsonl`, lines that cannot be read left out."""
-    path = folder(workdir) / "metrics.jsonl"
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-            found.append((int(record["step"]), float(record["loss"])))
-        except (ValueError, KeyError, TypeError):
-            continue  # half a line of a run that was cut, or a step without a loss
-    return found
+    """The losses that a run recorded; a step may be without one."""
+    records = read_records(folder(workdir))
+    return [(record["step"], record["loss"]) for record in records if "loss" in record]
 
 
 def _axes(height: float, **labels: str):

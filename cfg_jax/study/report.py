@@ -53,17 +53,13 @@ def write_report(
     strips: Mapping[str, Picture],
     losses: Picture | None = None,
 ) -> None:
-    """Writes the page, whole or not at all.
+    """Writes the page; ValueError as `check_claims`.
 
     Args:
-      path: of the HTML file.
-      results: of one protocol, one or more guided by w alone.
-      pictures: of `plots.frontiers`.
+      path: HTML file to write.
+      pictures: plots, as `plots.frontiers` gives them.
       strips: guided samples, by the name of their run.
-      losses: of `plots.loss_curves`; None where no run left a record.
-
-    Raises:
-      ValueError: results of unlike protocols.
+      losses: plot of `plots.loss_curves`; None where no run left a record.
     """
     protocol = results[0].protocol
     name = escape(f"Guidance: {title('is', protocol)} against {title('fid', protocol)}")

@@ -14,8 +14,8 @@ from sklearn.svm import SVC
 
 from cfg_jax import data
 from cfg_jax.evaluation.likelihood import open_data
-from cfg_jax.sampling import strips
 from cfg_jax.sampling.model import Model
+from cfg_jax.sampling.strips import Strip, caption
 from cfg_jax.study.curves import aligned
 
 MOST_EXAMPLES = 20_000
@@ -41,17 +41,11 @@ class Verdict(NamedTuple):
         """The weights in words."""
         if self.w is None:
             return "real images"
-        return strips.caption(self.w, self.classifier_w).replace("\n", ", ")
+        return caption(self.w, self.classifier_w).replace("\n", ", ")
 
 
 def judge(
-    model: Model,
-    weights: Sequence[float],
-    *,
-    samples_per_label: int,
-    seed: int = 0,
-    classifier_weights: Sequence[float] = (0.0,),
-    **options,
+    model: Model, weights: Sequence[float], *, samples_per_label: int, **options
 ) -> list[Verdict]:
     """Verdicts on held-out real images, then on samples at each weight.
 
@@ -59,25 +53,21 @@ def judge(
     width, and tested on its split `test`; the data set has both, and is small enough for an SVM.
 
     Args:
-      samples_per_label: samples of each class at each weight.
-      seed, classifier_weights, **options: as for `strips.guided`.
+      model, weights, samples_per_label, **options: fields of `strips.Strip`.
+
+    Raises:
+      ValueError: what `Strip.check` refuses, and a data set too large for an SVM.
     """
+    classes = range(model.null_label)
+    strip = Strip(model, classes, weights, samples_per_label=samples_per_label, **options)
+    strip.check()
     real, real_labels = _arrays(model, "train")
     held_out, held_out_labels = _arrays(model, "test")
     machine = SVC(C=10.0).fit(real, real_labels)
     verdicts = [Verdict(None, machine.score(held_out, held_out_labels), _spread(real, real_labels))]
-    classes = range(model.null_label)
-    x = strips.guided(
-        model,
-        seed,
-        classes,
-        weights,
-        classifier_weights=classifier_weights,
-        samples_per_label=samples_per_label,
-        **options,
-    )
+    x = strip.draw()
     labels = np.repeat(classes, samples_per_label)
-    for column, (w, by) in enumerate(strips.columns(weights, classifier_weights)):
+    for column, (w, by) in enumerate(strip.columns):
         drawn = x[:, :, column].reshape(labels.size, -1)
         verdicts.append(Verdict(w, machine.score(drawn, labels), _spread(drawn, labels), by))
     return verdicts

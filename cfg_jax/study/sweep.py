@@ -85,16 +85,14 @@ def plan(
     """The cells of a sweep: w of the first run at each T, w of the other runs at the first T.
 
     Args:
-      runs: the first is that of the T sweep and of the older ways.
       weights: guidance weights w of the first run at the first T.
       num_steps: T; the first run's own if empty.
       other_weights: w at the other T and of the other runs; `weights` if None.
       common: what all cells share; its w and num_steps are not used.
-      older: classifier and temperatures.
+      older: classifier and temperatures, on the first run.
 
     Raises:
-      ValueError: numbers that are not finite, a weight for a network without a null label, a
-        temperature out of range, T that a schedule does not have.
+      ValueError: settings that `Model.check` refuses, with the run.
     """
     other_weights = weights if other_weights is None else other_weights
     steps = [int(count) for count in num_steps] or [None]
@@ -142,9 +140,7 @@ def measure(
     """The result of every cell, with a printed line for each; arguments as of `evaluate`.
 
     Cells are kept in `<workdir>/evaluations` of their run, where `launch.evaluate` keeps its own.
-
-    Raises:
-      ValueError: metrics without those of NEEDED, and what `evaluate` refuses.
+    Raises as `check_measurable` and `evaluate`.
     """
     options = {"metrics": list(metrics), "num_samples": num_samples, "label_plan": label_plan}
     check_measurable(cells, **options)
@@ -177,7 +173,7 @@ def check_measurable(
     """Refuses what `measure` could not do, before a reference is computed for it.
 
     Raises:
-      ValueError: metrics without those of NEEDED, and what `evaluation.check_request` refuses.
+      ValueError: metrics without NEEDED, or what `evaluation.check_request` refuses.
     """
     lacking = [name for name in NEEDED if name not in metrics]
     if lacking:
@@ -220,6 +216,7 @@ def strip(
     identity = [model.sha256, list(map(float, weights)), options, seed, labels]
     path = folder / f"strip_{manifest.sha256_json(identity)[:12]}.png"
     if not path.exists():
-        x = strips.guided(model, seed, labels, weights, settings=SamplingSettings(**options))
-        images.save_png(path, strips.picture(model, x, labels, weights))
+        settings = SamplingSettings(**options)
+        drawn = strips.Strip(model, labels, weights, settings=settings, seed=seed)
+        images.save_png(path, drawn.picture(drawn.draw()))
     return images.read_picture(path)
