@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     del argv
     from cfg_jax.io.files import check_writable, folder
     from cfg_jax.runtime import processes
-    from cfg_jax.study import claims, files, plots, report, sweep
+    from cfg_jax.study import claims, curves, files, plots, report, sweep
 
     out = folder(_OUT.value or f"{_WORKDIR.value[0]}/sweep")
     check_writable(out, "--out")
@@ -65,8 +65,7 @@ def main(argv: list[str]) -> None:
         if losses := plots.read_losses(each.workdir):
             records[name] = losses
     pictures = plots.frontiers(results)
-    written = files.write_numbers(out, results)
-    written += files.write_pictures(out, pictures)
+    files.write(out, results, pictures)
     report.write_report(
         out / "report.html",
         results,
@@ -74,9 +73,9 @@ def main(argv: list[str]) -> None:
         strips=strips,
         losses=plots.loss_curves(records) if records else None,
     )
-    for path in written:
-        if path.name in ("table_w.txt", "table_T.txt"):
-            print(f"\n{path.read_text()}", end="")
+    for name, table in curves.tables(results).items():
+        if name != "table_cells":
+            print(f"\n{table.text()}", end="")
     print(f"\n{claims.summary(claims.check_claims(results))}\n")
     print(out / "report.html")
 

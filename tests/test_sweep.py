@@ -6,6 +6,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from cfg_jax.config import build
 from cfg_jax.evaluation import Reference, SamplingSettings
@@ -206,8 +207,9 @@ def test_results_of_unlike_protocols_meet_in_no_table_plot_or_claim():
 
 def test_results_are_read_back_as_they_were_and_the_csv_has_every_number(tmp_path):
     results = GOOD + [made_result(0, 3.0, 8.2, noise_temperature=0.9)]
-    paths = files.write_numbers(tmp_path, results)
-    assert sorted(path.name for path in paths) == sorted(p.name for p in tmp_path.iterdir())
+    files.write(tmp_path, results, {"frontier_w": Image.new("RGB", (4, 4))})
+    names = ["frontier_w.png", "results.csv", "results.json", "table_cells.txt", "table_w.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert files.read_results(tmp_path / "results.json") == results
     with (tmp_path / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

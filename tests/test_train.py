@@ -9,7 +9,7 @@ import pytest
 from cfg_jax import data
 from cfg_jax.config import build
 from cfg_jax.runtime import devices
-from cfg_jax.training.objectives import diffusion_loss_fn
+from cfg_jax.training.objectives import area_mean, diffusion_loss_fn
 from cfg_jax.training.run import train
 from cfg_jax.training.step import create_optimizer, create_train_state, make_train_step
 from tests.tiny import parameters, records, tiny_points
@@ -93,6 +93,15 @@ def test_dropout_acts_in_training():
         loss_fn = diffusion_loss_fn(described, p_uncond=0.3, weighting="eps")
         losses.append(jax.jit(loss_fn)(params, keys, batch)[0])
     assert np.abs(losses[0] - losses[1]).min() > 1e-4
+
+
+def test_an_upsampler_is_trained_on_means_of_squares_of_pixels():
+    x = np.random.default_rng(0).standard_normal((2, 6, 6, 3)).astype(np.float32)
+    small = area_mean(x, 2)
+    assert small.shape == (2, 2, 2, 3)
+    for row, column in np.ndindex(2, 2):
+        square = x[:, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
+        np.testing.assert_allclose(small[:, row, column], square.mean(axis=(1, 2)), rtol=1e-5)
 
 
 def test_the_diffusion_step_with_dropout_agrees_on_one_device_and_on_several():

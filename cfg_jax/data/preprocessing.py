@@ -1,19 +1,13 @@
-"""How does a decoded image become the network's x?
+"""How does a decoded image become one of the size that a network takes?
 
-x = image / 127.5 - 1, after a square of the image, central or drawn, is averaged over areas: of a
-square that starts at t and has n pixels a side, output pixel i of s is the mean of the interval
-[t + i n / s, t + (i + 1) n / s) of a row, pixels cut by its ends counting in proportion. The way
-back, x to images, is `cfg_jax.images`.
+A square of it, central or drawn, is averaged over areas: of a square that starts at t and has n
+pixels a side, output pixel i of s is the mean of the interval [t + i n / s, t + (i + 1) n / s) of a
+row, pixels cut by its ends counting in proportion.
 """
 
 import math
 
 import numpy as np
-
-
-def to_float(image: np.ndarray) -> np.ndarray:
-    """x = image / 127.5 - 1: uint8 of any shape to float32 in [-1, 1], both ends reached."""
-    return image.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def to_square(image: np.ndarray, size: int) -> np.ndarray:

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cfg_jax.data.preprocessing import area_crop, random_square, to_float, to_square
+from cfg_jax.data.preprocessing import area_crop, random_square, to_square
+from cfg_jax.io.images import to_x
 
 
 class Source(Protocol):
@@ -76,7 +77,7 @@ class ImageSource:
             have the shape or the label range of the data set.
         """
         image, label = self._read(index, resize=self.image_size is not None)
-        return {"x": to_float(image), "label": label}
+        return {"x": to_x(image), "label": label}
 
     def random_crop(
         self, index: int, rng: np.random.Generator, *, min_crop: float
@@ -89,7 +90,7 @@ class ImageSource:
         image, label = self._read(index, resize=False)
         size = self.shape[0]
         square = random_square(rng, *image.shape[:2], size, min_crop)
-        return {"x": to_float(area_crop(image, *square, size)), "label": label}
+        return {"x": to_x(area_crop(image, *square, size)), "label": label}
 
     def _read(self, index: int, *, resize: bool) -> tuple[np.ndarray, np.int32]:
         """The image, uint8 `shape` if `resize` and else as it is stored, and its label."""

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from cfg_jax.evaluation.networks import FeatureNetwork
+from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
 from cfg_jax.evaluation.sums import Sums
 from cfg_jax.io.files import open_npz, whole_file
 from cfg_jax.io.progress import Progress
@@ -66,52 +66,112 @@ def accumulate(
       keep_rows: also keep the features.
       keep_images: also keep the images, in files `images_*.npz`.
     """
-    keeps = {"rows": keep_rows, "images": keep_images}
-    described = {"identity": identity, "keeps": keeps}
-    position, sums = _begin(folder, described)
-    record = _Record(folder, described, position)
-    with Progress(position, total, "image", lines=True) as progress:
-        for index, images in _ahead(images_at, position, total, min(batch_size, total)):
+    work = _Work(folder, identity, {"rows": keep_rows, "images": keep_images})
+    start = work.position
+    with Progress(start, total, "image", lines=True) as progress:
+        for index, images in _ahead(images_at, start, total, min(batch_size, total)):
             outputs = processes.gather(network.function(images), len(index))
-            seen = Sums.of(outputs, index)
-            sums = seen if sums is None else sums.merge(seen)
-            if keep_images:
-                record.add("images", processes.gather(images, len(index)))
-            if keep_rows:
-                record.add("rows", outputs.features)
-            position += len(index)
+            work.add(index, outputs, processes.gather(images, len(index)) if keep_images else None)
             progress.advance(len(index))
-            record.save(position, sums, last=position == total)
+            work.save(last=work.position == total)
     processes.wait_for_all("all images are looked at")
-    return Accumulated(sums, _read_rows(folder) if keep_rows else None)
+    return Accumulated(work.sums, work.read_rows() if keep_rows else None)
 
 
-class _Record:
-    """What process 0 writes of the work, every now and then and at its end."""
+class _Work:
+    """What is known of the first images, continued from its folder, where process 0 writes it.
 
-    def __init__(self, folder: Path, described: dict[str, Any], position: int):
-        self._folder, self._described, self._since = folder, described, position
-        self._pending: dict[str, list[np.ndarray]] = {}
-        self._saved_at = time.monotonic()
+    position, sums: number of images done, and their sums.
 
-    def add(self, name: str, values: np.ndarray) -> None:
-        """Keeps what grows with the images for the next `save`."""
+    Raises:
+      ValueError: the processes find unlike states.
+    """
+
+    position: int
+    sums: Sums | None
+
+    def __init__(self, folder: Path, identity: dict[str, Any], keeps: dict[str, bool]):
+        self._folder = folder
+        self._described = json.loads(json.dumps({"identity": identity, "keeps": keeps}))
+        processes.by_first(self._clear)
+        self.position, self.sums, _ = self._read()
+        found = processes.of_each(self.position if folder.is_dir() else -1)
+        if len(set(found)) > 1:
+            raise ValueError(
+                f"{folder} holds {found} images as the processes see it, -1 where it is not there: "
+                "give a folder that all of them share"
+            )
+        self._pending: dict[str, list] = {name: [] for name, kept in keeps.items() if kept}
+        self._saved, self._saved_at = self.position, time.monotonic()
+
+    def add(self, index: np.ndarray, outputs: Outputs, images: np.ndarray | None) -> None:
+        """Counts the next images, those of `index`."""
+        seen = Sums.of(outputs, index)
+        self.sums = seen if self.sums is None else self.sums.merge(seen)
+        self.position += len(index)
         if processes.is_first():
-            self._pending.setdefault(name, []).append(values)
+            for name, parts in self._pending.items():
+                parts.append({"rows": outputs.features, "images": images}[name])
 
-    def save(self, position: int, sums: Sums, *, last: bool) -> None:
-        """Writes all that is known of the first `position` images, if it is time to."""
+    def save(self, *, last: bool) -> None:
+        """Writes all that is known, if it is time to."""
         due = last or time.monotonic() - self._saved_at >= SAVE_SECONDS
         if not due or not processes.is_first():
             return
         for name, parts in self._pending.items():
-            path = RangeFiles(self._folder, name).path(Range(self._since, position))
+            path = RangeFiles(self._folder, name).path(Range(self._saved, self.position))
             _write(path, {name: np.concatenate(parts)})
             parts.clear()
         described = json.dumps(self._described, sort_keys=True)
-        state = {"described": described, "position": position, **sums.arrays()}
+        state = {"described": described, "position": self.position, **self.sums.arrays()}
         _write(self._folder / STATE, state)
-        self._saved_at, self._since = time.monotonic(), position
+        self._saved, self._saved_at = self.position, time.monotonic()
+
+    def read_rows(self) -> np.ndarray:
+        """The features of all images, in order."""
+        files, parts = RangeFiles(self._folder, "rows"), []
+        for items in files.found():
+            with open_npz(files.path(items)) as file:
+                parts.append(file["rows"])
+        return np.concatenate(parts)
+
+    def _read(self) -> tuple[int, Sums | None, dict[str, Any]]:
+        """Position, sums and description of the state in the folder."""
+        path = self._folder / STATE
+        if not path.exists():
+            return 0, None, {}
+        try:
+            with open_npz(path) as file:
+                named = dict(file)
+            described = json.loads(str(named["described"]))
+            return int(named["position"]), Sums.from_arrays(named), described
+        except Exception as error:  # a damaged file raises many types
+            logging.warning("%s cannot be read (%s): starting anew", path, type(error).__name__)
+            return 0, None, {}
+
+    def _clear(self) -> None:
+        """Removes the state of other work, and files that the state does not know."""
+        folder, wanted = self._folder, self._described
+        if jax.process_count() > 1:
+            folder.mkdir(parents=True, exist_ok=True)
+        position, sums, described = self._read()
+        kept = [name for name, keep in described.get("keeps", {}).items() if keep]
+        lacking = [name for name, keep in wanted["keeps"].items() if keep and name not in kept]
+        complete = all(RangeFiles(folder, name).reached(position) == position for name in kept)
+        same = described.get("identity") == wanted["identity"]
+        if sums is not None and (lacking or not same or not complete):
+            missing = f" without {' and '.join(lacking)}" if lacking else ""
+            logging.warning("%s holds another state%s: starting anew", folder, missing)
+            position = 0
+        if position == 0:
+            (folder / STATE).unlink(missing_ok=True)
+        for name in wanted["keeps"]:
+            files = RangeFiles(folder, name)
+            for items in files.found():
+                if items.start >= position:
+                    files.path(items).unlink()
+        for path in folder.glob("*.unfinished"):
+            path.unlink()
 
 
 def _ahead(
@@ -128,69 +188,6 @@ def _ahead(
         )
         for (index, images), _ in itertools.pairwise(itertools.chain(batches, [None])):
             yield index, images.result()
-
-
-def _begin(folder: Path, described: dict[str, Any]) -> tuple[int, Sums | None]:
-    """The number of images done, and their sums; ValueError where processes find unlike states."""
-    processes.by_first(lambda: _clear(folder, described))
-    position, sums, _ = _read_state(folder)
-    found = processes.of_each(position if folder.is_dir() else -1)
-    if len(set(found)) > 1:
-        raise ValueError(
-            f"{folder} holds {found} images as the processes see it, -1 where it is not there: "
-            "give a folder that all of them share"
-        )
-    return position, sums
-
-
-def _clear(folder: Path, wanted: dict[str, Any]) -> None:
-    """Removes a state that is not of the wanted work, and files that the state does not know."""
-    if jax.process_count() > 1:
-        folder.mkdir(parents=True, exist_ok=True)
-    position, sums, described = _read_state(folder)
-    keeps = described.get("keeps", {})
-    lacking = [name for name, kept in wanted["keeps"].items() if kept and not keeps.get(name)]
-    same = described.get("identity") == json.loads(json.dumps(wanted["identity"]))
-    complete = all(
-        RangeFiles(folder, name).reached(position) == position
-        for name, kept in keeps.items()
-        if kept
-    )
-    if sums is not None and (lacking or not same or not complete):
-        missing = f" without {' and '.join(lacking)}" if lacking else ""
-        logging.warning("%s holds another state%s: starting anew", folder, missing)
-        position = 0
-    if position == 0:
-        (folder / STATE).unlink(missing_ok=True)
-    for name in wanted["keeps"]:
-        files = RangeFiles(folder, name)
-        for items in files.found():
-            if items.start >= position:
-                files.path(items).unlink()
-    for path in folder.glob("*.unfinished"):
-        path.unlink()
-
-
-def _read_state(folder: Path) -> tuple[int, Sums | None, dict[str, Any]]:
-    path = folder / STATE
-    if not path.exists():
-        return 0, None, {}
-    try:
-        with open_npz(path) as file:
-            named = dict(file)
-        described = json.loads(str(named["described"]))
-        return int(named["position"]), Sums.from_arrays(named), described
-    except Exception as error:  # a damaged file raises many types
-        logging.warning("%s cannot be read (%s): starting anew", path, type(error).__name__)
-        return 0, None, {}
-
-
-def _read_rows(folder: Path) -> np.ndarray:
-    files, parts = RangeFiles(folder, "rows"), []
-    for items in files.found():
-        with open_npz(files.path(items)) as file:
-            parts.append(file["rows"])
-    return np.concatenate(parts)
 
 
 def _write(path: Path, arrays: dict[str, Any]) -> None:

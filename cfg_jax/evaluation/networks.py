@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfg_jax.io.images import to_x
 from cfg_jax.metrics import inception, inception_weights
 from cfg_jax.runtime import devices
 from cfg_jax.sampling.model import load_classifier
@@ -93,8 +94,7 @@ def trained_network(classifier: NoisyClassifier, name: str | None = None) -> Fea
     """
 
     def outputs(params, images):
-        x = images.astype(jnp.float32) / 127.5 - 1
-        return Outputs(*classifier.experiment.features(params, x), None)
+        return Outputs(*classifier.experiment.features(params, to_x(images)), None)
 
     spread = _on_all_devices(outputs, classifier.params)
 

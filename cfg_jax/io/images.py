@@ -1,12 +1,13 @@
 """How do samples become pictures?
 
-    images = round(127.5 (x + 1)),   x in [-1, 1], images uint8
+    images = round(127.5 (x + 1)),   x = images / 127.5 - 1,   x in [-1, 1], images uint8
 
 Grids and captioned strips of images, scatter plots of points, written as PNG.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -21,6 +22,11 @@ SMALLEST_SIDE = 64
 def to_images(x: np.ndarray) -> np.ndarray:
     """round(127.5 (x + 1)), clipped to 0..255: uint8 of x's shape."""
     return np.clip(np.rint((np.asarray(x) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def to_x(images: Any) -> Any:
+    """images / 127.5 - 1: arrays of NumPy or JAX to float32 in [-1, 1], both ends reached."""
+    return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def grid(images: np.ndarray, *, gap: int = 2) -> np.ndarray:

@@ -4,6 +4,8 @@ To `metrics.jsonl`, one JSON object per line, which is the record, and to Tensor
 beside it.
 """
 
+import contextlib
+import itertools
 import json
 import time
 from collections.abc import Mapping
@@ -63,8 +65,9 @@ class MetricLog:
         if start == 0:
             self._path.replace(_unused(self._path))
             return
-        kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= start]
-        save_text(self._path, "".join(line + "\n" for line in kept))
+        records = read_records(self._path.parent)
+        kept = [json.dumps(record) + "\n" for record in records if record["step"] <= start]
+        save_text(self._path, "".join(kept))
 
     def _open_events(self, folder: Path, start: int) -> None:
         self._events = _Events(folder, start)
@@ -105,15 +108,14 @@ class _Events:
 
 def _unused(path: Path) -> Path:
     """metrics.1.jsonl, or the first number after it that is free."""
-    number = 1
-    while (other := path.with_suffix(f".{number}{path.suffix}")).exists():
-        number += 1
-    return other
+    others = (path.with_suffix(f".{number}{path.suffix}") for number in itertools.count(1))
+    return next(other for other in others if not other.exists())
 
 
-def _step_of(line: str) -> float:
-    """The step of a record, infinite for a line that a cut left half written."""
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+def read_records(workdir: Path) -> list[dict[str, float]]:
+    """The records of a run, {"step": step, name: value, ...}; half a line is none."""
+    path, records = workdir / "metrics.jsonl", []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records

@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from cfg_jax.config import build
@@ -42,7 +43,8 @@ class Trained:
     @functools.cached_property
     def params(self) -> Any:
         """See the class."""
-        return devices.replicate(self.__dict__.pop("_loaded"))
+        with jax.ensure_compile_time_eval():  # the first use may be inside a traced function
+            return devices.replicate(self.__dict__.pop("_loaded"))
 
     @property
     def sha256(self) -> str:

@@ -1,6 +1,6 @@
 """What does a sweep leave on disk?
 
-    results.json   every `Result` whole, to be read back
+    results.json   every `Result`, to be read back
     results.csv    a line for each cell: what is swept, the numbers, the protocol, the seed
     table_w.txt, table_T.txt, table_cells.txt, frontier_w.png, frontier_T.png, frontier_ways.png
 
@@ -20,26 +20,19 @@ from cfg_jax.io.images import Picture, save_png
 from cfg_jax.study.curves import tables
 
 
-def write_numbers(folder: Path, results: Sequence[Result]) -> list[Path]:
-    """Writes results and tables, and returns the paths; ValueError as `tables`."""
+def write(folder: Path, results: Sequence[Result], pictures: Mapping[str, Picture]) -> None:
+    """Writes results, tables, and pictures by their names; ValueError as `tables`."""
     texts = {f"{name}.txt": table.text() for name, table in tables(results).items()}
     every = [result._asdict() | {"path": str(result.path)} for result in results]
     texts |= {"results.json": json.dumps(every, indent=1) + "\n", "results.csv": _csv(results)}
     for name, text in texts.items():
         save_text(folder / name, text)
-    return [folder / name for name in texts]
-
-
-def write_pictures(folder: Path, pictures: Mapping[str, Picture]) -> list[Path]:
-    """Writes each picture as `<name>.png`; returns the paths."""
-    paths = {folder / f"{name}.png": picture for name, picture in pictures.items()}
-    for path, picture in paths.items():
-        save_png(path, picture)
-    return list(paths)
+    for name, picture in pictures.items():
+        save_png(folder / f"{name}.png", picture)
 
 
 def read_results(path: str | Path) -> list[Result]:
-    """The results in a `results.json`; ValueError where `write_numbers` did not write it."""
+    """The results in a `results.json`; ValueError where `write` did not write it."""
     try:
         every = json.loads(Path(path).read_text())
         return [Result(**(fields | {"path": Path(fields["path"])})) for fields in every]

@@ -31,33 +31,30 @@ class PublishedTable(NamedTuple):
     rows: Mapping[float, tuple[Numbers, ...]]
 
 
-_MODEL = {
-    "data.name": "imagenet2012",
-    "network": "unet",
-    "model.attention_resolutions": [32, 16, 8],
-    "diffusion.schedule": "continuous",
-    "diffusion.logsnr_min": -20,
-    "diffusion.logsnr_max": 20,
-    "diffusion.learned_variance": False,
-    "diffusion.low_res_size": 0,
-}
-_SAMPLER = {
-    "step": "ancestral",
-    "respacing": "",
-    "classifier": None,
-    "noise_temperature": 1,
-    "score_temperature": 1,
-}
+_SAMPLER = {"step": "ancestral", "respacing": "", "classifier": None}
+_SAMPLER |= {"noise_temperature": 1, "score_temperature": 1}
 _PROTOCOL = {"network": INCEPTION, "num_samples": 50_000}
 
+
+def _model(size: int, channels: int, channel_mult: list[int], num_blocks: int) -> dict[str, Any]:
+    return {
+        "data.name": "imagenet2012",
+        "data.image_size": size,
+        "network": "unet",
+        "model.channels": channels,
+        "model.channel_mult": channel_mult,
+        "model.num_blocks": num_blocks,
+        "model.attention_resolutions": [32, 16, 8],
+        "diffusion.schedule": "continuous",
+        "diffusion.logsnr_min": -20,
+        "diffusion.logsnr_max": 20,
+        "diffusion.learned_variance": False,
+        "diffusion.low_res_size": 0,
+    }
+
+
 TABLE_1 = PublishedTable(
-    _MODEL
-    | {
-        "data.image_size": 64,
-        "model.channels": 192,
-        "model.channel_mult": [1, 2, 3, 4],
-        "model.num_blocks": 3,
-    },
+    _model(64, 192, [1, 2, 3, 4], 3),
     # T is not said there; 256 is the natural reading.
     _SAMPLER | {"logvar_interp": 0.3, "num_steps": 256},
     "p_uncond",
@@ -81,13 +78,7 @@ TABLE_1 = PublishedTable(
 )
 
 TABLE_2 = PublishedTable(
-    _MODEL
-    | {
-        "data.image_size": 128,
-        "model.channels": 256,
-        "model.channel_mult": [1, 1, 2, 3, 4],
-        "model.num_blocks": 2,
-    },
+    _model(128, 256, [1, 1, 2, 3, 4], 2),
     _SAMPLER | {"logvar_interp": 0.2},
     "num_steps",
     (128, 256, 1024),
@@ -110,24 +101,13 @@ TABLE_2 = PublishedTable(
 )
 
 
-def published_table(result: Result) -> PublishedTable | None:
-    """The table that a result is a cell of, by its model, sampler and protocol; None for none."""
-    config = dict(flatten(result.record["config"]))
-    for table in (TABLE_1, TABLE_2):
-        pairs = ((config, table.config), (result.swept, table.swept), (result.protocol, _PROTOCOL))
-        if all(_agree(ours, theirs) for ours, theirs in pairs):
-            return table
-    return None
-
-
 def published(result: Result) -> Numbers | None:
     """(FID, IS) that the paper has for a cell like this one; None where it has none."""
-    table = published_table(result)
-    if table is None or result.swept[table.column] not in table.columns:
-        return None
-    row = table.rows.get(round(result.swept["w"], 6))
-    return None if row is None else row[table.columns.index(result.swept[table.column])]
-
-
-def _agree(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    return all(field in ours and ours[field] == value for field, value in theirs.items())
+    w, config = round(result.swept["w"], 6), dict(flatten(result.record["config"]))
+    for table in (TABLE_1, TABLE_2):
+        pairs = ((config, table.config), (result.swept, table.swept), (result.protocol, _PROTOCOL))
+        column = result.swept[table.column]
+        alike = all(ours | theirs == ours for ours, theirs in pairs)
+        if alike and w in table.rows and column in table.columns:
+            return table.rows[w][table.columns.index(column)]
+    return None

@@ -4,13 +4,13 @@ The score against the Frechet distance with the guidance weight along each curve
 of Ho & Salimans 2022, and the loss against the step. Drawn without a display.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cfg_jax.evaluation.result import Result, check_comparable, title
 from cfg_jax.io.files import folder
 from cfg_jax.io.images import Picture, rendered
+from cfg_jax.io.metric_log import read_records
 from cfg_jax.study.curves import Curve, families
 from cfg_jax.study.paper_tables import published
 
@@ -72,16 +72,9 @@ def loss_curves(runs: Mapping[str, Losses]) -> Picture:
 
 
 def read_losses(workdir: str | Path) -> Losses:
-    """The losses in a run's `metrics.jsonl`, lines that cannot be read left out."""
-    path = folder(workdir) / "metrics.jsonl"
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-            found.append((int(record["step"]), float(record["loss"])))
-        except (ValueError, KeyError, TypeError):
-            continue  # half a line of a run that was cut, or a step without a loss
-    return found
+    """The losses that a run recorded; a step may be without one."""
+    records = read_records(folder(workdir))
+    return [(record["step"], record["loss"]) for record in records if "loss" in record]
 
 
 def _axes(height: float, **labels: str):
