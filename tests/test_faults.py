@@ -410,7 +410,7 @@ def test_a_second_trainer_on_a_workdir_is_refused_and_touches_nothing(finished, 
 
 def test_a_lock_goes_with_the_process_that_held_it(tmp_path):
     path = tmp_path / "made" / "run.lock"
-    code = "import sys, time; from cfg_jax import workdir_lock; l = workdir_lock.hold(sys.argv[1])"
+    code = "import sys, time; from cfg_jax.storage import lock; held = lock.hold(sys.argv[1])"
     code += "; print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT

@@ -808,7 +808,7 @@ def test_the_page_builds_for_and_follows_every_host_of_a_slice(job):
 
 
 def flags_of(module):
-    texts = [(LAUNCH / f"{name}.py").read_text() for name in (module, "program")]
+    texts = [(LAUNCH / f"{name}.py").read_text() for name in (module, "program", "flags")]
     return set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', "".join(texts)))
 
 

@@ -22,6 +22,7 @@ from cfg_jax.preflight.topologies import CHIPS, SHAPES, check_compiler, topology
 from cfg_jax.preflight.verdict import Memory
 from cfg_jax.runtime import devices
 from cfg_jax.training import run
+from tests.programs import run_program
 from tests.tiny import pixel_model, pixel_networks, tiny_classifier, tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -115,7 +116,8 @@ def test_the_sampler_that_is_compiled_is_given_what_a_model_gives_it(traced, mon
     monkeypatch.setattr(model, "_compiled", recorded)
     model.sample_x(jax.random.key(3), labels=np.arange(16) % 10, w=2.0)
     shared, batch = asked[0]
-    batch = jax.tree.map(lambda a: a.reshape(8, 2, *a.shape[1:]), batch)
+    count = jax.device_count()
+    batch = jax.tree.map(lambda a: a.reshape(count, 16 // count, *a.shape[1:]), batch)
     given, _ = traced["sample"][0].in_avals
     wanted = jax.tree.map(lambda a: (jnp.shape(a), a.dtype), (shared, batch))
     assert jax.tree.map(lambda a: (a.shape, a.dtype), given) == wanted
@@ -125,7 +127,7 @@ def test_a_program_traced_again_has_the_same_fingerprint_and_a_changed_one_anoth
     lowered, facts = traced["train"]
     with pixel_networks():
         _, again = trace(tiny_config(**{"data.data_dir": "/elsewhere"}), "train", jax.devices())
-        _, fewer = trace(tiny_config(), "train", jax.devices()[:4])
+        _, fewer = trace(tiny_config(), "train", jax.devices()[:1])
         _, other = trace(tiny_config(**{"optim.b1": 0.5}), "train", jax.devices())
     assert again == facts
     assert len({facts.fingerprint, fewer.fingerprint, other.fingerprint}) == 3
@@ -167,7 +169,8 @@ def pmapped(function, *arguments, num_donated, gradient_bytes):
 
 def test_a_step_that_keeps_its_state_gathers_or_needs_float64_fails_its_checks():
     state = {"w": jnp.zeros((8, 8)), "kept": jnp.zeros(5)}
-    batch = jnp.ones((8, 2, 8))
+    count = jax.device_count()
+    batch = jnp.ones((count, 2, 8))
 
     def careless(state, batch):
         everything = jax.lax.all_gather(batch, devices.AXIS).reshape(-1, 8)
@@ -175,17 +178,17 @@ def test_a_step_that_keeps_its_state_gathers_or_needs_float64_fails_its_checks()
         grads = jax.lax.pmean(jax.lax.pmean(grads, devices.AXIS) * 2, devices.AXIS)
         return state["w"] - grads, grads.sum()
 
-    checks = pmapped(careless, state, batch, num_donated=2, gradient_bytes=8 * 8 * 4).checks(8)
+    checks = pmapped(careless, state, batch, num_donated=2, gradient_bytes=8 * 8 * 4).checks(count)
     assert not checks["state donated"] and not checks["nothing else exchanged"]
     with jax.enable_x64(True):
         wide = pmapped(
             lambda state, batch: (state, jax.lax.pmean(batch.astype("float64").sum(), "data")),
             {"w": jnp.zeros(3, jnp.float32)},
-            jnp.ones((8, 2), jnp.float32),
+            jnp.ones((count, 2), jnp.float32),
             num_donated=1,
             gradient_bytes=12,
         )
-    assert not wide.checks(8)["no float64"]
+    assert not wide.checks(count)["no float64"]
 
 
 def test_an_error_about_memory_gives_the_bytes_that_are_needed():
@@ -299,18 +302,19 @@ def test_a_usage_error_is_raised_before_anything_is_traced_or_made(options, want
     assert not lines and [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def program(*arguments):
-    """launch.preflight, in a process of its own."""
-    command = [sys.executable, "-m", "launch.preflight", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
-
-
 def test_a_usage_error_at_the_command_line_costs_one_line(tmp_path):
     out = tmp_path / "new"
-    done = program("--config=configs/digits.py", "--topology=v5e:3x3", f"--out={out}")
+    arguments = "--config=configs/digits.py", "--topology=v5e:3x3", f"--out={out}"
+    done = run_program("launch.preflight", *arguments)
     lines = [line for line in done.stderr.splitlines() if "OpenCV" not in line]
     assert done.returncode == 2 and not done.stdout and not out.exists()
     assert len(lines) == 1 and lines[0].startswith("error: topology 'v5e:3x3' is unknown")
+
+
+def preflighted(*arguments):
+    """launch.preflight in an interpreter whose JAX is loaded after its environment is set."""
+    command = [sys.executable, "-m", "launch.preflight", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
 
 
 @pytest.mark.long
@@ -322,7 +326,7 @@ def test_a_usage_error_at_the_command_line_costs_one_line(tmp_path):
 def test_the_real_compiler_compiles_for_a_pod_that_is_not_there(tmp_path):
     tiny = "--config=configs/digits.py", "--topology=v5e:2x2", "--config.model.channels=8"
     tiny += "--config.model.head_channels=8", "--config.model.norm_groups=4"
-    done = program(*tiny, f"--out={tmp_path}")
+    done = preflighted(*tiny, f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("FITS") == 2 and "NO" not in done.stdout
     found = {result.program: result.compiled for result in map(cache.read, tmp_path.glob("*.json"))}
@@ -333,7 +337,7 @@ def test_the_real_compiler_compiles_for_a_pod_that_is_not_there(tmp_path):
     assert 10 < sampler.flops / step.flops < 64
 
     without = *tiny, "--code=False", "--programs=train", f"--out={tmp_path / 'planned'}"
-    done = program(*without)
+    done = preflighted(*without)
     assert done.returncode == 0 and "compiling train" in done.stdout, done.stderr
     (path,) = (tmp_path / "planned").glob("*.json")
     planned = cache.read(path).compiled
@@ -341,5 +345,5 @@ def test_the_real_compiler_compiles_for_a_pod_that_is_not_there(tmp_path):
         assert getattr(planned, name) == getattr(step, name)
     for name in ("arguments", "results", "donated"):
         assert getattr(planned.memory, name) == getattr(step.memory, name)
-    done = program(*without)
+    done = preflighted(*without)
     assert done.returncode == 0 and "compiling" not in done.stdout, done.stderr

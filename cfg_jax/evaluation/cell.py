@@ -77,16 +77,9 @@ def evaluate(
     earlier = read_result(path) if processes.of_first(path.exists()) else None
     if earlier and _numbers(metrics) <= earlier.metrics.keys() and not save_images:
         return earlier
-    seen = accumulate(
-        lambda index: samples.draw(index)[0],
-        num_samples,
-        network,
-        cell,
-        identity=identity,
-        batch_size=batch_size,
-        keep_rows="precision_recall" in metrics,
-        keep_images=save_images,
-    )
+    kept = {"keep_rows": "precision_recall" in metrics, "keep_images": save_images}
+    kept |= {"identity": identity, "batch_size": batch_size}
+    seen = accumulate(lambda index: samples.draw(index)[0], num_samples, network, cell, **kept)
     found = _measured(metrics, seen, reference)
     protocol |= _reference_fields(reference, metrics) | {"score_split": SCORE_SPLIT}
     if earlier:

@@ -45,11 +45,7 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    model: Model,
-    weights: Sequence[float],
-    *,
-    samples_per_label: int,
-    **options,
+    model: Model, weights: Sequence[float], *, samples_per_label: int, **options
 ) -> list[Verdict]:
     """Verdicts on held-out real images, then on samples at each weight.
 
@@ -57,8 +53,7 @@ def judge(
     width, and tested on its split `test`; the data set has both, and is small enough for an SVM.
 
     Args:
-      samples_per_label: samples of each class at each weight.
-      **options: other fields of `strips.Strip`.
+      model, weights, samples_per_label, **options: fields of `strips.Strip`.
 
     Raises:
       ValueError: what `Strip.check` refuses, and a data set too large for an SVM.
