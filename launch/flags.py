@@ -122,6 +122,15 @@ def load_classifier():
     return load_classifier(CLASSIFIER_WORKDIR.value) if CLASSIFIER_WORKDIR.value else None
 
 
+def request() -> dict:
+    """Seed, batch size and classifier: arguments of whatever draws samples."""
+    return {
+        "seed": SEED.value,
+        "batch_size": BATCH_SIZE.value,
+        "classifier": load_classifier(),
+    }
+
+
 def report_first_samples(model) -> None:
     """Prints how long the first samples took; nothing where this process drew none."""
     if model.first_sample_seconds is not None:

@@ -43,10 +43,8 @@ def main(argv: list[str]) -> int:
         weights,
         classifier_weights=by,
         settings=sampling.settings(),
-        classifier=sampling.load_classifier(),
         samples_per_label=_SAMPLES.value,
-        seed=sampling.SEED.value,
-        batch_size=sampling.BATCH_SIZE.value,
+        **sampling.request(),
     )
     print(svm_judge.table(verdicts))
     shortfalls = svm_judge.failures(verdicts, least)

@@ -11,9 +11,8 @@ classifier-free guidance stands beside classifier guidance of the unconditional 
     python -m launch.sample --workdir=runs/digits --w=0,1,3,-1,-1,-1 \\
         --classifier_workdir=runs/digits_classifier --classifier_w=0,0,0,1,2,4
 
-With --num_samples, samples of one weight go into files of --shard_size each, from all devices of
-all processes. Killed and started again it resumes, and ends with the same samples; another
---batch_size or number of devices changes them by rounding only.
+With --num_samples, samples of one weight go into files of --shard_size each, from all devices.
+Started again it resumes; --batch_size and devices change samples by rounding only.
 
     python -m launch.sample --workdir=runs/imagenet64 --w=0.1 --num_samples=50000 --out=samples
 """
@@ -37,28 +36,25 @@ _UPSAMPLER_BATCH = flags.DEFINE_integer(
 _SHARD_SIZE = flags.DEFINE_integer("shard_size", 1000, "Samples per file of --num_samples.", 1)
 flags.FLAGS.set_default("w", "0,1,3")
 
-_OF_FILES = ("label_plan", "shard_size")
-_OF_A_STRIP = ["labels", "samples_per_label"]
-_OF_A_STRIP += ["upsampler_workdir", "upsampler_num_steps", "upsampler_batch_size"]
+_OF_FILES = ["label_plan", "shard_size"]
+_OF_UPSAMPLER = ["upsampler_workdir", "upsampler_num_steps", "upsampler_batch_size"]
 
 
 def check() -> None:
     """Refuses flags that cannot be read or do not go together."""
     many = sampling.NUM_SAMPLES.value is not None
-    for name in _OF_A_STRIP if many else _OF_FILES:
+    for name in ["labels", "samples_per_label", *_OF_UPSAMPLER] if many else _OF_FILES:
         if flags.FLAGS[name].present:
             is_refused = "does not go with --num_samples: leave one of them out"
             is_lacking = "is of --num_samples: give that too, or leave it out"
             raise ValueError(f"--{name} {is_refused if many else is_lacking}")
     sampling.check()
-    if not many:
-        _labels()
-        return
-    for name in ("w", "classifier_w"):
+    _labels()
+    for name in ("w", "classifier_w") if many else ():
         if len(numbers(name)) > 1:
             given = flags.FLAGS[name].value
             raise ValueError(f"--{name}={given}: give one weight with --num_samples")
-    if _OUT.value is None:
+    if many and _OUT.value is None:
         raise ValueError("--num_samples without --out: say which folder the samples go to")
 
 
@@ -74,14 +70,14 @@ def main(argv: list[str]) -> None:
 
     out = files.folder(_OUT.value or f"{_WORKDIR.value}/samples")
     files.check_writable(out, "--out")
-    request = {"settings": sampling.settings(), "classifier": sampling.load_classifier()}
+    settings, request = sampling.settings(), sampling.request()
     drawn = model.load_model(_WORKDIR.value, sampling.CHECKPOINT.value)
     many = sampling.NUM_SAMPLES.value is not None
-    (_write_files if many else _write_strip)(drawn, out, **request)
+    (_write_files if many else _write_strip)(drawn, out, settings, request)
     sampling.report_first_samples(drawn)
 
 
-def _write_files(drawn, out, settings, classifier) -> None:
+def _write_files(drawn, out, settings, request) -> None:
     """--num_samples of one weight."""
     from cfg_jax.sampling import shards
 
@@ -91,41 +87,31 @@ def _write_files(drawn, out, settings, classifier) -> None:
         out,
         num_samples=sampling.NUM_SAMPLES.value,
         label_plan=sampling.LABEL_PLAN.value,
-        seed=sampling.SEED.value,
         sampling=settings.replace(w=w, classifier_w=classifier_w),
-        classifier=classifier,
-        batch_size=sampling.BATCH_SIZE.value,
         shard_size=_SHARD_SIZE.value,
+        **request,
     )
     print(f"{sampling.NUM_SAMPLES.value} samples in {len(paths)} files of {out}")
 
 
-def _write_strip(drawn, out, settings, classifier) -> None:
+def _write_strip(drawn, out, settings, request) -> None:
     """A few samples of each label, at all weights."""
     from cfg_jax.runtime import processes
     from cfg_jax.sampling import model, strips
-    from cfg_jax.sampling.settings import SamplingSettings
 
     upsampler = None
     if _UPSAMPLER.value:
         upsampler = strips.Upsampler(
             model.load_model(_UPSAMPLER.value),
-            SamplingSettings(num_steps=_UPSAMPLER_STEPS.value),
+            strips.SamplingSettings(num_steps=_UPSAMPLER_STEPS.value),
             _UPSAMPLER_BATCH.value or sampling.BATCH_SIZE.value,
         )
     if not processes.is_first():  # a strip is of a few samples: one process draws it
         return
-    strip = strips.Strip(
-        drawn,
-        range(drawn.null_label) if _labels() is None else _labels(),
-        numbers("w"),
-        classifier_weights=sampling.classifier_weights(),
-        settings=settings,
-        classifier=classifier,
-        seed=sampling.SEED.value,
-        samples_per_label=_SAMPLES.value,
-        batch_size=sampling.BATCH_SIZE.value,
-    )
+    labels = range(drawn.null_label) if _labels() is None else _labels()
+    weights = numbers("w"), sampling.classifier_weights()
+    request |= {"settings": settings, "samples_per_label": _SAMPLES.value}
+    strip = strips.Strip(drawn, labels, *weights, **request)
     for path in strips.write_guidance_strip(strip, out, upsampler):
         print(path)
 

@@ -4,9 +4,8 @@
         --inception=inception.safetensors --reference=VIRTUAL_imagenet64.npz
 
 The first run is measured at every T, the others at the first T of --num_steps. A classifier and
-temperatures are further curves of the first run. Every cell is kept in <workdir>/evaluations of its
-run and measured once. Writes tables in the shape of the paper's (its numbers beside ours where
-model, sampler and protocol are the same), results.csv, results.json, plots and report.html.
+temperatures are further curves of the first run. A cell is kept in <workdir>/evaluations, measured
+once. Writes tables in the paper's shape, results.csv, results.json, plots and report.html.
 """
 
 from absl import flags
@@ -18,12 +17,8 @@ from launch.program import numbers, run, whole_numbers
 _WORKDIR = flags.DEFINE_list(
     "workdir", None, "Folders of training runs, one for each p_uncond.", required=True
 )
-_OTHER_W = flags.DEFINE_string(
-    "other_w", None, "Guidance weights of the other runs and the other T; as --w if unset."
-)
-_CLASSIFIER_ON = flags.DEFINE_float(
-    "classifier_on", 0.0, "w of the model that the classifier guides: 0 conditional, -1 not."
-)
+_OTHER_W = flags.DEFINE_string("other_w", None, "w of the other runs and T; as --w if unset.")
+_CLASSIFIER_ON = flags.DEFINE_float("classifier_on", 0.0, "w beside the classifier's guidance.")
 _OLDER_STEPS = flags.DEFINE_integer(
     "older_num_steps", None, "T of classifier and temperatures; the first --num_steps if unset.", 2
 )
@@ -32,8 +27,8 @@ _OUT = flags.DEFINE_string("out", None, "Folder to write to; <first workdir>/swe
 flags.FLAGS.set_default("w", "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,2,3,4")
 flags.FLAGS.set_default("num_samples", 50_000)
 flags.FLAGS.set_default("metrics", "fid,is")
-flags.FLAGS.set_default("noise_temperature", "")  # a cell for each value
-flags.FLAGS.set_default("score_temperature", "")
+for _name in ("noise_temperature", "score_temperature"):  # a cell for each value
+    flags.FLAGS.set_default(_name, "")
 
 
 def check() -> None:

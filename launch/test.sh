@@ -9,7 +9,7 @@ source launch/environment.sh
 make_environment "${EXTRAS:-[test]}"
 ruff check --quiet .
 ruff format --check --quiet .
-spread=(--numprocesses=logical --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder)
+spread=(--numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder)
 if [[ " $* " == *" -m "* ]]; then
   python -m pytest "${spread[@]}" "$@"
 else

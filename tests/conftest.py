@@ -39,12 +39,7 @@ SLOWEST_FIRST = [
 ]
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """A file runs in one worker, which makes its fixtures once, unless its tests name groups."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     place = {name: place for place, name in enumerate(SLOWEST_FIRST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 

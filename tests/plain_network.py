@@ -1,4 +1,4 @@
-"""Networks that look at digits: one in NumPy, and a small classifier that was never trained.
+"""Networks that look at digits, one in NumPy and an untrained classifier, and images of noise.
 
 What the first says of an image is a matrix times its pixels.
 """
@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from cfg_jax.config import build
-from cfg_jax.evaluation import Reference
+from cfg_jax.evaluation import Reference, accumulate
 from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
 from cfg_jax.metrics import Moments
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
@@ -28,6 +28,28 @@ def seen(images, spatial=False):
 
 def plain_network(name="pixels", spatial=False):
     return FeatureNetwork(name, f"sha of {name}", "none", lambda images: seen(images, spatial))
+
+
+TOTAL = 45
+
+
+def images_at(index):
+    """Image i is drawn from seed i."""
+    draws = [np.random.default_rng(int(i)).integers(0, 256, (8, 8, 1), np.uint8) for i in index]
+    return np.stack(draws)
+
+
+def accumulated(folder, batch_size=8, images_at=images_at, network=None, identity="a", **options):
+    """Sums over `TOTAL` images of noise, kept in `folder`."""
+    return accumulate.accumulate(
+        images_at,
+        TOTAL,
+        network or plain_network(spatial=True),
+        folder,
+        identity={"name": identity},
+        batch_size=batch_size,
+        **options,
+    )
 
 
 def noise_reference(network, spatial=True, rows=True):

@@ -8,28 +8,7 @@ import pytest
 from cfg_jax.evaluation import Sums, accumulate
 from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
 from cfg_jax.metrics import inception_score
-from tests.plain_network import plain_network, seen
-
-TOTAL = 45
-
-
-def images_at(index):
-    """Image i is drawn from seed i."""
-    draws = [np.random.default_rng(int(i)).integers(0, 256, (8, 8, 1), np.uint8) for i in index]
-    return np.stack(draws)
-
-
-def run(folder, batch_size=8, images_at=images_at, network=None, identity="a", **options):
-    network = network or plain_network(spatial=True)
-    return accumulate.accumulate(
-        images_at,
-        TOTAL,
-        network,
-        folder,
-        identity={"name": identity},
-        batch_size=batch_size,
-        **options,
-    )
+from tests.plain_network import TOTAL, accumulated, images_at, seen
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +22,7 @@ def contents(folder):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_moments_and_scores_are_those_of_all_images_at_once(tmp_path, batch_size):
-    found = run(tmp_path, batch_size, keep_rows=True)
+    found = accumulated(tmp_path, batch_size, keep_rows=True)
     everything = seen(images_at(range(TOTAL)), spatial=True)
     for moments, rows in (
         (found.sums.pool, everything.features),
@@ -63,7 +42,7 @@ def test_moments_and_scores_are_those_of_all_images_at_once(tmp_path, batch_size
 @pytest.mark.parametrize("nth", range(0, 18, 2))
 def test_a_run_killed_at_any_write_ends_with_the_same_bytes(tmp_path, monkeypatch, nth, after):
     # 6 batches, at each of which rows, images and the state are written.
-    run(tmp_path / "undisturbed", keep_rows=True, keep_images=True)
+    accumulated(tmp_path / "undisturbed", keep_rows=True, keep_images=True)
     writes = []
     write = accumulate._write
 
@@ -78,9 +57,9 @@ def test_a_run_killed_at_any_write_ends_with_the_same_bytes(tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(accumulate, "_write", dying)
         with contextlib.suppress(SystemExit):
-            run(tmp_path / "killed", keep_rows=True, keep_images=True)
+            accumulated(tmp_path / "killed", keep_rows=True, keep_images=True)
     assert len(writes) == nth + 1
-    run(tmp_path / "killed", keep_rows=True, keep_images=True)
+    accumulated(tmp_path / "killed", keep_rows=True, keep_images=True)
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
 
 
@@ -94,20 +73,22 @@ def test_what_is_done_is_not_done_again(tmp_path):
         return images_at(index)
 
     with pytest.raises(SystemExit):
-        run(tmp_path, images_at=dying)
+        accumulated(tmp_path, images_at=dying)
     asked.clear()
-    run(tmp_path, images_at=lambda index: asked.extend(index) or images_at(index))
+    accumulated(tmp_path, images_at=lambda index: asked.extend(index) or images_at(index))
     # Batches of 8 up to 24 were whole; the last batch is filled up with image 44.
     assert asked == [*range(24, 45), 44, 44, 44]
     asked.clear()
-    done = run(tmp_path, images_at=dying)
+    done = accumulated(tmp_path, images_at=dying)
     assert done.sums.pool.count == TOTAL and not asked
 
 
 def test_a_run_may_go_on_with_another_batch_size(tmp_path):
     with pytest.raises(IndexError):
-        run(tmp_path, images_at=lambda index: images_at(index) if 20 not in index else [][0])
-    mixed, whole = run(tmp_path, 11).sums, run(tmp_path / "whole").sums
+        accumulated(
+            tmp_path, images_at=lambda index: images_at(index) if 20 not in index else [][0]
+        )
+    mixed, whole = accumulated(tmp_path, 11).sums, accumulated(tmp_path / "whole").sums
     assert mixed.pool.count == TOTAL
     np.testing.assert_allclose(mixed.pool.scatter, whole.pool.scatter, rtol=1e-11)
 
@@ -122,25 +103,25 @@ def lose_a_part(folder):
 
 @pytest.mark.parametrize("accident", [damage, lose_a_part])
 def test_what_was_damaged_is_done_anew_with_a_warning(tmp_path, accident, caplog):
-    before = run(tmp_path, keep_rows=True)
+    before = accumulated(tmp_path, keep_rows=True)
     kept = contents(tmp_path)
     accident(tmp_path)
-    again = run(tmp_path, keep_rows=True)
+    again = accumulated(tmp_path, keep_rows=True)
     assert "starting anew" in caplog.text
     np.testing.assert_array_equal(again.rows, before.rows)
     assert contents(tmp_path) == kept
 
 
 def test_a_state_of_other_images_is_not_continued(tmp_path):
-    run(tmp_path)
-    shifted = run(tmp_path, identity="b", images_at=lambda index: images_at(index + 1))
+    accumulated(tmp_path)
+    shifted = accumulated(tmp_path, identity="b", images_at=lambda index: images_at(index + 1))
     expected = seen(images_at(range(1, TOTAL + 1))).features.mean(axis=0)
     np.testing.assert_allclose(shifted.sums.pool.mean, expected, rtol=1e-5)
 
 
 def test_rows_asked_for_later_are_those_of_all_images(tmp_path):
-    run(tmp_path)
-    rows = run(tmp_path, keep_rows=True).rows
+    accumulated(tmp_path)
+    rows = accumulated(tmp_path, keep_rows=True).rows
     np.testing.assert_array_equal(rows, seen(images_at(range(TOTAL))).features)
 
 
@@ -152,7 +133,7 @@ def test_features_that_are_no_numbers_are_refused_in_one_line(tmp_path):
 
     network = FeatureNetwork("broken", "", "none", broken)
     with pytest.raises(ValueError, match="features have nan or inf in 1 of 8 rows") as error:
-        run(tmp_path, network=network)
+        accumulated(tmp_path, network=network)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "state.npz").exists()
 

@@ -16,8 +16,7 @@ from cfg_jax.io import images
 from cfg_jax.io.files import check_writable, folder, save_npz
 from cfg_jax.io.metric_log import MetricLog
 from cfg_jax.metrics import load_statistics, save_statistics
-from tests.plain_network import plain_network
-from tests.test_accumulate import images_at, run
+from tests.plain_network import accumulated, images_at, plain_network
 
 
 class Bucket(MemoryFileSystem):
@@ -72,7 +71,7 @@ def test_a_bucket_is_named_as_before_and_stays_one_below(bucket):
 
 def test_an_evaluation_is_kept_in_a_bucket_and_continued_there(bucket, monkeypatch, tmp_path):
     monkeypatch.setattr(accumulate, "SAVE_SECONDS", 0.0)
-    whole = run(tmp_path, keep_rows=True)
+    whole = accumulated(tmp_path, keep_rows=True)
     looks = []
 
     def dying(index):
@@ -82,8 +81,8 @@ def test_an_evaluation_is_kept_in_a_bucket_and_continued_there(bucket, monkeypat
         return images_at(index)
 
     with pytest.raises(KeyboardInterrupt):
-        run(bucket / "cell", images_at=dying, keep_rows=True)
-    found = run(bucket / "cell", keep_rows=True)
+        accumulated(bucket / "cell", images_at=dying, keep_rows=True)
+    found = accumulated(bucket / "cell", keep_rows=True)
     np.testing.assert_array_equal(found.rows, whole.rows)
     for name, values in found.sums.arrays().items():
         np.testing.assert_array_equal(values, whole.sums.arrays()[name])

@@ -19,7 +19,6 @@ from cfg_jax.evaluation import likelihood
 from tests.programs import ROOT, environment, run_program
 
 pytestmark = pytest.mark.long
-of_the_demo = pytest.mark.xdist_group("demo")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,6 @@ def demo(tmp_path_factory):
     return SimpleNamespace(workdir=workdir, stdout=done.stdout)
 
 
-@of_the_demo
 def test_the_demo_trains_samples_and_passes_its_own_judgement(demo):
     assert "real images" in demo.stdout and "w = 3" in demo.stdout
     assert "w = -1, classifier 8" in demo.stdout
@@ -50,7 +48,6 @@ def test_the_demo_trains_samples_and_passes_its_own_judgement(demo):
     assert losses[-1] < losses[0] / 2
 
 
-@of_the_demo
 def test_digits_are_evaluated_through_a_classifier_of_their_own(demo):
     def evaluated():
         flags = ["--metrics=fid,is,precision_recall", "--num_samples=1000", "--w=0,3"]

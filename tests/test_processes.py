@@ -21,8 +21,6 @@ from launch import program
 from tests.programs import FOREIGN, ROOT, run_program, start_program
 from tests.tiny import parameters, records
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 STEPS, BATCH = 6, 16
 
 

@@ -17,8 +17,8 @@ from cfg_jax.study import claims, curves, files, plots, sweep
 from cfg_jax.study.claims import FAILS, HOLDS, IN_PART, NOT_MEASURED
 from cfg_jax.study.paper_tables import TABLE_1, TABLE_2, published
 from configs import imagenet64
+from tests.programs import ROOT, environment
 from tests.sweep_results import made_result, paper_results
-from tests.test_long import ROOT, environment
 from tests.tiny import tiny_config
 
 SHAPE = (8, 8, 1)
