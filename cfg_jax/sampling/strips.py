@@ -61,10 +61,9 @@ class Strip:
         return columns(self.weights, self.classifier_weights)
 
     @property
-    def names(self) -> list[str]:
+    def names(self) -> np.ndarray:
         """A name for every label."""
-        names = [*self.model.label_names, "no label"]
-        return [names[label] for label in self.labels]
+        return np.asarray([*self.model.label_names, "no label"])[np.asarray(self.labels)]
 
     def check(self) -> None:
         """Refuses what `Model.check` refuses in a column, with a ValueError; derives no key."""
@@ -210,7 +209,7 @@ def write_guidance_strip(
     settings = _settings(strip)
     w, classifier_w = np.asarray(strip.columns).T
     archive = directory / f"{_name(strip, settings, upsampler)}.npz"
-    described = {"labels": np.asarray(strip.labels), "label_names": np.asarray(strip.names)}
+    described = {"labels": np.asarray(strip.labels), "label_names": strip.names}
     described |= {"w": w, "classifier_w": classifier_w, "seed": strip.seed}
     described |= {"num_steps": settings["num_steps"], "step": strip.model.step}
     files.save_npz(archive, **described, **arrays)
