@@ -19,14 +19,18 @@ _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
     ["auto", "on", "off"],
-    "Several processes as one program: where a cluster (Cloud TPU, GKE, Slurm, Open MPI) started "
-    "several, in any case, or never.",
+    "Connect several processes as one program: where a cluster (Cloud TPU, GKE, Slurm, Open MPI) "
+    "started several, always, or never.",
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "HOST:PORT of process 0, where no cluster says."
+    "coordinator_address", None, "HOST:PORT of process 0; needed only outside a detected cluster."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "As many, where no cluster says.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this one, from 0 on.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Number of processes; needed only outside a detected cluster."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Index of this process, from 0; needed only outside a detected cluster."
+)
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,
@@ -168,6 +172,10 @@ def _leave(code: int) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        for flag in defined if module.startswith("launch.") else ():
+            # --help lists them with the program's own.
+            flags.FLAGS.register_key_flag_for_module(argv[0], flag)
     try:
         rest = flags.FLAGS(argv)
         if not flags.FLAGS["verbosity"].present:

@@ -4,9 +4,8 @@
 
 Writes an .npz and a PNG strip: rows are labels, columns are w, the same noise along a row.
 
---w and --classifier_w are paired: here
-classifier-free guidance stands beside classifier guidance of the unconditional branch. ADM-G is
---classifier_form=adm, with its --upsampler_workdir.
+--w and --classifier_w are paired: here classifier-free guidance stands beside classifier guidance
+of the unconditional branch. ADM-G is --classifier_form=adm, with its --upsampler_workdir.
 
     python -m launch.sample --workdir=runs/digits --w=0,1,3,-1,-1,-1 \\
         --classifier_workdir=runs/digits_classifier --classifier_w=0,0,0,1,2,4

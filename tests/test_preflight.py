@@ -22,6 +22,7 @@ from cfg_jax.preflight.topologies import CHIPS, SHAPES, check_compiler, topology
 from cfg_jax.preflight.verdict import Memory
 from cfg_jax.runtime import devices
 from cfg_jax.training import run
+from tests.programs import run_program
 from tests.tiny import pixel_model, pixel_networks, tiny_classifier, tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -301,18 +302,19 @@ def test_a_usage_error_is_raised_before_anything_is_traced_or_made(options, want
     assert not lines and [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def program(*arguments):
-    """launch.preflight, in a process of its own."""
-    command = [sys.executable, "-m", "launch.preflight", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
-
-
 def test_a_usage_error_at_the_command_line_costs_one_line(tmp_path):
     out = tmp_path / "new"
-    done = program("--config=configs/digits.py", "--topology=v5e:3x3", f"--out={out}")
+    arguments = "--config=configs/digits.py", "--topology=v5e:3x3", f"--out={out}"
+    done = run_program("launch.preflight", *arguments)
     lines = [line for line in done.stderr.splitlines() if "OpenCV" not in line]
     assert done.returncode == 2 and not done.stdout and not out.exists()
     assert len(lines) == 1 and lines[0].startswith("error: topology 'v5e:3x3' is unknown")
+
+
+def preflighted(*arguments):
+    """launch.preflight in an interpreter whose JAX is loaded after its environment is set."""
+    command = [sys.executable, "-m", "launch.preflight", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
 
 
 @pytest.mark.long
@@ -324,7 +326,7 @@ def test_a_usage_error_at_the_command_line_costs_one_line(tmp_path):
 def test_the_real_compiler_compiles_for_a_pod_that_is_not_there(tmp_path):
     tiny = "--config=configs/digits.py", "--topology=v5e:2x2", "--config.model.channels=8"
     tiny += "--config.model.head_channels=8", "--config.model.norm_groups=4"
-    done = program(*tiny, f"--out={tmp_path}")
+    done = preflighted(*tiny, f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("FITS") == 2 and "NO" not in done.stdout
     found = {result.program: result.compiled for result in map(cache.read, tmp_path.glob("*.json"))}
@@ -335,7 +337,7 @@ def test_the_real_compiler_compiles_for_a_pod_that_is_not_there(tmp_path):
     assert 10 < sampler.flops / step.flops < 64
 
     without = *tiny, "--code=False", "--programs=train", f"--out={tmp_path / 'planned'}"
-    done = program(*without)
+    done = preflighted(*without)
     assert done.returncode == 0 and "compiling train" in done.stdout, done.stderr
     (path,) = (tmp_path / "planned").glob("*.json")
     planned = cache.read(path).compiled
@@ -343,5 +345,5 @@ def test_the_real_compiler_compiles_for_a_pod_that_is_not_there(tmp_path):
         assert getattr(planned, name) == getattr(step, name)
     for name in ("arguments", "results", "donated"):
         assert getattr(planned.memory, name) == getattr(step.memory, name)
-    done = program(*without)
+    done = preflighted(*without)
     assert done.returncode == 0 and "compiling" not in done.stdout, done.stderr

@@ -214,6 +214,14 @@ def test_a_mistake_costs_one_line_and_nothing_on_disk(places, mistake):
     assert after == before and set(ROOT.iterdir()) == beside
 
 
+@pytest.mark.parametrize("program", ["sample", "evaluate", "sweep", "judge"])
+def test_help_lists_the_flags_of_a_request_for_samples(program):
+    done = run_program(f"launch.{program}", "--help")
+    for flag in ("w", "num_steps", "step", "respacing", "score_temperature", "classifier_w"):
+        assert f"  --{flag}:" in done.stdout, done
+    assert "--distributed" in done.stdout and "--workdir" in done.stdout
+
+
 def test_a_figure_of_the_mixture_is_drawn(tmp_path):
     from PIL import Image
 

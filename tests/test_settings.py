@@ -59,7 +59,7 @@ def test_weights_labels_and_keys_are_data_and_the_rest_is_what_is_compiled_for(t
     np.testing.assert_array_equal(batch["labels"], LABELS)
     assert shared["logvar_interp"] == np.float32(0.3)
     for other in ({"num_steps": 5}, {"step": "ddim"}, {"clip_x": False}):
-        assert program.request(task, filled(**other), jax.random.key(0), LABELS).spec != spec
+        assert program.request(task, filled(**other), jax.random.key(0), LABELS)[0] != spec
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 The builder turns grey levels 0..16 into 0..255 and keeps scikit-learn's order: example i of
 "train" is row i, example i of "test" row 1500 + i. It writes array_record and passes PIL images,
-which are what TFDS can write without TensorFlow. Opening the result is left to `opening`.
+which are what TFDS can write without TensorFlow.
 """
 
 import contextlib
@@ -58,11 +58,8 @@ def prepare_digits(data_dir: str | None = None) -> Digits:
 
     TFDS writes into a directory of its own and renames it when all is written, so a process that
     is killed leaves nothing that looks prepared, and of two that start at once the slower one
-    finds the name taken: its error is ignored when the data set is there.
-
-    Raises:
-      ValueError: `data_dir` cannot be written, or holds a directory of that name that is not a
-        data set.
+    finds the name taken: its error is ignored when the data set is there. ValueError where
+    `data_dir` cannot be written, or holds a directory of that name that is no data set.
     """
     builder = Digits(data_dir=data_dir)
     if builder.is_prepared():

@@ -54,7 +54,7 @@ class MixtureSource:
         return {"x": self.points[index], "label": self.labels[index]}
 
     def fingerprint(self) -> dict:
-        """What the points depend on, as JSON values."""
+        """Everything the points depend on, as JSON values."""
         return {
             "dataset": self.name,
             "split": self.split,
@@ -75,7 +75,7 @@ def open_mixture(
     size: int = 10_000,
     seed: int = 0,
 ) -> MixtureSource:
-    """Draws `size` points of the mixture.
+    """Draws `size` points of the mixture; ValueError for an argument out of range.
 
     Args:
       split: "train" or "test".
@@ -84,9 +84,6 @@ def open_mixture(
       weights: [K], not negative, any positive sum; None is equal weights.
       size: number of points, at least 1.
       seed: not negative.
-
-    Raises:
-      ValueError: an argument outside these ranges.
     """
     means, std, weights = _parameters(triangle() if means is None else means, std, weights)
     if split not in SPLITS:

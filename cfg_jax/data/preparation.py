@@ -1,7 +1,7 @@
 """How does a data set get on disk in a form that is read without TensorFlow?
 
 TFDS writes it once as array_record; most of its builders need TensorFlow for that (the `tf`
-extra), reading never does. Reading, and refusing what is not whole, is left to `opening`.
+extra), reading never does.
 """
 
 import importlib.util
@@ -42,7 +42,15 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
     builder = find_builder(name, data_dir)
     if not builder.is_prepared():
         _check_requirements(builder, data_dir, manual_dir)
-        _download_and_prepare(builder, manual_dir)
+        config = tfds.download.DownloadConfig(manual_dir=manual_dir)
+        try:
+            builder.download_and_prepare(download_config=config, file_format="array_record")
+        except ImportError as error:
+            raise ValueError(f"data set {name!r} {_missing_library(str(error))}") from error
+        except (OSError, AssertionError) as error:
+            raise ValueError(
+                f"{builder.data_path} cannot be prepared: {one_line(error)}"
+            ) from error
     check_format(builder, data_dir)
     return str(builder.data_path)
 
@@ -69,8 +77,9 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 
 
 def prepare_command(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> str:
-    """What to type, and what must be there, to prepare the builder's data set in `data_dir`."""
-    command = f"python -m launch.prepare --dataset={_full_name(builder)}"
+    """The command that prepares the builder's data set in `data_dir`, and what it needs."""
+    dataset = builder.name + (f"/{builder.builder_config.name}" if builder.builder_config else "")
+    command = f"python -m launch.prepare --dataset={dataset}"
     if data_dir is not None:
         command += f" --data_dir={os.fspath(data_dir)}"
     needs = "after `pip install -e '.[tf]'`, as preparing needs TensorFlow"
@@ -91,10 +100,6 @@ def check_format(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> Non
         )
 
 
-def _full_name(builder: tfds.core.DatasetBuilder) -> str:
-    return builder.name + (f"/{builder.builder_config.name}" if builder.builder_config else "")
-
-
 def _missing_library(reason: str) -> str:
     # TFDS does not declare importlib_resources; the tf extra has both.
     if "'tensorflow'" in reason or "'importlib_resources'" in reason:
@@ -103,7 +108,7 @@ def _missing_library(reason: str) -> str:
 
 
 def _check_requirements(builder, data_dir: str | None, manual_dir: str | None) -> None:
-    """What is known to be missing is said before hours of downloading, not after."""
+    """Refuses, before hours of downloading, when a library or a file is missing."""
     if builder.name in _WITH_TENSORFLOW and not importlib.util.find_spec("tensorflow"):
         raise ValueError(f"data set {builder.name!r} {_NEEDS_TENSORFLOW}")
     folder = tfds.core.Path(
@@ -116,13 +121,3 @@ def _check_requirements(builder, data_dir: str | None, manual_dir: str | None) -
             f"{folder} lacks {' and '.join(absent)}: download them from image-net.org and give"
             " their directory as --manual_dir"
         )
-
-
-def _download_and_prepare(builder, manual_dir: str | None) -> None:
-    config = tfds.download.DownloadConfig(manual_dir=manual_dir)
-    try:
-        builder.download_and_prepare(download_config=config, file_format="array_record")
-    except ImportError as error:
-        raise ValueError(f"data set {builder.name!r} {_missing_library(str(error))}") from error
-    except (OSError, AssertionError) as error:
-        raise ValueError(f"{builder.data_path} cannot be prepared: {one_line(error)}") from error

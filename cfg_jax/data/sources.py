@@ -20,11 +20,8 @@ from cfg_jax.io.images import to_x
 class Source(Protocol):
     """Random access to one split: `source[i]` is {"x": float32 `shape`, "label": int32 []}.
 
-    Attributes:
-      shape: of one example: (H, W, C) for images, (D,) for points.
-      num_classes: labels are in [0, num_classes). label_names: one per class.
-
-    A source of square images may also have `random_crop`, as `ImageSource` does.
+    `shape` is (H, W, C) for images and (D,) for points, labels are in [0, num_classes). A source of
+    square images may also have `random_crop`, as `ImageSource` does.
     """
 
     name: str
@@ -125,7 +122,7 @@ class ImageSource:
         return image, np.int32(label)
 
     def fingerprint(self) -> dict:
-        """What the examples depend on, as JSON values: compared when a run is resumed."""
+        """Everything the examples depend on, as JSON values; compared when a run is resumed."""
         resized = f"center crop, area mean to {self.image_size}"
         return {
             "dataset": self.name,

@@ -1,13 +1,12 @@
 """How good are a model's samples, measured how?
 
-    network = features.trained_network(load_classifier("runs/digits/features"))
+    network = networks.trained_network(load_classifier("runs/digits/features"))
     reference = evaluation.data_reference(network, open_data(model, "train"), folder)
     result = evaluation.evaluate(model, network, reference, sampling=SamplingSettings(w=1.0), ...)
 
-`evaluate` draws samples, sums what a feature network says of them and compares with a reference;
-one call is one cell of a sweep, kept in a folder of its own, and resumed or read back when it is
-asked for again. A `Result` is numbers and the protocol they were measured by; `check_comparable`
-refuses to put results of unlike protocols side by side.
+`evaluate` draws samples, sums a feature network's outputs and compares them with a reference; one
+call is one cell of a sweep, kept in a folder of its own, and resumed or read back when requested
+again. A `Result` is numbers and the protocol they were measured by.
 """
 
 from cfg_jax.evaluation.cell import METRICS, check_request, evaluate

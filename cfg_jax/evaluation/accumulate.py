@@ -59,10 +59,8 @@ def accumulate(
       images_at: (index [batch_size]) -> uint8 images [batch_size, H, W, C], each a function of its
         index alone; called from another thread, a batch ahead.
       total: N, 1 or more.
-      network: to see them through.
       folder: of this work alone, seen by all processes.
       identity: what the images and the network are, as JSON; a state of others is not continued.
-      batch_size: images at a time; the last batch is filled up.
       keep_rows: also keep the features.
       keep_images: also keep the images, in files `images_*.npz`.
     """
@@ -79,7 +77,7 @@ def accumulate(
 
 
 class _Work:
-    """What is known of the first images, continued from its folder, where process 0 writes it.
+    """Sums of the first images, continued from a folder; process 0 writes them there.
 
     position, sums: number of images done, and their sums.
 

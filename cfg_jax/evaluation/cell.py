@@ -52,18 +52,12 @@ def evaluate(
     the same result, whatever their number.
 
     Args:
-      model: of images, no upsampler; averaged parameters.
-      network: to see the samples through.
-      reference: through the same network; with rows for precision_recall.
+      model, num_samples, label_plan, seed, sampling, classifier: fields of `samples.Samples`.
+      reference: computed through `network`; with rows for precision_recall.
       folder: e.g. `<workdir>/evaluations`, seen by all processes; the cell is a folder in it,
         named by a digest.
       metrics: some of METRICS.
-      num_samples: N.
-      label_plan: "balanced", sample i has label i mod K; "random", each drawn from the seed.
-      seed: of noise and random labels.
-      sampling: guidance and sampler.
-      classifier: that guides with sampling.classifier_w.
-      batch_size: samples at a time; no part of the result.
+      batch_size: samples at a time; not recorded.
       save_images: also write the images, as `images_*.npz` in the cell's folder.
 
     Raises:
@@ -112,9 +106,7 @@ def check_request(
 ) -> None:
     """Refuses what `evaluate` could not do, before a reference is computed for it.
 
-    Raises:
-      ValueError: an upsampler or a model of points, an unknown metric or plan, N that the plan does
-        not cover, what `Model.check` refuses.
+    ValueError for an unknown metric, and what `Samples.check` refuses.
     """
     Samples(model, num_samples, label_plan, sampling=sampling, classifier=classifier).check()
     unknown = [name for name in metrics if name not in METRICS]

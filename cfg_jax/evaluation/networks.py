@@ -20,14 +20,13 @@ from cfg_jax.metrics import inception, inception_weights
 from cfg_jax.runtime import devices
 from cfg_jax.sampling.model import load_classifier
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
-from cfg_jax.storage import manifest
 from cfg_jax.training.run import train
 
 INCEPTION = "inception-2015-12-05"
 
 
 class Outputs(NamedTuple):
-    """What a network says of B images: float32 features [B, D], logits [B, K], spatial [B, S].
+    """Outputs of a network for B images: float32 features [B, D], logits [B, K], spatial [B, S].
 
     `spatial` is None for a network without a map of sFID's kind.
     """
@@ -53,18 +52,14 @@ class FeatureNetwork(NamedTuple):
 
     @property
     def identity(self) -> dict[str, str]:
-        """What has to agree for numbers measured through it to be comparable, as JSON."""
+        """Fields that have to agree for numbers to be comparable, as JSON values."""
         return {"network": self.name, "network_sha256": self.sha256, "resize": self.resize}
 
 
 def inception_network(path: str | Path) -> FeatureNetwork:
     """The Inception network of FID with the weights in a file; grey images become grey RGB.
 
-    Args:
-      path: as for `inception_weights.load_weights`; nothing is downloaded.
-
-    Raises:
-      ValueError: as `inception_weights.load_weights`.
+    ValueError as `inception_weights.load_weights`; nothing is downloaded.
     """
     state_dict = inception_weights.load_weights(path)
 
@@ -81,16 +76,11 @@ def inception_network(path: str | Path) -> FeatureNetwork:
     )
 
 
-def trained_network(classifier: NoisyClassifier, name: str | None = None) -> FeatureNetwork:
-    """A classifier of ours on clean images: features are what its last projection is given.
+def trained_network(classifier: NoisyClassifier) -> FeatureNetwork:
+    """A classifier of nearly clean images: features are the input of its last projection.
 
-    x = image / 127.5 - 1 is taken for a z at the schedule's logsnr_max, and not resized.
-
-    Args:
-      classifier: of nearly clean images of the data to be compared.
-      name: "<data>_features" if None, e.g. "digits_features".
-
-    Its function raises ValueError for images of another shape than the classifier's.
+    x = image / 127.5 - 1 is taken for a z at the schedule's logsnr_max, and not resized. The
+    network is called "<data>_features"; ValueError for images of another shape.
     """
 
     def outputs(params, images):
@@ -107,8 +97,8 @@ def trained_network(classifier: NoisyClassifier, name: str | None = None) -> Fea
         return spread(images)
 
     return FeatureNetwork(
-        name or f"{classifier.config.data.name}_features",
-        manifest.sha256(classifier.params),
+        f"{classifier.config.data.name}_features",
+        classifier.sha256,
         "none",
         function,
     )

@@ -66,12 +66,9 @@ def data_reference(
     Precision and recall get all images, or MOST_ROWS of them, drawn with a fixed seed.
 
     Args:
-      network: to see the images through.
-      source: of images.
       folder: where references are kept, e.g. `<workdir>/evaluations`; seen by all processes.
       with_rows: also the features, for precision and recall.
-      batch_size: images at a time.
-      num_threads: that read and decode images.
+      num_threads: threads that read and decode images.
 
     Raises:
       ValueError: data of points, features that are not finite.

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
 from cfg_jax.core.types import Array, chosen
@@ -161,7 +162,7 @@ def from_state_dict(
         entry.path: jnp.asarray(entry.to_ours(np.asarray(state_dict[key])))
         for key, entry in entries.items()
     }
-    return dataclasses.replace(network, params=openai_names.tree(leaves))
+    return dataclasses.replace(network, params=unflatten_dict(leaves, sep="/"))
 
 
 def abstract(config: Mapping[str, Any], kind: str) -> ImportedDiffusion | ImportedClassifier:
@@ -195,9 +196,7 @@ def expected_shapes(config: Mapping[str, Any], kind: str) -> dict[str, tuple[int
 def load(path: str | os.PathLike[str], name: str) -> ImportedDiffusion | ImportedClassifier:
     """The published checkpoint `name` from its file, .pt, .pth or .safetensors.
 
-    Raises:
-      ValueError: an unknown name, a file that cannot be read, would execute code or holds other
-        weights than the name says.
+    ValueError for an unknown name, what `weight_files.read` refuses, or other weights.
     """
     kind, config = preset(name)
     state_dict = weight_files.read(path)

@@ -82,10 +82,7 @@ def arguments(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """The arguments of our UNet (kinds "unet" and "superres") or Classifier for the same network.
 
     Left out are `noise_input`, `dtype`, `remat`, and those that the data decides: `num_classes`
-    and `out_channels`.
-
-    Raises:
-      ValueError: as `complete`.
+    and `out_channels`. ValueError as `complete`.
     """
     full = complete(config, kind)
     levels = len(full["channel_mult"])
@@ -130,7 +127,7 @@ _CHANNEL_MULT = {
 
 
 def _network(image_size: int, attention: tuple[int, ...] = (32, 16, 8), **others) -> dict[str, Any]:
-    """What the published networks share; `attention` are heights."""
+    """The arguments that published networks share; `attention` are heights."""
     shared = {
         "image_size": image_size,
         "channel_mult": _CHANNEL_MULT[image_size],
@@ -192,7 +189,7 @@ def preset(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def settings(name: str) -> dict[str, Any]:
-    """What differs from configs/base.py for a published checkpoint, {"section.field": value}.
+    """Changes to configs/base.py for a published checkpoint, {"section.field": value}.
 
     A classifier's model section is these fields alone, without `label_input`. Raises as `preset`.
     """

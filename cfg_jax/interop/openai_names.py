@@ -10,11 +10,11 @@ and how a parameter is made of an entry, both follow from it.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 # Our leaf and theirs of each form of layer.
 _LEAVES = {
@@ -56,8 +56,7 @@ def entries(params: Any, num_levels: int, num_blocks: int) -> dict[str, Entry]:
       params: the network's tree; of its leaves only shapes are looked at.
       num_levels, num_blocks: resolutions, and residual blocks at each of them.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    shapes = {jax.tree_util.keystr(k, simple=True, separator="/"): a.shape for k, a in leaves}
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
     found = {}
     for ours, theirs, form in _layers(set(params), num_levels, num_blocks):
         for leaf, name in _LEAVES[form].items():
@@ -66,18 +65,6 @@ def entries(params: Any, num_levels: int, num_blocks: int) -> dict[str, Entry]:
                 shape = _their_shape(shapes[path], leaf, form)
                 found[f"{theirs}.{name}"] = Entry(path, shape, shapes[path])
     return found
-
-
-def tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested dict of {"a/b/c": leaf}."""
-    root: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *parents, name = path.split("/")
-        branch = root
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[name] = leaf
-    return root
 
 
 def _their_shape(shape: tuple[int, ...], leaf: str, form: str) -> tuple[int, ...]:

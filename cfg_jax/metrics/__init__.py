@@ -3,8 +3,7 @@
 Distances between sets of features, in float64 NumPy on the host: the Frechet distance (FID, sFID)
 from `FeatureStatistics`, the inception score from `ScoreSums`, `precision_recall` from the features
 themselves. The first two are streaming sums that can be merged, so that batches, devices and
-processes may divide the images in any way. Where the features come from is left to the feature
-networks beside these files, which are imported by their own names.
+processes may divide the images in any way. The feature networks are imported by their own names.
 """
 
 from cfg_jax.metrics.frechet import frechet_distance

@@ -10,7 +10,7 @@ Source: Heusel et al. 2017, arXiv 1706.08500, equation 6.
 import numpy as np
 
 _TOLERANCE = 1e-4
-"""Of the largest entry or eigenvalue: a covariance stored in float32 stays far below it."""
+"""Relative to the largest entry or eigenvalue; a covariance in float32 stays far below it."""
 
 
 def frechet_distance(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: np.ndarray) -> float:

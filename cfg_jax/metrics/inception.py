@@ -30,7 +30,7 @@ SPATIAL_LAYER, SPATIAL_CHANNELS = "Mixed_6d.branch1x1", 7
 
 
 class Features(NamedTuple):
-    """What the metrics use of N images, float32.
+    """The numbers of N images that metrics use, float32.
 
     Attributes:
       pool3: [N, 2048], the last map's mean over its 8 x 8 places: FID, precision and recall.

@@ -135,17 +135,15 @@ def _read_graph(path: Path) -> dict[str, np.ndarray]:
     def value(name: str) -> np.ndarray:
         return make_ndarray(nodes[name].attr["value"].tensor)
 
+    unscaled = _gammas_without_effect(path, graph)
     state_dict = {"fc.weight": value("softmax/weights").T, "fc.bias": value("softmax/biases")}
     for name, scope in scopes.items():
         kernel = value(f"{scope}/conv2d_params")
         state_dict[f"{name}.conv.weight"] = np.moveaxis(kernel, (-1, -2), (0, 1))
         for part, node in _BATCH_NORM.items():
             state_dict[f"{name}.bn.{part}"] = value(f"{scope}/batchnorm/{node}")
-    unscaled = _gammas_without_effect(path, graph)
-    for name, scope in scopes.items():
         if f"{scope}/batchnorm/gamma" in unscaled:
-            gamma = state_dict[f"{name}.bn.weight"]
-            state_dict[f"{name}.bn.weight"] = np.ones_like(gamma)
+            state_dict[f"{name}.bn.weight"] = np.ones_like(state_dict[f"{name}.bn.weight"])
     return state_dict
 
 

@@ -97,10 +97,7 @@ class ScoreSums:
         return self.merge(ScoreSums(size, *sums))
 
     def merge(self, other: "ScoreSums") -> "ScoreSums":
-        """The sums of the rows of both.
-
-        ValueError for unlike split sizes or numbers of classes, or too many rows in a split.
-        """
+        """The sums of the rows of both; ValueError for unlike sums, or too many rows in a split."""
         if (self.split_size, self.p.shape[1]) != (other.split_size, other.p.shape[1]):
             raise ValueError(
                 f"sums over splits of {other.split_size} rows and {other.p.shape[1]} classes join "

@@ -26,7 +26,7 @@ class Moments(NamedTuple):
 
 
 class SavedStatistics(NamedTuple):
-    """What a file holds; `spatial` is None and `manifest` empty where it holds none."""
+    """The contents of a file; `spatial` is None and `manifest` empty where it has none."""
 
     pool: Moments
     spatial: Moments | None
@@ -84,9 +84,7 @@ def load_statistics(path: str | Path) -> SavedStatistics:
             f"{path} holds {', '.join(names) or 'nothing'}, no mu and sigma: give a file of "
             "statistics, or compute them from the images"
         )
-    spatial = None
-    if {"mu_s", "sigma_s"} <= set(arrays):
-        spatial = _moments(path, arrays, "_s")
+    spatial = _moments(path, arrays, "_s") if {"mu_s", "sigma_s"} <= set(arrays) else None
     return SavedStatistics(_moments(path, arrays, ""), spatial, manifest)
 
 

@@ -161,8 +161,7 @@ class Model(Trained):
     def grid(self, num_steps: int | None = None, respacing: str | None = None) -> tuple[float, ...]:
         """The log-SNRs that `sample_x` visits, T of them; config.sampling's where both are None.
 
-        Raises:
-          ValueError: both given, or a grid that the schedule does not have.
+        ValueError where both are given, or for a grid that the schedule does not have.
         """
         wanted = SamplingSettings(num_steps=num_steps, respacing=respacing)
         return wanted.filled(self.config.sampling).grid(self.experiment)

@@ -38,14 +38,6 @@ class Spec(NamedTuple):
     form: str = "eps"
 
 
-class Request(NamedTuple):
-    """One call of the program: what all samples share, without parameters, and arrays [B, ...]."""
-
-    spec: Spec
-    shared: dict[str, Any]
-    batch: dict[str, Array]
-
-
 def check(
     task: Experiment,
     settings: SamplingSettings,
@@ -95,8 +87,8 @@ def request(
     *,
     classifier: NoisyClassifier | None = None,
     low_res: Array | None = None,
-) -> Request:
-    """The program to compile and the arrays to call it with; arguments as of `Model.draw`.
+) -> tuple[Spec, dict[str, Any], dict[str, Array]]:
+    """(what to compile, arrays of all samples but parameters, arrays [B, ...]) for `Model.draw`.
 
     Raises:
       ValueError: what `check` refuses, and keys of another shape.
@@ -115,7 +107,7 @@ def request(
         weight = np.asarray(settings.classifier_w, np.float32)
         batch["classifier_w"] = np.broadcast_to(weight, labels.shape)
     batch["keys"] = keys_lib.per_example(key, labels.size)
-    return Request(spec, shared, batch)
+    return spec, shared, batch
 
 
 def make_sampler(task: Experiment, spec: Spec):

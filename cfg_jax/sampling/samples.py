@@ -41,9 +41,8 @@ class Samples:
     def check(self) -> SamplingSettings:
         """The filled settings, after every check that needs no device.
 
-        Raises:
-          ValueError: a model without images, an unknown plan, N that the plan does not cover, and
-            what `Model.check` refuses.
+        ValueError for a model without images, an unknown plan, N that the plan does not cover, and
+        what `Model.check` refuses.
         """
         model, plan, count = self.model, self.label_plan, self.num_samples
         if len(model.shape) != 3 or model.low_res_shape:

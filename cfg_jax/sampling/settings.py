@@ -57,7 +57,7 @@ class SamplingSettings:
         return dataclasses.replace(self, **changes)
 
     def filled(self, defaults: Mapping[str, Any]) -> "SamplingSettings":
-        """The settings of `config.sampling` in place of None; ValueError for two kinds of grid."""
+        """None replaced by `config.sampling`; ValueError for num_steps beside respacing."""
         num_steps, respacing = self.num_steps, self.respacing
         if num_steps is None and respacing is None:
             num_steps, respacing = defaults["num_steps"], defaults["respacing"]
@@ -84,30 +84,11 @@ class SamplingSettings:
           ValueError: a field out of range, w for a network without a null label, classifier_w
             without a classifier, and what `grid` refuses.
         """
-        choices = {"step": (self.step, STEPS)}
-        choices["classifier_form"] = (self.classifier_form, CLASSIFIER_FORMS)
-        for name, (value, allowed) in choices.items():
-            if value not in allowed:
+        for name, allowed in (("step", STEPS), ("classifier_form", CLASSIFIER_FORMS)):
+            if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
         if not 0 <= self.logvar_interp <= 1:
             raise ValueError(f"logvar_interp={self.logvar_interp}: need a number in [0, 1]")
-        self._check_temperatures()
-        if not np.isfinite(self.w).all():
-            raise ValueError(f"w={self.w}: need finite guidance weights")
-        if task.label_input != "with_null" and np.any(self.w):
-            raise ValueError(
-                f"w={self.w}: this network has no null label to guide with; leave w at 0, and "
-                "guide it with a classifier"
-            )
-        if not np.isfinite(self.classifier_w).all():
-            raise ValueError(
-                f"classifier_w={self.classifier_w}: need a finite number, or one per sample"
-            )
-        if np.any(self.classifier_w) and not guided_by_classifier:
-            raise ValueError(f"classifier_w={self.classifier_w} without a classifier: give one")
-        self.grid(task)
-
-    def _check_temperatures(self) -> None:
         noise, score = self.noise_temperature, self.score_temperature
         scalars = np.ndim(noise) == np.ndim(score) == 0
         if not (scalars and 0 <= noise < math.inf and 0 < score < math.inf):
@@ -120,6 +101,22 @@ class SamplingSettings:
                 f"noise_temperature={noise} with step='ddim', which draws no noise: use "
                 "'ancestral', or score_temperature"
             )
+        self._check_weights(task, guided_by_classifier)
+        self.grid(task)
+
+    def _check_weights(self, task: Experiment, guided_by_classifier: bool) -> None:
+        w, by = self.w, self.classifier_w
+        if not np.isfinite(w).all():
+            raise ValueError(f"w={w}: need finite guidance weights")
+        if task.label_input != "with_null" and np.any(w):
+            raise ValueError(
+                f"w={w}: this network has no null label to guide with; leave w at 0, and guide it "
+                "with a classifier"
+            )
+        if not np.isfinite(by).all():
+            raise ValueError(f"classifier_w={by}: need a finite number, or one per sample")
+        if np.any(by) and not guided_by_classifier:
+            raise ValueError(f"classifier_w={by} without a classifier: give one")
 
     def traced(self) -> dict[str, Any]:
         """The numbers that are data of the program, the same for all samples."""

@@ -26,7 +26,6 @@ from cfg_jax.runtime import devices
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.settings import SamplingSettings
-from cfg_jax.sampling.trained import Trained
 
 PREVIEW_LABELS = 10
 
@@ -62,10 +61,9 @@ class Strip:
         return columns(self.weights, self.classifier_weights)
 
     @property
-    def names(self) -> list[str]:
+    def names(self) -> np.ndarray:
         """A name for every label."""
-        names = [*self.model.label_names, "no label"]
-        return [names[label] for label in self.labels]
+        return np.asarray([*self.model.label_names, "no label"])[np.asarray(self.labels)]
 
     def check(self) -> None:
         """Refuses what `Model.check` refuses in a column, with a ValueError; derives no key."""
@@ -118,11 +116,7 @@ class Upsampler:
     batch_size: int = 256
 
     def check(self, base: Model) -> None:
-        """Refuses a base model of other images or labels, and settings that `Model.check` refuses.
-
-        Raises:
-          ValueError: with what differs.
-        """
+        """Refuses a base model of other images or labels, and what `Model.check` refuses."""
         model = self.model
         if model.low_res_shape is None:
             raise ValueError("the upsampler's checkpoint is of a model without a low_res image")
@@ -166,14 +160,14 @@ def columns(
     Raises:
       ValueError: lists of unlike lengths, neither of them 1.
     """
-    count = max(len(weights), len(classifier_weights))
-    if {len(weights), len(classifier_weights)} - {1, count}:
+    lists = (list(weights), list(classifier_weights))
+    count = max(map(len, lists))
+    if {*map(len, lists)} - {1, count}:
         raise ValueError(
             f"{len(weights)} guidance weights with {len(classifier_weights)} of the classifier: "
             "give as many of each, or one"
         )
-    repeated = (list(values) * (count // len(values)) for values in (weights, classifier_weights))
-    return list(zip(*repeated, strict=True))
+    return list(zip(*(values * (count // len(values)) for values in lists), strict=True))
 
 
 def caption(w: float, classifier_w: float) -> str:
@@ -215,7 +209,7 @@ def write_guidance_strip(
     settings = _settings(strip)
     w, classifier_w = np.asarray(strip.columns).T
     archive = directory / f"{_name(strip, settings, upsampler)}.npz"
-    described = {"labels": np.asarray(strip.labels), "label_names": np.asarray(strip.names)}
+    described = {"labels": np.asarray(strip.labels), "label_names": strip.names}
     described |= {"w": w, "classifier_w": classifier_w, "seed": strip.seed}
     described |= {"num_steps": settings["num_steps"], "step": strip.model.step}
     files.save_npz(archive, **described, **arrays)
@@ -226,29 +220,25 @@ def write_guidance_strip(
 
 def _name(strip: Strip, settings: dict[str, Any], upsampler: Upsampler | None) -> str:
     """Step, weights, T and seed for a reader, and a digest of the rest."""
+    by, large = strip.classifier, upsampler and upsampler.model
     identity = {
         "settings": settings,
-        "classifier": _identity(strip.classifier),
-        "upsampler": _identity(upsampler and upsampler.model),
+        "classifier": by and [to_json(by.config), by.step],
+        "upsampler": large and [to_json(large.config), large.step],
         "upsampler_settings": upsampler and _settings(upsampler),
         "labels": list(strip.labels),
         "samples_per_label": strip.samples_per_label,
     }
     digest = zlib.crc32(json.dumps(identity, sort_keys=True).encode())
     listed = "_".join(f"{w:g}" + (f"c{by:g}" if by else "") for w, by in strip.columns)
-    return (
-        f"step{strip.model.step}_w{listed}_T{settings['num_steps']}_seed{strip.seed}_{digest:08x}"
-    )
+    step, num_steps = strip.model.step, settings["num_steps"]
+    return f"step{step}_w{listed}_T{num_steps}_seed{strip.seed}_{digest:08x}"
 
 
 def _settings(stage: Strip | Upsampler) -> dict[str, Any]:
     """The filled settings as JSON values."""
     model = stage.model
     return stage.settings.filled(model.config.sampling).to_json(model.experiment)
-
-
-def _identity(trained: Trained | None) -> list | None:
-    return trained and [to_json(trained.config), trained.step]
 
 
 def _in_batches(

@@ -8,6 +8,7 @@ it leaves is taken over. What the lock protects is `checkpoint`'s.
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import socket
 from collections.abc import Callable
@@ -31,27 +32,24 @@ def hold(path: str | os.PathLike[str]) -> Callable[[], None]:
     path = Path(path)
     try:
         file = _locked(path)
+        release = functools.partial(_release, path, file)
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+            os.fsync(file.fileno())
+        except OSError:
+            release()
+            raise
     except BlockingIOError:
         raise ValueError(
             f"{path}: {_holder(path)} is writing to this workdir: wait for it to end, stop it, or "
             "give another folder"
         ) from None
     except OSError as error:
-        raise _unwritable(path, error) from error
-
-    def give_back() -> None:
-        with contextlib.suppress(OSError):
-            path.unlink()  # while it is held: whoever opened it meanwhile sees that it is gone
-        file.close()
-
-    try:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        os.fsync(file.fileno())
-    except OSError as error:
-        give_back()
-        raise _unwritable(path, error) from error
-    return give_back
+        raise ValueError(
+            f"{path} cannot be written ({error.strerror}): free some space or give another folder"
+        ) from error
+    return release
 
 
 def hold_beside(folder: str | os.PathLike[str]) -> Callable[[], None]:
@@ -80,6 +78,12 @@ def _locked(path: Path) -> IO[bytes]:
         file.close()  # its holder removed it between our opening and our locking
 
 
+def _release(path: Path, file: IO[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()  # while it is held: whoever opened it meanwhile sees that it is gone
+    file.close()
+
+
 def _is_at(path: Path, file: IO[bytes]) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -92,9 +96,3 @@ def _holder(path: Path) -> str:
         return path.read_text() or "another process"
     except OSError:
         return "another process"
-
-
-def _unwritable(path: Path, error: OSError) -> ValueError:
-    return ValueError(
-        f"{path} cannot be written ({error.strerror}): free some space or give another folder"
-    )

@@ -31,7 +31,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "cfg_jax")
 
 
 class MismatchError(ValueError):
-    """A checkpoint that is whole but not the one asked for: other leaves, or another schema."""
+    """A complete checkpoint, but not the one requested: other leaves, or another schema."""
 
 
 def describe(

@@ -33,10 +33,9 @@ class Claim(NamedTuple):
 
 
 def check_claims(results: Sequence[Result]) -> list[Claim]:
-    """The paper's claims on these cells; those on other ways only where there are such cells.
+    """The paper's claims on these cells, on other ways only where there are such cells.
 
-    Raises:
-      ValueError: results of unlike protocols, or none guided by w alone.
+    ValueError as `families`.
     """
     over_p, over_t, others = families(results)
     known = [curve.results for curve in over_p]
@@ -221,9 +220,9 @@ def _points(results: Sequence[Result]) -> list[tuple[float, float]]:
 
 
 def _worse_at_equal_score(curve: Curve, guided: Sequence[Result]) -> tuple[int, int]:
-    """How many cells are at a greater distance than guided ones of their score, interpolated.
+    """Counts of cells: worse ones, and those that can be compared.
 
-    The second number is that of the cells whose score the guided ones span.
+    A cell is worse at a greater distance than guided cells of its score, interpolated between two.
     """
     if not guided:
         return 0, 0

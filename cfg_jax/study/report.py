@@ -108,7 +108,7 @@ def _captioned(name: str, table: Table) -> str:
 
 
 def _protocol(results: Sequence[Result]) -> list[str]:
-    """What all results share, and what was said of any of them."""
+    """The fields that all results share, and the warnings of any of them."""
     fields = dict(results[0].protocol)
     for name, value in results[0].swept.items():
         if all(result.swept[name] == value for result in results):

@@ -172,8 +172,7 @@ def check_measurable(
 ) -> None:
     """Refuses what `measure` could not do, before a reference is computed for it.
 
-    Raises:
-      ValueError: metrics without NEEDED, or what `evaluation.check_request` refuses.
+    ValueError for metrics without NEEDED, and what `evaluation.check_request` refuses.
     """
     lacking = [name for name in NEEDED if name not in metrics]
     if lacking:
@@ -191,7 +190,6 @@ def runs_of(cells: Sequence[Cell]) -> list[Run]:
 
 
 def _calls(cell: Cell) -> int:
-    """T of a cell."""
     return len(cell.run.model.grid(cell.sampling.num_steps, cell.sampling.respacing))
 
 
