@@ -49,8 +49,10 @@ def discard_unfinished():
         shutil.rmtree(folder(), ignore_errors=True)
         return
     for entry in entries:
-        content = entry.read_bytes()
         try:
+            content = entry.read_bytes()
             content.startswith(_ZSTANDARD) or zlib.decompress(content)
         except zlib.error:
             entry.unlink(missing_ok=True)
+        except FileNotFoundError:  # another session has discarded it
+            continue
