@@ -36,20 +36,18 @@ def alone(params):
 
 
 def test_the_bound_is_the_mean_over_examples_of_each_examples_own_bound(model, digits, found):
-    predict = model.bind(alone(model.params))
     grid = cfg_jax.logsnr_grid(cfg_jax.cosine_schedule(-20, 8), 3)
+
+    @jax.jit
+    def nats(params, i, x, label):
+        key = jax.random.fold_in(jax.random.key(0), i)[None]
+        options = {"logvar_interp": 0.5, "num_levels": 256}
+        return variational_bound(key, model.bind(params), x[None], label[None], grid, **options)
+
     total = []
     for i in range(N):
-        nats = variational_bound(
-            jax.random.fold_in(jax.random.key(0), i)[None],
-            predict,
-            jnp.asarray(digits[i]["x"])[None],
-            jnp.array([digits[i]["label"]]),
-            grid,
-            logvar_interp=0.5,
-            num_levels=256,
-        )
-        total.append(sum(float(part[0]) for part in nats.values()) / (64 * np.log(2)))
+        parts = nats(alone(model.params), i, digits[i]["x"], np.int32(digits[i]["label"]))
+        total.append(sum(float(part[0]) for part in parts.values()) / (64 * np.log(2)))
     np.testing.assert_allclose(found.total, np.mean(total), rtol=1e-4)
     np.testing.assert_allclose(found.standard_error, np.std(total) / np.sqrt(N), rtol=1e-3)
     assert (found.num_examples, found.num_steps) == (N, 3)

@@ -33,7 +33,9 @@ def test_the_table_has_a_row_for_the_real_images_and_one_for_each_weight():
 
 
 def test_an_untrained_model_is_judged_to_guess_and_real_digits_are_known(tiny_run):
-    verdicts = svm_judge.judge(cfg_jax.load(tiny_run), [0.0, 1.0], samples_per_label=3)
+    verdicts = svm_judge.judge(
+        cfg_jax.load(tiny_run), [0.0, 1.0], samples_per_label=3, batch_size=10
+    )
     assert [verdict.w for verdict in verdicts] == [None, 0.0, 1.0]
     # 297 held-out digits of other writers.
     assert verdicts[0].accuracy > 0.9

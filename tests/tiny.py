@@ -19,6 +19,9 @@ from configs import digits, digits_classifier, mixture
 
 DIGITS = tuple("0123456789")
 
+RUN_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""Compiler options where generated code need not be fast: half the time to compile it."""
+
 _SHORT = {
     "model.channels": 8,
     "model.dropout": 0.1,
