@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -72,6 +73,29 @@ def test_digits_are_evaluated_through_a_classifier_of_their_own(demo):
     judge = cfg_jax.load(demo.workdir / "features")
     source = likelihood.open_data(cfg_jax.load(demo.workdir), "test")
     assert likelihood.accuracy(judge, source, [20.0])[20.0] >= 0.97
+
+
+def test_what_devices_do_together_holds_on_eight_as_on_two():
+    tests = [
+        *("test_parallel.py", "test_train_state.py"),
+        "test_bulk.py::test_one_device_draws_the_same",
+        "test_checkpoint.py::test_a_run_comes_back_bit_for_bit_on_other_devices",
+        "test_checkpoint.py::test_buffers_donated_right_after_save_are_kept_as_they_were",
+        "test_evaluation.py::test_batch_size_and_devices_do_not_matter",
+        "test_model.py::test_a_sample_is_the_same_in_any_batch",
+        "test_model.py::test_a_sample_is_the_same_on_one_device_and_on_several",
+        "test_train.py::test_the_diffusion_step_with_dropout_agrees_on_one_device_and_on_several",
+    ]
+    command = [sys.executable, "-m", "pytest", "--numprocesses=0", "-p", "no:cacheprovider"]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        command + [f"tests/{test}" for test in tests],
+        cwd=ROOT,
+        env=own | {"CFG_JAX_TEST_DEVICES": "8"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def trained(config, workdir, **overrides):
