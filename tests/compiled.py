@@ -5,6 +5,7 @@ one too early finds a compressed stream that breaks off, warns and compiles; but
 process leaves so would stay, so each session first discards entries that do not decompress.
 """
 
+import contextlib
 import os
 import platform
 import shutil
@@ -44,15 +45,14 @@ def environment():
 
 
 def discard_unfinished():
-    entries = list(folder().glob("*-cache"))
-    if sum(entry.stat().st_size for entry in entries) > MOST_BYTES:
-        shutil.rmtree(folder(), ignore_errors=True)
-        return
-    for entry in entries:
-        try:
+    total = 0
+    for entry in folder().glob("*-cache"):
+        with contextlib.suppress(FileNotFoundError):  # another session has discarded it
             content = entry.read_bytes()
-            content.startswith(_ZSTANDARD) or zlib.decompress(content)
-        except zlib.error:
-            entry.unlink(missing_ok=True)
-        except FileNotFoundError:  # another session has discarded it
-            continue
+            total += len(content)
+            try:
+                content.startswith(_ZSTANDARD) or zlib.decompress(content)
+            except zlib.error:
+                entry.unlink()
+    if total > MOST_BYTES:
+        shutil.rmtree(folder(), ignore_errors=True)
