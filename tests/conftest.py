@@ -33,7 +33,7 @@ def pytest_configure(config):
 
 # Files of many seconds, in the order in which workers take them, so that none is left for the end.
 SLOWEST_FIRST = [
-    *("test_faults", "test_processes", "test_openai", "test_model", "test_evaluation"),
+    *("test_long", "test_faults", "test_processes", "test_openai", "test_model", "test_evaluation"),
     *("test_models", "test_train", "test_programs", "test_readme", "test_likelihood"),
     *("test_noisy_classifier", "test_old_run", "test_losses", "test_checkpoint", "test_samplers"),
 ]
