@@ -60,27 +60,19 @@ def _compare_samples() -> None:
     pairs = columns(numbers("w"), sampling.classifier_weights())
     settings, classifier = sampling.settings(), sampling.load_classifier()
     model = load_model(_WORKDIR.value, sampling.CHECKPOINT.value)
-    request = {
-        "metrics": features.METRICS.value,
-        "num_samples": sampling.NUM_SAMPLES.value,
-        "label_plan": sampling.LABEL_PLAN.value,
-        "classifier": classifier,
-    }
-    cells = [settings.replace(w=w, classifier_w=classifier_w) for w, classifier_w in pairs]
+    cells = [sampling.samples(model, settings, *pair, classifier) for pair in pairs]
     for cell in cells:
-        evaluation.check_request(model, **request, sampling=cell)
+        evaluation.check_request(cell, features.METRICS.value)
     network, reference = features.network_and_reference(model, _WORKDIR.value)
     for cell in cells:
         result = evaluation.evaluate(
-            model,
+            cell,
             network,
             reference,
             folder=files.folder(_WORKDIR.value) / "evaluations",
-            seed=sampling.SEED.value,
-            sampling=cell,
+            metrics=features.METRICS.value,
             batch_size=sampling.BATCH_SIZE.value,
             save_images=_SAVE_IMAGES.value,
-            **request,
         )
         print(evaluation.report(result), end="\n\n", flush=True)
     sampling.report_first_samples(model)

@@ -131,6 +131,15 @@ def request() -> dict:
     }
 
 
+def samples(model, common, w: float, classifier_w: float, classifier):
+    """The `Samples` that the flags ask for at one pair of weights."""
+    from cfg_jax.sampling.samples import Samples
+
+    settings = common.replace(w=w, classifier_w=classifier_w)
+    numbered = NUM_SAMPLES.value, LABEL_PLAN.value, SEED.value
+    return Samples(model, *numbered, settings, classifier)
+
+
 def report_first_samples(model) -> None:
     """Prints how long the first samples took; nothing where this process drew none."""
     if model.first_sample_seconds is not None:

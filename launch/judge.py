@@ -38,14 +38,11 @@ def main(argv: list[str]) -> int:
             f"--w={sampling.W.value} --min_accuracy={_MIN_ACCURACY.value}: need ascending weights "
             "and one accuracy for each"
         )
-    verdicts = svm_judge.judge(
-        model.load_model(_WORKDIR.value),
-        weights,
-        classifier_weights=by,
-        settings=sampling.settings(),
-        samples_per_label=_SAMPLES.value,
-        **sampling.request(),
-    )
+    judged = model.load_model(_WORKDIR.value)
+    request = {"settings": sampling.settings(), "samples_per_label": _SAMPLES.value}
+    request |= sampling.request()
+    strip = strips.Strip(judged, range(judged.null_label), weights, by, **request)
+    verdicts = svm_judge.judge(strip)
     print(svm_judge.table(verdicts))
     shortfalls = svm_judge.failures(verdicts, least)
     for shortfall in shortfalls:

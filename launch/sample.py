@@ -81,15 +81,9 @@ def _write_files(drawn, out, settings, request) -> None:
     from cfg_jax.sampling import shards
 
     (w,), (classifier_w,) = numbers("w"), sampling.classifier_weights()
-    paths = shards.sample_to_files(
-        drawn,
-        out,
-        num_samples=sampling.NUM_SAMPLES.value,
-        label_plan=sampling.LABEL_PLAN.value,
-        sampling=settings.replace(w=w, classifier_w=classifier_w),
-        shard_size=_SHARD_SIZE.value,
-        **request,
-    )
+    wanted = sampling.samples(drawn, settings, w, classifier_w, request["classifier"])
+    sizes = {"batch_size": request["batch_size"], "shard_size": _SHARD_SIZE.value}
+    paths = shards.sample_to_files(wanted, out, **sizes)
     print(f"{sampling.NUM_SAMPLES.value} samples in {len(paths)} files of {out}")
 
 

@@ -109,10 +109,11 @@ def _measured(cells: list) -> list:
         "metrics": features.METRICS.value,
         "num_samples": sampling.NUM_SAMPLES.value,
         "label_plan": sampling.LABEL_PLAN.value,
+        "seed": sampling.SEED.value,
     }
     sweep.check_measurable(cells, **options)
     network, reference = features.network_and_reference(first.model, first.workdir)
-    options |= {"seed": sampling.SEED.value, "batch_size": sampling.BATCH_SIZE.value}
+    options["batch_size"] = sampling.BATCH_SIZE.value
     return list(sweep.measure(cells, network, reference, **options))
 
 

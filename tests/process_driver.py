@@ -130,17 +130,12 @@ def load_each_its_own(workdir_0, workdir_1, folder):
 def sample_to_files(workdir, folder):
     """70 samples in shards of 20, 18 at a time."""
     import cfg_jax
-    from cfg_jax import evaluation
+    from cfg_jax.evaluation import Samples, SamplingSettings
     from cfg_jax.sampling import shards
 
-    shards.sample_to_files(
-        cfg_jax.load(workdir),
-        Path(folder),
-        num_samples=70,
-        sampling=evaluation.SamplingSettings(w=1.5, num_steps=5),
-        batch_size=18,
-        shard_size=20,
-    )
+    settings = SamplingSettings(w=1.5, num_steps=5)
+    samples = Samples(cfg_jax.load(workdir), 70, sampling=settings)
+    shards.sample_to_files(samples, Path(folder), batch_size=18, shard_size=20)
 
 
 def evaluate(workdir, folder, data_dir):
@@ -155,14 +150,13 @@ def evaluate(workdir, folder, data_dir):
     source = data.open_source("digits", "test[:60]", data_dir=data_dir)
     network = _network()
     reference = evaluation.data_reference(network, source, folder, with_rows=True, batch_size=16)
+    settings = evaluation.SamplingSettings(w=1.0, num_steps=5)
     result = evaluation.evaluate(
-        model,
+        evaluation.Samples(model, 40, sampling=settings),
         network,
         reference,
         folder=folder,
         metrics=("fid", "is", "precision_recall"),
-        num_samples=40,
-        sampling=evaluation.SamplingSettings(w=1.0, num_steps=5),
         batch_size=16,
         save_images=True,
     )

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from cfg_jax.evaluation import SamplingSettings
+from cfg_jax.evaluation import Samples, SamplingSettings
 from cfg_jax.io.ranges import RangeFiles
 from cfg_jax.runtime import processes
 from cfg_jax.sampling import shards
@@ -39,7 +39,8 @@ def model():
 def draw(model, folder, **options):
     own = {"num_samples": N, "sampling": SamplingSettings(w=W), "shard_size": 25, "batch_size": 7}
     options = own | options
-    return shards.sample_to_files(model, folder, **options)
+    sizes = {name: options.pop(name) for name in ("shard_size", "batch_size")}
+    return shards.sample_to_files(Samples(model, **options), folder, **sizes)
 
 
 def contents(folder):

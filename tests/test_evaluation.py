@@ -38,7 +38,9 @@ ALL = ALL_METRICS
 
 def evaluate(model, folder, network=NETWORK, reference=REFERENCE, **options):
     options = {"metrics": ALL, "num_samples": N, "sampling": SamplingSettings(w=1.5)} | options
-    return evaluation.evaluate(model, network, reference, folder=folder, **options)
+    names = {field.name for field in dataclasses.fields(Samples)} & options.keys()
+    samples = Samples(model, **{name: options.pop(name) for name in names})
+    return evaluation.evaluate(samples, network, reference, folder=folder, **options)
 
 
 @pytest.fixture(scope="module")

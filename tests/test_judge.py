@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import cfg_jax
+from cfg_jax.sampling.strips import Strip
 from cfg_jax.study import svm_judge
 from cfg_jax.study.svm_judge import Verdict
 from tests.tiny import pixel_model, tiny_classifier, tiny_config
@@ -33,9 +34,9 @@ def test_the_table_has_a_row_for_the_real_images_and_one_for_each_weight():
 
 
 def test_an_untrained_model_is_judged_to_guess_and_real_digits_are_known(tiny_run):
-    verdicts = svm_judge.judge(
-        cfg_jax.load(tiny_run), [0.0, 1.0], samples_per_label=3, batch_size=10
-    )
+    options = {"samples_per_label": 3, "batch_size": 10}
+    strip = Strip(cfg_jax.load(tiny_run), range(10), [0.0, 1.0], **options)
+    verdicts = svm_judge.judge(strip)
     assert [verdict.w for verdict in verdicts] == [None, 0.0, 1.0]
     # 297 held-out digits of other writers.
     assert verdicts[0].accuracy > 0.9
@@ -46,9 +47,8 @@ def test_an_untrained_model_is_judged_to_guess_and_real_digits_are_known(tiny_ru
 def test_a_classifiers_weights_have_rows_of_their_own():
     config = tiny_config(**{"sampling.num_steps": 2})
     model, classifier = pixel_model(config), pixel_model(tiny_classifier(), key=1)
-    verdicts = svm_judge.judge(
-        model, [-1.0], samples_per_label=2, classifier=classifier, classifier_weights=[1.0, 4.0]
-    )
+    options = {"samples_per_label": 2, "classifier": classifier}
+    verdicts = svm_judge.judge(Strip(model, range(10), [-1.0], [1.0, 4.0], **options))
     assert [(verdict.w, verdict.classifier_w) for verdict in verdicts[1:]] == [(-1, 1), (-1, 4)]
     assert verdicts[1].spread != verdicts[2].spread
     assert "w = -1, classifier 4" in svm_judge.table(verdicts)
@@ -69,4 +69,4 @@ def test_spread_is_the_pixel_deviation_within_a_class():
 def test_a_data_set_too_large_for_the_judge_is_refused(tiny_run, monkeypatch):
     monkeypatch.setattr(svm_judge, "MOST_EXAMPLES", 100)
     with pytest.raises(ValueError, match="1500 examples.*100 at most"):
-        svm_judge.judge(cfg_jax.load(tiny_run), [0.0], samples_per_label=2)
+        svm_judge.judge(Strip(cfg_jax.load(tiny_run), range(10), [0.0], samples_per_label=2))

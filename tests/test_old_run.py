@@ -16,6 +16,7 @@ import pytest
 
 import cfg_jax
 from cfg_jax import evaluation
+from cfg_jax.evaluation import Samples, SamplingSettings
 from cfg_jax.sampling import shards
 from cfg_jax.training.run import train
 from tests.made_up import GOLDEN
@@ -78,13 +79,11 @@ def test_an_old_result_is_read_back_for_the_same_request(old, model):
     (path,) = folder.glob("*/result_*.json")
     before = path.read_bytes()
     result = evaluation.evaluate(
-        model,
+        Samples(model, 20, sampling=SamplingSettings(w=1.5)),
         network,
         noise_reference(network),
         folder=folder,
         metrics=ALL_METRICS,
-        num_samples=20,
-        sampling=evaluation.SamplingSettings(w=1.5),
     )
     assert result.path == path and path.read_bytes() == before
 
@@ -92,12 +91,6 @@ def test_an_old_result_is_read_back_for_the_same_request(old, model):
 def test_an_old_folder_of_samples_is_complete_for_the_same_request(old, model):
     folder = old / "samples"
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    shards.sample_to_files(
-        model,
-        folder,
-        num_samples=40,
-        sampling=evaluation.SamplingSettings(w=1.5, num_steps=4),
-        shard_size=20,
-        batch_size=20,
-    )
+    samples = Samples(model, 40, sampling=SamplingSettings(w=1.5, num_steps=4))
+    shards.sample_to_files(samples, folder, shard_size=20, batch_size=20)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before

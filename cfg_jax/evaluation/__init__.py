@@ -2,7 +2,8 @@
 
     network = networks.trained_network(load_classifier("runs/digits/features"))
     reference = evaluation.data_reference(network, open_data(model, "train"), folder)
-    result = evaluation.evaluate(model, network, reference, sampling=SamplingSettings(w=1.0), ...)
+    samples = evaluation.Samples(model, num_samples=5000, sampling=SamplingSettings(w=1.0))
+    result = evaluation.evaluate(samples, network, reference, folder=folder)
 
 `evaluate` draws samples, sums a feature network's outputs and compares them with a reference; one
 call is one cell of a sweep, kept in a folder of its own, and resumed or read back when requested
@@ -13,7 +14,7 @@ from cfg_jax.evaluation.cell import METRICS, check_request, evaluate
 from cfg_jax.evaluation.reference import Reference, data_reference, file_reference
 from cfg_jax.evaluation.result import Result, check_comparable, read_result, report, title
 from cfg_jax.evaluation.sums import Sums
-from cfg_jax.sampling.samples import LABEL_PLANS
+from cfg_jax.sampling.samples import LABEL_PLANS, Samples
 from cfg_jax.sampling.settings import SamplingSettings
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "METRICS",
     "Reference",
     "Result",
+    "Samples",
     "SamplingSettings",
     "Sums",
     "check_comparable",

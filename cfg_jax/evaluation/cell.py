@@ -20,9 +20,7 @@ from cfg_jax.io import files
 from cfg_jax.metrics import FeatureStatistics, Moments, frechet_distance, precision_recall
 from cfg_jax.runtime import processes
 from cfg_jax.sampling.model import Model
-from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.samples import Samples
-from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.storage import manifest
 
 METRICS = ("fid", "sfid", "is", "precision_recall")
@@ -30,29 +28,23 @@ NEIGHBORS = 3
 
 
 def evaluate(
-    model: Model,
+    samples: Samples,
     network: FeatureNetwork,
     reference: Reference,
     *,
     folder: str | Path,
     metrics: Sequence[str] = ("fid", "is"),
-    num_samples: int = 50_000,
-    label_plan: str = "balanced",
-    seed: int = 0,
-    sampling: SamplingSettings = SamplingSettings(),  # noqa: B008  (a constant)
-    classifier: NoisyClassifier | None = None,
     batch_size: int = 256,
     save_images: bool = False,
 ) -> Result:
-    """Metrics of `num_samples` samples, in float64 on the host, with the protocol.
+    """Metrics of samples, in float64 on the host, with the protocol.
 
     Killed at any moment and called again, it goes on from the last state in its folder and counts
-    nothing twice; a finished cell is read back. Memory does not depend on num_samples, except for
-    precision_recall, which holds the features of all. Every process of a program calls it and gets
-    the same result, whatever their number.
+    nothing twice; a finished cell is read back. Memory does not depend on the number of samples,
+    except for precision_recall, which holds the features of all. Every process of a program calls
+    it and gets the same result, whatever their number.
 
     Args:
-      model, num_samples, label_plan, seed, sampling, classifier: fields of `samples.Samples`.
       reference: computed through `network`; with rows for precision_recall.
       folder: e.g. `<workdir>/evaluations`, seen by all processes; the cell is a folder in it,
         named by a digest.
@@ -61,17 +53,15 @@ def evaluate(
       save_images: also write the images, as `images_*.npz` in the cell's folder.
 
     Raises:
-      ValueError: an unknown metric or plan, N that the plan does not cover, a metric that network
-        or reference cannot give, what `Model.sample_x` refuses, features not finite.
+      ValueError: what `check_request` refuses, a metric that network or reference cannot give,
+        features not finite.
       FloatingPointError: samples not finite.
     """
-    check_request(model, metrics, num_samples, label_plan, sampling, classifier)
-    _check_reference(model, network, reference, metrics)
-    samples = Samples(model, num_samples, label_plan, seed, sampling, classifier)
+    check_request(samples, metrics)
+    _check_reference(samples.model, network, reference, metrics)
     swept = samples.swept()
-    protocol = {"num_samples": num_samples, "label_plan": label_plan, "ema": True}
-    protocol = {**network.identity, **protocol, "image_shape": list(model.shape)}
-    identity = {**protocol, **swept, "seed": seed}
+    protocol = network.identity | samples.protocol() | {"ema": True}
+    identity = {**protocol, **swept, "seed": samples.seed}
     cell = files.folder(folder) / manifest.sha256_json(identity)[:16]
     path = cell / f"result_{reference.sha256[:16]}.json"
     earlier = read_result(path) if processes.of_first(path.exists()) else None
@@ -79,15 +69,16 @@ def evaluate(
         return earlier
     kept = {"keep_rows": "precision_recall" in metrics, "keep_images": save_images}
     kept |= {"identity": identity, "batch_size": batch_size}
-    seen = accumulate(lambda index: samples.draw(index)[0], num_samples, network, cell, **kept)
+    total = samples.num_samples
+    seen = accumulate(lambda index: samples.draw(index)[0], total, network, cell, **kept)
     found = _measured(metrics, seen, reference)
     protocol |= _reference_fields(reference, metrics) | {"score_split": SCORE_SPLIT}
     if earlier:
         protocol, found = earlier.protocol | protocol, earlier.metrics | found
     record = {
-        "seed": seed,
-        "config": to_json(model.config),
-        "classifier_config": classifier and to_json(classifier.config),
+        "seed": samples.seed,
+        "config": to_json(samples.model.config),
+        "classifier_config": samples.classifier and to_json(samples.classifier.config),
         "versions": manifest.versions(),
         "warnings": _rank_warnings(seen, reference, found),
     }
@@ -96,19 +87,12 @@ def evaluate(
     return result
 
 
-def check_request(
-    model: Model,
-    metrics: Sequence[str],
-    num_samples: int,
-    label_plan: str,
-    sampling: SamplingSettings = SamplingSettings(),  # noqa: B008
-    classifier: NoisyClassifier | None = None,
-) -> None:
+def check_request(samples: Samples, metrics: Sequence[str]) -> None:
     """Refuses what `evaluate` could not do, before a reference is computed for it.
 
     ValueError for an unknown metric, and what `Samples.check` refuses.
     """
-    Samples(model, num_samples, label_plan, sampling=sampling, classifier=classifier).check()
+    samples.check()
     unknown = [name for name in metrics if name not in METRICS]
     if unknown or not metrics:
         raise ValueError(f"metrics={','.join(metrics)}: choose some of {', '.join(METRICS)}")

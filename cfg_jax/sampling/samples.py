@@ -61,6 +61,14 @@ class Samples:
             )
         return model.check(self.sampling, classifier=self.classifier)
 
+    def protocol(self) -> dict[str, Any]:
+        """N, the plan of labels and the images' shape, as JSON values."""
+        return {
+            "num_samples": self.num_samples,
+            "label_plan": self.label_plan,
+            "image_shape": list(self.model.shape),
+        }
+
     def swept(self) -> dict[str, Any]:
         """The filled settings as JSON values, and the fingerprints of model and classifier."""
         return self.check().to_json(self.model.experiment) | {

@@ -26,9 +26,7 @@ from cfg_jax.io.progress import Progress
 from cfg_jax.io.ranges import Range, RangeFiles
 from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.model import Model
-from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.samples import Samples
-from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.storage import manifest
 from cfg_jax.storage.lock import hold_beside
 
@@ -36,25 +34,15 @@ MANIFEST = "manifest.json"
 
 
 def sample_to_files(
-    model: Model,
-    folder: Path,
-    *,
-    num_samples: int,
-    label_plan: str = "balanced",
-    seed: int = 0,
-    sampling: SamplingSettings = SamplingSettings(),  # noqa: B008  (a constant)
-    classifier: NoisyClassifier | None = None,
-    batch_size: int = 256,
-    shard_size: int = 1000,
+    samples: Samples, folder: Path, *, batch_size: int = 256, shard_size: int = 1000
 ) -> list[Path]:
-    """Draws the missing samples of 0..num_samples - 1; returns the paths of all shards, in order.
+    """Draws the samples that no file in `folder` has; returns the paths of all shards, in order.
 
     A complete shard is not drawn again; a damaged one is. Memory holds one shard. Every process of
     a run calls this, and returns once all are done. Meanwhile process 0 holds a lock beside the
     folder, `<folder>.lock`; buckets have none.
 
     Args:
-      model, num_samples, label_plan, seed, sampling, classifier: fields of `samples.Samples`.
       folder: of these samples alone, seen by all processes; made if it is not there.
       batch_size: samples at a time, of all processes together; not recorded.
       shard_size: S, samples in a file.
@@ -66,17 +54,16 @@ def sample_to_files(
       OSError: a folder that cannot be written, that has files which are not of these samples, or
         that lacks samples when all are done.
     """
-    samples = Samples(model, num_samples, label_plan, seed, sampling, classifier)
     for name, size in (("batch_size", batch_size), ("shard_size", shard_size)):
         if size < 1:
             raise ValueError(f"{name}={size}: need 1 or more")
-    settings = {"num_samples": num_samples, "label_plan": label_plan, "seed": seed}
-    settings |= {"shard_size": shard_size, "image_shape": list(model.shape)} | samples.swept()
-    starts = range(0, num_samples, shard_size)
-    shards = [Range(start, min(start + shard_size, num_samples)) for start in starts]
+    settings = samples.protocol() | {"seed": samples.seed, "shard_size": shard_size}
+    settings |= samples.swept()
+    starts, total = range(0, samples.num_samples, shard_size), samples.num_samples
+    shards = [Range(start, min(start + shard_size, total)) for start in starts]
     place = RangeFiles(folder, "samples")
     with contextlib.ExitStack() as held:
-        processes.by_first(lambda: _claim(place, settings, model, held))
+        processes.by_first(lambda: _claim(place, settings, samples.model, held))
         _check_settings(folder, settings)
         _check_strays(place, shards)
         own = shards[jax.process_index() :: jax.process_count()]

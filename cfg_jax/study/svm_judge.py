@@ -44,29 +44,20 @@ class Verdict(NamedTuple):
         return caption(self.w, self.classifier_w).replace("\n", ", ")
 
 
-def judge(
-    model: Model, weights: Sequence[float], *, samples_per_label: int, **options
-) -> list[Verdict]:
-    """Verdicts on held-out real images, then on samples at each weight.
+def judge(strip: Strip) -> list[Verdict]:
+    """Verdicts on held-out real images, then on the samples in each column of a strip.
 
     The judge is trained on the data set's split `train`, with scikit-learn's choice of kernel
     width, and tested on its split `test`; the data set has both, and is small enough for an SVM.
-
-    Args:
-      model, weights, samples_per_label, **options: fields of `strips.Strip`.
-
-    Raises:
-      ValueError: what `Strip.check` refuses, and a data set too large for an SVM.
+    ValueError for what `Strip.check` refuses, and for a data set too large.
     """
-    classes = range(model.null_label)
-    strip = Strip(model, classes, weights, samples_per_label=samples_per_label, **options)
     strip.check()
-    real, real_labels = _arrays(model, "train")
-    held_out, held_out_labels = _arrays(model, "test")
+    real, real_labels = _arrays(strip.model, "train")
+    held_out, held_out_labels = _arrays(strip.model, "test")
     machine = SVC(C=10.0).fit(real, real_labels)
     verdicts = [Verdict(None, machine.score(held_out, held_out_labels), _spread(real, real_labels))]
     x = strip.draw()
-    labels = np.repeat(classes, samples_per_label)
+    labels = np.repeat(strip.labels, strip.samples_per_label)
     for column, (w, by) in enumerate(strip.columns):
         drawn = x[:, :, column].reshape(labels.size, -1)
         verdicts.append(Verdict(w, machine.score(drawn, labels), _spread(drawn, labels), by))

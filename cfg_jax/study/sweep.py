@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cfg_jax import evaluation
-from cfg_jax.evaluation import Reference, Result, SamplingSettings, title
+from cfg_jax.evaluation import Reference, Result, Samples, SamplingSettings, title
 from cfg_jax.evaluation.networks import FeatureNetwork
 from cfg_jax.io import images
 from cfg_jax.io.images import Picture
@@ -43,6 +43,11 @@ class Cell(NamedTuple):
     run: Run
     sampling: SamplingSettings
     classifier: NoisyClassifier | None = None
+
+    def samples(self, **numbered) -> Samples:
+        """Its samples, given num_samples, label_plan and seed as `Samples` has them."""
+        own = {"sampling": self.sampling, "classifier": self.classifier}
+        return Samples(self.run.model, **own, **numbered)
 
 
 class OlderWays(NamedTuple):
@@ -132,31 +137,29 @@ def measure(
     reference: Reference,
     *,
     metrics: Sequence[str] = NEEDED,
-    num_samples: int = 50_000,
-    label_plan: str = "balanced",
-    seed: int = 0,
     batch_size: int = 256,
+    **numbered,
 ) -> Iterator[Result]:
-    """The result of every cell, with a printed line for each; arguments as of `evaluate`.
+    """The result of every cell, with a printed line for each.
 
     Cells are kept in `<workdir>/evaluations` of their run, where `launch.evaluate` keeps its own.
     Raises as `check_measurable` and `evaluate`.
+
+    Args:
+      network, reference, metrics, batch_size: as for `evaluate`.
+      **numbered: num_samples, label_plan and seed, as for `Samples`.
     """
-    options = {"metrics": list(metrics), "num_samples": num_samples, "label_plan": label_plan}
-    check_measurable(cells, **options)
+    check_measurable(cells, metrics, **numbered)
     done, spent = 0.0, 0.0
     for number, cell in enumerate(cells, 1):
         begun = time.monotonic()
         result = evaluation.evaluate(
-            cell.run.model,
+            cell.samples(**numbered),
             network,
             reference,
             folder=cell.run.workdir / "evaluations",
-            seed=seed,
-            sampling=cell.sampling,
-            classifier=cell.classifier,
+            metrics=metrics,
             batch_size=batch_size,
-            **options,
         )
         seconds = time.monotonic() - begun
         if seconds > 1:  # a cell read back tells nothing of the time that others take
@@ -167,9 +170,7 @@ def measure(
         yield result
 
 
-def check_measurable(
-    cells: Sequence[Cell], metrics: Sequence[str], num_samples: int, label_plan: str
-) -> None:
+def check_measurable(cells: Sequence[Cell], metrics: Sequence[str], **numbered) -> None:
     """Refuses what `measure` could not do, before a reference is computed for it.
 
     ValueError for metrics without NEEDED, and what `evaluation.check_request` refuses.
@@ -181,7 +182,7 @@ def check_measurable(
             f"{' and '.join(lacking)}"
         )
     for cell in cells:
-        evaluation.check_request(cell.run.model, metrics, num_samples, label_plan, *cell[1:])
+        evaluation.check_request(cell.samples(**numbered), metrics)
 
 
 def runs_of(cells: Sequence[Cell]) -> list[Run]:
