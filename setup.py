@@ -32,6 +32,7 @@ setup(
         "ml-collections>=1.1.0,<2",
         "safetensors>=0.8,<1",
         "absl-py>=2.5,<3",
+        "filelock>=4.3,<5",
         "numpy>=2.4,<3",
         "scikit-learn>=1.9,<2",
         "matplotlib>=3.11,<4",

@@ -20,6 +20,18 @@ MOST_BYTES = 2**30
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"  # jax's other compression, where someone has installed it
 
 
+_XLA_FLAGS = (  # the same everywhere, or a program that one has compiled is compiled again
+    "--xla_cpu_experimental_ynn_fusion_type=",  # see launch/environment.sh
+    "--xla_cpu_collective_timeout_seconds=1200",  # a busy machine keeps a process waiting
+    "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
+)
+
+
+def xla_flags(devices):
+    """XLA_FLAGS for so many virtual CPU devices."""
+    return " ".join([f"--xla_force_host_platform_device_count={devices}", *_XLA_FLAGS])
+
+
 def _processor():
     """A name of what machine code is compiled for."""
     try:

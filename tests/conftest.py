@@ -10,12 +10,8 @@ import os
 
 from tests import compiled
 
-_FLAGS = {
-    f"--xla_force_host_platform_device_count={os.environ.get('CFG_JAX_TEST_DEVICES', 2)}",
-    "--xla_cpu_experimental_ynn_fusion_type=",  # see launch/environment.sh
-}
-_OTHERS = {flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag}
-os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(sorted(_FLAGS | _OTHERS))}
+_DEVICES = int(os.environ.get("CFG_JAX_TEST_DEVICES", 2))
+os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": compiled.xla_flags(_DEVICES)}
 os.environ |= compiled.environment()
 
 import jax  # noqa: E402  (it reads the environment when it is imported)

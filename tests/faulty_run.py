@@ -9,7 +9,7 @@ happens:
     "full_disk": [first, last]  no file can grow after the first, until after the last
     "die": step                 kill -9 after it
 
-Of several processes all that happens to one: each has its own JSON. They miss each other after ten
+Of several processes all that happens to one: each has its own JSON. They miss each other after five
 seconds. It takes the flags of every program and ends as `python -m launch.train` does.
 """
 
@@ -106,5 +106,5 @@ def watch_saves(workdir, step=None, count=0):
 if __name__ == "__main__":
     from cfg_jax.runtime import processes
 
-    processes.start = functools.partial(processes.start, heartbeat_seconds=10)
+    processes.start = functools.partial(processes.start, heartbeat_seconds=5)
     run(main, saves_at_sigterm=True)

@@ -53,6 +53,16 @@ def compile_something():
     print("/jax/compilation_cache/cache_hits" in events)
 
 
+def hold_lock(path):
+    """Holds a lock until it is killed."""
+    from cfg_jax.storage import lock
+
+    release = lock.hold(path)
+    print("held", flush=True)
+    time.sleep(3600)
+    release()
+
+
 def sleep():
     """Until it is killed."""
     print("here", flush=True)

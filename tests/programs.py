@@ -23,10 +23,11 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
+
+from tests import compiled
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,12 +38,6 @@ LIBRARIES = (
     *("jax", "jax.experimental.multihost_utils", "flax.linen", "optax", "orbax.checkpoint"),
     *("tensorflow_datasets", "grain", "sklearn.datasets", "matplotlib.figure", "PIL.Image"),
     *("ml_collections.config_flags", "tensorboardX", "tqdm", "safetensors.numpy", "pytest"),
-)
-
-XLA_FLAGS = (
-    "--xla_cpu_experimental_ynn_fusion_type=",  # see launch/environment.sh
-    "--xla_cpu_collective_timeout_seconds=1200",  # a busy machine keeps a process waiting
-    "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
 )
 
 
@@ -62,9 +57,29 @@ def environment(devices: int = 1, **variables: str | None) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": " ".join([f"--xla_force_host_platform_device_count={devices}", *XLA_FLAGS]),
+        "XLA_FLAGS": compiled.xla_flags(devices),
     }
     return {name: value for name, value in (plain | own | variables).items() if value is not None}
+
+
+class _Stream:
+    """What a program writes to a pipe: a file would end at a full disk that a test makes."""
+
+    def __init__(self):
+        self._reading, self.writing = os.pipe()
+        self._content = bytearray()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        while part := os.read(self._reading, 2**16):
+            self._content += part
+        os.close(self._reading)
+
+    def text(self, *, complete: bool) -> str:
+        if complete:  # what is still in the pipe; a process that it left behind may keep it open
+            self._reader.join(10)
+        return self._content.decode(errors="replace")
 
 
 class Program:
@@ -111,11 +126,11 @@ class Program:
 
     @property
     def stdout(self) -> str:
-        return _read(self._streams[0])
+        return self._streams[0].text(complete=self.returncode is not None)
 
     @property
     def stderr(self) -> str:
-        return _read(self._streams[1])
+        return self._streams[1].text(complete=self.returncode is not None)
 
     def __enter__(self):
         return self
@@ -130,6 +145,13 @@ class Program:
         return "\n    ".join([f"{' '.join(self.args)}: exit code {self.returncode}", *lines])
 
 
+def free_port() -> int:
+    """A port of this machine that nothing listens at."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
 def start_program(
     module: str, *arguments: str, devices: int = 1, environment: dict[str, str] | None = None
 ) -> Program:
@@ -140,13 +162,15 @@ def start_program(
       environment: variables beside those of `environment()`; None leaves one out.
     """
     variables = globals()["environment"](devices, **(environment or {}))
-    streams = [tempfile.TemporaryFile() for _ in range(2)]
+    streams = [_Stream() for _ in range(2)]
     ended, theirs = socket.socketpair()
     request = json.dumps({"command": [module, *arguments], "environment": variables})
     with theirs:
-        files = [theirs.fileno(), *(stream.fileno() for stream in streams)]
+        files = [theirs.fileno(), *(stream.writing for stream in streams)]
         socket.send_fds(_server(), [b" "], files)
         _server().sendall(request.encode() + b"\n")
+    for stream in streams:
+        os.close(stream.writing)
     return Program([module, *arguments], int(ended.recv(16)), ended, streams)
 
 
@@ -159,11 +183,6 @@ def run_program(module: str, *arguments: str, timeout: float = 900, **options) -
     with start_program(module, *arguments, **options) as program:
         program.wait(timeout)
     return program
-
-
-def _read(stream) -> str:
-    # Not `stream.read()`: reading would move the place at which the program writes.
-    return os.pread(stream.fileno(), os.fstat(stream.fileno()).st_size, 0).decode()
 
 
 @functools.cache

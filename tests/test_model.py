@@ -56,10 +56,11 @@ def on_one_device(model, labels, w):
 TEN = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3])
 
 
+# Programs of other shapes round float32 differently on some processors.
 @pytest.mark.parametrize("size", [1, 4])
 def test_a_sample_is_the_same_in_any_batch(model, size):
     alone = draw(model, TEN[:size], w=1.5)
-    np.testing.assert_array_equal(alone, draw(model, TEN, w=1.5)[:size])
+    np.testing.assert_allclose(alone, draw(model, TEN, w=1.5)[:size], atol=2e-5)
 
 
 def test_a_sample_is_the_same_on_one_device_and_on_several(model):
@@ -145,7 +146,7 @@ def test_rows_of_a_strip_share_their_noise(model):
     np.testing.assert_array_equal(x[:, :, 0], x[:, :, 1])
     assert np.abs(x[0, 0, 0] - x[0, 1, 0]).max() > 1e-3
     whole = dataclasses.replace(strip, batch_size=256).draw()
-    np.testing.assert_array_equal(x, whole)
+    np.testing.assert_allclose(x, whole, atol=2e-5)
 
 
 def test_dropout_is_off_while_sampling(model):

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import time
 from types import SimpleNamespace
 
@@ -18,16 +17,10 @@ from cfg_jax import data
 from cfg_jax.runtime import devices, processes
 from cfg_jax.training import preemption
 from launch import program
-from tests.programs import FOREIGN, ROOT, run_program, start_program
+from tests.programs import FOREIGN, ROOT, free_port, run_program, start_program
 from tests.tiny import parameters, records
 
 STEPS, BATCH = 6, 16
-
-
-def free_port():
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
 
 
 def by_hand(process, port):
