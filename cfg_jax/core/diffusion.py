@@ -64,8 +64,7 @@ def posterior(
       logsnr_t, logsnr_s: [] or [B].
       logvar_interp: the paper's v in [0, 1]; [], [B] or the shape of z_t.
 
-    Returns:
-      mean [B, ...], and logvar that broadcasts against it; -inf if the two log-SNRs are equal.
+    Returns mean [B, ...], and logvar that broadcasts against it; -inf if the log-SNRs are equal.
     """  # noqa: E501
     logsnr_t = expand(jnp.asarray(logsnr_t, jnp.float32), z_t)
     logsnr_s = expand(jnp.asarray(logsnr_s, jnp.float32), z_t)

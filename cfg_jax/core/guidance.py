@@ -33,16 +33,8 @@ LogProb = Callable[[Array, Array], Array]
 def drop_labels(key: Key, labels: Array, *, p_uncond: float, null_label: int) -> Array:
     """label <- null_label with probability p_uncond, independently per example.
 
-    Ho & Salimans 2022, Algorithm 1, line 3.
-
-    Args:
-      key: [] or [B]; consumed.
-      labels: [B] int32.
-      p_uncond: probability in [0, 1].
-      null_label: the label that stands for "no label".
-
-    Returns:
-      [B] int32.
+    Ho & Salimans 2022, Algorithm 1, line 3. key [] or [B], consumed; labels and result [B] int32;
+    p_uncond in [0, 1]; null_label stands for "no label".
     """
     dropped = keys_lib.uniform(keys_lib.per_example(key, labels.shape[0])) < p_uncond
     return jnp.where(dropped, null_label, labels)
@@ -69,9 +61,7 @@ def weight_per_step(w: Array | float, num_steps: int, batch_size: int) -> np.nda
 def cfg(conditional: Array, unconditional: Array, w: Array | float) -> Array:
     """(1 + w) conditional - w unconditional: Ho & Salimans 2022, equation 6.
 
-    Args:
-      conditional, unconditional: eps_hat [B, ...] with the label and without it.
-      w: guidance weight, [] or [B].
+    Both are eps_hat [B, ...], with the label and without it; w is [] or [B].
     """
     w = expand(w, conditional)
     return (1 + w) * conditional - w * unconditional
@@ -170,11 +160,7 @@ def tempered(denoiser: Denoiser, temperature: Array | float) -> Denoiser:
     """eps_hat / temperature, the score of p(z)^(1 / temperature): sharper below 1.
 
     A baseline that uses no label. Dhariwal & Nichol 2021, appendix G, find that neither this nor
-    less sampling noise replaces guidance.
-
-    Args:
-      denoiser: (z, logsnr) -> eps_hat, already guided or not.
-      temperature: [], above 0.
+    less sampling noise replaces guidance. temperature is [], above 0; denoiser may be guided.
     """
 
     def denoise(z: Array, logsnr: Array) -> Array | Prediction:

@@ -16,11 +16,8 @@ from cfg_jax.core.types import Array, Key
 def per_example(key: Key, batch_size: int) -> Key:
     """The keys [B] of a batch: fold_in(key, i) for a single key, or the given [B] keys.
 
-    Args:
-      key: typed key [] or [B], or legacy uint32 key [2] or [B, 2]; consumed.
-      batch_size: B.
-
-    Raises ValueError for a value that is no key and for keys of any other shape.
+    key is typed, [] or [B], or legacy uint32, [2] or [B, 2]; consumed. Raises ValueError for any
+    other value or shape.
     """
     if not isinstance(key, jax.Array | np.ndarray):
         raise ValueError(f"key={key!r}: need jax.random.key(seed), or one key per example")

@@ -62,14 +62,12 @@ def diffusion_loss(
       vlb_weight: lambda of the hybrid loss, 0.001 in its paper; 0 leaves a variance untrained.
       vlb_steps: T, at least 2; for a discrete schedule, its number of timesteps.
 
-    Returns:
-      The loss [B], mean over the data axes, and a dict of arrays [B]: `logsnr`, `dropped` (whether
-      the label is dropped), `eps_mse` (the unweighted error) and `vlb` (bits per dimension, only if
-      vlb_weight is above 0).
+    Returns the loss [B], mean over the data axes, and a dict of arrays [B]: `logsnr`, `dropped`
+    (whether the label is dropped), `eps_mse` (the unweighted error) and, if vlb_weight is above 0,
+    `vlb` (bits per dimension).
 
     Raises ValueError for an unknown weighting, p_uncond outside [0, 1], a negative or non-finite
     vlb_weight, vlb_steps below 2, and vlb_weight above 0 if predict returns no `Prediction`.
-
     Source: Ho & Salimans 2022, Algorithm 1; Nichol & Dhariwal 2021, equation 16.
     """
     _check(weighting, p_uncond, vlb_weight, vlb_steps)

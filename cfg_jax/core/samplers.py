@@ -59,12 +59,8 @@ def ddim_step(
     """z_s = alpha_s x_hat + sigma_s eps, eps = (z_t - alpha_t x_hat) / sigma_t; no noise is drawn.
 
     eps is computed from x_hat, so it agrees with a clipped x_hat. Song et al. 2021, arXiv
-    2010.02502, equation 12 with eta = 0.
-
-    Args:
-      key, logvar_interp, noise_temperature: unused.
-      z_t, x_hat: [B, ...].
-      logsnr_t, logsnr_s: [] or [B], logsnr_s > logsnr_t.
+    2010.02502, equation 12 with eta = 0. Arguments as in `ancestral_step`; key, logvar_interp and
+    noise_temperature are unused.
     """
     return diffuse(x_hat, predict_eps(z_t, x_hat, logsnr_t), logsnr_s)
 

@@ -72,14 +72,9 @@ class CosineSchedule:
     def grid(self, num_steps: int, inclusive: bool = True) -> np.ndarray:
         """logsnr(u) for T evenly spaced values of u: Ho & Salimans 2022, section 4.
 
-        Args:
-          num_steps: T.
-          inclusive: True gives u = 1, ..., 0, as in the paper. False gives u = 1, ..., 1/T, which
-            never reaches logsnr_max (Salimans & Ho 2022, arXiv 2202.00512).
-
-        Returns:
-          [T] float32 on the host, ascending, first exactly logsnr_min, last exactly logsnr_max if
-          inclusive.
+        inclusive=True gives u = 1, ..., 0, as in the paper. False gives u = 1, ..., 1/T, which
+        never reaches logsnr_max (Salimans & Ho 2022, arXiv 2202.00512). The result is [T] float32
+        on the host, ascending, first exactly logsnr_min, last exactly logsnr_max if inclusive.
 
         Raises ValueError for num_steps below 2 (below 1 if not inclusive).
         """
@@ -115,14 +110,9 @@ def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Cosi
 def logsnr_grid(schedule: CosineSchedule, num_steps: int, *, inclusive: bool = True) -> Array:
     """The T log-SNRs of a sampler, ascending: schedule.grid(num_steps, inclusive).
 
-    Args:
-      schedule: a `CosineSchedule` for a grid uniform in u, or a `timesteps.DiscreteSchedule` for
-        evenly spaced timesteps.
-      num_steps: T, the number of denoiser calls.
-      inclusive: whether the grid ends at logsnr_max; see the schedule's `grid`.
-
-    Returns [T] float32, first exactly logsnr_min, last exactly logsnr_max if inclusive. Raises
-    ValueError for arguments that the schedule's `grid` rejects.
+    Uniform in u for a `CosineSchedule`, evenly spaced timesteps for a `timesteps.DiscreteSchedule`.
+    num_steps is T, the number of denoiser calls. Returns [T] float32, first exactly logsnr_min,
+    last exactly logsnr_max if inclusive. Raises ValueError for arguments that `grid` rejects.
     """
     return jnp.asarray(schedule.grid(num_steps, inclusive=inclusive))
 

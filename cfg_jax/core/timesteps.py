@@ -28,10 +28,8 @@ _FORMS = (
 class DiscreteSchedule:
     """The log-SNRs of N timesteps; created by `linear_timesteps` or `cosine_timesteps`.
 
-    Hashable, so it may be a static argument of a jitted function.
-
-    Args:
-      logsnrs: logsnr_t for t = 0..N-1, from clean to noisy.
+    Hashable, so it may be a static argument of a jitted function. logsnrs has logsnr_t for
+    t = 0..N-1, from clean to noisy.
 
     Raises ValueError for fewer than 2 log-SNRs, and for values that are not finite or not strictly
     decreasing in float32, the type of all results.
@@ -140,10 +138,8 @@ class DiscreteSchedule:
           cleanest first. If 5 does not divide N, the first sections are longer by one.
 
         Dhariwal & Nichol 2021 (arXiv 2105.05233); the third is the string of their LSUN samples.
-
-        Returns:
-          [T] float32 on the host, ascending, last exactly logsnr_max; first logsnr_min if timestep
-          N - 1 is selected, which "ddim25" omits.
+        The result is [T] float32 on the host, ascending, last exactly logsnr_max; first logsnr_min
+        if timestep N - 1 is selected, which "ddim25" omits.
 
         Raises ValueError for any other form, for more timesteps than a section has, and for a count
         that no integer stride gives.

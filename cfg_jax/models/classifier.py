@@ -17,10 +17,8 @@ Array = jax.Array
 class Classifier(Trunk):
     """(z [B, H, W, C], logsnr [B]) -> logits [B, num_classes], float32.
 
-    Args:
-      num_classes: number of labels, 0..num_classes - 1.
-
-    `Trunk` has the other arguments. The attention pool has the same heads as the trunk.
+    Labels are 0..num_classes - 1. `Trunk` has the other arguments; the attention pool has the same
+    heads as the trunk.
     """
 
     num_classes: int
@@ -29,10 +27,8 @@ class Classifier(Trunk):
     def __call__(self, z: Array, noise: Array, dropout_keys: Array | None = None) -> Array:
         """log p(label | z) up to a constant.
 
-        Args:
-          z: [B, H, W, C].
-          noise: [B] logsnr, or the timestep if `noise_input` is "timestep".
-          dropout_keys: [B], one key per example; None turns dropout off.
+        noise [B] is logsnr, or the timestep if `noise_input` is "timestep". dropout_keys [B] has
+        one key per example; None turns dropout off.
         """
         self._check(z)
         h, _ = self._down(z, self._embed(noise, None, 0), dropout_keys)

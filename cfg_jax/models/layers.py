@@ -79,9 +79,8 @@ class GroupNorm(nn.Module):
     Applied as one multiply-add per element with coefficients [B, C]: plain and adaptive norm cost
     the same, and the backward pass needs no intermediate.
 
-    Args of the call:
-      h: [B, ..., C]; statistics in float32, result in h's dtype.
-      scale, shift: [B, C] or None; AdaGN's two conditioning vectors.
+    The call takes h [B, ..., C] and AdaGN's conditioning vectors scale and shift, both [B, C] or
+    both None. Statistics are float32, the result has h's dtype.
     """
 
     groups: int
@@ -175,8 +174,7 @@ class ResBlock(nn.Module):
       adagn: whether emb scales and shifts the second norm; False adds emb before a plain norm.
       rescale: whether to divide the sum by sqrt(2).
 
-    Args of the call:
-      h [B, H, W, C], emb [B, E] of the noise level and the label, dropout_keys [B] or None.
+    The call takes h [B, H, W, C], emb [B, E] of noise level and label, dropout_keys [B] or None.
     """
 
     channels: int

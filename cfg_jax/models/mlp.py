@@ -17,7 +17,7 @@ class MLP(nn.Module):
 
     Args:
       out_channels: number of outputs, D for one head, 2D for two.
-      num_classes: number of labels without the null label, num_classes; 0 for no label input.
+      num_classes: number of labels besides the null label num_classes; 0 for no label input.
       channels: number of hidden features.
       num_blocks: number of residual blocks h + Dense(SiLU(LayerNorm(h) (1 + scale) + shift)).
       dropout: dropout rate in every block.

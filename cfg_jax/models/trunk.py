@@ -145,7 +145,7 @@ class Trunk(nn.Module, kw_only=True):
         for height in self.attention_resolutions:
             if height not in sizes:
                 raise ValueError(
-                    f"attention_resolutions has {height}: the heights here are {sizes}"
+                    f"attention_resolutions has {height}: choose from the heights {sizes}"
                 )
         for channels, size in zip(self.widths, sizes, strict=True):
             if channels % self.norm_groups:

@@ -101,7 +101,7 @@ def split_batch(tree: Any) -> Any:
 
 
 def filled(start: int, stop: int, size: int) -> np.ndarray:
-    """[size] indices start, start + 1, ..., stop - 1, padded with copies of stop - 1."""
+    """[size] indices start, start + 1, ..., with stop - 1 in place of `stop` and above."""
     return np.minimum(np.arange(start, start + size), stop - 1)
 
 

@@ -54,9 +54,8 @@ def start(
       timeout_seconds: maximum wait for the others, after which jax ends the process.
       heartbeat_seconds: time without a heartbeat after which a process is dead and the others end.
 
-    Raises:
-      ValueError: contradictory arguments, or "on" outside a cluster.
-      RuntimeError: no answer at coordinator_address, its port in use, or a device used before.
+    Raises ValueError for contradictory arguments and for "on" outside a cluster; RuntimeError if
+    coordinator_address does not answer, its port is in use, or a device was used before.
     """
     by_hand = _by_hand(mode, coordinator_address, num_processes, process_id)
     if mode == "off":
@@ -160,7 +159,7 @@ def _detected() -> int:
 
 
 def check_devices(num_processes: int) -> None:
-    """Raises RuntimeError for a process the backend misses, ValueError for unequal device counts."""
+    """Raises RuntimeError if the backend misses processes, ValueError for unequal device counts."""
     if jax.process_count() != num_processes:
         raise RuntimeError(
             f"{num_processes} processes are connected, but the {jax.default_backend()} backend "
