@@ -124,8 +124,8 @@ class DiscreteSchedule:
             )
         if not 2 <= num_steps <= self.num_timesteps:
             raise ValueError(
-                f"num_steps={num_steps}: a sampling grid of {self.num_timesteps} timesteps needs "
-                f"from 2 to {self.num_timesteps}"
+                f"num_steps={num_steps}: a grid of {self.num_timesteps} timesteps needs from 2 to "
+                f"{self.num_timesteps} steps"
             )
         return self._ascending(_evenly_spaced(self.num_timesteps, num_steps))
 
