@@ -1,4 +1,4 @@
-"""A denoiser of points.
+"""A denoiser of vectors, such as points in the plane.
 
 It is a residual perceptron, conditioned on logsnr and label as the U-Net is.
 """
