@@ -1,7 +1,7 @@
 """Classifier-free and classifier guidance of diffusion models in JAX and Flax.
 
-Importing this package loads neither TensorFlow nor tfds, grain or orbax; `load` imports what
-reads a checkpoint when it is called.
+Importing this package does not import TensorFlow, tfds, grain or orbax; calling `load` imports
+what it needs to read a checkpoint.
 """
 
 import sys
@@ -38,7 +38,7 @@ from cfg_jax.training.step import TrainState, create_optimizer, create_train_sta
 
 __version__ = "0.1.0"
 
-# Both are public as modules too: `from cfg_jax.images import grid`.
+# Both are also public as modules: `from cfg_jax.images import grid`.
 sys.modules |= {"cfg_jax.images": images, "cfg_jax.keys": keys}
 
 __all__ = [

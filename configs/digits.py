@@ -2,8 +2,7 @@
 
     python -m launch.train --config=configs/digits.py --workdir=runs/digits
 
-Needs no download. Two CPU cores, about three minutes. Result: see README, made by
-`bash launch/demo.sh`.
+No download; about three minutes on two CPU cores. `bash launch/demo.sh` makes the result in README.
 """
 
 from configs import base

@@ -1,11 +1,11 @@
-"""A classifier of noisy digits, to guide `configs/digits.py` with.
+"""A classifier of noisy digits that guides `configs/digits.py`.
 
     python -m launch.train --config=configs/digits_classifier.py --workdir=runs/digits_classifier
 
-The U-Net's trunk with attention pooling (Dhariwal & Nichol 2021, section 4) on the noise, the
-schedule and the data of the digits' model. Crops are milder than ADM's 0.8 of a side: enlarged
-again to 8 x 8, they are unlike what is to be guided. Two CPU cores, about a minute. Result: see
-README, made by `bash launch/demo.sh`.
+The U-Net's trunk with attention pooling (Dhariwal & Nichol 2021, section 4), with the noise
+schedule and data of `digits`. min_crop exceeds ADM's 0.8, because smaller crops, enlarged to 8 x 8,
+do not look like samples. About a minute on two CPU cores. `bash launch/demo.sh` makes the result in
+README.
 """
 
 from configs import digits

@@ -1,11 +1,10 @@
-"""A classifier of clean digits, whose features `launch.evaluate` compares digits by.
+"""A classifier of clean digits, the feature network of `launch.evaluate` for digits.
 
     python -m launch.train --config=configs/digits_features.py --workdir=runs/digits_features
 
-The classifier of `digits_classifier` on digits with nearly no noise, cropped at random.
-`launch.evaluate` trains it where it is needed, into the folder `features` of the run that is
-evaluated. Two CPU cores, about 40 seconds. Result: 97.6 per cent of the test digits, which other
-writers wrote, are recognised.
+`digits_classifier` on randomly cropped digits with almost no noise. If it is missing,
+`launch.evaluate` trains it into the folder `features` of the evaluated run. About 40 seconds on two
+CPU cores. Result: 97.6 per cent accuracy on the test digits, which are by other writers.
 """
 
 from configs import digits_classifier

@@ -1,11 +1,10 @@
-"""Digits for sweeps over w, p_uncond and T: `digits`, stopped early.
+"""`digits` stopped early, for sweeps over w, p_uncond and T.
 
     bash launch/digits_experiment.sh
 
-After the 900 steps of `digits` a sample at w = 0 is more surely of its class than a real digit of
-another writer, and any guidance only takes variety away. After 150 it is not, as in the paper,
-where the Frechet distance falls before it rises. Two CPU cores, about 40 seconds. Result: see
-README.
+After the 900 steps of `digits`, a sample at w = 0 is classified with more confidence than a real
+digit by another writer, so guidance only reduces variety. After 150 steps it is not: as in the
+paper, the Frechet distance first falls with w. About 40 seconds on two CPU cores. Result: README.
 """
 
 from configs import digits

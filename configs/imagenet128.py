@@ -4,10 +4,9 @@
     python -m launch.train --config=configs/imagenet128.py --workdir=runs/imagenet128
 
 From the paper: log-SNR +-20, v = 0.2, 2.7M steps, T in 128, 256, 1024; ADM's network and optimizer
-(Dhariwal & Nichol 2021, table 11) by reference. Not given: p_uncond of this model (0.1 and 0.2 are
-about equal at 64 x 64), warm-up, gradient clipping, flips, clipping of x_hat, which are as in
-imagenet64. Published: FID 2.43 and IS 158.47 at w = 0.3, T = 256. Hardware, time and our score:
-not yet run.
+(Dhariwal & Nichol 2021, table 11) by reference. As in imagenet64, since not given: p_uncond (0.1
+and 0.2 are about equal at 64 x 64), warm-up, gradient clipping, flips, clipping of x_hat.
+Published: FID 2.43 and IS 158.47 at w = 0.3, T = 256. Hardware, time and our score: not yet run.
 """
 
 from configs import base

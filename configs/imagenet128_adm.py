@@ -4,9 +4,9 @@
     python -m launch.train --config=configs/imagenet128_adm.py --workdir=runs/adm_updown \\
         --config.model.biggan_updown=True
 
-As it stands, the base of table 1: 160 channels, depth 2, one head, attention at 16 x 16, published
-FID 15.33 after 700K iterations and 13.21 after 1200K. Each other row overrides, with the published
-change of those two:
+The config is the base of table 1: 160 channels, depth 2, one head, attention at 16 x 16. Its
+published FID is 15.33 after 700K iterations and 13.21 after 1200K. The other rows override fields
+and change these two values by:
 
     depth           model.channels=128 model.num_blocks=4             -0.21  -0.48
     heads           model.num_heads=4                                 -0.54  -0.82
@@ -15,12 +15,11 @@ change of those two:
     rescale         model.rescale_residual=True                       +0.16  +0.25
     ADM's choice    heads, attention and BigGAN together              -3.14  -3.00
 
-Table 2 has, against one head's 14.08, model.num_heads=2, 4, 8 (-0.50, -0.97, -1.17) and, with
-model.num_heads=0, model.head_channels=32, 64, 128 (-1.36, -1.03, -1.08). Table 3 has
-model.adagn=True against False (13.06, 15.08). Which width and attention those two tables start
-from is to be read in the paper. Linear schedule, learned variance, lr 1e-4, batch 256, 250 sampling
-steps. The network has --config.model.dtype=bfloat16 where theirs has float16. Hardware, time and
-our score: not yet run.
+Table 2, relative to 14.08 for one head: model.num_heads=2, 4, 8 (-0.50, -0.97, -1.17) and, with
+model.num_heads=0, model.head_channels=32, 64, 128 (-1.36, -1.03, -1.08). Table 3: model.adagn=True
+or False (13.06, 15.08). The paper has the width and attention of those two tables. Linear schedule,
+learned variance, lr 1e-4, batch 256, 250 sampling steps; --config.model.dtype=bfloat16 instead of
+ADM's float16. Hardware, time and our score: not yet run.
 """
 
 from configs import base

@@ -1,14 +1,14 @@
-"""ADM's classifier of noisy 128 x 128 images (Dhariwal & Nichol 2021, table 12), to guide
-`configs/imagenet128.py` with.
+"""ADM's classifier of noisy 128 x 128 images (Dhariwal & Nichol 2021, table 12).
 
     python -m launch.train --config=configs/imagenet128_classifier.py \\
         --workdir=runs/imagenet128_classifier
     python -m launch.sample --workdir=runs/imagenet128 --w=-1 --labels=0,207,979 \\
         --classifier_workdir=runs/imagenet128_classifier --classifier_w=1
 
-As imagenet64_classifier.py, but for depth 2, weight decay 0.05, batch 256 and learning rate 3e-4.
-ADM's own 128 x 128 model has --config.diffusion.schedule=linear. Published for it: 43M parameters;
-scale 0.5 at 250 steps, 1.25 with 25 of DDIM. Hardware, time and our score: not yet run.
+It guides `configs/imagenet128.py` and equals imagenet64_classifier.py except for depth 2, weight
+decay 0.05, batch 256 and learning rate 3e-4. ADM's own 128 x 128 model has
+--config.diffusion.schedule=linear. Published for it: 43M parameters; scale 0.5 at 250 steps, 1.25
+at 25 DDIM steps. Hardware, time and our score: not yet run.
 """
 
 from configs import imagenet64_classifier

@@ -1,13 +1,13 @@
-"""ADM at 256 x 256 (Dhariwal & Nichol 2021, tables 4, 5 and 11): the network of 554M parameters.
+"""ADM at 256 x 256 (Dhariwal & Nichol 2021, tables 4, 5 and 11), 554M parameters.
 
     pip install -e '.[tf]' && python -m launch.prepare --dataset=imagenet2012 --manual_dir=...
     python -m launch.train --config=configs/imagenet256_adm.py --workdir=runs/imagenet256_adm
 
-Everything is table 11's: 256 channels, depth 2, heads of 64 channels, attention at 32, 16 and 8,
-BigGAN up- and downsampling, AdaGN, linear schedule, learned variance, no dropout, batch 256, lr
-1e-4, 1980K steps, 250 sampling steps. The network has bfloat16 where theirs has float16. Published:
-FID 10.94 and IS 100.98; with the classifier at scale 1, FID 4.59 and IS 186.70. Hardware, time and
-our score: not yet run.
+From table 11: 256 channels, depth 2, heads of 64 channels, attention at 32, 16 and 8, BigGAN up-
+and downsampling, AdaGN, linear schedule, learned variance, no dropout, batch 256, lr 1e-4, 1980K
+steps, 250 sampling steps. The network uses bfloat16 instead of float16. Published: FID 10.94 and IS
+100.98; with the classifier at scale 1, FID 4.59 and IS 186.70. Hardware, time and our score: not
+yet run.
 """
 
 from configs import imagenet128_adm

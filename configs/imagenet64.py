@@ -3,12 +3,11 @@
     pip install -e '.[tf]' && python -m launch.prepare --dataset=imagenet2012 --manual_dir=...
     python -m launch.train --config=configs/imagenet64.py --workdir=runs/imagenet64
 
-From the paper: log-SNR +-20, p_uncond 0.1 (0.2 and 0.5 are the others it studies), v = 0.3,
-400k steps; ADM's network and optimizer (Dhariwal & Nichol 2021, table 11) by reference. Neither
-gives warm-up, gradient clipping, flips or clipping of x_hat: the first two are those of Salimans &
-Ho 2022 (arXiv 2202.00512), flips and clipping are on. T = 256 is the natural reading, not stated
-for this table. Published: FID 1.55 and IS 66.11 at w = 0.1. Hardware, time and our score: not yet
-run.
+From the paper: log-SNR +-20, p_uncond 0.1 (it also studies 0.2 and 0.5), v = 0.3, 400k steps; ADM's
+network and optimizer (Dhariwal & Nichol 2021, table 11) by reference. Not given there: warm-up and
+gradient clipping, which follow Salimans & Ho 2022 (arXiv 2202.00512); flips and clipping of x_hat,
+both on; T of this table, assumed 256. Published: FID 1.55 and IS 66.11 at w = 0.1. Hardware, time
+and our score: not yet run.
 """
 
 from configs import base

@@ -1,16 +1,15 @@
-"""ADM's classifier of noisy 64 x 64 images (Dhariwal & Nichol 2021, table 12), to guide
-`configs/imagenet64.py` with.
+"""ADM's classifier of noisy 64 x 64 images (Dhariwal & Nichol 2021, table 12).
 
     python -m launch.train --config=configs/imagenet64_classifier.py \\
         --workdir=runs/imagenet64_classifier
     python -m launch.sample --workdir=runs/imagenet64 --w=-1 --labels=0,207,979 \\
         --classifier_workdir=runs/imagenet64_classifier --classifier_w=1
 
-From the table: 128 channels, depth 4, 64 channels a head, weight decay 0.2, batch 1024, 300K
-iterations, learning rate 6e-4. From the command published with ADM's code: the rate falls to zero
-over the run. Crops keep 0.8 of a side or more, as there. The noise is that of imagenet64.py; ADM's
-own 64 x 64 model has --config.diffusion.schedule=cosine. Published for it: 65M parameters, scale
-1.0 at 250 steps. Hardware, time and our score: not yet run.
+It guides `configs/imagenet64.py` and has the same noise. From the table: 128 channels, depth 4, 64
+channels per head, weight decay 0.2, batch 1024, 300K iterations, learning rate 6e-4. From the
+command published with ADM's code: linear decay of the rate to zero, crops of at least 0.8 of a
+side. ADM's own 64 x 64 model has --config.diffusion.schedule=cosine. Published for it: 65M
+parameters, scale 1.0 at 250 steps. Hardware, time and our score: not yet run.
 """
 
 from configs import imagenet64

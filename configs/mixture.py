@@ -3,8 +3,8 @@
     python -m launch.train --config=configs/mixture.py --workdir=runs/mixture
     python -m launch.sample --workdir=runs/mixture --w=0,1,3 --labels=all --samples_per_label=500
 
-The exact denoiser's figure is `python -m launch.mixture`; tests/test_long.py says how near to it
-the learned one has to come.
+`python -m launch.mixture` makes the figure of the exact denoiser; tests/test_long.py bounds the
+difference of the learned one.
 """
 
 from ml_collections import ConfigDict
@@ -15,8 +15,8 @@ from configs import base
 def get_config():
     config = base.get_config()
     config.data.name = "mixture"
-    config.data.std = 0.25  # of every class, in every direction
-    config.data.size = 20_000  # points
+    config.data.std = 0.25  # standard deviation of every class in every direction
+    config.data.size = 20_000  # number of points
     config.network = "mlp"
     config.model = ConfigDict({"channels": 128, "num_blocks": 3, "dropout": 0.0})
     config.diffusion.prediction = "v"

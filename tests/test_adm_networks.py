@@ -348,7 +348,7 @@ def test_attention_pooling_is_numpy_attention_of_the_mean_to_all_pixels():
         (small_unet(channel_mult=(0.5, 1.25)), (1, 8, 8, 1), "norm_groups=4.*10 channels"),
         (small_classifier(head_channels=3), (1, 8, 8, 1), "head_channels=3"),
         (small_classifier(channel_mult=(1, 1)), (1, 7, 7, 1), "multiples of 2"),
-        (small_classifier(attention_resolutions=(4,)), (1, 8, 8, 1), r"heights here are \[8\]"),
+        (small_classifier(attention_resolutions=(4,)), (1, 8, 8, 1), r"the heights \[8\]"),
         (small_classifier(), (1, 2), r"images of shape \(2,\)"),
     ],
 )

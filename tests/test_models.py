@@ -189,7 +189,7 @@ def test_an_imagenet_network_has_the_published_number_of_parameters(config, mill
         (small_unet(norm_groups=3), (1, 8, 8, 1), "norm_groups=3"),
         (small_unet(num_heads=3), (1, 8, 8, 1), "num_heads=3"),
         (small_unet(head_channels=5), (1, 8, 8, 1), "head_channels=5"),
-        (small_unet(attention_resolutions=(16,)), (1, 8, 8, 1), r"heights here are \[8, 4\]"),
+        (small_unet(attention_resolutions=(16,)), (1, 8, 8, 1), r"the heights \[8, 4\]"),
         (small_unet(), (1, 8), "channel_mult"),
         (MLP(out_channels=2), (1, 8, 8, 1), "vectors"),
     ],

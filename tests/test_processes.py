@@ -271,7 +271,7 @@ def test_on_needs_a_cluster_and_costs_one_line(tmp_path):
     )
     assert alone.returncode == 2, alone
     (line,) = lines(alone)
-    assert "--distributed=on: this is no cluster that jax knows" in line
+    assert "distributed mode=on: jax detects no cluster" in line
     assert not list(tmp_path.iterdir())
 
 
@@ -294,7 +294,7 @@ def test_unlike_devices_end_all_processes_with_one_line_each():
         assert_ended(both, 2)
     for each in both:
         (line,) = lines(each)
-        assert "process 1 has 2 devices, the first one 1: give every process the same" in line
+        assert "process 1 has 2 devices, process 0 has 1: give every process the same" in line
 
 
 def test_a_process_that_fails_alone_ends_and_the_other_misses_it(tmp_path):
@@ -336,24 +336,24 @@ def test_a_connected_program_that_saves_nothing_is_ended_by_sigterm():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"mode": "maybe"}, "--distributed=maybe: choose one of auto, on, off"),
-        ({"mode": "on"}, "no cluster that jax knows .* give --coordinator_address=HOST:PORT"),
-        ({"num_processes": 2}, "--num_processes=2 without --coordinator_address and --process_id"),
+        ({"mode": "maybe"}, "distributed mode=maybe: choose one of auto, on, off"),
+        ({"mode": "on"}, "detects no cluster .* give coordinator_address=HOST:PORT"),
+        ({"num_processes": 2}, "num_processes=2 without coordinator_address and process_id"),
         (
             {"mode": "off", "coordinator_address": "a:1"},
-            "--coordinator_address=a:1 with --distributed=off: leave one of them out",
+            "coordinator_address=a:1 with distributed mode=off: leave one of them out",
         ),
         (
             {"coordinator_address": "10.0.0.1", "num_processes": 2, "process_id": 0},
-            "--coordinator_address=10.0.0.1: need HOST:PORT",
+            "coordinator_address=10.0.0.1: need HOST:PORT",
         ),
         (
             {"coordinator_address": "a:1", "num_processes": 2, "process_id": 2},
-            "--process_id=2 --num_processes=2: need an id from 0 to 1",
+            "process_id=2 num_processes=2: need an id from 0 to 1",
         ),
         (
             {"coordinator_address": "a:1", "num_processes": 0, "process_id": 0},
-            "--process_id=0 --num_processes=0: need an id from 0",
+            "process_id=0 num_processes=0: need an id from 0",
         ),
     ],
 )
@@ -368,7 +368,7 @@ def test_flags_that_connect_to_nothing_are_refused(monkeypatch, arguments, said)
 def test_a_first_process_that_does_not_answer_is_named_by_the_others(monkeypatch):
     without_cluster(monkeypatch)
     address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(RuntimeError, match=f"--coordinator_address={address}: process 0 does not"):
+    with pytest.raises(RuntimeError, match=f"coordinator_address={address}: process 0 does not"):
         processes.start(
             coordinator_address=address, num_processes=2, process_id=1, timeout_seconds=0
         )
@@ -432,15 +432,15 @@ def test_a_cluster_that_does_not_say_how_many_is_an_error_of_one_line(monkeypatc
     without_cluster(monkeypatch)
     for name, value in (slurm(0, 1) | {"SLURM_NTASKS": "two"}).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="does not say how many .* give --distributed=off"):
+    with pytest.raises(ValueError, match="does not report its number .* distributed mode=off"):
         processes.start("auto")
 
 
 @pytest.mark.parametrize(
     ("counts", "known", "said"),
     [
-        ([1, 2, 3], 3, "process 1 has 2 devices, the first one 1: give every process the same"),
-        ([4, 4], 1, "2 processes are connected, but the cpu backend knows of 1"),
+        ([1, 2, 3], 3, "process 1 has 2 devices, process 0 has 1: give every process the same"),
+        ([4, 4], 1, "2 processes are connected, but the cpu backend sees 1"),
     ],
 )
 def test_devices_that_do_not_go_together_are_refused_in_every_process(

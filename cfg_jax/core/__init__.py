@@ -1,1 +1,1 @@
-"""The mathematics of guided diffusion as pure functions of arrays; imports jax alone."""
+"""The mathematics of guided diffusion as pure functions of arrays; imports only jax."""

@@ -1,10 +1,10 @@
-"""What does a log-SNR do to data, and how are eps, x and v turned into each other?
+"""Diffusion of data to a log-SNR, and conversions between eps, x and v.
 
     z = alpha x + sigma eps,   alpha^2 = sigmoid(logsnr),   sigma^2 = sigmoid(-logsnr)
     q(z_s | z_t, x) is Gaussian for logsnr_s > logsnr_t (`posterior`)
 
-Every function is elementwise in the data, whatever its shape [B, ...]; every logsnr is [] or [B].
-Which log-SNRs occur is left to `schedules`, what eps_hat is to guidance and networks.
+Every function is elementwise in data of any shape [B, ...]; every logsnr is [] or [B]. `schedules`
+chooses the log-SNRs; networks and guidance provide eps_hat.
 
 Source: Ho & Salimans 2022, "Classifier-Free Diffusion Guidance", section 2.
 """
@@ -18,17 +18,16 @@ from cfg_jax.core.types import Array, Predict, Prediction
 
 
 def expand(value: Array | float, z: Array) -> Array:
-    """`value` [], [B] or of z's rank, with trailing axes of one so that it multiplies z [B, ...].
+    """`value` [], [B] or of z's rank, with trailing axes of size 1 to broadcast against z [B, ...].
 
-    Raises:
-      ValueError: any other shape.
+    Raises ValueError for any other shape.
     """
     value = jnp.asarray(value)
     if value.ndim == 0 or value.ndim == z.ndim:
         return value
     if value.shape != z.shape[:1]:
         raise ValueError(
-            f"a value of shape {value.shape} for data of shape {z.shape}: give a scalar or "
+            f"value of shape {value.shape} for data of shape {z.shape}: give a scalar or "
             f"one number per example, [{z.shape[0]}]"
         )
     return value.reshape(value.shape + (1,) * (z.ndim - 1))
@@ -41,7 +40,7 @@ def alpha_sigma(logsnr: Array) -> tuple[Array, Array]:
 
 
 def diffuse(x: Array, eps: Array, logsnr: Array) -> Array:
-    """z = alpha x + sigma eps, a draw of q(z | x) when eps is standard normal.
+    """z = alpha x + sigma eps, a sample of q(z | x) if eps is standard normal.
 
     Arrays [B, ...]; logsnr [] or [B].
     """
@@ -57,19 +56,15 @@ def posterior(
         mean   = exp(logsnr_t - logsnr_s) (alpha_s / alpha_t) z_t + (1 - exp(logsnr_t - logsnr_s)) alpha_s x
         logvar = log(1 - exp(logsnr_t - logsnr_s)) + (1 - v) log sigma_s^2 + v log sigma_t^2
 
-    with v = `logvar_interp`: 0 is the posterior's own variance, 1 the variance of
-    q(z_t | z_s), between them the geometric interpolation of the reverse process.
+    v = `logvar_interp` interpolates geometrically between the posterior's own variance (v = 0) and
+    the variance of q(z_t | z_s) (v = 1). Source: Ho & Salimans 2022, equations 3 and 4.
 
     Args:
       z_t, x: [B, ...].
       logsnr_t, logsnr_s: [] or [B].
       logvar_interp: the paper's v in [0, 1]; [], [B] or the shape of z_t.
 
-    Returns:
-      mean [B, ...], and logvar of a shape that broadcasts against it; -inf where the two
-      log-SNRs are equal.
-
-    Source: Ho & Salimans 2022, equations 3 and 4.
+    Returns mean [B, ...], and logvar that broadcasts against it; -inf if the log-SNRs are equal.
     """  # noqa: E501
     logsnr_t = expand(jnp.asarray(logsnr_t, jnp.float32), z_t)
     logsnr_s = expand(jnp.asarray(logsnr_s, jnp.float32), z_t)
@@ -112,9 +107,9 @@ def predict_eps_from_v(z: Array, v_hat: Array, logsnr: Array) -> Array:
 def predict_eps_from_x_and_eps(z: Array, x_and_eps: Array, logsnr: Array) -> Array:
     """eps_hat = sigma (z - alpha x_head) + alpha^2 eps_head, the mean of two heads.
 
-    In x this is x_hat = sigma^2 x_head + alpha^2 x(eps_head), so each head counts where it is
-    the better conditioned one. Salimans & Ho 2022, arXiv 2202.00512, section 4. z [B, ..., C],
-    x_and_eps [B, ..., 2C] with the x head first; logsnr [] or [B].
+    In x this is x_hat = sigma^2 x_head + alpha^2 x(eps_head), so each head dominates where it is
+    better conditioned. Salimans & Ho 2022, arXiv 2202.00512, section 4. z [B, ..., C]; x_and_eps
+    [B, ..., 2C], x head first; logsnr [] or [B].
     """
     alpha, sigma = alpha_sigma(expand(logsnr, z))
     x_head, eps_head = jnp.split(x_and_eps, 2, axis=-1)
@@ -135,17 +130,16 @@ def as_predict(
     *,
     learned_variance: bool = False,
 ) -> Predict:
-    """A Predict from a network whose output is eps, x, v, or x and eps on 2C channels.
+    """A Predict from a network that outputs eps, x, v, or x and eps on 2C channels.
 
     Args:
       network: (z [B, ...], logsnr [B], labels [B]) -> output [B, ...].
-      prediction: what the output means, one of `HEADS`.
-      learned_variance: the output's last C channels h are the variance's, and the Predict gives a
-        `Prediction` with logvar_interp = (h + 1) / 2 (Nichol & Dhariwal 2021, arXiv 2102.09672,
-        section 3.1; the map from h is ADM's).
+      prediction: meaning of the output, one of `HEADS`.
+      learned_variance: whether the last C output channels h encode the variance. The Predict then
+        returns a `Prediction` with logvar_interp = (h + 1) / 2 (Nichol & Dhariwal 2021, arXiv
+        2102.09672, section 3.1; the map from h is ADM's).
 
-    Raises:
-      ValueError: an unknown prediction.
+    Raises ValueError for an unknown prediction.
     """
     if prediction not in HEADS:
         raise ValueError(f"prediction={prediction!r}: choose one of {', '.join(HEADS)}")

@@ -1,17 +1,17 @@
-"""How do labels steer a denoiser?
+"""Classifier-free and classifier guidance of a denoiser by labels.
 
     training   labels <- null_label with probability p_uncond
     sampling   eps_hat = (1 + w) eps_hat(z, label) - w eps_hat(z, null)         classifier-free
                eps_hat = eps_hat(z) - w sigma grad_z log p(label | z)           classifier
 
 `w` is the guidance weight of Ho & Salimans 2022: w = 0 is the conditional model, w = -1 the
-unconditional one. Imagen and Stable Diffusion speak of a scale s = 1 + w. ADM's classifier scale
-is w on a conditional model, and 1 + w on an unconditional one.
+unconditional one. Imagen and Stable Diffusion use a scale s = 1 + w. ADM's classifier scale is w
+on a conditional model and 1 + w on an unconditional one.
 
-Guidance composes denoisers, so its rules combine: a classifier can guide what classifier-free
-guidance gave. Networks, losses and samplers do not know of it. Only ADM's own two forms depend on
-the sampler: for DDIM the rule above on a `clipped` denoiser, for ancestral steps `mean_shift`.
-A learned variance stays as it was; of the two branches, the conditional one's is taken.
+Guidance maps denoisers to denoisers, so both rules combine. Networks, losses and samplers do not
+depend on it. Only ADM's own two forms depend on the sampler: DDIM uses classifier guidance of a
+`clipped` denoiser, ancestral steps use `mean_shift`. A learned variance is not guided: the
+conditional branch provides it.
 """
 
 import numbers
@@ -27,34 +27,24 @@ from cfg_jax.core.samplers import ancestral_step
 from cfg_jax.core.types import Array, Denoiser, Key, Predict, Prediction, eps_of, with_eps
 
 LogProb = Callable[[Array, Array], Array]
-"""(z [B, ...], logsnr [B]) -> log p(label | z) [B], each entry a function of its own z only."""
+"""(z [B, ...], logsnr [B]) -> log p(label | z) [B]; entry i depends on z[i] and logsnr[i] only."""
 
 
 def drop_labels(key: Key, labels: Array, *, p_uncond: float, null_label: int) -> Array:
-    """label <- null_label with probability p_uncond, each example for itself.
+    """label <- null_label with probability p_uncond, independently per example.
 
-    Ho & Salimans 2022, Algorithm 1, line 3.
-
-    Args:
-      key: [] or [B]; consumed.
-      labels: [B] int32.
-      p_uncond: probability in [0, 1].
-      null_label: the label that stands for "no label".
-
-    Returns:
-      [B] int32.
+    Ho & Salimans 2022, Algorithm 1, line 3. key [] or [B], consumed; labels and result [B] int32;
+    p_uncond in [0, 1]; null_label stands for "no label".
     """
     dropped = keys_lib.uniform(keys_lib.per_example(key, labels.shape[0])) < p_uncond
     return jnp.where(dropped, null_label, labels)
 
 
 def weight_per_step(w: Array | float, num_steps: int, batch_size: int) -> np.ndarray:
-    """w [T, B], float32 on the host, from a scalar, [B], [T], [T, 1] or [T, B].
+    """w as [T, B], float32 on the host, from a scalar, [B], [T], [T, 1] or [T, B].
 
-    A vector of length B is per sample, also where T equals B; [T, 1] is always per step.
-
-    Raises:
-      ValueError: any other shape.
+    A vector of length B is per sample, even if T equals B; [T, 1] is always per step. Raises
+    ValueError for any other shape.
     """
     w = np.asarray(w, np.float32)
     allowed = [(), (batch_size,), (num_steps,), (num_steps, 1), (num_steps, batch_size)]
@@ -71,9 +61,7 @@ def weight_per_step(w: Array | float, num_steps: int, batch_size: int) -> np.nda
 def cfg(conditional: Array, unconditional: Array, w: Array | float) -> Array:
     """(1 + w) conditional - w unconditional: Ho & Salimans 2022, equation 6.
 
-    Args:
-      conditional, unconditional: eps_hat [B, ...] with the label and without it.
-      w: guidance weight, [] or [B].
+    Both are eps_hat [B, ...], with the label and without it; w is [] or [B].
     """
     w = expand(w, conditional)
     return (1 + w) * conditional - w * unconditional
@@ -82,10 +70,10 @@ def cfg(conditional: Array, unconditional: Array, w: Array | float) -> Array:
 def classifier_free_guidance(
     predict: Predict, labels: Array, w: Array | float, *, null_label: int
 ) -> Denoiser:
-    """`cfg` of predict(z, labels) and predict(z, null), in one forward of 2B.
+    """`cfg` of predict(z, labels) and predict(z, null), in one forward pass of batch 2B.
 
-    Where w is the Python or NumPy number 0 or -1, only the branch that counts is evaluated, a
-    forward of B. For another w at each step, see `per_step` of `sample`.
+    If w is the Python or NumPy number 0 or -1, only the branch with nonzero weight is evaluated, in
+    a forward pass of batch B. For a different w at each step, see `per_step` of `sample`.
 
     Args:
       predict: (z, logsnr, labels) -> eps_hat.
@@ -93,11 +81,8 @@ def classifier_free_guidance(
       w: guidance weight, [] or [B].
       null_label: the label of the unconditional branch.
 
-    Returns:
-      A Denoiser for batches of B.
-
-    Raises:
-      ValueError: labels or w of another shape; a batch that is not the labels' length.
+    Returns a Denoiser for batches of size B. Raises ValueError for labels or w of another shape;
+    the Denoiser raises it for another batch size.
     """
     labels = jnp.asarray(labels, jnp.int32)
     if labels.ndim != 1:
@@ -128,20 +113,22 @@ def classifier_free_guidance(
 
 
 def _one_each(logsnr: Array, z: Array, labels: Array) -> Array:
-    """logsnr [B] from [] or [B]; ValueError unless data z [B, ...] have one label each."""
+    """logsnr as [B] from [] or [B]; raises ValueError unless every example has one label."""
     if z.shape[:1] != labels.shape:
-        raise ValueError(f"labels of shape {labels.shape} for a batch of {z.shape[0]}: one each")
+        raise ValueError(
+            f"labels of shape {labels.shape} for a batch of {z.shape[0]}: give one per example"
+        )
     return jnp.broadcast_to(logsnr, labels.shape)
 
 
 def classifier_guidance(denoiser: Denoiser, log_prob: LogProb, w: Array | float) -> Denoiser:
     """eps_hat = denoiser(z) - w sigma grad_z log p(label | z): Ho & Salimans 2022, section 3.1.
 
-    On an unconditional denoiser w + 1 takes the place that w has on a conditional one.
+    w on a conditional denoiser corresponds to w + 1 on an unconditional one.
 
     Args:
-      denoiser: (z, logsnr) -> eps_hat, guided already or not.
-      log_prob: (z, logsnr) -> log p(label | z) [B], of a classifier in evaluation mode.
+      denoiser: (z, logsnr) -> eps_hat, already guided or not.
+      log_prob: (z, logsnr) -> log p(label | z) [B], from a classifier in evaluation mode.
       w: guidance weight, [] or [B].
     """
 
@@ -155,10 +142,10 @@ def classifier_guidance(denoiser: Denoiser, log_prob: LogProb, w: Array | float)
 
 
 def clipped(denoiser: Denoiser) -> Denoiser:
-    """The eps_hat of the denoiser's x_hat after clipping it to [-1, 1].
+    """A Denoiser that returns the eps_hat of x_hat clipped to [-1, 1].
 
     `sample(..., clip_x=False, step=ddim_step)` with `classifier_guidance(clipped(denoiser), ...)`
-    is ADM's guided DDIM, algorithm 2: x_hat is clipped before guidance and not again after it.
+    is ADM's guided DDIM, algorithm 2: x_hat is clipped before guidance and not afterwards.
     """
 
     def denoise(z: Array, logsnr: Array) -> Array | Prediction:
@@ -172,12 +159,8 @@ def clipped(denoiser: Denoiser) -> Denoiser:
 def tempered(denoiser: Denoiser, temperature: Array | float) -> Denoiser:
     """eps_hat / temperature, the score of p(z)^(1 / temperature): sharper below 1.
 
-    No guidance: it knows no label, and is here to be compared with it. Dhariwal & Nichol 2021,
-    appendix G, where neither this nor less noise gives what guidance does.
-
-    Args:
-      denoiser: (z, logsnr) -> eps_hat, guided already or not.
-      temperature: [], above 0.
+    A baseline that uses no label. Dhariwal & Nichol 2021, appendix G, find that neither this nor
+    less sampling noise replaces guidance. temperature is [], above 0; denoiser may be guided.
     """
 
     def denoise(z: Array, logsnr: Array) -> Array | Prediction:
@@ -192,16 +175,16 @@ def mean_shift(
 ) -> Callable[..., Array]:
     """z_s + w Sigma grad_z log p(label | z_t), z_s from an ancestral step of variance Sigma.
 
-    The step rule of ADM-G (Dhariwal & Nichol 2021, algorithm 1), its gradient taken at z_t and
-    logsnr_t as in the authors' program; the derivation takes it at the mean. In eps this is
-    another guidance than `classifier_guidance` of the same w: the two agree for small steps.
-    The last call of `sample`, which makes no step, is not guided; ADM's adds w Sigma grad there
-    too, with a Sigma of 1e-4 at most.
+    The step rule of ADM-G (Dhariwal & Nichol 2021, algorithm 1). The gradient is evaluated at z_t
+    and logsnr_t as in the authors' program; their derivation evaluates it at the mean. The rule
+    agrees with `classifier_guidance` of the same w only for small steps. The last call of `sample`
+    makes no step and is not guided; ADM adds w Sigma grad there too, with Sigma at most 1e-4.
 
     Args:
-      log_prob: (z, logsnr) -> log p(label | z) [B], of a classifier in evaluation mode.
-      w: ADM's scale, [] or [B]: guidance weight on a conditional model, w + 1 on another.
-      step: a step rule with normal noise of `posterior`'s variance.
+      log_prob: (z, logsnr) -> log p(label | z) [B], from a classifier in evaluation mode.
+      w: ADM's scale, [] or [B]: guidance weight on a conditional model, one more on an
+        unconditional one.
+      step: step rule with normal noise of `posterior`'s variance.
     """
 
     def shifted(key, z_t, x_hat, logsnr_t, logsnr_s, *, logvar_interp=0.0, **options):
@@ -214,5 +197,5 @@ def mean_shift(
 
 
 def _gradient(log_prob: LogProb, z: Array, logsnr: Array) -> Array:
-    """grad_z log p(label | z): [B, ...], with respect to nothing else."""
+    """grad_z log p(label | z), with respect to z only: [B, ...]."""
     return jax.grad(lambda z: log_prob(z, logsnr).sum())(z)

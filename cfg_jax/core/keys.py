@@ -1,7 +1,7 @@
-"""Which random numbers does example i get?
+"""Random keys of examples.
 
-Every draw belongs to one example: its key is fold_in(key, i), or is handed in as key i of a [B]
-array. So an example's noise does not depend on the batch, the devices or the hosts around it.
+Example i draws from fold_in(key, i), or from entry i of a [B] array of keys, so its random numbers
+do not depend on the batch size, the devices or the hosts.
 """
 
 import zlib
@@ -14,14 +14,10 @@ from cfg_jax.core.types import Array, Key
 
 
 def per_example(key: Key, batch_size: int) -> Key:
-    """The keys [B] of a batch: fold_in(key, i) for a single key, or the [B] keys given.
+    """The keys [B] of a batch: fold_in(key, i) for a single key, or the given [B] keys.
 
-    Args:
-      key: a typed key [] or [B], or a legacy uint32 key [2] or [B, 2]; consumed.
-      batch_size: B.
-
-    Raises:
-      ValueError: no key; an array of keys whose shape is neither [] nor [B].
+    key is typed, [] or [B], or legacy uint32, [2] or [B, 2]; consumed. Raises ValueError for any
+    other value or shape.
     """
     if not isinstance(key, jax.Array | np.ndarray):
         raise ValueError(f"key={key!r}: need jax.random.key(seed), or one key per example")
@@ -37,25 +33,25 @@ def per_example(key: Key, batch_size: int) -> Key:
 
 
 def indexed(key: Key, indices: Array) -> Key:
-    """fold_in(key, index) for every index: [B] keys from one, consumed, and [B] integers."""
+    """fold_in(key, index) for every index: [B] keys from one key (consumed) and [B] integers."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
 def fold_in(keys: Key, data: int | Array) -> Key:
-    """fold_in(keys[i], data) for every example: [B] keys, consumed, to [B] keys."""
+    """fold_in(keys[i], data) for every example: [B] keys from [B] keys (consumed)."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 
 def stream(keys: Key, name: str) -> Key:
     """[B] keys of the random stream `name`, fold_in(keys[i], crc32(name)), from [B] keys.
 
-    The same keys may also be given to a sampler, which folds in the numbers of its steps.
+    The original keys may also be passed to a sampler, which folds in its step numbers.
     """
     return fold_in(keys, zlib.crc32(name.encode()))
 
 
 def split(keys: Key, num: int = 2) -> Key:
-    """[num, B] independent keys from [B] keys, consumed."""
+    """[num, B] independent keys from [B] keys (consumed)."""
     return jnp.swapaxes(jax.vmap(lambda key: jax.random.split(key, num))(keys), 0, 1)
 
 

@@ -1,12 +1,12 @@
-"""How many bits does a model need for its data?
+"""Variational bound on -log p(x) of a diffusion model.
 
     -log p(x) <= KL(q(z_1 | x) || N(0, I))                                             prior
                  + sum over transitions of E KL(q(z_s | z_t, x) || p(z_s | z_t))       diffusion
                  + E[-log p(x | z_T)]                                                  decoder
 
-z_1, ..., z_T are x at the log-SNRs of a sampler's grid, and p is that sampler: its steps have the
-mean of `posterior` at x_hat and a variance with the exponent v, `logvar_interp`; q's has v = 0.
-Each part is [B] from data [B, ...], in nats, until `bits_per_dim`.
+z_1, ..., z_T are x diffused to the log-SNRs of a sampler's grid, and p is that sampler. Its steps
+have the mean of `posterior` at x_hat and a variance of exponent v, `logvar_interp`; q has v = 0.
+Each part is [B] in nats for data [B, ...]; `bits_per_dim` converts it.
 
 Sources: Ho & Salimans 2022, section 2; Ho et al. 2020, arXiv 2006.11239, equations 5 and 13;
 Nichol & Dhariwal 2021, arXiv 2102.09672, section 3.1.
@@ -25,16 +25,16 @@ from cfg_jax.core.types import Array, Key, Predict, Prediction, eps_of
 
 
 def _sum_data_axes(values: Array) -> Array:
-    """[B] from [B, ...]."""
+    """Sum over all axes but the first: [B] from [B, ...]."""
     return jnp.sum(values, axis=tuple(range(1, values.ndim)))
 
 
 def _gaussian_kl(log_ratio: Array, distance: Array) -> Array:
     """KL(N(m, s^2) || N(m', s'^2)) = (log_ratio + expm1(-log_ratio) + distance) / 2.
 
-    log_ratio = log(s'^2 / s^2), distance = (m - m')^2 / s'^2; they broadcast.
+    log_ratio = log(s'^2 / s^2) and distance = (m - m')^2 / s'^2 broadcast.
     """
-    # The two terms in log_ratio cancel near 0, where a series holds the digits.
+    # The two terms in log_ratio cancel near 0, where a series is precise.
     small = jnp.abs(log_ratio) < 0.1
     r = jnp.where(small, log_ratio, 0.0)
     series = r**2 * (1 / 2 - r * (1 / 6 - r * (1 / 24 - r / 120)))
@@ -44,7 +44,7 @@ def _gaussian_kl(log_ratio: Array, distance: Array) -> Array:
 def prior_kl(x: Array, logsnr_min: Array | float) -> Array:
     """KL(q(z | x) || N(0, I)) = sum (alpha^2 x^2 + sigma^2 - 1 - log sigma^2) / 2: [B], nats.
 
-    x [B, ...]; logsnr_min, that of z, [] or [B].
+    x [B, ...]; logsnr_min [] or [B], the log-SNR of z.
     """
     logsnr = expand(jnp.asarray(logsnr_min, jnp.float32), x)
     return _sum_data_axes(_gaussian_kl(jax.nn.softplus(logsnr), jax.nn.sigmoid(logsnr) * x**2))
@@ -63,18 +63,18 @@ def transition_kl(
 
         sum (r + expm1(-r) + (snr_s - snr_t) exp(-r) (x - x_hat)^2) / 2,   r = v log(sigma_t^2 / sigma_s^2)
 
-    Both means hold the same share of z_t, so that no value depends on it.
+    Only the shape of z_t matters, because both means weight z_t equally.
 
     Args:
       z_t, x, x_hat: [B, ...].
-      logsnr_t, logsnr_s: [] or [B], logsnr_s >= logsnr_t; where they are equal the result is 0.
+      logsnr_t, logsnr_s: [] or [B], logsnr_s >= logsnr_t; the result is 0 if they are equal.
       logvar_interp: v of p, any real number; [], [B] or the shape of x.
 
     Source: Ho et al. 2020, equation 8, with the variance of Ho & Salimans 2022, section 2.
     """  # noqa: E501
     logsnr_t = expand(jnp.asarray(logsnr_t, jnp.float32), z_t)
     logsnr_s = expand(jnp.asarray(logsnr_s, jnp.float32), z_t)
-    # Each difference from the length of the step, which keeps its digits where steps are short.
+    # Differences computed from logsnr_s - logsnr_t stay precise for short steps.
     log_variances = jnp.log1p(jax.nn.sigmoid(logsnr_t) * jnp.expm1(logsnr_s - logsnr_t))
     snr_gain = -jnp.expm1(logsnr_t - logsnr_s) * jnp.exp(logsnr_s)
     log_ratio = expand(logvar_interp, z_t) * log_variances
@@ -87,28 +87,28 @@ def decoder_logvar(
 ) -> Array:
     """logvar of p(x | z_T) = log sigma_T^2 + (1 - v) log(1 - exp(logsnr_before - logsnr_last)).
 
-    The posterior of the step from z_T to x has no variance. So that of the step before, v = 0,
-    stands in for the lower bound; sigma_T^2 is the upper one, v goes between them geometrically.
+    v interpolates geometrically from a lower bound (v = 0) to the upper bound sigma_T^2 (v = 1).
+    The posterior variance of the step from z_T to x is 0, so the step before gives the lower bound.
 
     Args:
-      logsnr_before, logsnr_last: the last two log-SNRs of a grid, equal or not; [] or [B].
+      logsnr_before, logsnr_last: [] or [B], the last two log-SNRs of a grid, which may be equal.
       logvar_interp: v; [], [B] or [B, ...].
 
-    Source: Nichol & Dhariwal 2021, whose program clips the posterior's log-variance so at t = 0.
+    Source: the program of Nichol & Dhariwal 2021, which clips the posterior log-variance at t = 0.
     """
     interp = jnp.asarray(logvar_interp, jnp.float32)
     before, last = (jnp.asarray(logsnr, jnp.float32) for logsnr in (logsnr_before, logsnr_last))
     if interp.ndim:
         before, last = expand(before, interp), expand(last, interp)
-    # No two float32 log-SNRs near a grid's end are closer than this, unless they are equal.
+    # Different float32 log-SNRs near the end of a grid are at least this far apart.
     share = jnp.maximum(-jnp.expm1(before - last), jnp.finfo(jnp.float32).eps)
     return jax.nn.log_sigmoid(-last) + (1 - interp) * jnp.log(share)
 
 
 def _scaled_log_tail(a: Array) -> Array:
-    """log(P(N(0, 1) > a) exp(max(a, 0)^2 / 2)): without the square, on which float32 would go."""
+    """log(P(N(0, 1) > a) exp(max(a, 0)^2 / 2)); the factor keeps float32 precise for large a."""
     middle = jnp.where(a > 5, 5.0, a)
-    # Beyond 5, Laplace's continued fraction of the tail over the density.
+    # Beyond 5, Laplace's continued fraction of the ratio of tail to density.
     beyond = jnp.where(a > 5, a, 5.0)
     fraction = beyond
     for n in range(7, 0, -1):
@@ -121,14 +121,14 @@ def _scaled_log_tail(a: Array) -> Array:
 
 
 def _log_bin_mass(x: Array, x_hat: Array, logvar: Array, num_levels: int) -> Array:
-    """log of what N(x_hat, exp logvar) puts into the bin of the level x; elementwise."""
+    """log-probability of the bin of level x under N(x_hat, exp logvar), elementwise."""
     scale = jnp.exp(-logvar / 2)
     half = scale / (num_levels - 1)
     offset = scale * (x - x_hat)
     edge = 1 - 1 / (num_levels - 1)
     is_open = jnp.abs(x) > edge
-    # A bin reaches from `near` to `far`, counted away from x_hat, an open one without an end: so
-    # probabilities are small where their difference is taken.
+    # A bin spans `near` to `far`, measured away from x_hat; an open bin has no far end. The
+    # difference is then one of small tail probabilities, which is precise.
     distance = jnp.where(is_open, jnp.sign(x) * offset, jnp.abs(offset))
     near, far = distance - half, distance + half
     log_near, log_far = _scaled_log_tail(near), _scaled_log_tail(far)
@@ -146,20 +146,17 @@ def decoder_nll(
         num_levels = L:     -sum log(P(y <= upper edge) - P(y <= lower edge)),  y ~ p
         num_levels = None:  sum (logvar + log 2 pi + (x - x_hat)^2 exp(-logvar)) / 2
 
-    The bin of a level is everything nearer to it than to another: the first and the last are open.
-    [B], nats; for None that of a density, which may be negative.
+    The bin of a level is everything nearer to it than to another level: the first and the last are
+    open. [B], nats; None gives the value of a density, which may be negative.
 
     Args:
-      x: [B, ...]; levels 2 k / (L - 1) - 1, k = 0, ..., L - 1 (8-bit data: L = 256), or, for
-        None, any real numbers.
+      x: [B, ...]; levels 2 k / (L - 1) - 1, k = 0, ..., L - 1 (8-bit data: L = 256), or any real
+        numbers for None.
       x_hat: [B, ...].
       logvar: [], [B] or the shape of x.
-      num_levels: L, or None for data that is continuous.
+      num_levels: L, or None for continuous data.
 
-    Raises:
-      ValueError: num_levels below 2.
-
-    Source: Ho et al. 2020, equation 13.
+    Raises ValueError for num_levels below 2. Source: Ho et al. 2020, equation 13.
     """
     _check_levels(num_levels)
     logvar = expand(jnp.asarray(logvar, jnp.float32), x)
@@ -180,20 +177,20 @@ def bound_term(
     logvar_interp: Array | float = 0.0,
     num_levels: int | None = 256,
 ) -> Array:
-    """The one term of a bound of T network calls that belongs to the noise level u: [B], nats.
+    """The term of the bound of T network calls at noise level u: [B], nats.
 
         u >= 1 / T:  transition_kl from schedule(u) to schedule(u - 1 / T)
         u <  1 / T:  decoder_nll at schedule(u), the step before from schedule(u + 1 / T)
 
-    T E[term] over uniform u is diffusion + decoder of the grids schedule((i + r) / T),
-    i = T - 1, ..., 0, at their mean over r in [0, 1).
+    T E[term] over uniform u is diffusion + decoder, averaged over the grids schedule((i + r) / T),
+    i = T - 1, ..., 0, with r uniform in [0, 1).
 
     Args:
       z_t: [B, ...], x diffused to schedule(u).
       x, x_hat: [B, ...].
       u: [B], in [0, 1].
       schedule: u -> logsnr, descending.
-      num_steps: T, at least 2; of a discrete schedule, its number of timesteps or less.
+      num_steps: T, at least 2; for a discrete schedule, at most its number of timesteps.
       logvar_interp: v; [], [B] or the shape of x.
       num_levels: as in `decoder_nll`.
     """
@@ -229,9 +226,9 @@ def variational_bound(
     num_levels: int | None = 256,
     clip_x: bool = True,
 ) -> dict[str, Array]:
-    """An unbiased estimate of the three parts of the bound on -log p(x | label), one noise a call.
+    """An unbiased estimate of the three parts of the bound on -log p(x | label).
 
-    One `lax.scan` over T calls of `predict`: T - 1 transitions, then the decoder's.
+    One `lax.scan` over T calls of `predict`, each on new noise: T - 1 transitions, then decoder.
 
     Args:
       key: [] or [B], one key per example; consumed. Example i depends on its own key only.
@@ -240,16 +237,14 @@ def variational_bound(
       x: [B, ...] clean data in [-1, 1].
       labels: [B] int32.
       logsnrs: [T] ascending, T >= 2, from `logsnr_grid`.
-      logvar_interp: v where predict gives no `Prediction`; [], [B] or the shape of x.
+      logvar_interp: v if predict returns no `Prediction`; [], [B] or the shape of x.
       num_levels: as in `decoder_nll`.
       clip_x: clip x_hat to [-1, 1], as the sampler does.
 
-    Returns:
-      `prior`, `diffusion` and `decoder`, each [B], nats; their sum is the bound.
+    Returns `prior`, `diffusion` and `decoder`, each [B], nats; their sum is the bound.
 
-    Raises:
-      ValueError: a grid that is not a vector of two or more, or, where its values are known, not
-        ascending; num_levels below 2.
+    Raises ValueError for num_levels below 2, a grid that is no vector of at least 2 log-SNRs, and
+    concrete log-SNRs that are not strictly ascending.
     """
     _check_levels(num_levels)
     logsnrs = ascending(logsnrs, least=2, strictly=True)
@@ -268,7 +263,7 @@ def variational_bound(
         nats = transition_kl(z_t, x, x_hat, logsnr_t, logsnr_s, logvar_interp=interp)
         return (x_hat, interp), nats
 
-    # As in `sample`, the last call is given its own log-SNR for the next: a step that costs 0.
+    # As in `sample`, the last call steps to its own log-SNR, which costs 0.
     next_logsnrs = jnp.append(logsnrs[1:], logsnrs[-1])
     steps = (jnp.arange(logsnrs.shape[0]), logsnrs, next_logsnrs)
     (x_hat, interp), transitions = jax.lax.scan(body, (jnp.zeros(x.shape),) * 2, steps)
@@ -281,7 +276,7 @@ def variational_bound(
 
 
 def _check_levels(num_levels: int | None) -> None:
-    """ValueError for fewer than two levels."""
+    """Raises ValueError for fewer than two levels."""
     if num_levels is not None and num_levels < 2:
         raise ValueError(
             f"num_levels={num_levels}: need at least 2 (8-bit data has 256), or None for "
@@ -290,5 +285,5 @@ def _check_levels(num_levels: int | None) -> None:
 
 
 def bits_per_dim(nats: Array, x_shape: tuple[int, ...]) -> Array:
-    """nats / (D ln 2), D = prod(x_shape[1:]); nats of any shape, x_shape that of the batch."""
+    """nats / (D ln 2), D = prod(x_shape[1:]); nats of any shape, x_shape of a batch."""
     return nats / (math.prod(x_shape[1:]) * math.log(2))

@@ -1,12 +1,12 @@
-"""What is minimised in training?
+"""Training losses of denoisers and of noisy classifiers.
 
     E ||eps_hat(z, label) - eps||^2,   z = alpha x + sigma eps,   label <- null with p_uncond
-    + vlb_weight (bound on -log p(x) in bits/dim), which trains the variance of a Prediction alone
-    E -log p(label | z) for a classifier of noisy data, z of the same process
+    + vlb_weight (bound on -log p(x) in bits/dim), which trains only the variance of a Prediction
+    E -log p(label | z) for a classifier of noisy data, z from the same process
 
-Ho & Salimans 2022, Algorithm 1, with the weightings of Salimans & Ho 2022 (arXiv 2202.00512)
-beside the paper's own, the hybrid loss of Nichol & Dhariwal 2021 (arXiv 2102.09672, its bound in
-`likelihood`) and the noisy classifier of Dhariwal & Nichol 2021. The caller reduces over the batch.
+Sources: Ho & Salimans 2022, Algorithm 1; Salimans & Ho 2022 (arXiv 2202.00512) for weightings;
+Nichol & Dhariwal 2021 (arXiv 2102.09672) for the hybrid loss, with its bound in `likelihood`;
+Dhariwal & Nichol 2021 for the classifier. The caller reduces over the batch.
 """
 
 import math
@@ -27,8 +27,8 @@ WEIGHTINGS: dict[str, Callable[[Array], Array]] = {
     "v": lambda logsnr: 1 + jnp.exp(-logsnr),
     "truncated_snr": lambda logsnr: jnp.maximum(jnp.exp(-logsnr), 1.0),
 }
-"""Weight of ||eps - eps_hat||^2 that makes it the squared error of eps, of x, of v, or
-max(snr, 1) times that of x, through ||eps - eps_hat||^2 = snr ||x - x_hat||^2."""
+"""Weight of ||eps - eps_hat||^2 = snr ||x - x_hat||^2 that gives the squared error of eps, x or v,
+or max(snr, 1) times the squared error of x."""
 
 
 def diffusion_loss(
@@ -46,31 +46,28 @@ def diffusion_loss(
 ) -> tuple[Array, dict[str, Array]]:
     """weight(logsnr) mean((eps_hat(z, label) - eps)^2) + vlb_weight vlb, one number per example.
 
-    u is uniform on [0, 1], so logsnr follows the schedule's density. vlb is T times the term that
-    u has in the bound of T network calls: an unbiased estimate of its diffusion and decoder parts.
-    Its gradient reaches logvar_interp only, as if eps_hat were data; x_hat is not clipped.
+    u is uniform on [0, 1], so logsnr follows the schedule's density. vlb is T times `bound_term` at
+    u, an unbiased estimate of the diffusion and decoder parts of the bound. Its gradient reaches
+    only logvar_interp, because eps_hat is treated as data; x_hat is not clipped.
 
     Args:
-      key: [] or, for draws that do not depend on the batch around an example, [B]; consumed.
+      key: [] or [B], consumed; [B] keys make draws independent of the order of the batch.
       predict: (z, logsnr, labels) -> eps_hat or `Prediction`, called once.
-      x: [B, ...] clean data in [-1, 1]; with vlb_weight above 0 of 8 bits, k / 127.5 - 1.
-      labels: [B] int32, none of them null_label.
+      x: [B, ...] clean data in [-1, 1]; 8-bit levels k / 127.5 - 1 if vlb_weight is above 0.
+      labels: [B] int32, without null_label.
       schedule: u -> logsnr.
       p_uncond: probability in [0, 1] of training an example without its label.
       null_label: the label that stands for "no label".
       weighting: one of `WEIGHTINGS`.
       vlb_weight: lambda of the hybrid loss, 0.001 in its paper; 0 leaves a variance untrained.
-      vlb_steps: T, at least 2; of a discrete schedule, its number of timesteps.
+      vlb_steps: T, at least 2; for a discrete schedule, its number of timesteps.
 
-    Returns:
-      The loss [B], mean over the data axes, and a dict of arrays [B]: `logsnr`, `dropped` (True
-      where the label was), `eps_mse` (the unweighted error) and, with vlb_weight above 0, `vlb`
-      (bits per dimension).
+    Returns the loss [B], mean over the data axes, and a dict of arrays [B]: `logsnr`, `dropped`
+    (whether the label is dropped), `eps_mse` (the unweighted error) and, if vlb_weight is above 0,
+    `vlb` (bits per dimension).
 
-    Raises:
-      ValueError: an unknown weighting, p_uncond outside [0, 1], a negative vlb_weight, vlb_steps
-        below 2; a vlb_weight above 0 where predict gives no `Prediction`.
-
+    Raises ValueError for an unknown weighting, p_uncond outside [0, 1], a negative or non-finite
+    vlb_weight, vlb_steps below 2, and vlb_weight above 0 if predict returns no `Prediction`.
     Source: Ho & Salimans 2022, Algorithm 1; Nichol & Dhariwal 2021, equation 16.
     """
     _check(weighting, p_uncond, vlb_weight, vlb_steps)
@@ -81,7 +78,7 @@ def diffusion_loss(
     eps = keys_lib.normal(eps_keys, x.shape)
     z = diffuse(x, eps, logsnr)
     output = predict(z, logsnr, seen)
-    # The weight goes under the square: at logsnr_min it is 5e8, its root keeps float32 digits.
+    # The root of the weight, 5e8 at logsnr_min, goes inside the square for float32 precision.
     root = expand(jnp.sqrt(WEIGHTINGS[weighting](logsnr)), x)
     loss = _mean_square(root * (eps_of(output) - eps))
     aux = {"logsnr": logsnr, "dropped": seen == null_label}
@@ -94,7 +91,7 @@ def diffusion_loss(
 
 
 def _mean_square(error: Array) -> Array:
-    """[B] from [B, ...]."""
+    """Mean square over all axes but the first: [B] from [B, ...]."""
     return jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
 
 
@@ -106,7 +103,7 @@ def _vlb(
     schedule: Callable[[Array], Array],
     num_steps: int,
 ) -> Array:
-    """num_steps times the bound's term of u, bits/dim [B]; its gradient is logvar_interp's."""
+    """num_steps times the bound's term at u, bits/dim [B]; differentiable in logvar_interp only."""
     x_hat = predict_x(z, jax.lax.stop_gradient(output.eps_hat), schedule(u))
     options = {"schedule": schedule, "num_steps": num_steps, "logvar_interp": output.logvar_interp}
     return num_steps * bits_per_dim(bound_term(z, x, x_hat, u, **options), x.shape)
@@ -122,16 +119,15 @@ def classifier_loss(
 ) -> tuple[Array, dict[str, Array]]:
     """-log p(label | z), z = alpha x + sigma eps at the log-SNR of a uniform u; one per example.
 
-    Dhariwal & Nichol 2021 (ADM), section 4.3: the classifier sees what the denoiser is trained on.
+    Dhariwal & Nichol 2021 (ADM), section 4.3: the noise has the denoiser's training distribution.
 
     Args:
       key, x, schedule: as for `diffusion_loss`.
-      log_probs: (z, logsnr) -> log p(label | z) of every label [B, K], called once.
+      log_probs: (z, logsnr) -> log p(label | z) for every label [B, K], called once.
       labels: [B] int32 in 0..K - 1.
 
-    Returns:
-      The loss [B] in nats, and a dict of arrays [B]: `logsnr`, `correct` (True where the label is
-      the most probable one).
+    Returns the loss [B] in nats, and a dict of arrays [B]: `logsnr`, `correct` (whether the label
+    is the most probable one).
     """
     u_keys, eps_keys = keys_lib.split(keys_lib.per_example(key, x.shape[0]))
     logsnr = schedule(keys_lib.uniform(u_keys))
@@ -142,23 +138,23 @@ def classifier_loss(
 
 
 def _check(weighting: str, p_uncond: float, vlb_weight: float, vlb_steps: int) -> None:
-    """ValueError for an option of `diffusion_loss` that is out of its range."""
+    """Raises ValueError for an option of `diffusion_loss` outside its range."""
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting={weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
     if not 0 <= p_uncond <= 1:
-        raise ValueError(f"p_uncond={p_uncond}: a probability, between 0 and 1")
+        raise ValueError(f"p_uncond={p_uncond}: need a probability, from 0 to 1")
     if not 0 <= vlb_weight < math.inf:
         raise ValueError(
-            f"vlb_weight={vlb_weight}: need 0, for no bound, or more (the paper has 0.001)"
+            f"vlb_weight={vlb_weight}: need 0 (no bound) or a positive number (the paper has 0.001)"
         )
     if vlb_weight > 0 and vlb_steps < 2:
         raise ValueError(f"vlb_steps={vlb_steps}: need at least 2 (ADM has 1000)")
 
 
 def _check_learned(output: Array | Prediction, vlb_weight: float) -> None:
-    """ValueError for a network without the variance that the bound trains."""
+    """Raises ValueError for a network without a learned variance."""
     if not isinstance(output, Prediction):
         raise ValueError(
-            f"vlb_weight={vlb_weight} for a network that learns no variance: use 0, or a "
-            "network that gives a Prediction"
+            f"vlb_weight={vlb_weight} for a network without a learned variance: use 0, or a "
+            "predict that returns a Prediction"
         )

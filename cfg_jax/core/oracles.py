@@ -1,6 +1,6 @@
-"""What would a perfect network answer?
+"""Exact denoiser and classifier of a Gaussian mixture.
 
-For data x | c ~ N(means[c], variance[c] I) with P(c) = weights[c] everything has a closed form:
+For data x | c ~ N(means[c], variance[c] I) with P(c) = weights[c], both have a closed form:
 
     z | c ~ N(alpha means[c], total I),   total = alpha^2 variance[c] + sigma^2
     eps_hat(z, c) = sigma (z - alpha means[c]) / total
@@ -22,18 +22,17 @@ from cfg_jax.core.types import Array, Key, chosen
 
 
 class GaussianMixture:
-    """Isotropic Gaussian classes and their diffusion, exactly.
+    """Isotropic Gaussian classes and their exact diffusion.
 
-    Labels are int32 in 0..K-1; `null_label` = K stands for no label. z is [B, ...] of the data
-    shape, logsnr [] or [B].
+    Labels are int32 in 0..K-1; `null_label` = K stands for no label, and any other label is
+    invalid. z is [B, ...] of the data shape, logsnr [] or [B].
 
     Args:
       means: [K, ...] class means, of any data shape.
-      variance: of each class, [] or [K], positive.
+      variance: [] or [K] variance of each class, positive.
       weights: [K] class probabilities, positive; normalised here.
 
-    Raises:
-      ValueError: shapes that do not agree; a variance or weight that is not positive.
+    Raises ValueError for mismatched shapes and for a variance or weight that is not positive.
     """
 
     def __init__(self, means: Array, variance: Array | float, weights: Array):
@@ -54,7 +53,7 @@ class GaussianMixture:
         self._size = math.prod(self.means.shape[1:])
 
     def _moments(self, logsnr: Array) -> tuple[Array, Array, Array]:
-        """alpha [B or 1, 1], sigma likewise, and the variance of z | c, [B or 1, K]."""
+        """alpha and sigma, each [B or 1, 1], and the variance of z | c, [B or 1, K]."""
         alpha, sigma = alpha_sigma(jnp.atleast_1d(logsnr)[:, None])
         return alpha, sigma, alpha**2 * self.variance[None] + sigma**2
 
@@ -70,15 +69,15 @@ class GaussianMixture:
         return -distance / (2 * total) - self._size / 2 * jnp.log(2 * jnp.pi * total)
 
     def log_posterior(self, z: Array, logsnr: Array) -> Array:
-        """log p(c | z) for every c: [B, K]; what a perfect noisy classifier answers."""
+        """log p(c | z) for every c: [B, K], the output of a perfect noisy classifier."""
         return jax.nn.log_softmax(self.log_weights[None] + self.log_prob_given_each(z, logsnr))
 
     def log_prob_label(self, z: Array, logsnr: Array, labels: Array) -> Array:
-        """log p(labels | z): [B], NaN for no class."""
+        """log p(labels | z): [B], NaN for the null label and invalid labels."""
         return chosen(self.log_posterior(z, logsnr), labels)
 
     def log_prob(self, z: Array, logsnr: Array, labels: Array | None = None) -> Array:
-        """log p(z | labels), log p(z) for None or the null label, NaN for no class: [B], nats."""
+        """log p(z | labels): [B], nats; log p(z) for None or the null label, NaN if invalid."""
         each = self.log_prob_given_each(z, logsnr)
         marginal = jax.nn.logsumexp(self.log_weights[None] + each, axis=1)
         if labels is None:
@@ -86,9 +85,9 @@ class GaussianMixture:
         return chosen(jnp.concatenate([each, marginal[:, None]], axis=1), labels)
 
     def predict(self, z: Array, logsnr: Array, labels: Array) -> Array:
-        """The exact Predict: -sigma grad_z log p(z | label), the marginal's for the null label.
+        """The exact Predict: -sigma grad_z log p(z | label), of the marginal for the null label.
 
-        NaN for a label that is neither, so that a wrong null label cannot go unnoticed.
+        NaN for an invalid label, which reveals a wrong null label.
         """
         alpha, sigma, total = self._moments(logsnr)
         flat, means = self._flat(z)
@@ -100,18 +99,18 @@ class GaussianMixture:
         )
         known = (labels >= 0) & (labels <= self.null_label)
         share = jnp.where(known[:, None], share, jnp.nan)
-        # Summed over c, not contracted, so that one class's answer comes back bit for bit.
+        # A sum over c, not a contraction, returns the value of a single class bit for bit.
         return jnp.sum(share[:, :, None] * each, axis=1).reshape(z.shape)
 
     def guided_log_density(self, z: Array, logsnr: Array, labels: Array, w: Array | float) -> Array:
-        """(1 + w) log p(z | label) - w log p(z), not normalised: [B].
+        """(1 + w) log p(z | label) - w log p(z), unnormalised: [B].
 
-        The density whose score guidance uses: Ho & Salimans 2022, section 3.2.
+        The log-density whose score guidance uses: Ho & Salimans 2022, section 3.2.
         """
         return (1 + w) * self.log_prob(z, logsnr, labels) - w * self.log_prob(z, logsnr)
 
     def draw(self, key: Key, labels: Array) -> Array:
-        """x | labels: [B, ...] for labels [B], NaN for no class; key [] or [B], consumed."""
+        """Samples of x | labels [B]: [B, ...], NaN for no class; key [] or [B], consumed."""
         shape = (labels.shape[0], *self.means.shape[1:])
         noise = keys_lib.normal(keys_lib.per_example(key, shape[0]), shape)
         known = (labels >= 0) & (labels < self.num_classes)
@@ -120,6 +119,6 @@ class GaussianMixture:
 
 
 def triangle() -> np.ndarray:
-    """Three means on the unit circle, the first on top: [3, 2]."""
+    """Three means on the unit circle, the first at the top: [3, 2]."""
     angles = np.pi / 2 + 2 * np.pi / 3 * np.arange(3)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)

@@ -1,10 +1,10 @@
-"""How is a sample drawn from a denoiser?
+"""Sampling with a denoiser over a grid of log-SNRs.
 
     z_1 ~ N(0, I);   x_hat_t = (z_t - sigma_t eps_hat_t) / alpha_t;   z_{t+1} ~ step(z_t, x_hat_t)
 
 A step rule is a function (key, z_t, x_hat, logsnr_t, logsnr_s) -> z_s from logsnr_t to the higher
-logsnr_s; `sample` scans one over a grid. The paper's sampler is `ancestral_step`. At the last call
-there is no higher log-SNR: a step rule is then given the same one twice, and its answer not used.
+logsnr_s; `sample` scans it over a grid. The paper's sampler is `ancestral_step`. At the last call
+the step rule gets the last log-SNR twice and its result is discarded.
 
 Source: Ho & Salimans 2022, Algorithm 2.
 """
@@ -38,8 +38,8 @@ def ancestral_step(
       z_t, x_hat: [B, ...].
       logsnr_t, logsnr_s: [] or [B], logsnr_s > logsnr_t.
       logvar_interp: the paper's v; [], [B] or the shape of z_t. See `posterior`.
-      noise_temperature: [], factor of the noise; below 1 it gives up variety for fidelity
-        (Dhariwal & Nichol 2021, appendix G), which guidance does better.
+      noise_temperature: [], factor of the noise; below 1 it trades variety for fidelity, less well
+        than guidance does (Dhariwal & Nichol 2021, appendix G).
     """
     mean, logvar = posterior(z_t, x_hat, logsnr_t, logsnr_s, logvar_interp=logvar_interp)
     noise = keys_lib.normal(keys_lib.per_example(key, z_t.shape[0]), z_t.shape)
@@ -58,13 +58,9 @@ def ddim_step(
 ) -> Array:
     """z_s = alpha_s x_hat + sigma_s eps, eps = (z_t - alpha_t x_hat) / sigma_t; no noise is drawn.
 
-    eps is formed from x_hat, so that a clipped x_hat and its eps agree.
-    Song et al. 2021, arXiv 2010.02502, equation 12 with eta = 0.
-
-    Args:
-      key, logvar_interp, noise_temperature: not used.
-      z_t, x_hat: [B, ...].
-      logsnr_t, logsnr_s: [] or [B], logsnr_s > logsnr_t.
+    eps is computed from x_hat, so it agrees with a clipped x_hat. Song et al. 2021, arXiv
+    2010.02502, equation 12 with eta = 0. Arguments as in `ancestral_step`; key, logvar_interp and
+    noise_temperature are unused.
     """
     return diffuse(x_hat, predict_eps(z_t, x_hat, logsnr_t), logsnr_s)
 
@@ -85,21 +81,17 @@ def sample(
     Args:
       key: [] or [B], one key per sample; consumed. Sample i depends on its own key only.
       denoiser: (z [B, ...], logsnr [B]) -> eps_hat [B, ...]; the logvar_interp of a `Prediction`
-        goes to the step rule. With `per_step`, a function of one row that gives such a Denoiser.
-      shape: [B, ...] of the batch drawn.
+        goes to the step rule. With `per_step`, a function of one row that returns a Denoiser.
+      shape: shape [B, ...] of the batch.
       logsnrs: [T] ascending, from `logsnr_grid`.
       step: a step rule.
       clip_x: clip x_hat, after guidance, to [-1, 1], the range of image data.
-      per_step: a tree of arrays [T, ...], row t for call t. For a guidance weight w [T, B]:
+      per_step: tree of arrays [T, ...], row t for call t. For a guidance weight w [T, B]:
         sample(key, lambda w: classifier_free_guidance(predict, labels, w, ...), ..., per_step=w).
-      **step_options: keywords for the step rule, e.g. logvar_interp.
+      **step_options: keyword arguments of the step rule, e.g. logvar_interp.
 
-    Returns:
-      x_hat at the last log-SNR, of `shape`.
-
-    Raises:
-      ValueError: a grid that is not a vector, or, where its values are known, not ascending;
-        `per_step` without T rows.
+    Returns x_hat at the last log-SNR, of `shape`. Raises ValueError for logsnrs that are no vector
+    or, if concrete, not ascending, and for `per_step` without T rows.
     """
     logsnrs = ascending(logsnrs)
     num_steps = logsnrs.shape[0]
@@ -121,8 +113,8 @@ def sample(
         return jnp.where(t == num_steps, x_hat, z_s), None
 
     z_1 = keys_lib.normal(keys_lib.fold_in(keys, 0), shape)
-    # One body for all T calls, so that the network is compiled once; the last call has no next
-    # log-SNR, is given its own, and its transition is not used.
+    # One body for all T calls compiles the network once. The last call steps to its own log-SNR,
+    # and that step is discarded.
     next_logsnrs = jnp.append(logsnrs[1:], logsnrs[-1])
     steps = jnp.arange(1, num_steps + 1), logsnrs, next_logsnrs, per_step
     x_hat, _ = jax.lax.scan(body, z_1, steps)

@@ -1,11 +1,10 @@
-"""How is u in [0, 1] mapped to a log signal-to-noise ratio, and which grid does a sampler visit?
+"""The cosine schedule from u in [0, 1] to log signal-to-noise ratio, and grids for samplers.
 
     logsnr(u) = -2 log tan(a u + b),  b = arctan(exp(-logsnr_max / 2)),
                                       a = arctan(exp(-logsnr_min / 2)) - b
     p(logsnr) = sech(logsnr / 2) / (4 a)            for u uniform on [0, 1]
 
-u = 0 is clean data (logsnr_max), u = 1 is noise (logsnr_min). What a logsnr does to data is
-`diffusion`'s business.
+u = 0 is clean data (logsnr_max), u = 1 is noise (logsnr_min). `diffusion` applies a logsnr to data.
 
 Source: Ho & Salimans 2022, "Classifier-Free Diffusion Guidance", section 2.
 """
@@ -32,15 +31,15 @@ class CosineSchedule:
 
     @property
     def _angles(self) -> tuple[float, float, float]:
-        """a, b and the angle that is left to pi/2 at u = 1."""
+        """a, b and the angle that remains to pi/2 at u = 1."""
         b = math.atan(math.exp(-self.logsnr_max / 2))
         left = math.atan(math.exp(self.logsnr_min / 2))
         return math.pi / 2 - left - b, b, left
 
     def _logsnr(self, u, xp):
         a, b, left = self._angles
-        # tan loses its digits near pi/2, so the noisy half uses tan(theta) = 1 / tan(pi/2 - theta)
-        # with pi/2 - theta formed from 1 - u.
+        # tan is imprecise near pi/2, so the noisy half uses tan(theta) = 1 / tan(pi/2 - theta),
+        # with pi/2 - theta computed from 1 - u.
         angle = a * u + b
         complement = a * (1 - u) + left
         clean_half = angle < math.pi / 4
@@ -71,19 +70,13 @@ class CosineSchedule:
         return jnp.where(inside, 1 / (4 * self._angles[0] * jnp.cosh(logsnr / 2)), 0.0)
 
     def grid(self, num_steps: int, inclusive: bool = True) -> np.ndarray:
-        """logsnr(u) for T values of u, evenly spaced: Ho & Salimans 2022, section 4.
+        """logsnr(u) for T evenly spaced values of u: Ho & Salimans 2022, section 4.
 
-        Args:
-          num_steps: T.
-          inclusive: u = 1, ..., 0 with both ends, as in the paper. False gives u = 1, ..., 1/T,
-            which never visits logsnr_max (Salimans & Ho 2022, arXiv 2202.00512).
+        inclusive=True gives u = 1, ..., 0, as in the paper. False gives u = 1, ..., 1/T, which
+        never reaches logsnr_max (Salimans & Ho 2022, arXiv 2202.00512). The result is [T] float32
+        on the host, ascending, first exactly logsnr_min, last exactly logsnr_max if inclusive.
 
-        Returns:
-          [T] float32 on the host, ascending, first exactly logsnr_min, last exactly logsnr_max
-          when inclusive.
-
-        Raises:
-          ValueError: num_steps below 2 (below 1 when not inclusive).
+        Raises ValueError for num_steps below 2 (below 1 if not inclusive).
         """
         least = 2 if inclusive else 1
         if num_steps < least:
@@ -92,9 +85,9 @@ class CosineSchedule:
         return self._logsnr(u, np).astype(np.float32)
 
     def respaced(self, sections: str) -> Array:
-        """ValueError: only a `timesteps.DiscreteSchedule` has timesteps to choose from."""
+        """Raises ValueError: only a `timesteps.DiscreteSchedule` has timesteps to select."""
         raise ValueError(
-            f"respacing={sections!r}: this model's schedule is continuous, it has no timesteps; "
+            f"respacing={sections!r}: this model's schedule is continuous and has no timesteps; "
             "give num_steps"
         )
 
@@ -102,11 +95,9 @@ class CosineSchedule:
 def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> CosineSchedule:
     """logsnr(u) = -2 log tan(a u + b): Ho & Salimans 2022, section 2.
 
-    A callable schedule(u) -> logsnr with `.inverse(logsnr)` and `.density(logsnr)`, from
-    logsnr_max at the data end, u = 0, to logsnr_min at the noise end, u = 1.
-
-    Raises:
-      ValueError: an end that is not finite, or logsnr_min not below logsnr_max.
+    A callable schedule(u) -> logsnr with `.inverse(logsnr)` and `.density(logsnr)`, from logsnr_max
+    at u = 0 (data) to logsnr_min at u = 1 (noise). Raises ValueError for an end that is not finite,
+    or logsnr_min not below logsnr_max.
     """
     if not (math.isfinite(logsnr_min) and math.isfinite(logsnr_max) and logsnr_min < logsnr_max):
         raise ValueError(
@@ -117,29 +108,20 @@ def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Cosi
 
 
 def logsnr_grid(schedule: CosineSchedule, num_steps: int, *, inclusive: bool = True) -> Array:
-    """The T log-SNRs a sampler visits, ascending: schedule.grid(num_steps, inclusive).
+    """The T log-SNRs of a sampler, ascending: schedule.grid(num_steps, inclusive).
 
-    Args:
-      schedule: a `CosineSchedule`, whose grid is uniform in u, or a `timesteps.DiscreteSchedule`,
-        whose grid is evenly spaced timesteps.
-      num_steps: T, the number of denoiser calls.
-      inclusive: whether the grid ends at logsnr_max; see the schedule's `grid`.
-
-    Returns:
-      [T] float32, first exactly logsnr_min, last exactly logsnr_max when inclusive.
-
-    Raises:
-      ValueError: num_steps that the schedule's `grid` refuses.
+    Uniform in u for a `CosineSchedule`, evenly spaced timesteps for a `timesteps.DiscreteSchedule`.
+    num_steps is T, the number of denoiser calls. Returns [T] float32, first exactly logsnr_min,
+    last exactly logsnr_max if inclusive. Raises ValueError for arguments that `grid` rejects.
     """
     return jnp.asarray(schedule.grid(num_steps, inclusive=inclusive))
 
 
 def ascending(logsnrs: Array, *, least: int = 1, strictly: bool = False) -> Array:
-    """A sampler's grid as float32 [T], checked to go from noise to data.
+    """A sampler's grid as float32 [T], checked to ascend from noise to data.
 
-    Raises:
-      ValueError: no vector of `least` or more; or, where the values are known, one that is not a
-        number or below the one before it, and if `strictly` also one equal to it.
+    Raises ValueError for anything but a vector of at least `least` values. Concrete values must
+    also be free of NaN and ascend, `strictly` if it is set.
     """
     logsnrs = jnp.asarray(logsnrs, jnp.float32)
     if logsnrs.ndim != 1 or logsnrs.size < least:
@@ -150,6 +132,6 @@ def ascending(logsnrs: Array, *, least: int = 1, strictly: bool = False) -> Arra
     if not isinstance(logsnrs, jax.core.Tracer):
         gains = np.diff(np.asarray(logsnrs))
         if not np.all(gains > 0 if strictly else gains >= 0):
-            twice = ", no value twice" if strictly else ""
+            twice = " without repeated values" if strictly else ""
             raise ValueError(f"logsnrs: need an ascending grid, from noise to data{twice}")
     return logsnrs

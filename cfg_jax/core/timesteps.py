@@ -1,11 +1,11 @@
-"""How does a process of N discrete steps look in log-SNR?
+"""Diffusion processes of N discrete steps as schedules of log-SNR.
 
     abar_t = prod_{i <= t} (1 - beta_i)
     logsnr_t = log(abar_t / (1 - abar_t)),   t = 0 the cleanest, t = N - 1 the noisiest
 
-z at timestep t is z at logsnr_t, and a step from t to any earlier timestep is `diffusion`'s
-posterior between their log-SNRs: sampling on a subset of the timesteps needs no betas of its own.
-A `DiscreteSchedule` stands wherever a `schedules.CosineSchedule` does.
+z at timestep t is z at logsnr_t. A step from t to any earlier timestep is `diffusion.posterior`
+between their log-SNRs, so a subset of the timesteps needs no betas of its own. A `DiscreteSchedule`
+is accepted wherever a `schedules.CosineSchedule` is.
 
 Source: Ho et al. 2020 (arXiv 2006.11239); Nichol & Dhariwal 2021 (arXiv 2102.09672), section 4.
 """
@@ -20,22 +20,19 @@ from cfg_jax.core.types import Array
 
 _FORMS = (
     "give '250' (evenly spaced), 'ddim25' (an integer stride from timestep 0) or "
-    "'90,60,60,20,20' (equal sections, the cleanest first), at least 2 timesteps in all"
+    "'90,60,60,20,20' (equal sections, the cleanest first), at least 2 timesteps in total"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class DiscreteSchedule:
-    """The log-SNRs of N timesteps; made by `linear_timesteps` or `cosine_timesteps`.
+    """The log-SNRs of N timesteps; created by `linear_timesteps` or `cosine_timesteps`.
 
-    Hashable, so it may be a static argument of a jitted function.
+    Hashable, so it may be a static argument of a jitted function. logsnrs has logsnr_t for
+    t = 0..N-1, from clean to noisy.
 
-    Args:
-      logsnrs: logsnr_t for t = 0..N-1, from clean to noisy.
-
-    Raises:
-      ValueError: fewer than 2 log-SNRs, one that is not finite, or not strictly decreasing once
-        they are float32, as everything here returns them.
+    Raises ValueError for fewer than 2 log-SNRs, and for values that are not finite or not strictly
+    decreasing in float32, the type of all results.
     """
 
     logsnrs: tuple[float, ...]
@@ -50,8 +47,8 @@ class DiscreteSchedule:
         if wrong.any():
             t = int(np.argmax(wrong))
             raise ValueError(
-                f"logsnrs[{t}]={self.logsnrs[t]}: need finite values from clean to noisy, each "
-                "below the one before it also as float32"
+                f"logsnrs[{t}]={self.logsnrs[t]}: need finite values from clean to noisy, "
+                "strictly decreasing in float32"
             )
 
     def __repr__(self) -> str:
@@ -60,7 +57,7 @@ class DiscreteSchedule:
 
     @property
     def num_timesteps(self) -> int:
-        """N."""
+        """N, the number of timesteps."""
         return len(self.logsnrs)
 
     @property
@@ -78,10 +75,10 @@ class DiscreteSchedule:
         return np.asarray(self.logsnrs, np.float32)
 
     def __call__(self, u: Array) -> Array:
-        """logsnr_t at t = min(floor(u N), N - 1), so that a uniform u gives a uniform timestep.
+        """logsnr_t at t = min(floor(u N), N - 1): a uniform u gives a uniform timestep.
 
-        u of any shape, 0 clean and 1 noise; outside [0, 1] it counts as the nearer end. The result
-        is float32 of u's shape, always an entry of the table.
+        u has any shape, 0 clean and 1 noise, and is clipped to [0, 1]. The result is float32 of u's
+        shape, always an entry of the table.
         """
         t = jnp.floor(jnp.asarray(u, jnp.float32) * self.num_timesteps)
         t = jnp.clip(t, 0, self.num_timesteps - 1).astype(jnp.int32)
@@ -90,16 +87,16 @@ class DiscreteSchedule:
     def inverse(self, logsnr: Array) -> Array:
         """u = (t + 1/2) / N with t = timestep(logsnr): float32 of logsnr's shape, inside (0, 1).
 
-        schedule(inverse(logsnr_t)) is logsnr_t exactly. u = 0 and u = 1 are not reached: all of
-        [t / N, (t + 1) / N) belongs to timestep t, and this is its middle.
+        schedule(inverse(logsnr_t)) is exactly logsnr_t. u is the middle of the interval
+        [t / N, (t + 1) / N) of timestep t, and therefore never 0 or 1.
         """
         return (self.timestep(logsnr) + 0.5) / self.num_timesteps
 
     def timestep(self, logsnr: Array) -> Array:
-        """t(logsnr), linear in logsnr between entries of the table: the input of a network of t.
+        """t(logsnr), linear in logsnr between table entries: the noise input of some networks.
 
-        logsnr of any shape; outside [logsnr_min, logsnr_max] it counts as the nearer end. The
-        result is float32 in [0, N - 1], an integer at the table's entries.
+        logsnr has any shape and is clipped to [logsnr_min, logsnr_max]. The result is float32 in
+        [0, N - 1], an integer at the table's entries.
         """
         noisiest_first = jnp.asarray(self._table[::-1])
         t = jnp.arange(self.num_timesteps - 1, -1, -1, dtype=jnp.float32)
@@ -108,7 +105,7 @@ class DiscreteSchedule:
     def logsnr(self, t: Array) -> Array:
         """logsnr(t) of a real t, the inverse of `timestep`; the table's entry at an integer.
 
-        t of any shape; outside [0, N - 1] it counts as the nearer end. The result is float32.
+        t has any shape and is clipped to [0, N - 1]. The result is float32.
         """
         integers = jnp.arange(self.num_timesteps, dtype=jnp.float32)
         return jnp.interp(jnp.asarray(t, jnp.float32), integers, jnp.asarray(self._table))
@@ -117,10 +114,8 @@ class DiscreteSchedule:
         """logsnr_t of the T timesteps round(i (N - 1) / (T - 1)), i = T-1, ..., 0.
 
         The evenly respaced process of Nichol & Dhariwal 2021, section 4. T = N is every timestep.
-        [T] float32 on the host, ascending, from exactly logsnr_min to exactly logsnr_max.
-
-        Raises:
-          ValueError: num_steps outside 2..N; inclusive=False, a grid that only u in [0, 1] has.
+        [T] float32 on the host, ascending, from exactly logsnr_min to exactly logsnr_max. Raises
+        ValueError for num_steps outside 2..N, and for inclusive=False.
         """
         if not inclusive:
             raise ValueError(
@@ -129,28 +124,25 @@ class DiscreteSchedule:
             )
         if not 2 <= num_steps <= self.num_timesteps:
             raise ValueError(
-                f"num_steps={num_steps}: the sampling grid of {self.num_timesteps} timesteps has "
-                f"from 2 to {self.num_timesteps}"
+                f"num_steps={num_steps}: a grid of {self.num_timesteps} timesteps needs from 2 to "
+                f"{self.num_timesteps} steps"
             )
         return self._ascending(_evenly_spaced(self.num_timesteps, num_steps))
 
     def respaced(self, sections: str) -> np.ndarray:
-        """logsnr_t of the timesteps that ADM's `timestep_respacing` string names.
+        """logsnr_t of the timesteps that ADM's `timestep_respacing` string selects.
 
         - "250": 250 evenly spaced timesteps, as `grid(250)`.
-        - "ddim25": t = 0, s, 2s, ..., the smallest integer stride s that gives 25 of them.
-        - "90,60,60,20,20": the N timesteps in as many equal sections, the cleanest first (the
-          first ones are longer by one where N does not divide), each evenly spaced.
+        - "ddim25": t = 0, s, 2s, ..., with the smallest integer stride s that gives 25 timesteps.
+        - "90,60,60,20,20": 90, 60, ... evenly spaced timesteps from each of 5 equal sections, the
+          cleanest first. If 5 does not divide N, the first sections are longer by one.
 
-        Dhariwal & Nichol 2021 (arXiv 2105.05233); the third is that of their LSUN samples.
+        Dhariwal & Nichol 2021 (arXiv 2105.05233); the third is the string of their LSUN samples.
+        The result is [T] float32 on the host, ascending, last exactly logsnr_max; first logsnr_min
+        if timestep N - 1 is selected, which "ddim25" omits.
 
-        Returns:
-          [T] float32 on the host, ascending, last exactly logsnr_max; first logsnr_min where
-          timestep N - 1 is among them, which "ddim25" leaves out.
-
-        Raises:
-          ValueError: another form; more timesteps than a section has; a count that no integer
-            stride gives.
+        Raises ValueError for any other form, for more timesteps than a section has, and for a count
+        that no integer stride gives.
         """
         text = sections.strip() if isinstance(sections, str) else ""
         if text.startswith("ddim") and text[4:].isdecimal():
@@ -166,15 +158,15 @@ class DiscreteSchedule:
 
 
 def _evenly_spaced(length: int, count: int) -> np.ndarray:
-    """`count` integers from 0 to length - 1; 0 alone for one."""
+    """`count` integers from 0 to length - 1; only 0 if count is 1."""
     stride = (length - 1) / max(count - 1, 1)
-    # A running sum, not multiples of the stride: where the exact value is a half, rounding errors
-    # decide, and these give the timesteps of the published samples.
+    # A running sum, not multiples of the stride: its rounding errors decide exact halves as in the
+    # published samples.
     return np.rint(np.cumsum([0.0] + [stride] * (count - 1))).astype(int)
 
 
 def _strided(num_timesteps: int, count: int, sections: str) -> np.ndarray:
-    """0, s, 2s, ... below num_timesteps, `count` of them."""
+    """The `count` timesteps 0, s, 2s, ... below num_timesteps."""
     sizes = {stride: len(range(0, num_timesteps, stride)) for stride in range(1, num_timesteps)}
     for stride, size in sizes.items():
         if size == count:
@@ -192,15 +184,15 @@ def _by_section(num_timesteps: int, counts: list[int], sections: str) -> np.ndar
     for section, count in zip(equal, counts, strict=True):
         if count > len(section):
             raise ValueError(
-                f"sections={sections!r}: {count} timesteps of a section of {len(section)}; "
-                f"{num_timesteps} timesteps in {len(counts)} equal sections have no more"
+                f"sections={sections!r}: {count} timesteps of a section of {len(section)}; choose "
+                f"fewer, as {num_timesteps} timesteps are split into {len(counts)} equal sections"
             )
         chosen.append(section[_evenly_spaced(len(section), count)])
     return np.concatenate(chosen)
 
 
 def _schedule_of(betas: np.ndarray) -> DiscreteSchedule:
-    """logsnr_t = log(abar_t / (1 - abar_t)) of float64 betas."""
+    """logsnr_t = log(abar_t / (1 - abar_t)) from float64 betas."""
     alphas_cumprod = np.cumprod(1 - betas)
     return DiscreteSchedule(tuple(np.log(alphas_cumprod) - np.log1p(-alphas_cumprod)))
 
@@ -208,14 +200,12 @@ def _schedule_of(betas: np.ndarray) -> DiscreteSchedule:
 def linear_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
     """beta_t linear from 1e-4 to 0.02, both times 1000 / N: Ho et al. 2020, section 4.
 
-    The scaling, of Nichol & Dhariwal 2021, keeps the noise end near that of N = 1000.
-
-    Raises:
-      ValueError: N = num_timesteps below 21, where the last beta is 1 or more.
+    The scaling (Nichol & Dhariwal 2021) keeps the noise end close to that for N = 1000. Raises
+    ValueError for N = num_timesteps below 21, whose last beta is 1 or more.
     """
     if num_timesteps < 21:
         raise ValueError(
-            f"num_timesteps={num_timesteps}: the linear process needs at least 21, as its last "
+            f"num_timesteps={num_timesteps}: the linear process needs at least 21, since the last "
             "beta is 20 / num_timesteps and must stay below 1; use cosine_timesteps for fewer"
         )
     scale = 1000 / num_timesteps
@@ -225,10 +215,7 @@ def linear_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
 def cosine_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
     """beta_t = min(1 - f((t + 1) / N) / f(t / N), 0.999), f(u) = cos^2((u + .008) / 1.008 pi/2).
 
-    Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17.
-
-    Raises:
-      ValueError: N = num_timesteps below 2.
+    Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17. Raises ValueError for N below 2.
     """
     if num_timesteps < 2:
         raise ValueError(f"num_timesteps={num_timesteps}: a discrete process needs at least 2")

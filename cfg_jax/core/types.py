@@ -1,14 +1,14 @@
-"""What do the modules pass to each other?
+"""Types that the modules pass to each other.
 
     Predict  = (z [B, ...], logsnr [B], labels [B]) -> eps_hat [B, ...]    parameters bound
     Denoiser = (z [B, ...], logsnr [B])             -> eps_hat [B, ...]    labels and guidance bound
 
-Networks and exact oracles become a Predict; guidance turns a Predict into a Denoiser; the loss
-calls a Predict and a sampler scans a Denoiser. Nothing else crosses between those modules. Where
-a network also learns the variance of its steps, a `Prediction` stands for eps_hat in both.
+A network or an exact oracle is a Predict, and guidance turns a Predict into a Denoiser. The loss
+calls a Predict; a sampler scans a Denoiser. Both return a `Prediction` instead of eps_hat if the
+network also learns the variance of its steps.
 
-Shape letters: B batch, H W C image height, width and channels (images are NHWC; `...` where any
-data shape will do), T sampling steps, K classes or mixture components, D devices.
+Shape letters: B batch; H, W, C image height, width and channels (images are NHWC; `...` is any data
+shape); T sampling steps; K classes or mixture components; D devices.
 """
 
 from collections.abc import Callable
@@ -24,11 +24,11 @@ Denoiser = Callable[[Array, Array], Array]
 
 
 class Prediction(NamedTuple):
-    """An eps_hat and the learned variance of the step that follows it.
+    """eps_hat with the learned variance of the next step.
 
     eps_hat: [B, ...].
-    logvar_interp: [B, ...], the exponent v of `posterior` for every element; 0 the lower and 1 the
-      upper bound of the variance (Nichol & Dhariwal 2021, arXiv 2102.09672, equation 15).
+    logvar_interp: [B, ...], exponent v of `posterior` for every element; 0 gives the lower and 1
+      the upper bound of the variance (Nichol & Dhariwal 2021, arXiv 2102.09672, equation 15).
     """
 
     eps_hat: Array
@@ -36,19 +36,19 @@ class Prediction(NamedTuple):
 
 
 def eps_of(output: Array | Prediction) -> Array:
-    """The eps_hat of what a Predict or a Denoiser gave."""
+    """eps_hat of the output of a Predict or Denoiser."""
     return output.eps_hat if isinstance(output, Prediction) else output
 
 
 def with_eps(output: Array | Prediction, eps_hat: Array) -> Array | Prediction:
-    """`output` with another eps_hat; a learned variance stays as it is."""
+    """`output` with eps_hat replaced; a learned variance is kept."""
     return output._replace(eps_hat=eps_hat) if isinstance(output, Prediction) else eps_hat
 
 
 def chosen(table: Array, labels: Array) -> Array:
-    """table[i, labels[i]], such as log p(label | z) from that of every label: [B] from [B, K].
+    """table[i, labels[i]] for every example i, such as log p(label | z): [B] from [B, K].
 
-    NaN where there is no such column: inside a compiled program nothing can be raised.
+    NaN for a label outside 0..K-1, since a compiled program cannot raise an error.
     """
     known = (labels >= 0) & (labels < table.shape[1])
     column = jnp.where(known, labels, 0)[:, None]

@@ -1,7 +1,6 @@
-"""Networks (z, logsnr, labels, dropout_keys) -> output and classifiers of z, in Flax Linen.
+"""Networks (z, logsnr, labels, dropout_keys) -> output, and classifiers of z, in Flax Linen.
 
-Only this folder imports Linen; what the output means (eps, x, v) and what surrounds it is decided
-by the caller.
+Only this folder imports Linen. The caller decides what the output means: eps, x or v.
 """
 
 from cfg_jax.models.classifier import Classifier

@@ -1,6 +1,6 @@
-"""Which network tells the class of a noisy image?
+"""ADM's classifier of noisy images.
 
-ADM's classifier: the trunk of the U-Net, and attention pooling in place of the way back up.
+It is the trunk of the U-Net with attention pooling in place of the upsampling half.
 
 Source: Dhariwal & Nichol 2021 (ADM), section 4 and table 12.
 """
@@ -17,10 +17,8 @@ Array = jax.Array
 class Classifier(Trunk):
     """(z [B, H, W, C], logsnr [B]) -> logits [B, num_classes], float32.
 
-    Args:
-      num_classes: labels are 0..num_classes - 1.
-
-    And those of `Trunk`. Its attention pool has heads of `head_channels` features.
+    Labels are 0..num_classes - 1. `Trunk` has the other arguments; the attention pool has the same
+    heads as the trunk.
     """
 
     num_classes: int
@@ -29,10 +27,8 @@ class Classifier(Trunk):
     def __call__(self, z: Array, noise: Array, dropout_keys: Array | None = None) -> Array:
         """log p(label | z) up to a constant.
 
-        Args:
-          z: [B, H, W, C].
-          noise: [B] logsnr, or the timestep where `noise_input` says so.
-          dropout_keys: [B], one key per example; dropout acts when they are given, and only then.
+        noise [B] is logsnr, or the timestep if `noise_input` is "timestep". dropout_keys [B] has
+        one key per example; None turns dropout off.
         """
         self._check(z)
         h, _ = self._down(z, self._embed(noise, None, 0), dropout_keys)

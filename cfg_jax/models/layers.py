@@ -1,12 +1,11 @@
-"""Which pieces are ADM's networks made of?
+"""Building blocks of ADM's networks.
 
     AdaGN(h, emb) = GroupNorm(h) (1 + scale) + shift,   scale, shift = Linear(SiLU(emb))
 
-Every choice that ADM compares is an argument; its own are the defaults.
-
-Parameters and normalisation statistics are float32; `dtype` is what convolutions and matrix
-products compute in. Dropout draws from one key per example, so that a step does not depend on how
-its batch is split over devices. The last layer of every residual branch starts at zero.
+Every choice that ADM compares is an argument, and ADM's own choice is its default. Parameters and
+normalisation statistics are float32; `dtype` is the type of convolutions and matrix products.
+Dropout has one key per example, so a step does not depend on how its batch is split over devices.
+The last layer of every residual branch is initialised to zero.
 
 Source: Dhariwal & Nichol 2021 (ADM), sections 3 and 3.1.
 """
@@ -27,7 +26,7 @@ zeros = nn.initializers.zeros_init()
 def sinusoidal_embedding(position: Array, features: int, max_period: float = 10_000.0) -> Array:
     """[cos(position f), sin(position f)], f geometric from 1 to 1 / max_period: [B] to [B, F].
 
-    Vaswani et al. 2017, arXiv 1706.03762, section 3.5, in the order that ADM uses.
+    Vaswani et al. 2017, arXiv 1706.03762, section 3.5, in ADM's order.
     """
     half = features // 2
     frequencies = jnp.exp(-math.log(max_period) * jnp.arange(half) / half)
@@ -37,9 +36,9 @@ def sinusoidal_embedding(position: Array, features: int, max_period: float = 10_
 
 
 def logsnr_position(logsnr: Array) -> Array:
-    """1000 arctan(exp(-logsnr / 2)) / (pi / 2): 0 for data, 1000 for noise, even in u.
+    """1000 arctan(exp(-logsnr / 2)) / (pi / 2): 0 for data, 1000 for noise, linear in u.
 
-    Salimans & Ho 2022, arXiv 2202.00512, `inv_cos` input; the factor gives ADM's range of steps.
+    Salimans & Ho 2022, arXiv 2202.00512, input `inv_cos`, scaled to ADM's range of timesteps.
     """
     return 2000 / math.pi * jnp.arctan(jnp.exp(-logsnr / 2))
 
@@ -58,9 +57,9 @@ class NoiseEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """A learned vector for each of num_labels labels, the null label counted among them.
+    """A learned vector for each of num_labels labels, including the null label.
 
-    NaN for any other label: a compiled program cannot raise, and a clamped label would go unseen.
+    NaN for any other label: a compiled program cannot raise, and clamping would hide the error.
     """
 
     num_labels: int
@@ -75,14 +74,13 @@ class LabelEmbedding(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """(h - mean) / std over groups of channels, times weight (1 + scale), plus bias and shift.
+    """((h - mean) / std weight + bias) (1 + scale) + shift, statistics over groups of channels.
 
-    After the two statistics it is one multiply-add per element, with coefficients [B, C]: the plain
-    and the adaptive norm cost the same, and the backward pass needs no intermediate.
+    Applied as one multiply-add per element with coefficients [B, C]: plain and adaptive norm cost
+    the same, and the backward pass needs no intermediate.
 
-    Args of the call:
-      h: [B, ..., C]; statistics in float32, result in h's dtype.
-      scale, shift: [B, C] or None; AdaGN's two conditioning vectors.
+    The call takes h [B, ..., C] and AdaGN's conditioning vectors scale and shift, both [B, C] or
+    both None. Statistics are float32, the result has h's dtype.
     """
 
     groups: int
@@ -93,7 +91,7 @@ class GroupNorm(nn.Module):
         channels = h.shape[-1]
         weight = self.param("scale", nn.initializers.ones_init(), (channels,))
         bias = self.param("bias", zeros, (channels,))
-        # Reduced over pixels first, so that the contiguous dimension, channels, stays complete.
+        # Reduces over pixels first, which keeps the contiguous dimension, channels, intact.
         pixels = tuple(range(1, h.ndim - 1))
         wide = h.astype(jnp.float32)
         mean = self._group_mean(jnp.mean(wide, axis=pixels))
@@ -107,7 +105,7 @@ class GroupNorm(nn.Module):
         return (wide * factor.reshape(spread) + offset.reshape(spread)).astype(h.dtype)
 
     def _group_mean(self, values: Array) -> Array:
-        """[B, C] to [B, C], each channel's value replaced by the mean of its group."""
+        """The mean of each channel's group, repeated for every channel: [B, C] to [B, C]."""
         batch, channels = values.shape
         means = values.reshape(batch, self.groups, -1).mean(axis=2)
         return jnp.repeat(means, channels // self.groups, axis=1)
@@ -116,7 +114,7 @@ class GroupNorm(nn.Module):
 class Dropout(nn.Module):
     """Zeroes a fraction `rate` of the features h [B, ...] and rescales the rest.
 
-    Identity without keys; each layer folds its own place in the network into the keys [B].
+    Identity without keys; each layer folds its module path into the keys [B].
     """
 
     rate: float
@@ -140,7 +138,7 @@ def downsample(h: Array) -> Array:
 
 
 def upsample(h: Array) -> Array:
-    """Each pixel twice in both directions: [B, H, W, C] to [B, 2H, 2W, C]."""
+    """Nearest-neighbour doubling: [B, H, W, C] to [B, 2H, 2W, C]."""
     return jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
 
 
@@ -151,13 +149,13 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
-        # "SAME" would pad one side only, and shift the image by half a pixel at every level.
+        # "SAME" would pad one side only and shift the image by half a pixel at every level.
         options = {"strides": 2, "padding": 1, "dtype": self.dtype}
         return nn.Conv(h.shape[-1], (3, 3), name="conv", **options)(h)
 
 
 class Upsample(nn.Module):
-    """Each pixel twice in both directions, then a 3 x 3 convolution."""
+    """Nearest-neighbour doubling, then a 3 x 3 convolution."""
 
     dtype: Dtype = jnp.float32
 
@@ -167,17 +165,16 @@ class Upsample(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """h + Conv(Dropout(SiLU(AdaGN(Conv(SiLU(GroupNorm(h))), emb)))), both sides resampled alike.
+    """h + Conv(Dropout(SiLU(AdaGN(Conv(SiLU(GroupNorm(h))), emb)))), both terms resampled.
 
-    BigGAN's residual block as ADM uses it: `resample` acts between activation and convolution,
-    and on the skip.
+    BigGAN's residual block as ADM uses it: `resample` acts between activation and convolution, and
+    on the skip.
 
     Args:
-      adagn: emb scales and shifts the second norm; False adds it before a plain one.
-      rescale: divide the sum by sqrt(2).
+      adagn: whether emb scales and shifts the second norm; False adds emb before a plain norm.
+      rescale: whether to divide the sum by sqrt(2).
 
-    Args of the call:
-      h [B, H, W, C], emb [B, E] of the noise level and the label, dropout_keys [B] or None.
+    The call takes h [B, H, W, C], emb [B, E] of noise level and label, dropout_keys [B] or None.
     """
 
     channels: int
@@ -210,7 +207,7 @@ class ResBlock(nn.Module):
 
 
 def residual_sum(skip: Array, h: Array, rescale: bool) -> Array:
-    """skip + h, divided by sqrt(2) where `rescale` asks to keep the variance."""
+    """skip + h, divided by sqrt(2) if `rescale`, which keeps the variance."""
     return (skip + h) / math.sqrt(2) if rescale else skip + h
 
 
@@ -219,8 +216,8 @@ class Attention(nn.Module):
 
     Args:
       heads_outermost: whether the 3C features of q, k, v are laid out (heads, 3, d) instead of
-        (3, heads, d). The function class is the same; ADM's checkpoints come in both orders.
-      rescale: divide the sum by sqrt(2).
+        (3, heads, d). The function class is the same; ADM's checkpoints use both layouts.
+      rescale: whether to divide the sum by sqrt(2).
     """
 
     num_heads: int
@@ -240,7 +237,7 @@ class Attention(nn.Module):
 
 
 def attend(qkv: Array, num_heads: int, heads_outermost: bool = False) -> Array:
-    """softmax(q k^T / sqrt(d)) v of every head: [B, L, 3C] to [B, L, C]."""
+    """softmax(q k^T / sqrt(d)) v for every head: [B, L, 3C] to [B, L, C]."""
     batch, length, features = qkv.shape
     channels = features // 3
     sizes = (num_heads, 3) if heads_outermost else (3, num_heads)
@@ -250,10 +247,10 @@ def attend(qkv: Array, num_heads: int, heads_outermost: bool = False) -> Array:
 
 
 class AttentionPool(nn.Module):
-    """The answer of attention to one query, the mean of all pixels: [B, H, W, C] to [B, F].
+    """Attention with one query, the mean of all pixels: [B, H, W, C] to [B, F].
 
-    Pixels and their mean get learned positions first. The input of the last projection, [B, C], is
-    the Flax intermediate `pooled`. Radford et al. 2021, arXiv 2103.00020, section 2.4, as in ADM.
+    Pixels and their mean first get learned positions. The Flax intermediate `pooled` [B, C] is the
+    input of the last projection. Radford et al. 2021, arXiv 2103.00020, section 2.4, as in ADM.
     """
 
     features: int

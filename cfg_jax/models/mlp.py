@@ -1,7 +1,6 @@
-"""Which network denoises points?
+"""A denoiser of vectors, such as points in the plane.
 
-A residual perceptron for data without a grid, such as two-dimensional mixtures, conditioned on
-logsnr and label in the way of the U-Net.
+It is a residual perceptron, conditioned on logsnr and label as the U-Net is.
 """
 
 import jax
@@ -17,12 +16,12 @@ class MLP(nn.Module):
     """(z [B, D], logsnr [B], labels [B]) -> [B, out_channels], float32.
 
     Args:
-      out_channels: D for one head, 2D for two.
-      num_classes: labels are 0..num_classes, the last one null; 0 for a network without labels.
-      channels: hidden features.
-      num_blocks: residual blocks h + Dense(SiLU(LayerNorm(h) (1 + scale) + shift)).
-      dropout: rate in every block.
-      dtype: "float32" or "bfloat16", of the matrix products.
+      out_channels: number of outputs, D for one head, 2D for two.
+      num_classes: number of labels besides the null label num_classes; 0 for no label input.
+      channels: number of hidden features.
+      num_blocks: number of residual blocks h + Dense(SiLU(LayerNorm(h) (1 + scale) + shift)).
+      dropout: dropout rate in every block.
+      dtype: type of the matrix products, "float32" or "bfloat16".
     """
 
     out_channels: int
@@ -37,9 +36,9 @@ class MLP(nn.Module):
     def __call__(
         self, z: Array, logsnr: Array, labels: Array, dropout_keys: Array | None = None
     ) -> Array:
-        """Dropout acts when dropout_keys [B] are given, one key per example, and only then."""
+        """The output; dropout_keys [B] has one key per example, None turns dropout off."""
         if z.ndim != 2:
-            raise ValueError(f"data of shape {z.shape[1:]}: the MLP takes vectors, [B, D]")
+            raise ValueError(f"data of shape {z.shape[1:]}: the MLP needs vectors, z [B, D]")
         dtype = jnp.dtype(self.dtype)
         position = logsnr_position(logsnr)
         emb = NoiseEmbedding(self.channels, dtype, name="logsnr_embedding")(position)

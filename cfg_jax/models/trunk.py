@@ -1,7 +1,7 @@
-"""What do ADM's U-Net and its classifier have in common?
+"""The part that ADM's U-Net and classifier share.
 
-The way down: noise level and label embedded, residual blocks at halving resolutions, attention at
-chosen ones, and the two blocks with attention in the middle.
+It embeds noise level and label, and applies residual blocks at halving resolutions, attention at
+selected ones, and a middle of two blocks around attention.
 
 Source: Dhariwal & Nichol 2021 (ADM), section 3 and tables 1 to 3.
 """
@@ -31,26 +31,26 @@ QKV_ORDERS = ("qkv_heads", "heads_qkv")
 
 
 class Trunk(nn.Module, kw_only=True):
-    """The encoder half of ADM's networks, and their middle.
+    """The encoder half and the middle of ADM's networks.
 
     Args:
-      channels: features at the first resolution.
-      channel_mult: features at each resolution, in units of `channels`; halving between them.
-      num_blocks: residual blocks at each resolution (ADM's depth).
-      attention_resolutions: heights at which every block is followed by attention.
-      head_channels: features per attention head.
-      num_heads: heads at every resolution where their number is fixed instead; 0 for head_channels.
-      qkv_order: how q, k and v of all heads lie in one matrix: "qkv_heads" or "heads_qkv".
-      adagn: the embedding scales and shifts each block's second norm; False adds it to features.
-      biggan_updown: residual blocks resample; False has a strided convolution, and one after
-        doubling every pixel.
-      rescale_residual: divide every residual sum by sqrt(2).
-      noise_input: what the second argument of the call is, "logsnr" or a "timestep" in 0..1000.
-      dropout: rate in every residual block.
-      norm_groups: groups of each GroupNorm.
-      dtype: "float32" or "bfloat16", of convolutions and matrix products.
-      remat: recompute the inside of each residual block and attention in the backward pass instead
-        of keeping it.
+      channels: number of features at the first resolution.
+      channel_mult: number of features per resolution, in units of `channels`; each resolution is
+        half the previous one.
+      num_blocks: number of residual blocks per resolution (ADM's depth).
+      attention_resolutions: image heights at which attention follows every block.
+      head_channels: number of features per attention head.
+      num_heads: number of heads at every resolution; 0 derives it from head_channels.
+      qkv_order: layout of q, k and v of all heads in one matrix, "qkv_heads" or "heads_qkv".
+      adagn: whether the embedding scales and shifts each block's second norm; False adds it.
+      biggan_updown: whether residual blocks resample; False uses a strided convolution down, and
+        pixel doubling with a convolution up.
+      rescale_residual: whether to divide every residual sum by sqrt(2).
+      noise_input: meaning of the call's second argument, "logsnr" or a "timestep" in 0..1000.
+      dropout: dropout rate in every residual block.
+      norm_groups: number of groups of each GroupNorm.
+      dtype: type of convolutions and matrix products, "float32" or "bfloat16".
+      remat: whether the backward pass recomputes residual blocks and attention to save memory.
     """
 
     channels: int = 128
@@ -102,7 +102,7 @@ class Trunk(nn.Module, kw_only=True):
         return attention(self._heads(h.shape[-1]), self.norm_groups, *form, name=name)(h)
 
     def _embed(self, noise: Array, labels: Array | None, num_labels: int) -> Array:
-        """[B, 4 channels] of the noise level [B] and, where num_labels is not 0, the label [B]."""
+        """Embedding [B, 4 channels] of noise level [B] and, if num_labels is not 0, label [B]."""
         position = logsnr_position(noise) if self.noise_input == "logsnr" else noise
         emb = NoiseEmbedding(self.channels, self._type, name="logsnr_embedding")(position)
         if not num_labels:
@@ -111,7 +111,7 @@ class Trunk(nn.Module, kw_only=True):
         return emb + embed(labels).astype(self._type)
 
     def _down(self, h: Array, emb: Array, dropout_keys: Array | None) -> tuple[Array, list[Array]]:
-        """The features in the middle, and those that a way up concatenates, in order."""
+        """The middle features, and the skip features for the upsampling half, in order."""
         h = nn.Conv(self.widths[0], (3, 3), dtype=self._type, name="conv_in")(h.astype(self._type))
         skips = [h]
         for level, channels in enumerate(self.widths):
@@ -131,7 +131,7 @@ class Trunk(nn.Module, kw_only=True):
         return nn.silu(GroupNorm(self.norm_groups, name="norm_out")(h)).astype(jnp.float32)
 
     def _check(self, z: Array) -> None:
-        """ValueError unless data of z's shape and these arguments fit each other."""
+        """Raises ValueError unless z's shape and these arguments are compatible."""
         for name, allowed in (("qkv_order", QKV_ORDERS), ("noise_input", NOISE_INPUTS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {allowed}")
@@ -145,16 +145,16 @@ class Trunk(nn.Module, kw_only=True):
         for height in self.attention_resolutions:
             if height not in sizes:
                 raise ValueError(
-                    f"attention_resolutions has {height}, the heights here are {sizes}"
+                    f"attention_resolutions has {height}: choose from the heights {sizes}"
                 )
         for channels, size in zip(self.widths, sizes, strict=True):
             if channels % self.norm_groups:
                 raise ValueError(
-                    f"norm_groups={self.norm_groups} does not divide {channels} channels"
+                    f"norm_groups={self.norm_groups}: need a divisor of the {channels} channels"
                 )
             attends = size in self.attention_resolutions or size == sizes[-1]
             if attends and channels % (self.num_heads or self.head_channels):
                 raise ValueError(
-                    f"num_heads={self.num_heads}, head_channels={self.head_channels}: one head "
-                    f"size has to divide the {channels} channels that attend at {size} x {size}"
+                    f"num_heads={self.num_heads}, head_channels={self.head_channels}: need a "
+                    f"divisor of the {channels} channels of attention at {size} x {size}"
                 )

@@ -1,7 +1,7 @@
-"""Which network denoises images?
+"""ADM's U-Net, the denoiser of images.
 
-ADM's U-Net: the trunk, and the way back up, on which the features of the way down are concatenated
-to those of the same resolution.
+It is the trunk followed by an upsampling half, which concatenates the trunk's features of the same
+resolution.
 
 Source: Dhariwal & Nichol 2021 (ADM), section 3 and table 11.
 """
@@ -20,12 +20,12 @@ class UNet(Trunk):
     """(z [B, H, W, C], logsnr [B], labels [B]) -> [B, H, W, out_channels], float32.
 
     Args:
-      out_channels: C for one head, 2C for two, and C more where the variance is learned.
-      num_classes: labels are 0..num_classes - 1; 0 for a network without labels.
-      label_input: "with_null" has one more label, num_classes, for none; "without_null" has the
-        classes alone; "none" makes the network one without labels.
+      out_channels: number of outputs: C for one head, 2C for two, plus C for a learned variance.
+      num_classes: number of labels, 0..num_classes - 1; 0 for no label input.
+      label_input: "with_null" adds the null label num_classes, "without_null" has only the classes,
+        "none" removes the label input.
 
-    And those of `Trunk`.
+    `Trunk` has the other arguments.
     """
 
     out_channels: int
@@ -45,11 +45,11 @@ class UNet(Trunk):
 
         Args:
           z: [B, H, W, C].
-          noise: [B] logsnr, or the timestep where `noise_input` says so.
-          labels: [B] int32; not looked at by a network without labels.
-          dropout_keys: [B], one key per example; dropout acts when they are given, and only then.
-          low_res: [B, h, w, C] image to upsample, which is enlarged bilinearly to H x W and joined
-            to z; for a network that was initialised with one.
+          noise: [B] logsnr, or the timestep if `noise_input` is "timestep".
+          labels: [B] int32; ignored by a network without label input.
+          dropout_keys: [B], one key per example; None turns dropout off.
+          low_res: [B, h, w, C] images, enlarged bilinearly to H x W and concatenated to z; only for
+            a network initialised with one.
         """
         self._check(z)
         if self.label_input not in LABEL_INPUTS:

@@ -1,13 +1,12 @@
-"""Which device computes what?
+"""Data parallelism over devices.
 
 The state is one replicated tree without a device axis; a batch [B, ...] becomes [D, B/D, ...] and
 device d gets row d. One pmapped step serves training, one pmapped function sampling. Everything
 else in the package is written for a single device.
 
-Each of several processes has D devices and its own part of the global batch. A training step runs
-on the devices of all of them; samplers and evaluation run on the process's own. Arrays are the
-process's own too, except for orbax, which wants the same state in all processes to be one array
-(`as_global`, `as_local`).
+Each of P processes has D devices and its own part of the global batch. A training step runs on the
+devices of all processes, samplers and evaluation on those of one process. Arrays are local to the
+process; only orbax needs the state of all processes as global arrays (`as_global`, `as_local`).
 """
 
 import collections
@@ -23,12 +22,12 @@ AXIS = "data"
 
 
 def num_devices() -> int:
-    """D, the devices that this process computes on."""
+    """D, the number of devices of this process."""
     return jax.local_device_count()
 
 
 def num_devices_of_all() -> int:
-    """The devices of all processes, on which a training step runs: P D."""
+    """P D, the number of devices of all processes, on which a training step runs."""
     return jax.process_count() * num_devices()
 
 
@@ -39,7 +38,7 @@ def _sharding(*axes: str) -> NamedSharding:
 def _replicated_over_all() -> NamedSharding:
     if jax.process_count() == 1:
         return _sharding()
-    # The order of pmap's own mesh: a process's devices side by side.
+    # The order of pmap's own mesh: the devices of one process are adjacent.
     processes = range(jax.process_count())
     every = [device for p in processes for device in jax.local_devices(process_index=p)]
     return NamedSharding(Mesh(np.asarray(every), (AXIS,)), PartitionSpec())
@@ -48,16 +47,16 @@ def _replicated_over_all() -> NamedSharding:
 def replicate(tree: Any) -> Any:
     """A copy of every leaf on every device, without a device axis.
 
-    The result may be donated while the original stays.
+    The result may be donated while the original stays valid.
     """
-    # device_put alone shares the buffer of a leaf that lies on one of the devices already.
+    # device_put alone would share the buffer of a leaf that is already on one of the devices.
     return jax.device_put(jax.tree.map(jnp.copy, tree), _sharding())
 
 
 def as_global(tree: Any) -> Any:
     """Arrays from `replicate` as arrays over the devices of all processes; the same buffers.
 
-    All processes write one checkpoint in this form. A single process gets its arrays back.
+    In this form all processes write one checkpoint. A single process gets its arrays unchanged.
     """
     return _rewrapped(tree, _replicated_over_all())
 
@@ -85,16 +84,16 @@ def replicated_like(tree: Any) -> Any:
 
 
 def split_batch(tree: Any) -> Any:
-    """[B, ...] leaves as [D, B/D, ...], row d on device d; ValueError unless D divides B.
+    """[B, ...] leaves as [D, B/D, ...], row d on device d, where B is the batch of this process.
 
-    B is the batch of this process.
+    Raises ValueError unless D divides B.
     """
     count = num_devices()
 
     def split(array):
         if array.shape[0] % count:
             raise ValueError(
-                f"a batch of {array.shape[0]} on {count} devices: need a multiple of {count}"
+                f"batch of {array.shape[0]} on {count} devices: need a multiple of {count}"
             )
         return array.reshape(count, array.shape[0] // count, *array.shape[1:])
 
@@ -102,32 +101,32 @@ def split_batch(tree: Any) -> Any:
 
 
 def filled(start: int, stop: int, size: int) -> np.ndarray:
-    """[size] indices start, start + 1, ...; stop - 1 again in the places from `stop` on."""
+    """[size] indices start, start + 1, ..., with stop - 1 in place of `stop` and above."""
     return np.minimum(np.arange(start, start + size), stop - 1)
 
 
 def index_batches(start: int, stop: int, size: int) -> list[tuple[np.ndarray, int]]:
-    """Batches of start..stop - 1 in order: (indices [size], how many of them count).
+    """Batches of start..stop - 1 in order: (indices [size], number of valid indices).
 
-    All have one shape, so that a program is compiled once: the last is `filled` up with copies of
-    its last index, whose results are to be dropped.
+    All have one shape, so a program is compiled once. `filled` pads the last batch; the caller
+    drops the results of the padding.
     """
     firsts = range(start, stop, size)
     return [(filled(first, stop, size), min(size, stop - first)) for first in firsts]
 
 
 def even_batch(total: int, batch_size: int) -> int:
-    """The examples that each process computes at a time, of `total` in batches of batch_size.
+    """Number of examples per process and batch, for `total` examples in batches of batch_size.
 
-    The batch of a device does not depend on how the devices are divided among processes: it is
-    that of the smallest batches that are as few, rounded up to a multiple of all devices.
+    The per-device batch size does not depend on how devices are divided among processes. The global
+    batch is the smallest that needs no more batches, rounded up to a multiple of all devices.
     """
     smallest = -(-total // -(-total // batch_size))
     return num_devices() * -(-smallest // num_devices_of_all())
 
 
 def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
-    """`split_batch` of each, `size` of them on their way to the devices ahead of the one used."""
+    """`split_batch` of each batch, transferred to the devices `size` batches ahead."""
     ahead = collections.deque()
     for batch in batches:
         ahead.append(split_batch(batch))
@@ -139,26 +138,26 @@ def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
 def pmap_step(step: Callable, devices: Sequence[Any] | None = None) -> Callable:
     """(replicated state, batch [D, B/D, ...]) -> (replicated state, replicated metrics).
 
-    It runs on the devices of all processes, each of which calls it with the same state and its own
-    part of the batch. The step averages over axis `AXIS` itself: pmap does not check that outputs
-    are replicated, and a step that forgets to average gives each device a state of its own. The
-    state is donated. `devices`: to compile for, instead of those that are here.
+    It runs on the devices of all processes; each process calls it with the same state and its own
+    part of the batch. The step itself must average over axis `AXIS`: pmap does not check that
+    outputs are replicated, and without the mean every device would get a different state. The state
+    is donated. `devices` are the devices to compile for, by default all present ones.
     """
     axes = {"axis_name": AXIS, "in_axes": (None, 0), "out_axes": None}
     return jax.pmap(step, **axes, donate_argnums=0, devices=devices)
 
 
 def pmap_rows(function: Callable, devices: Sequence[Any] | None = None) -> Callable:
-    """(shared, batch [D, B/D, ...]) -> result [D, B/D, ...], `devices` as for `pmap_step`."""
+    """(shared, batch [D, B/D, ...]) -> result [D, B/D, ...], `devices` as in `pmap_step`."""
     return jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), devices=devices)
 
 
 def pmap_batch(function: Callable) -> Callable:
-    """function(shared, batch [B, ...]) -> result [B, ...], its batch spread over the devices.
+    """function(shared, batch [B, ...]) -> result [B, ...], with the batch split over devices.
 
-    It uses the process's own devices, so that no process waits for another. A batch that they do
-    not divide is filled up with copies of its last row, whose results are dropped. `function` must
-    compute each row from that row and `shared` alone.
+    It uses only the devices of this process, so no process waits for another. Copies of the last
+    row pad the batch to a multiple of D, and their results are dropped. `function` must compute
+    each row from that row and `shared` alone.
     """
     devices = jax.local_devices() if jax.process_count() > 1 else None
     mapped = pmap_rows(function, devices)

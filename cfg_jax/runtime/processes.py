@@ -1,14 +1,13 @@
-"""How do several processes work as one program?
+"""Several processes as one program.
 
     python -m launch.train --config=... --workdir=...      the same command on every host
 
-`start` connects them, before anything touches a device. Each then computes on its own devices and
-its own rows of a batch, and process 0 prints and writes for all:
+`start` connects the processes before anything uses a device. Each process then computes on its own
+devices and its own rows of a batch, and process 0 prints and writes for all:
 
     share(rows)[j] = rows[p n + j],   n = ceil(N / P),   p of P processes,   gather is its inverse
 
-Rows, not sums, are communicated, so a number that is summed from them is the same for any P. What a
-process does with its devices is `devices`'s.
+Processes communicate rows, not sums, so every sum is the same for any P.
 """
 
 import contextlib
@@ -42,23 +41,21 @@ def start(
     timeout_seconds: int = 300,
     heartbeat_seconds: int = 100,
 ) -> int:
-    """Connects this process with the others of its program; returns P, how many there are.
+    """Connects this process with the others of its program; returns the number of processes P.
 
-    `check_devices` comes next.
+    Call `check_devices` next.
 
     Args:
       mode: "auto" connects in a cluster (Cloud TPU, GKE, Slurm, Open MPI) of several processes, or
-        where the next three arguments are given; "on" insists; "off" is always one process.
-      coordinator_address: HOST:PORT at which process 0 is reached.
+        if the next three arguments are given; "on" always connects; "off" is one process.
+      coordinator_address: HOST:PORT of process 0.
       num_processes: P.
-      process_id: of this one, in [0, P).
-      timeout_seconds: to wait for the others; jax ends a process that waits longer.
-      heartbeat_seconds: a process without a heartbeat for so long is dead, and the others end.
+      process_id: id of this process, in [0, P).
+      timeout_seconds: maximum wait for the others, after which jax ends the process.
+      heartbeat_seconds: time without a heartbeat after which a process is dead and the others end.
 
-    Raises:
-      ValueError: arguments that contradict each other, "on" outside a cluster.
-      RuntimeError: nothing answers at coordinator_address, its port is taken, or a device was
-        touched before.
+    Raises ValueError for contradictory arguments and for "on" outside a cluster; RuntimeError if
+    coordinator_address does not answer, its port is in use, or a device was used before.
     """
     by_hand = _by_hand(mode, coordinator_address, num_processes, process_id)
     if mode == "off":
@@ -67,8 +64,8 @@ def start(
         num_processes = _detected()
         if mode == "on" and not num_processes:
             raise ValueError(
-                "--distributed=on: this is no cluster that jax knows (Cloud TPU, GKE, Slurm, Open "
-                "MPI); give --coordinator_address=HOST:PORT, --num_processes and --process_id"
+                "distributed mode=on: jax detects no cluster (Cloud TPU, GKE, Slurm, Open MPI); "
+                "give coordinator_address=HOST:PORT, num_processes and process_id"
             )
         if num_processes <= (mode == "auto"):
             return 1
@@ -82,9 +79,9 @@ def start(
         )
     except RuntimeError as error:
         raise RuntimeError(
-            f"process {process_id or 0} of {num_processes} cannot connect with the others at "
-            f"{coordinator_address or 'the address that the cluster gives'} ({error}): its port "
-            "may be taken, choose another"
+            f"process {process_id or 0} of {num_processes} cannot connect to the others at "
+            f"{coordinator_address or 'the address from the cluster'} ({error}): if its port is "
+            "in use, choose another"
         ) from error
     return num_processes
 
@@ -92,37 +89,37 @@ def start(
 def _by_hand(
     mode: str, coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> dict[str, Any]:
-    """The three arguments of `jax.distributed.initialize`, or none of them."""
+    """The explicit arguments of `jax.distributed.initialize`; empty if none is given."""
     if mode not in MODES:
-        raise ValueError(f"--distributed={mode}: choose one of {', '.join(MODES)}")
+        raise ValueError(f"distributed mode={mode}: choose one of {', '.join(MODES)}")
     names = ("coordinator_address", "num_processes", "process_id")
     said = dict(zip(names, (coordinator_address, num_processes, process_id), strict=True))
-    given = [f"--{name}={value}" for name, value in said.items() if value is not None]
+    given = [f"{name}={value}" for name, value in said.items() if value is not None]
     if not given:
         return {}
     if mode == "off":
-        raise ValueError(f"{given[0]} with --distributed=off: leave one of them out")
-    if lacking := [f"--{name}" for name, value in said.items() if value is None]:
+        raise ValueError(f"{given[0]} with distributed mode=off: leave one of them out")
+    if lacking := [name for name, value in said.items() if value is None]:
         raise ValueError(f"{' '.join(given)} without {' and '.join(lacking)}: give all three")
     host, _, port = coordinator_address.rpartition(":")
     if not host or not port.isdigit():
         raise ValueError(
-            f"--coordinator_address={coordinator_address}: need HOST:PORT of process 0, such as "
+            f"coordinator_address={coordinator_address}: need HOST:PORT of process 0, such as "
             "10.0.0.1:8476"
         )
     if not 0 <= process_id < num_processes:
         raise ValueError(
-            f"--process_id={process_id} --num_processes={num_processes}: need an id from 0 to "
-            f"{max(num_processes, 1) - 1}, and one process at least"
+            f"process_id={process_id} num_processes={num_processes}: need an id from 0 to "
+            f"{max(num_processes, 1) - 1}, and at least one process"
         )
     if host in ("localhost", "127.0.0.1"):
-        # By default process 0 listens on every network it is in.
+        # By default process 0 listens on every network interface.
         said["coordinator_bind_address"] = coordinator_address
     return said
 
 
 def _wait_for_first(address: str, timeout_seconds: int) -> None:
-    """Returns once something listens at `address`; jax would end the process without a message."""
+    """Returns once something listens at `address`; jax would end the process without an error."""
     host, _, port = address.rpartition(":")
     until = time.monotonic() + timeout_seconds
     while True:
@@ -132,47 +129,47 @@ def _wait_for_first(address: str, timeout_seconds: int) -> None:
         except OSError as error:
             if time.monotonic() > until:
                 raise RuntimeError(
-                    f"--coordinator_address={address}: process 0 does not answer there in "
+                    f"coordinator_address={address}: process 0 does not answer within "
                     f"{timeout_seconds} s ({error}): start it, or correct the address"
                 ) from error
             time.sleep(0.2)
 
 
 def _detected() -> int:
-    """How many processes the cluster around this one started; 0 where there is no cluster."""
-    # The public functions connect at once, even a single process, which then holds a port.
+    """Number of processes that the surrounding cluster started; 0 without a cluster."""
+    # jax's public functions connect at once, and even a single process then occupies a port.
     from jax._src.clusters import ClusterEnv
 
     kinds = (kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method)
     try:
-        with warnings.catch_warnings():  # Kubernetes without the package that jax uses for it
+        with warnings.catch_warnings():  # Kubernetes without the package that jax needs for it
             warnings.simplefilter("ignore")
             cluster = next((kind for kind in kinds if kind.is_env_present()), None)
         if cluster is None:
             return 0
-        # The shell of a Slurm job is a step of one task that sees the tasks of the job as well.
+        # The shell of a Slurm job is a step of one task, but its variables also count the job's.
         of_step = os.environ.get("SLURM_STEP_NUM_TASKS") if cluster.name == "slurm" else None
         return int(of_step or cluster.get_process_count())
-    except Exception as error:  # variables, metadata and API fail in many types
+    except Exception as error:  # variables, metadata and API raise many types
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(
-            f"the cluster around this process does not say how many it started ({reason}): give "
-            "--distributed=off for one, or --coordinator_address, --num_processes and --process_id"
+            f"the cluster does not report its number of processes ({reason}): use distributed "
+            "mode=off for one process, or give coordinator_address, num_processes and process_id"
         ) from error
 
 
 def check_devices(num_processes: int) -> None:
-    """RuntimeError unless the devices know all processes; ValueError for unlike numbers of them."""
+    """Raises RuntimeError if the backend misses processes, ValueError for unequal device counts."""
     if jax.process_count() != num_processes:
         raise RuntimeError(
             f"{num_processes} processes are connected, but the {jax.default_backend()} backend "
-            f"knows of {jax.process_count()}: choose another one with JAX_PLATFORMS"
+            f"sees {jax.process_count()}: choose another backend with JAX_PLATFORMS"
         )
     first, *others = (len(jax.local_devices(process_index=p)) for p in range(num_processes))
     for process, other in enumerate(others, start=1):
         if other != first:
             raise ValueError(
-                f"process {process} has {other} devices, the first one {first}: give every process "
+                f"process {process} has {other} devices, process 0 has {first}: give every process "
                 "the same number"
             )
 
@@ -183,16 +180,16 @@ def is_first() -> bool:
 
 
 def share(rows: np.ndarray) -> np.ndarray:
-    """This process's n = ceil(N / P) rows of [N, ...], the last ones repeated where P n > N."""
+    """This process's n = ceil(N / P) rows of [N, ...]; the last row is repeated if P n > N."""
     size = -(-len(rows) // jax.process_count())
     return rows[filled(jax.process_index() * size, len(rows), size)]
 
 
 def gather(tree: Any, num_rows: int) -> Any:
-    """The N = num_rows rows of which each process has its `share`, in every process.
+    """The N = num_rows rows from the `share` of each process, in every process.
 
-    From a tree of arrays [n, ...] to one of NumPy arrays [N, ...], of types that jax has without
-    x64: others would be rounded. Every process calls it, in the same order of calls.
+    Maps a tree of arrays [n, ...] to NumPy arrays [N, ...]. Dtypes that jax has only with x64 are
+    rounded. Every process must call it, in the same order of calls.
     """
     if jax.process_count() > 1:
         tree = multihost_utils.process_allgather(tree, tiled=True)
@@ -200,33 +197,29 @@ def gather(tree: Any, num_rows: int) -> Any:
 
 
 def of_first(value: _T) -> _T:
-    """The value of process 0, a small one that JSON can hold, in every process.
+    """The value of process 0, of any JSON type, in every process.
 
-    For what depends on files that process 0 writes, which the others may see later. Every process
-    calls it.
-
-    Raises:
-      ValueError: the value is longer than 1,024 bytes as JSON.
+    Use it for values that depend on files of process 0, which the others may see later. Every
+    process must call it. Raises ValueError for more than 1,024 bytes of JSON.
     """
     if jax.process_count() == 1:
         return value
     text = json.dumps(value).encode()
     if len(text) > _MESSAGE_BYTES:
-        raise ValueError(f"{len(text)} bytes for the other processes: at most {_MESSAGE_BYTES}")
+        raise ValueError(f"value of {len(text)} bytes of JSON: send at most {_MESSAGE_BYTES}")
     message = np.frombuffer(text.ljust(_MESSAGE_BYTES), np.uint8)
     return json.loads(multihost_utils.broadcast_one_to_all(message).tobytes())
 
 
 def of_each(number: int) -> list[int]:
-    """The number, within int32, of every process, in every process. Every process calls it."""
+    """The int32 `number` of each process, in every process. Every process must call it."""
     return gather(np.array([number], np.int32), jax.process_count()).tolist()
 
 
 def by_first(act: Callable[[], Any]) -> None:
-    """Calls `act` in process 0; returns in every process once that is done.
+    """Calls `act` in process 0; returns in every process once it has finished.
 
-    Raises:
-      ValueError: `act` did; in every process, with its text.
+    Raises ValueError in every process, with the same text, if `act` does.
     """
     refusal = None
     if is_first():
@@ -239,31 +232,27 @@ def by_first(act: Callable[[], Any]) -> None:
 
 
 def wait_for_all(what: str) -> None:
-    """Returns once all processes are here; AssertionError if one waits for another `what`."""
+    """Returns once all processes call it; raises AssertionError if their `what` differ."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def wait_for_end() -> None:
-    """Returns once every one of several processes has come here, each of them at its end.
+    """Returns once all of several processes call it, each at the end of its work.
 
-    Process 0 may work alone for hours, and jax by default ends the others after five minutes
-    without it. Heartbeats find a process that is dead.
-
-    Raises:
-      RuntimeError: a process did not come in a week.
+    Process 0 may work alone for hours, while jax by default ends the others after five minutes of
+    waiting. Heartbeats detect a dead process. Raises RuntimeError after a week.
     """
-    # The public function waits on the devices, some of which give up earlier.
+    # The public function waits on the devices, and some of them time out earlier.
     from jax._src.distributed import global_state
 
     global_state.client.wait_at_barrier("the program ends", _WEEK_MILLISECONDS)
 
 
 def disconnect_if_all_fail(seconds: float) -> None:
-    """Disconnects the processes from each other where all of them come here within `seconds`.
+    """Disconnects all processes, each of which has failed, if all call it within `seconds`.
 
-    Each of them has failed. The first, which the others are connected to, would take them along
-    before they have said why.
+    Otherwise the exit of process 0 ends the others before they have printed their errors.
     """
     from jax._src.distributed import global_state
 
