@@ -212,15 +212,15 @@ def test_progress_tells_the_rate_and_the_time_left(model, tmp_path, capsys):
     ],
 )
 def test_a_folder_of_other_settings_is_refused_by_the_field(model, undisturbed, options, said):
-    with pytest.raises(ValueError, match=f"holds samples of {said}: ask for the same"):
+    with pytest.raises(ValueError, match=f"holds samples with {said}: use that value"):
         draw(model, undisturbed, **options)
 
 
 def test_a_folder_of_another_checkpoint_or_model_is_refused(model, undisturbed):
     other = jax.tree.map(lambda a: a + 1, jax.device_get(model.params))
-    with pytest.raises(ValueError, match="holds samples of checkpoint=7, not 8"):
+    with pytest.raises(ValueError, match="holds samples with checkpoint=7, not 8"):
         draw(model.with_params(other, 8), undisturbed)
-    with pytest.raises(ValueError, match="holds samples of model=[0-9a-f]{64}, not"):
+    with pytest.raises(ValueError, match="holds samples with model=[0-9a-f]{64}, not"):
         draw(model.with_params(other, 7), undisturbed)
 
 
@@ -235,10 +235,10 @@ def test_samples_of_unknown_settings_are_refused(model, tmp_path):
     draw(model, tmp_path)
     path = tmp_path / shards.MANIFEST
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(ValueError, match="cannot be read, or was altered"):
+    with pytest.raises(ValueError, match="cannot be read, or was changed"):
         draw(model, tmp_path)
     path.unlink()
-    with pytest.raises(ValueError, match="holds samples, and no manifest.json says of what"):
+    with pytest.raises(ValueError, match="holds samples but no manifest.json"):
         draw(model, tmp_path)
     assert not path.exists()
 
@@ -264,7 +264,7 @@ def test_processes_draw_shards_of_their_own_that_make_the_folder_of_one(tmp_path
     for process in range(2):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
         if process == 0:  # it looks for those of the others, which here come after it
-            with pytest.raises(OSError, match="sample 7 of 60 is in no file"):
+            with pytest.raises(OSError, match="sample 7 of 60 is missing from"):
                 draw(model, folder, **options)
         else:
             draw(model, folder, **options)
@@ -279,9 +279,9 @@ def test_processes_draw_shards_of_their_own_that_make_the_folder_of_one(tmp_path
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("samples_00000020_00000030.npz", "holds samples that another file holds as well"),
-        ("samples_00000060_00000070.npz", "beyond the 60 asked for"),
-        ("samples_best.npz", "not named as samples are"),
+        ("samples_00000020_00000030.npz", "overlaps another file"),
+        ("samples_00000060_00000070.npz", "exceeds the 60 requested samples"),
+        ("samples_best.npz", "not named samples_START_STOP.npz"),
     ],
 )
 def test_a_file_that_does_not_belong_is_told_of_before_any_sample(
@@ -311,14 +311,14 @@ def test_a_folder_that_another_program_draws_into_is_refused(model, tmp_path):
 
 def test_a_process_that_does_not_see_the_folder_is_named_by_all(model, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "of_each", lambda seen: [1, seen, 0])
-    with pytest.raises(ValueError, match="process 2 does not see .*: give a folder that all"):
+    with pytest.raises(ValueError, match="process 2 cannot see .*: give a folder that all"):
         draw(idle(model), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"num_samples": 61}, "take 70, or a random plan"),
+        ({"num_samples": 61}, "use 70, or a random plan"),
         ({"num_samples": 0}, "num_samples=0: need 2 or more"),
         ({"label_plan": "sorted"}, "choose one of balanced, random"),
         ({"batch_size": 0}, "batch_size=0: need 1 or more"),

@@ -380,7 +380,7 @@ def test_another_form_is_a_mistake_in_the_config_and_moves_nothing(run, change, 
     state, ema = abstract(make_trees(0))
     with Checkpoints(run) as checkpoints, pytest.raises(MismatchError) as error:
         checkpoints.restore_latest(change(state), ema)
-    assert f"checkpoint 3 in {run}: {leaf} is {there} there and {here} here" in str(error.value)
+    assert f"checkpoint 3 in {run}: {leaf} is {there} on disk and {here} here" in str(error.value)
     assert contents(run.parent) == before
 
 

@@ -106,7 +106,7 @@ def test_a_batch_must_divide_over_devices_and_microbatches():
 
 
 def test_a_model_section_of_another_network_is_refused():
-    with pytest.raises(ValueError, match=r"config\.model\.\w+ is no argument.*'mlp'"):
+    with pytest.raises(ValueError, match=r"config\.model\.\w+ is not an argument.*'mlp'"):
         validate(tiny_config(network="mlp"), num_devices=1)
 
 

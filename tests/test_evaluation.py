@@ -203,7 +203,7 @@ MISTAKES = {
     "an unknown metric": ({"metrics": ["fid", "kid"]}, "metrics=fid,kid: choose some of fid, sfid"),
     "no metric": ({"metrics": []}, "choose some of"),
     "an unknown plan": ({"label_plan": "even"}, "label_plan='even': choose one of balanced"),
-    "N not covered": ({"num_samples": 25}, "25 is no multiple of the 10 labels.*take 30"),
+    "N not covered": ({"num_samples": 25}, "25 is not a multiple of the 10 labels.*use 30"),
     "one sample": ({"num_samples": 1}, "num_samples=1: need 2 or more"),
     "no spatial features": (
         {"reference": noise_reference(NETWORK, spatial=False)},

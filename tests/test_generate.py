@@ -45,7 +45,7 @@ def test_a_single_weight_stands_beside_each_of_the_other_kind(weights, by, expec
 
 @pytest.mark.parametrize("by", [[1, 2], []])
 def test_weights_that_do_not_pair_are_refused(by):
-    with pytest.raises(ValueError, match=f"3 guidance weights with {len(by)} of the classifier"):
+    with pytest.raises(ValueError, match=f"3 guidance weights with {len(by)} classifier weights"):
         strips.columns([0, 1, 3], by)
 
 
@@ -107,22 +107,22 @@ def test_an_upsampler_has_noise_of_its_own(model, upsampler, monkeypatch):
 
 def test_images_of_another_size_than_the_upsamplers_are_refused(upsampler):
     strip = Strip(pixel_model(tiny_config(**NEAR), shape=(4, 4, 1)), LABELS, [0.0])
-    with pytest.raises(ValueError, match=r"images of \(8, 8, 1\), the model makes \(4, 4, 1\)"):
+    with pytest.raises(ValueError, match=r"images of \(8, 8, 1\), the model draws \(4, 4, 1\)"):
         Upsampler(upsampler).draw(strip, np.zeros((2, 1, 1, 4, 4, 1), np.float32))
 
 
 @pytest.mark.parametrize(
     ("shape", "overrides", "label_names", "said"),
     [
-        ((16, 16, 1), {}, tuple("0123456789"), "without a low_res image"),
+        ((16, 16, 1), {}, tuple("0123456789"), "no low_res input"),
         (
             (8, 8, 1),
             {"diffusion.low_res_size": 4},
             tuple("0123456789"),
             r"\(4, 4, 1\).*\(8, 8, 1\)",
         ),
-        ((16, 16, 1), {"diffusion.low_res_size": 8}, ("cat", "dog"), "2 labels by other names"),
-        ((16, 16, 1), {"diffusion.low_res_size": 8}, tuple("abcdefghij"), "other names"),
+        ((16, 16, 1), {"diffusion.low_res_size": 8}, ("cat", "dog"), "2 label names differ"),
+        ((16, 16, 1), {"diffusion.low_res_size": 8}, tuple("abcdefghij"), "label names differ"),
     ],
 )
 def test_an_upsampler_that_does_not_fit_is_refused(model, shape, overrides, label_names, said):

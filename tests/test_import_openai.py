@@ -254,7 +254,7 @@ DAMAGED = {
     "cut": (lambda whole: whole[: len(whole) // 2], "truncated"),
     "cut by a byte": (lambda whole: whole[:-1], "truncated"),
     "empty": (lambda whole: b"", "truncated"),
-    "a page": (lambda whole: b"<html>not found</html>", "refused, it is no plain state dict"),
+    "a page": (lambda whole: b"<html>not found</html>", "rejected, it is not a plain state dict"),
 }
 
 
@@ -277,7 +277,7 @@ def test_a_pickle_with_code_is_refused_and_not_executed(tmp_path, form):
         path.write_bytes(pickle.dumps(Touch(made), protocol=int(form[-1])))
     else:
         torch.save({"a": Touch(made)}, path, _use_new_zipfile_serialization=form == "archive")
-    with pytest.raises(ValueError, match="refused.* no code") as error:
+    with pytest.raises(ValueError, match="rejected.* no code") as error:
         weight_files.read(path)
     assert "\n" not in str(error.value) and not made.exists()
     if form != "pickle 5":

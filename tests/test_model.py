@@ -364,8 +364,8 @@ def other_classifiers():
     [
         ("shape", {}, r"classifier takes images of \(16, 16, 1\)"),
         ("number", {}, "classifier has 9 labels, the model 10"),
-        ("names", {}, "label 0 is 'a' to the classifier and '0' to the model"),
-        (None, {"labels": [1, 10]}, "label 10 stands for none"),
+        ("names", {}, "label 0 is 'a' for the classifier and '0' for the model"),
+        (None, {"labels": [1, 10]}, "label 10 means no label"),
         (None, {"classifier_w": [1.0, 2.0, 3.0]}, r"classifier_w=\[1.0, 2.0, 3.0\].*\[2\]"),
         (None, {"classifier_w": np.ones((4, 1))}, "classifier_w="),
         (None, {"classifier_w": float("nan")}, "classifier_w=nan: need a finite number"),
@@ -392,7 +392,7 @@ def test_a_model_without_null_label_samples_at_w_zero_and_refuses_another(label_
     assert np.abs(threes[0] - threes[1]).max() > 1e-3
     assert np.array_equal(threes, fours) == (label_input == "none")
     for w in (1.0, -1.0, np.array([0.0, 0.5])):
-        with pytest.raises(ValueError, match="no null label to guide with; leave w at 0") as caught:
+        with pytest.raises(ValueError, match="no null label; use w=0 and a classifier") as caught:
             draw(model, [3, 4], w=w)
         assert "\n" not in str(caught.value)
 
@@ -502,9 +502,9 @@ def test_an_upsampler_gives_each_sample_its_own_small_image_in_both_branches(ups
 @pytest.mark.parametrize(
     ("shape", "said"),
     [
-        (None, r"low_res is none: this upsampler needs images of shape \(3, 4, 4, 1\)"),
-        ((3, 8, 8, 1), r"low_res is shape \(3, 8, 8, 1\): .* \(3, 4, 4, 1\)"),
-        ((1, 4, 4, 1), r"low_res is shape \(1, 4, 4, 1\)"),
+        (None, r"low_res is missing: this upsampler needs images of shape \(3, 4, 4, 1\)"),
+        ((3, 8, 8, 1), r"low_res has shape \(3, 8, 8, 1\): .* \(3, 4, 4, 1\)"),
+        ((1, 4, 4, 1), r"low_res has shape \(1, 4, 4, 1\)"),
     ],
 )
 def test_a_small_image_missing_or_of_another_shape_is_refused(upsampler, shape, said):
@@ -516,7 +516,7 @@ def test_a_small_image_missing_or_of_another_shape_is_refused(upsampler, shape, 
 
 def test_a_small_image_for_a_model_that_is_no_upsampler_is_refused(pixels):
     assert pixels.low_res_shape is None
-    with pytest.raises(ValueError, match="no upsampler: leave it out"):
+    with pytest.raises(ValueError, match="not an upsampler: omit it"):
         draw(pixels, LABELS, low_res=np.zeros((3, 4, 4, 1), np.float32))
 
 

@@ -167,10 +167,10 @@ def test_each_kind_of_run_is_refused_where_the_other_is_needed(tiny_run, tiny_cl
 @pytest.mark.parametrize(
     ("shape", "label_names", "labels", "said"),
     [
-        ((16, 16, 1), DIGITS, [1], r"images of \(8, 8, 1\), the model makes \(16, 16, 1\)"),
+        ((16, 16, 1), DIGITS, [1], r"images of \(8, 8, 1\), the model draws \(16, 16, 1\)"),
         ((8, 8, 1), DIGITS[:9], [1], "10 labels, the model 9"),
-        ((8, 8, 1), ("0", "one", *DIGITS[2:]), [1], "label 1 is '1' .* and 'one' to the model"),
-        ((8, 8, 1), DIGITS, [1, 10], r"label 10 stands for none: .* 0\.\.9"),
+        ((8, 8, 1), ("0", "one", *DIGITS[2:]), [1], "label 1 is '1' .* and 'one' for the model"),
+        ((8, 8, 1), DIGITS, [1, 10], r"label 10 means no label: .* 0\.\.9"),
     ],
 )
 def test_a_classifier_refuses_to_guide_other_data_or_towards_no_label(
@@ -188,7 +188,7 @@ def test_a_model_asks_a_classifier_whether_it_fits_before_it_compiles(monkeypatc
     monkeypatch.setattr(model, "_compiled", None)
     for labels, classifier, said in [
         ([1], other, "label 9 is 'nine'"),
-        ([10], pixel_model(tiny_classifier()), "label 10 stands for none"),
+        ([10], pixel_model(tiny_classifier()), "label 10 means no label"),
     ]:
         with pytest.raises(ValueError, match=said):
             model.sample_x(

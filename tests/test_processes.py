@@ -242,7 +242,9 @@ def test_processes_that_read_unlike_steps_all_say_so(trained, tmp_path):
         assert_ended(both)
     for process in range(2):
         said = str(seen(tmp_path / f"two_{process}.npz")["said"])
-        assert f"process 1 reads step 4, the first one {STEPS}: start again, or name one" in said
+        assert (
+            f"process 1 reads step 4, process 0 step {STEPS}: run again, or give the step" in said
+        )
         assert "\n" not in said
 
 

@@ -91,7 +91,7 @@ MISTAKES = {
     ),
     "samples that no plan of labels covers": (
         ["launch.evaluate", "--workdir={run}", "--metrics=fid", "--num_samples=1001"],
-        "take 1010",
+        "use 1010",
     ),
     "weights of Inception that are not there": (
         [
@@ -107,7 +107,7 @@ MISTAKES = {
     "a classifier's weight without one": ([*SAMPLE, "--classifier_w=1"], "give both, or neither"),
     "weights that do not pair": (
         [*SAMPLE, "--w=0,1", "--classifier_workdir={classifier}", "--classifier_w=1,2,3"],
-        "2 guidance weights with 3 of the classifier",
+        "2 guidance weights with 3 classifier weights",
     ),
     "a model to guide another": (
         [*SAMPLE, "--classifier_workdir={run}", "--classifier_w=1"],
@@ -119,11 +119,11 @@ MISTAKES = {
     ),
     "a classifier of larger images": (
         [*SAMPLE, "--classifier_workdir={larger}", "--classifier_w=1"],
-        "the classifier takes images of (16, 16, 1), the model makes (8, 8, 1)",
+        "the classifier takes images of (16, 16, 1), the model draws (8, 8, 1)",
     ),
     "a classifier towards no label": (
         [*SAMPLE, "--labels=10", "--classifier_workdir={classifier}", "--classifier_w=1"],
-        "label 10 stands for none",
+        "label 10 means no label",
     ),
     "timesteps of a continuous schedule": (
         [*SAMPLE, "--respacing=ddim25"],
@@ -131,7 +131,7 @@ MISTAKES = {
     ),
     "an upsampler that is none": (
         [*SAMPLE, "--upsampler_workdir={run}"],
-        "without a low_res image",
+        "no low_res input",
     ),
     "nothing to evaluate": (["launch.evaluate", "--workdir={run}"], "say what to measure"),
     "the likelihood of a classifier": (

@@ -1,1 +1,1 @@
-"""What a ConfigDict means: the network and schedule it describes, and whether it is valid."""
+"""ConfigDicts: the network and schedule that one describes, and its validation."""

@@ -1,8 +1,7 @@
-"""What does a config describe?
+"""From a ConfigDict to a network, a schedule and the task that combines them.
 
-The place where a ConfigDict becomes a network, a schedule and what they mean together: a Predict,
-or a classifier of noisy data. Training and sampling share it; below the programs nobody sees a
-config. Its checks are `validate`'s.
+A task is a Predict or a classifier of noisy data, shared by training and sampling. `validate`
+checks the values of a config.
 """
 
 import dataclasses
@@ -33,16 +32,14 @@ SCHEDULES: dict[str, Callable[[ConfigDict], Schedule]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A network without its parameters, and how its input is made; hashable.
+    """A network without parameters, and the form of its input; hashable, with `init(key)`.
 
-    network: module that takes (z, noise, ...).
+    network: module called with (z, noise, ...).
     schedule: u -> logsnr.
-    shape: of one example, (H, W, C) or (D,).
+    shape: shape of one example, (H, W, C) or (D,).
     num_classes: K.
-
-    Every task can `init` its parameters, and says of what it is for:
-    draws: whether samples are drawn with it.
-    low_res_size: side of the image that an upsampler enlarges; 0 for another network.
+    draws: whether the task draws samples.
+    low_res_size: side of an upsampler's input image; 0 for other networks.
     """
 
     network: Any
@@ -53,7 +50,7 @@ class Task:
     low_res_size = 0
 
     def _apply(self, params: Any, z: Array, logsnr: Array, *inputs, **options) -> Any:
-        """The network's output; the noise level is given in the form that the network takes."""
+        """Output of the network, which gets logsnr or the timestep as its noise level."""
         timestep = self.network.noise_input == "timestep"
         noise = self.schedule.timestep(logsnr) if timestep else logsnr
         return self.network.apply({"params": params}, z, noise, *inputs, **options)
@@ -61,12 +58,12 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment(Task):
-    """A denoising network and what its output means.
+    """A denoising network and the meaning of its output.
 
-    network: module (z, noise, labels, dropout_keys) -> output; an upsampler's takes low_res too.
-    prediction: what the output is, a key of HEADS.
-    learned_variance: whether the output's last C channels are the variance's.
-    label_input: which labels the network knows, see `UNet`.
+    network: module (z, noise, labels, dropout_keys) -> output; an upsampler also takes low_res.
+    prediction: meaning of the output, a key of HEADS.
+    learned_variance: whether the last C channels of the output are the variance.
+    label_input: labels that the network accepts, see `UNet`.
     """
 
     prediction: str
@@ -77,18 +74,16 @@ class Experiment(Task):
 
     @property
     def null_label(self) -> int:
-        """num_classes, the label that stands for none."""
+        """num_classes, the label that means "no label"."""
         return self.num_classes
 
     def predict(
         self, params: Any, dropout_keys: Array | None = None, low_res: Array | None = None
     ) -> Predict:
-        """The network as a Predict; call it inside the jitted function that uses it.
+        """The network as a Predict; call this inside the jitted function that uses it.
 
-        Args:
-          params: of the network.
-          dropout_keys: [B] or None for none.
-          low_res: [B, h, w, C] that an upsampler enlarges; repeated for a batch of 2B.
+        dropout_keys are [B], or None for no dropout. low_res [B, h, w, C] is the input of an
+        upsampler; it is repeated for a batch of 2B.
         """
 
         def network(z, logsnr, labels):
@@ -117,14 +112,11 @@ class ClassifierExperiment(Task):
     def log_probs(
         self, params: Any, dropout_keys: Array | None = None
     ) -> Callable[[Array, Array], Array]:
-        """(z [B, ...], logsnr [B]) -> log p(label | z) of every label [B, K]."""
+        """Returns (z [B, ...], logsnr [B]) -> log p(label | z) [B, K] of every label."""
         return lambda z, logsnr: jax.nn.log_softmax(self._apply(params, z, logsnr, dropout_keys))
 
     def features(self, params: Any, x: Array) -> tuple[Array, Array]:
-        """What the last projection is given [B, D], and the logits [B, K], of clean x [B, ...].
-
-        x is taken for a z at the schedule's highest logsnr.
-        """
+        """Inputs of the last projection [B, D] and logits [B, K] for z = x at logsnr_max."""
         logsnr = jnp.full(x.shape[:1], self.schedule.logsnr_max, jnp.float32)
         logits, found = self._apply(params, x, logsnr, mutable="intermediates")
         return found["intermediates"]["pool"]["pooled"][0], logits
@@ -135,12 +127,12 @@ class ClassifierExperiment(Task):
 
 
 def kind(config: ConfigDict) -> type[Task]:
-    """What `assemble` gives for a config, before its data are known."""
+    """The type that `assemble` returns for a config, without knowing the data."""
     return ClassifierExperiment if config.network == "classifier" else Experiment
 
 
 def data_arguments(config: ConfigDict) -> dict[str, Any]:
-    """What `data.open_source` is given besides the split, which training alone is tied to."""
+    """Arguments of `data.open_source` except the split, which only training uses."""
     arguments = {
         name: value
         for name, value in config.data.items()
@@ -153,11 +145,7 @@ def data_arguments(config: ConfigDict) -> dict[str, Any]:
 def assemble(
     config: ConfigDict, shape: tuple[int, ...], num_classes: int
 ) -> Experiment | ClassifierExperiment:
-    """The task that `config` describes, for data of one shape and number of classes.
-
-    Raises:
-      ValueError: an upsampler's low_res_size that does not divide the image.
-    """
+    """Builds the task of a config; ValueError if low_res_size does not divide the image side."""
     diffusion = config.diffusion
     schedule = SCHEDULES[diffusion.schedule](diffusion)
     arguments = dict(config.model, num_classes=num_classes)
@@ -169,7 +157,7 @@ def assemble(
     if diffusion.low_res_size and shape[0] % diffusion.low_res_size:
         raise ValueError(
             f"config.diffusion.low_res_size={diffusion.low_res_size} for images of {shape}: need "
-            "a side that divides theirs"
+            "a divisor of their side"
         )
     heads = (2 if diffusion.prediction == "x_and_eps" else 1) + diffusion.learned_variance
     return Experiment(

@@ -1,6 +1,6 @@
-"""Can this config be run, and is it the one that a run was started with?
+"""Validation of a config, on its own and against the config of a run that is continued.
 
-Every rule is checked before anything is compiled or written. Checkpoints hold configs as JSON.
+All checks precede compilation and writing. Checkpoints hold configs as JSON.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ _POSITIVE: Rule = (lambda value: value > 0, "above 0")
 _FRACTION: Rule = (lambda value: 0 <= value <= 1, "in [0, 1]")
 _BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "in [0, 1)")
 
-# Fields of the same range, by section.
+# Fields by range.
 _RANGES: list[tuple[Rule, str]] = [
     (_at_least(0), "data.image_size model.num_heads diffusion.low_res_size"),
     (_at_least(0), "optim.warmup_steps optim.anneal_steps optim.weight_decay optim.grad_clip"),
@@ -70,7 +70,7 @@ RULES: dict[str, Rule] = {field: rule for rule, fields in _RANGES for field in f
 }
 
 _CONTENT = "meta.data.fingerprint.content"
-# What may differ when a run is resumed: how long, how often, and where things are kept.
+# Fields that may change when a run resumes: duration, intervals, paths and memory use.
 _FREE_AT_RESUME = set(
     "data.data_dir data.num_threads model.remat train.num_steps train.num_microbatches "
     "train.log_every train.checkpoint_every train.preview_every train.preview_w "
@@ -78,7 +78,7 @@ _FREE_AT_RESUME = set(
 )
 _FREE_SECTIONS = ("checkpoint.", "sampling.")
 
-# Fields that configs of earlier checkpoints do not have, and what those were made with.
+# Fields missing from configs of earlier checkpoints, with the values used then.
 _ADDED = {
     "data": {"min_crop": 1.0},
     "diffusion": {
@@ -102,10 +102,9 @@ _ADDED_TO_UNET = {
 
 
 def validate(config: ConfigDict, num_devices: int) -> None:
-    """Checks every value's range, and that values fit each other, the batch and the devices.
+    """Checks the range of every value, and that values fit each other and the devices.
 
-    Raises:
-      ValueError: one line with the field, its value, what is allowed.
+    Raises ValueError with one line: the field, its value, what is allowed.
     """
     values = dict(flatten(config.to_dict()))
     for field, value in values.items():
@@ -118,8 +117,8 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     known = {field.name for field in dataclasses.fields(NETWORKS[values["network"]])}
     if unknown := [name for name in config.model if name not in known]:
         raise ValueError(
-            f"config.model.{unknown[0]} is no argument of config.network={values['network']!r}: "
-            "give a config whose model section is that network's"
+            f"config.model.{unknown[0]} is not an argument of "
+            f"config.network={values['network']!r}: use a model section for this network"
         )
     _check_diffusion(values)
     batch_size, parts = values["train.batch_size"], values["train.num_microbatches"]
@@ -131,18 +130,18 @@ def validate(config: ConfigDict, num_devices: int) -> None:
 
 
 def _check_diffusion(values: Mapping[str, Any]) -> None:
-    """That the schedule, the grid and the labels of a config fit each other."""
+    """Checks that schedule, grid, labels and network fit each other."""
     low, high = values["diffusion.logsnr_min"], values["diffusion.logsnr_max"]
     if not low < high:
         raise ValueError(
             f"config.diffusion.logsnr_min={low} is not below logsnr_max={high}: "
-            "the paper has -20 and 20"
+            "the paper uses -20 and 20"
         )
     schedule, num_steps = values["diffusion.schedule"], values["sampling.num_steps"]
     if schedule == "continuous" and values["sampling.respacing"]:
         raise ValueError(
             f"config.sampling.respacing={values['sampling.respacing']!r}: the continuous schedule "
-            'has no timesteps; leave it "" and set num_steps'
+            'has no timesteps; use "" and set num_steps'
         )
     if schedule != "continuous" and num_steps > 1000:
         raise ValueError(
@@ -162,7 +161,7 @@ def _check_diffusion(values: Mapping[str, Any]) -> None:
 
 
 def flatten(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """("section.field", value) of every field."""
+    """Yields ("section.field", value) for every field."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}.")
@@ -176,7 +175,7 @@ def to_json(config: ConfigDict) -> dict:
 
 
 def from_json(values: dict) -> ConfigDict:
-    """The config that `to_json` was given, by an earlier version too; lists become tuples again."""
+    """The config from its `to_json`, also of an earlier version; lists become tuples again."""
 
     def restored(value):
         if isinstance(value, dict):
@@ -187,7 +186,7 @@ def from_json(values: dict) -> ConfigDict:
 
 
 def _completed(values: Mapping) -> dict:
-    """A config's JSON values with the fields that it was written too early to have."""
+    """JSON values of a config, completed with fields added to the package later."""
     added = dict(_ADDED)
     if values.get("network") == "unet":
         added["model"] = _ADDED_TO_UNET
@@ -196,14 +195,13 @@ def _completed(values: Mapping) -> dict:
 
 
 def check_same_run(now: Mapping, before: Mapping, workdir: str) -> None:
-    """Refuses to continue a run under settings, or with data, that would make it another one.
+    """Raises ValueError if config or data differ from those of the run to be continued.
+
+    The error names the first field that differs, with both values.
 
     Args:
-      now, before: JSON values of config and data, of this start and of the checkpoint.
-      workdir: named in the error.
-
-    Raises:
-      ValueError: the first field that differs, with both values.
+      now, before: JSON values of config and data, at this start and in the checkpoint.
+      workdir: folder of the run, for the error.
     """
     plain = (_completed(json.loads(json.dumps(tree))) for tree in (now, before))
     now, before = (dict(flatten(tree)) for tree in plain)

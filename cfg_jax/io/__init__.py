@@ -1,1 +1,1 @@
-"""Files, pictures, logged numbers and progress."""
+"""Files, pictures, logged metrics and progress."""

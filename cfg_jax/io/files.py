@@ -1,7 +1,7 @@
-"""Where is a folder, can it be written to, and how are files written in it?
+"""Folders, their write permission, and atomic file writes.
 
-A folder is one of a file system, `~` and all, or of a bucket, gs://bucket/folder, which etils opens
-as if it were one. A file takes its place once it is complete, so that a reader never sees a part.
+A folder is a local path, with `~` expanded, or gs://bucket/folder, which etils opens. A file is
+renamed into place once it is complete, so a reader never sees a partial file.
 """
 
 import contextlib
@@ -18,14 +18,13 @@ import numpy as np
 BUCKETS = "gs://"
 
 UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
-"""The errors of `open_npz`, and of reading an array, for a file that is missing or damaged."""
+"""Errors of `open_npz` and of reading an array for a missing or damaged file."""
 
 
 def folder(name: str | os.PathLike[str]) -> Path:
-    """The folder of that name, there or not; a bucket's has pathlib's methods, without appending.
+    """The path of a folder, existing or not; bucket paths have pathlib's methods but no append.
 
-    Raises:
-      ValueError: another scheme than gs://, or no library to open a bucket with.
+    Raises ValueError for a scheme other than gs://, or if no library for buckets is installed.
     """
     text = os.fspath(name)
     if "://" not in text:
@@ -42,15 +41,14 @@ def folder(name: str | os.PathLike[str]) -> Path:
 def check_writable(
     place: str | os.PathLike[str], name: str, remedy: str = "give another folder"
 ) -> None:
-    """Refuses a folder that no file can be put in. Makes nothing; buckets pass.
+    """Raises ValueError for an empty path or a folder that is not writable; creates nothing.
+
+    The nearest existing parent decides for a folder that does not exist; buckets are not checked.
 
     Args:
-      place: the folder, there or not.
-      name: flag or argument that it is given as, "--workdir".
+      place: path of the folder.
+      name: flag or argument that holds it, such as "--workdir".
       remedy: end of the message.
-
-    Raises:
-      ValueError: no name, or the folder or the nearest one above it cannot be written to.
     """
     if not os.fspath(place):
         raise ValueError(f"{name} is empty: {remedy}")
@@ -66,7 +64,7 @@ def check_writable(
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to that takes its place at `path`, its folders made, once it is complete."""
+    """Opens a file that is renamed to `path` once it is complete; creates missing folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     with unfinished.open("wb") as file:
@@ -75,21 +73,21 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def save_text(path: Path, text: str) -> None:
-    """Writes a `whole_file` of text in UTF-8."""
+    """Writes text in UTF-8, atomically."""
     with whole_file(path) as file:
         file.write(text.encode())
 
 
 def save_npz(path: Path, **arrays: np.ndarray) -> None:
-    """Writes a `whole_file` of named arrays, compressed."""
+    """Writes named arrays, compressed and atomically."""
     with whole_file(path) as file:
         np.savez_compressed(file, **arrays)
 
 
 @contextlib.contextmanager
 def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """The named arrays of a file, each read where it is used, none unpickled; raises UNREADABLE."""
-    with path.open("rb") as opened:  # NumPy would leave a damaged one open
+    """Opens named arrays, each read on access, none unpickled; raises UNREADABLE."""
+    with path.open("rb") as opened:  # NumPy would not close a damaged file
         file = np.load(opened, allow_pickle=False)
         if isinstance(file, np.ndarray):
             raise ValueError("it is a single array")

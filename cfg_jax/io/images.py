@@ -1,8 +1,6 @@
-"""How do samples become pictures?
+"""Pictures of samples: grids and captioned strips of images, scatter plots of points, PNG files.
 
-    images = round(127.5 (x + 1)),   x = images / 127.5 - 1,   x in [-1, 1], images uint8
-
-Grids and captioned strips of images, scatter plots of points, written as PNG.
+images = round(127.5 (x + 1)),   x = images / 127.5 - 1,   x in [-1, 1], images uint8
 """
 
 from collections.abc import Sequence
@@ -20,22 +18,19 @@ SMALLEST_SIDE = 64
 
 
 def to_images(x: np.ndarray) -> np.ndarray:
-    """round(127.5 (x + 1)), clipped to 0..255: uint8 of x's shape."""
+    """round(127.5 (x + 1)), clipped to 0..255: uint8 with the shape of x."""
     return np.clip(np.rint((np.asarray(x) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def to_x(images: Any) -> Any:
-    """images / 127.5 - 1: arrays of NumPy or JAX to float32 in [-1, 1], both ends reached."""
+    """images / 127.5 - 1: NumPy or JAX arrays to float32 in [-1, 1], ends included."""
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def grid(images: np.ndarray, *, gap: int = 2) -> np.ndarray:
-    """One image from [rows, columns, H, W, C], white lines of `gap` pixels between them.
+    """One uint8 image [height, width, 3] from [rows, columns, H, W, C], with white gaps in pixels.
 
-    Images below 64 pixels are enlarged by a whole factor, so that each pixel stays a square.
-
-    Returns:
-      uint8 [height, width, 3].
+    Images below 64 pixels are enlarged by an integer factor, so pixels stay square.
     """
     factor = -(-SMALLEST_SIDE // images.shape[2])
     images = images.repeat(factor, axis=2).repeat(factor, axis=3)
@@ -49,7 +44,7 @@ def grid(images: np.ndarray, *, gap: int = 2) -> np.ndarray:
 def captioned_grid(
     images: np.ndarray, row_captions: Sequence[str], column_captions: Sequence[str]
 ) -> Picture:
-    """`grid` with a caption left of each row and, of one line or two, above each column."""
+    """`grid` with captions left of rows and above columns; column captions may have two lines."""
     picture = Image.fromarray(grid(images))
     row_height = picture.height // images.shape[0]
     column_width = picture.width // images.shape[1]
@@ -72,7 +67,7 @@ def captioned_grid(
 def scatter(
     points: np.ndarray, row_captions: Sequence[str], column_captions: Sequence[str]
 ) -> Picture:
-    """Points [rows, columns, N, 2] as one plot a column, one colour a row, on equal axes."""
+    """Plots points [rows, columns, N, 2]: a plot per column, a colour per row, equal axes."""
     from matplotlib.figure import Figure
 
     columns = points.shape[1]
@@ -88,7 +83,7 @@ def scatter(
 
 
 def rendered(figure) -> Picture:
-    """A matplotlib figure as a picture, drawn without a display."""
+    """Renders a matplotlib figure as a picture, without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -97,12 +92,12 @@ def rendered(figure) -> Picture:
 
 
 def read_picture(path: Path) -> Picture:
-    """The picture in a file, held in memory."""
+    """Reads a picture into memory."""
     with Image.open(path) as opened:
         return opened.copy()
 
 
 def save_png(path: Path, picture: Picture) -> None:
-    """Writes `picture` as a `whole_file`."""
+    """Writes `picture` as PNG, atomically."""
     with whole_file(path) as file:
         picture.save(file, format="PNG")

@@ -1,8 +1,4 @@
-"""Where do a run's numbers go?
-
-To `metrics.jsonl`, one JSON object per line, which is the record, and to TensorBoard event files
-beside it.
-"""
+"""Metrics of a run: `metrics.jsonl` (the record, a JSON object per line) and TensorBoard events."""
 
 import contextlib
 import itertools
@@ -20,13 +16,12 @@ from cfg_jax.io.files import save_text
 
 
 class MetricLog:
-    """Writes scalars by step; a failing disk costs one warning, not the run.
+    """Writes scalars by step; a failing disk causes one warning and does not stop the run.
 
     Args:
-      workdir: an existing folder.
-      start: the step that training starts from. Records beyond it, left by a run that was cut
-        before it could save a checkpoint, are taken out, since those steps are made again. At step
-        0 a record that is there belongs to another run, and is kept under another name.
+      workdir: existing folder.
+      start: step that training starts from. Later records are removed, because their steps are
+        repeated. At step 0 an existing record belongs to another run and is renamed.
     """
 
     def __init__(self, workdir: Path, start: int):
@@ -37,25 +32,25 @@ class MetricLog:
         self._guarded(self._open_events, workdir / "events", start)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """One line {"step": step, name: value, ...} and one event with the same."""
+        """Appends {"step": step, name: value, ...} as one line and one event."""
         self._guarded(self._append, {"step": step, **scalars})
         if self._events:
             self._guarded(self._events.write, step, scalars)
 
     def close(self) -> None:
-        """Writes out what is buffered."""
+        """Flushes and closes the event file."""
         if self._events:
             self._guarded(self._events.close)
 
     def _append(self, record: Mapping[str, float]) -> None:
         line = (json.dumps(record) + "\n").encode()
-        if "://" in str(self._path):  # a bucket's files do not grow
+        if "://" in str(self._path):  # bucket files cannot be appended to
             before = self._path.read_bytes() if self._path.exists() else b""
             self._path.write_bytes(before + line)
             return
         with self._path.open("ab", buffering=0) as file:
             end = file.tell()
-            if file.write(line) < len(line):  # a full disk; the next record starts a new line
+            if file.write(line) < len(line):  # disk full; the next record starts a new line
                 file.truncate(end)
                 raise OSError("no space for a record")
 
@@ -75,23 +70,22 @@ class MetricLog:
     def _guarded(self, action, *args) -> None:
         try:
             action(*args)
-        except Exception as error:  # a bucket fails in many types
+        except Exception as error:  # buckets raise many types
             if not self._warned:
                 logging.warning("metrics are not being written: %s", error)
             self._warned = True
 
 
 class _Events:
-    """A TensorBoard file, written by the thread that calls.
+    """A TensorBoard file, written in the calling thread.
 
-    tensorboardX's own SummaryWriter leaves that to a thread of its own, which a full disk ends, and
-    waits for that thread for ever.
+    SummaryWriter of tensorboardX blocks forever if a full disk ends its writer thread.
     """
 
     def __init__(self, folder: Path, start: int):
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventsWriter(str(folder / "events"))
-        # TensorBoard forgets what an earlier session wrote of this step and later ones.
+        # TensorBoard discards what an earlier session wrote for this step and later.
         self._put(step=start + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -107,13 +101,13 @@ class _Events:
 
 
 def _unused(path: Path) -> Path:
-    """metrics.1.jsonl, or the first number after it that is free."""
+    """Path metrics.1.jsonl, or the next free number."""
     others = (path.with_suffix(f".{number}{path.suffix}") for number in itertools.count(1))
     return next(other for other in others if not other.exists())
 
 
 def read_records(workdir: Path) -> list[dict[str, float]]:
-    """The records of a run, {"step": step, name: value, ...}; half a line is none."""
+    """Reads the records {"step": step, name: value, ...}; skips an incomplete line."""
     path, records = workdir / "metrics.jsonl", []
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):

@@ -1,7 +1,4 @@
-"""How far, how fast, how long still?
-
-A bar on a terminal, and plain lines elsewhere.
-"""
+"""Progress of a loop: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -19,10 +16,9 @@ class Progress:
     """Counts up to a total. A context manager.
 
     Args:
-      start, total: done, and in all.
-      unit: what is counted, "image".
-      lines: where there is no terminal, also print the rate and the time left: now and then, and at
-        the end.
+      start, total: count at the start and at the end.
+      unit: name of the counted item, such as "image".
+      lines: whether to print rate and time left without a terminal, every 10 s and at the end.
     """
 
     def __init__(self, start: int, total: int, unit: str = "step", *, lines: bool = False):
@@ -41,7 +37,7 @@ class Progress:
         self._bar.close()
 
     def advance(self, count: int = 1) -> None:
-        """Counts `count` more."""
+        """Adds `count`."""
         self._bar.update(count)
         self._done += count
         if not self._lines:
@@ -54,7 +50,7 @@ class Progress:
             self.report(f"{rate:.1f} {self._unit}s/s  {left:.0f} s left")
 
     def report(self, text: str) -> None:
-        """Shows `text` beside the bar, or prints it in a line with the count."""
+        """Shows `text` beside the bar, or prints a line with the count and `text`."""
         if self._terminal:
             self._bar.set_postfix_str(text)
         else:
@@ -62,7 +58,7 @@ class Progress:
 
 
 def track(items: Sequence[_T], unit: str) -> Iterator[_T]:
-    """The items in turn, with a bar on a terminal."""
+    """Iterates over the items, with a bar on a terminal."""
     with Progress(0, len(items), unit) as progress:
         for item in items:
             yield item

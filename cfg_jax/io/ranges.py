@@ -1,8 +1,6 @@
-"""Which of the items 0, 1, ... are in which file?
+"""Files of consecutive items, whose names give the range; no file is opened.
 
-    <folder>/<name>_START_STOP.npz      the items START..STOP - 1, both in eight digits
-
-The names of files say it; none is opened.
+<folder>/<name>_START_STOP.npz      items START..STOP - 1, both with eight digits
 """
 
 from collections.abc import Iterator
@@ -11,32 +9,32 @@ from typing import NamedTuple
 
 
 class Range(NamedTuple):
-    """The items start..stop - 1."""
+    """Items start..stop - 1."""
 
     start: int
     stop: int
 
 
 class RangeFiles(NamedTuple):
-    """The files of one name in a folder."""
+    """All files of one name in a folder."""
 
     folder: Path
     name: str
 
     def path(self, items: Range) -> Path:
-        """The file of these items, there or not."""
+        """Path of the file of these items, existing or not."""
         return self.folder / f"{self.name}_{items.start:08d}_{items.stop:08d}.npz"
 
     def paths(self) -> Iterator[Path]:
-        """Every file that is there."""
+        """Paths of the existing files."""
         return self.folder.glob(f"{self.name}_*.npz")
 
     def found(self) -> list[Range]:
-        """The items of every file that is there, ascending; OSError for a name that says none."""
+        """Ranges of the existing files, ascending; OSError for a malformed name."""
         return sorted(map(self._items, self.paths()))
 
     def reached(self, limit: int) -> int:
-        """The largest n up to `limit` so that files, one after another, hold each of 0..n - 1."""
+        """Largest n <= `limit` for which consecutive files hold the items 0..n - 1."""
         reached = 0
         for items in self.found():
             if items.start == reached and items.stop <= limit:
@@ -49,5 +47,5 @@ class RangeFiles(NamedTuple):
         except (TypeError, ValueError):
             items = None
         if items is None or self.path(items).name != path.name:
-            raise OSError(f"{path} is not named as {self.name} are: remove it, or rename it")
+            raise OSError(f"{path} is not named {self.name}_START_STOP.npz: remove or rename it")
         return items

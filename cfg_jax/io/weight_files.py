@@ -1,10 +1,7 @@
-"""Which arrays are in a file of weights, and are they those that a network needs?
+"""Weight files: reading `.safetensors`, `.pt` and `.pth`, and checking arrays against a network.
 
-`.safetensors` is read with the library of that name, `.pt` and `.pth` with PyTorch, which is an
-extra. Neither executes what a file says: PyTorch is asked for tensors only (`weights_only=True`),
-and a pickle that wants anything else called is refused.
-
-Arrays are mapped from the file where its format allows it, so they take memory once they are read.
+PyTorch, an extra, reads `.pt` and `.pth`. It loads only tensors (`weights_only=True`), so no code
+in a file is executed. Arrays are memory-mapped if the format allows it, and take memory once read.
 """
 
 import hashlib
@@ -22,26 +19,24 @@ import safetensors.numpy
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
-_NAMED = 3  # of each fault
+_NAMED = 3  # names per fault
 
 
 def existing(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> Path:
-    """The path with its ~ replaced; ValueError where no file is there or its suffix is another."""
+    """The path with ~ expanded; ValueError for a missing file or another suffix."""
     path = Path(path).expanduser()
     if path.suffix not in suffixes:
-        raise ValueError(f"{path}: files of weights end in {', '.join(suffixes)}")
+        raise ValueError(f"{path}: weight files end in {', '.join(suffixes)}")
     if not path.is_file():
-        raise ValueError(f"{path} is not there, or no file: give one that has been downloaded")
+        raise ValueError(f"{path} is not there or not a file: give a downloaded file")
     return path
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """{name: array} of a file, in its order; float32, or the narrower type of the file.
+    """Reads {name: array} in the order of the file, in float32 or a narrower type of the file.
 
-    Raises:
-      ValueError: no such file, another suffix, PyTorch wanted and not installed, a file that is
-        truncated or no file of weights, one that would execute code, or has entries other than
-        arrays.
+    Raises ValueError for a missing file, another suffix, PyTorch needed but not installed, a file
+    that is truncated or of another format, a file with code, and entries other than arrays.
     """
     path = existing(path)
     if path.suffix != ".safetensors":
@@ -50,21 +45,17 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         with safetensors.safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors.SafetensorError, OSError, AttributeError, TypeError) as error:
-        raise _damaged(path, error) from error  # the last two: an unknown type of numbers
+        raise _damaged(path, error) from error  # the last two mean an unknown dtype
 
 
 def serialised(arrays: Mapping[str, np.ndarray], **metadata: str) -> bytes:
-    """The bytes of a .safetensors file.
-
-    They are the same every time where `metadata` has one entry: several are written in an order
-    that changes from run to run.
-    """
+    """The bytes of a .safetensors file, reproducible for at most one `metadata` entry."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return safetensors.numpy.save(contiguous, metadata)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """SHA-256 of the bytes of a file, in hexadecimal."""
     with Path(path).expanduser().open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -75,15 +66,12 @@ def check(
     dtype: type,
     remedy: str,
 ) -> None:
-    """Refuses arrays that are not those of a network.
+    """Raises ValueError unless the arrays have the names, shapes and dtype of a network.
 
     Args:
-      shapes: of all of its arrays, by name.
+      shapes: shapes of all arrays of the network, by name.
       dtype: np.float32, or jnp.floating for any floating type.
-      remedy: end of the message.
-
-    Raises:
-      ValueError: a name is missing or unknown, a shape or type is another; says how many and which.
+      remedy: end of the message, after the number and names of the faults.
     """
     faults = {
         "missing": [name for name in shapes if name not in arrays],
@@ -100,7 +88,7 @@ def check(
 
 
 def summary(faults: Mapping[str, Sequence[str]]) -> str:
-    """The number of names with each fault and the first of them: "4 missing (a, b, c, ...)"."""
+    """Counts and first names for each fault: "4 missing (a, b, c, ...)"."""
     return "; ".join(
         f"{len(names)} {fault} ({', '.join(names[:_NAMED])}{', ...' * (len(names) > _NAMED)})"
         for fault, names in faults.items()
@@ -113,19 +101,18 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise ValueError(
-            f"{path} is a file of PyTorch, which is not installed: pip install -e '.[torch]', or "
-            "convert the file to .safetensors where PyTorch is"
+            f"{path} needs PyTorch: pip install -e '.[torch]', or convert it to .safetensors"
         ) from error
-    # Files from before PyTorch 1.6 are no archives, and cannot be mapped.
+    # Files from before PyTorch 1.6 are not archives and cannot be mapped.
     archive = zipfile.is_zipfile(path)
     try:
         with warnings.catch_warnings(action="ignore"):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         called = re.search(r"GLOBAL ([\w.]+)", str(error))
-        why = f"reading it would execute {called[1]}" if called else "it is no plain state dict"
+        why = f"reading it would execute {called[1]}" if called else "it is not a plain state dict"
         raise ValueError(
-            f"{path} is refused, {why}: only tensors are read, and no code that comes with them"
+            f"{path} is rejected, {why}: give a file of tensors with no code"
         ) from error
     except Exception as error:  # a damaged file raises many types
         raise _damaged(path, error) from error
@@ -134,7 +121,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     for name, value in loaded.items():
         if not isinstance(value, torch.Tensor):
             raise ValueError(
-                f"{path}: its entry {name!r} is a {type(value).__name__}, not a tensor; expected "
+                f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor; expected "
                 "a plain state dict"
             )
     # NumPy has no bfloat16.

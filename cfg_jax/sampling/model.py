@@ -1,9 +1,9 @@
-"""Trained models, and the guided samples that they draw.
+"""Trained models and the guided samples they draw.
 
     model = cfg_jax.load("runs/digits")
     images = model.sample(jax.random.key(0), labels=jnp.arange(10), w=2.0, num_steps=64)
 
-EMA parameters, their config and a compiled sampler; no optimizer, no training code, no data.
+A `Model` holds EMA parameters, their config and a compiled sampler; it needs no training data.
 """
 
 import copy
@@ -28,12 +28,11 @@ from cfg_jax.sampling.trained import Trained
 
 
 class Model(Trained):
-    """Averaged parameters bound to a guided sampler, compiled once for each shape and grid.
+    """EMA parameters bound to a guided sampler, which is compiled once per shape and grid.
 
-    Attributes, beside those of `Trained`:
-      null_label: num_classes, the label that stands for none.
-      first_sample_seconds: duration of the first call of `sample_x`, with compiling or reading what
-        an earlier program compiled; None before it.
+    Attributes in addition to those of `Trained`:
+      null_label: num_classes, the label that means "no label".
+      first_sample_seconds: seconds of the first `sample_x` call, with compilation; None before it.
     """
 
     def __init__(self, config: ConfigDict, params: Any, **data):
@@ -43,52 +42,52 @@ class Model(Trained):
         self._compiled = functools.cache(functools.partial(make_sampler, self.experiment))
 
     def with_params(self, params: Any, step: int) -> "Model":
-        """The same model with other parameters; it shares what is compiled."""
+        """This model with other parameters; the copy shares the compiled programs."""
         other = copy.copy(self)
         other.__dict__.pop("_loaded", None)
         other.params, other.step = devices.replicate(params), step
         return other
 
     def sharing(self, other: "Model") -> "Model":
-        """The same model with what is compiled for another one of its network."""
+        """This model with the compiled programs of `other`, a model of the same network."""
         model = copy.copy(self)
         model._compiled = other._compiled
         return model
 
     @property
     def schedule(self) -> build.Schedule:
-        """u -> logsnr that it was trained with; `logsnr_grid(model.schedule, T)` samples it."""
+        """Training schedule u -> logsnr; `logsnr_grid(model.schedule, T)` samples it."""
         return self.experiment.schedule
 
     def predict(
         self, z: Array, logsnr: Array, labels: Array, low_res: Array | None = None
     ) -> Array:
-        """The network as a Predict, for guidance and samplers of one's own.
+        """The network as a Predict, for custom guidance and samplers.
 
-        Under `jax.jit` the parameters become constants of the program; `model.bind(params)` takes
-        them as arguments. An upsampler's low_res is [B, h, w, C].
+        Under `jax.jit` the parameters become compile-time constants; pass them as arguments with
+        `model.bind(params)`. An upsampler's low_res is [B, h, w, C].
         """
         return eps_of(self.bind(self.params, low_res)(z, logsnr, labels))
 
     def bind(self, params: Any, low_res: Array | None = None):
-        """A Predict with other parameters; gives a `Prediction` where the variance is learned."""
+        """A Predict with other parameters; returns a `Prediction` if the variance is learned."""
         return self.experiment.predict(params, low_res=low_res)
 
     @property
     def has_null_label(self) -> bool:
-        """Whether classifier-free guidance is possible: the network knows the null label."""
+        """Whether the network accepts the null label, as classifier-free guidance requires."""
         return self.experiment.label_input == "with_null"
 
     @property
     def low_res_shape(self) -> tuple[int, int, int] | None:
-        """Of the images that an upsampler enlarges; None for another network."""
+        """Shape (h, w, C) of an upsampler's input images; None for other networks."""
         side = self.experiment.low_res_size
         return (side, side, self.shape[-1]) if side else None
 
     def sample(self, key: Key, **arguments) -> np.ndarray:
-        """`sample_x` as uint8 images [B, H, W, C]; ValueError for a model of points."""
+        """Guided samples as uint8 images [B, H, W, C]; ValueError for a model of points."""
         if len(self.shape) != 3:
-            raise ValueError(f"samples of shape {self.shape} are no images: call model.sample_x")
+            raise ValueError(f"samples of shape {self.shape} are not images: call model.sample_x")
         return images.to_images(self.sample_x(key, **arguments))
 
     def sample_x(
@@ -102,27 +101,25 @@ class Model(Trained):
     ) -> np.ndarray:
         """Guided samples x [B, ...], float32: Ho & Salimans 2022, Algorithm 2.
 
-        Sample i depends on its key, label and weights alone. Only a new B, grid, step, clip_x or
-        classifier (with its form) compiles; changing any other argument does not.
+        Sample i depends only on its key, label and weights. A program is compiled for each new B,
+        grid, step, clip_x, classifier network and classifier_form, and for no other change.
 
         Args:
-          key: [] (sample i gets fold_in(key, i)) or [B]; consumed.
-          labels: [B] integers in 0..num_classes; num_classes is "no label".
-          classifier: of noisy images of the same data, whose gradient guides as well.
-          low_res: [B, h, w, C] in [-1, 1], to be enlarged by an upsampler.
+          key: [] (sample i uses fold_in(key, i)) or [B]; consumed.
+          labels: [B] integers in 0..num_classes; num_classes means "no label".
+          classifier: noisy classifier of the same data for classifier guidance.
+          low_res: [B, h, w, C] in [-1, 1], input images of an upsampler.
           **settings: fields of `SamplingSettings`: w, num_steps, step, logvar_interp, clip_x,
-            respacing, classifier_w, classifier_form, noise_temperature, score_temperature; those
-            left out are taken from config.sampling.
+            respacing, classifier_w, classifier_form, noise_temperature, score_temperature.
 
-        Raises:
-          ValueError: what `check` refuses, before anything is compiled.
-          FloatingPointError: the samples are not finite.
+        Raises ValueError for arguments that `check` rejects, before compiling anything, and
+        FloatingPointError if the samples are not finite.
         """
         given = {"labels": labels, "classifier": classifier, "low_res": low_res}
         return self.draw(key, SamplingSettings(**settings), **given)
 
     def draw(self, key: Key, settings: SamplingSettings, *, labels: Array, **rest) -> np.ndarray:
-        """`sample_x` with the settings as one value."""
+        """Guided samples as in `sample_x`, with the settings as one value."""
         settings = self.check(settings, labels, **rest)
         spec, shared, batch = request(self.experiment, settings, key, labels, **rest)
         begun = time.monotonic()
@@ -130,7 +127,7 @@ class Model(Trained):
         if self.first_sample_seconds is None:
             self.first_sample_seconds = time.monotonic() - begun
         if not np.isfinite(x).all():
-            raise FloatingPointError(f"the model of step {self.step} gave samples not finite")
+            raise FloatingPointError(f"samples of step {self.step} are not finite: try another one")
         return x
 
     def check(
@@ -141,13 +138,11 @@ class Model(Trained):
         classifier: NoisyClassifier | None = None,
         low_res: Array | None = None,
     ) -> SamplingSettings:
-        """The settings with this model's defaults, after every check that needs no device.
+        """Returns the settings with this model's defaults, after every check that needs no device.
 
-        Arguments as for `sample_x`; without labels the settings and the classifier are checked.
-
-        Raises:
-          ValueError: a setting out of range, labels out of range or not integers, weights of
-            another shape, a classifier of other data, a low_res image that does not fit.
+        Takes the arguments of `sample_x`; labels and low_res are only checked if labels are given.
+        Raises ValueError for a setting out of range, labels out of range or not integers, weights
+        or low_res images of the wrong shape, or a classifier of other data.
         """
         filled = settings.filled(self.config.sampling)
         if labels is None:
@@ -159,26 +154,23 @@ class Model(Trained):
         return filled
 
     def grid(self, num_steps: int | None = None, respacing: str | None = None) -> tuple[float, ...]:
-        """The log-SNRs that `sample_x` visits, T of them; config.sampling's where both are None.
+        """The T log-SNRs that `sample_x` visits; config.sampling sets the default grid.
 
-        ValueError where both are given, or for a grid that the schedule does not have.
+        Raises ValueError if both are given, or for a grid that the schedule does not have.
         """
         wanted = SamplingSettings(num_steps=num_steps, respacing=respacing)
         return wanted.filled(self.config.sampling).grid(self.experiment)
 
 
 def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifier:
-    """The model or classifier trained in `workdir`, on the devices that are here.
+    """Loads the model or classifier trained in `workdir` onto the available devices.
 
-    Every process of a program calls it, and reads the same step.
+    Every process of a program must call it. Raises ValueError if the checkpoint is missing or not
+    written by cfg_jax, or if processes read different steps, which may happen during training.
 
     Args:
-      workdir: the --workdir of a training run, a folder or gs://bucket/folder.
-      step: of the checkpoint; None for the newest that can be read.
-
-    Raises:
-      ValueError: no checkpoint there, none of that step, or not one of ours; or the processes read
-        different steps, as they may while the run goes on.
+      workdir: --workdir of the training run, a folder or gs://bucket/folder.
+      step: training step of the checkpoint; None for the newest readable one.
     """
     from cfg_jax.storage import checkpoint
 
@@ -187,8 +179,8 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
     for process, other in enumerate(others, start=1):
         if other != first:
             raise ValueError(
-                f"{workdir}: process {process} reads step {other}, the first one {first}: start "
-                "again, or name one with --checkpoint"
+                f"{workdir}: process {process} reads step {other}, process 0 step {first}: run "
+                "again, or give the step"
             )
     config = from_json(loaded.config)
     kind = NoisyClassifier if config.network == "classifier" else Model
@@ -197,12 +189,12 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
 
 
 def load_model(workdir: str | Path, step: int | None = None) -> Model:
-    """`load`, of a model that draws samples; ValueError for a classifier."""
+    """Loads a model that draws samples, as `load`; ValueError for a classifier."""
     return _load_kind(workdir, step, Model, "a classifier: give the workdir of a diffusion model")
 
 
 def load_classifier(workdir: str | Path, step: int | None = None) -> NoisyClassifier:
-    """`load`, of a noisy classifier; ValueError for a model that draws samples."""
+    """Loads a noisy classifier, as `load`; ValueError for a model that draws samples."""
     return _load_kind(workdir, step, NoisyClassifier, "no classifier: give the workdir of one")
 
 

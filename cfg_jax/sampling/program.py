@@ -1,10 +1,10 @@
-"""The compiled program that draws guided samples, and what a request gives it.
+"""The compiled program that draws guided samples, and its inputs.
 
     spec, shared, batch = request(task, settings, key, labels)
     x = make_sampler(task, spec)({"params": params, **shared}, batch)
 
-`check` and `request` are pure functions of host values; every check is made before a key is
-derived, so that a refused request compiles nothing.
+`check` and `request` are pure functions of host values. They check before they derive a key, so a
+rejected request compiles nothing.
 """
 
 from collections.abc import Callable
@@ -24,11 +24,11 @@ from cfg_jax.sampling.settings import SamplingSettings
 
 
 class Spec(NamedTuple):
-    """The static part of a request: a new one compiles a new program.
+    """Static part of a request: a new value compiles a new program.
 
     grid: the T log-SNRs.
     step, clip_x, form: step rule, clipping and classifier form of `SamplingSettings`.
-    classifier: the classifier's network, if one guides.
+    classifier: network of the guiding classifier, or None.
     """
 
     grid: tuple[float, ...]
@@ -46,12 +46,11 @@ def check(
     classifier: NoisyClassifier | None = None,
     low_res: Array | None = None,
 ) -> None:
-    """Refuses a request of filled settings, without a key.
+    """Checks a request with filled settings, without a key.
 
-    Raises:
-      ValueError: settings that `SamplingSettings.check` refuses, labels that are no integers [B] in
-        0..null_label, weights of another shape, a low_res image that is missing, of another shape
-        or not wanted.
+    Raises ValueError for settings that `SamplingSettings.check` rejects, labels other than integers
+    [B] in 0..null_label, weights of the wrong shape, and low_res images that are missing, of the
+    wrong shape or not used by the network.
     """
     settings.check(task, guided_by_classifier=classifier is not None)
     labels = np.asarray(labels)
@@ -72,11 +71,11 @@ def check(
         )
     side = task.low_res_size
     if not side and low_res is not None:
-        raise ValueError("low_res given to a model that is no upsampler: leave it out")
+        raise ValueError("low_res given to a model that is not an upsampler: omit it")
     wanted = (labels.size, side, side, task.shape[-1])
     if side and (low_res is None or np.shape(low_res) != wanted):
-        found = "none" if low_res is None else f"shape {np.shape(low_res)}"
-        raise ValueError(f"low_res is {found}: this upsampler needs images of shape {wanted}")
+        found = "is missing" if low_res is None else f"has shape {np.shape(low_res)}"
+        raise ValueError(f"low_res {found}: this upsampler needs images of shape {wanted}")
 
 
 def request(
@@ -88,10 +87,10 @@ def request(
     classifier: NoisyClassifier | None = None,
     low_res: Array | None = None,
 ) -> tuple[Spec, dict[str, Any], dict[str, Array]]:
-    """(what to compile, arrays of all samples but parameters, arrays [B, ...]) for `Model.draw`.
+    """Splits a request into (spec, arrays shared by all samples, arrays [B, ...]).
 
-    Raises:
-      ValueError: what `check` refuses, and keys of another shape.
+    The shared arrays exclude the parameters. Raises ValueError for a request that `check` rejects,
+    and for keys of the wrong shape.
     """
     check(task, settings, labels, classifier=classifier, low_res=low_res)
     labels = np.asarray(labels, np.int32)
@@ -111,12 +110,12 @@ def request(
 
 
 def make_sampler(task: Experiment, spec: Spec):
-    """(shared with params, batch) -> x: Algorithm 2 over all devices."""
+    """Returns (shared with params, batch) -> x: Algorithm 2 over all devices."""
     return devices.pmap_batch(make_draw(task, spec))
 
 
 def make_draw(task: Experiment, spec: Spec):
-    """(shared with params, batch) -> x: Algorithm 2 on one device."""
+    """Returns (shared with params, batch) -> x: Algorithm 2 on one device."""
     logsnrs = jnp.asarray(spec.grid, jnp.float32)
 
     def draw(shared, batch):
@@ -148,7 +147,7 @@ def make_draw(task: Experiment, spec: Spec):
 def _classifier_rule(
     spec: Spec, shared: dict[str, Any], batch: dict[str, Array]
 ) -> tuple[Callable[[Denoiser], Denoiser], Callable[..., Array], bool]:
-    """(Denoiser to Denoiser, step rule, whether `sample` clips x_hat) of the spec's classifier."""
+    """Returns (Denoiser -> Denoiser, step rule, whether `sample` clips x_hat)."""
     step, clip_x = STEPS[spec.step], spec.clip_x
     if spec.classifier is None:
         return lambda denoiser: denoiser, step, clip_x

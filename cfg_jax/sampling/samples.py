@@ -1,7 +1,7 @@
 """Numbered samples, each a function of its index.
 
-Sample i of N has label plan(i) and draws from fold_in(key(seed), i), so that it is the same for any
-batch size and number of devices, and samples of one seed share their noise whatever is swept.
+Sample i of N has label plan(i) and key fold_in(key(seed), i), whatever the batch size and the
+number of devices. Samples of one seed therefore share their noise in a sweep.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ LABEL_PLANS = ("balanced", "random")
 class Samples:
     """Samples 0..num_samples - 1 of one setting.
 
-    model: of images, no upsampler.
-    num_samples: N, 2 or more; a multiple of the K labels where the plan is balanced.
-    label_plan: "balanced", sample i has label i mod K; "random", each drawn from the seed.
-    seed: of noise and random labels.
-    sampling: guidance and sampler.
-    classifier: guides with sampling.classifier_w.
+    model: model of images, not an upsampler.
+    num_samples: N, at least 2; for balanced labels a multiple of their number K.
+    label_plan: "balanced" (sample i has label i mod K) or "random" (labels drawn from the seed).
+    seed: random seed of noise and random labels.
+    sampling: settings of guidance and sampler.
+    classifier: noisy classifier that guides with weight sampling.classifier_w.
     """
 
     model: Model
@@ -39,30 +39,28 @@ class Samples:
     classifier: NoisyClassifier | None = None
 
     def check(self) -> SamplingSettings:
-        """The filled settings, after every check that needs no device.
+        """Returns the filled settings, after all checks that need no device.
 
-        ValueError for a model without images, an unknown plan, N that the plan does not cover, and
-        what `Model.check` refuses.
+        Raises ValueError for an upsampler or a model of points, an unknown plan, N unsuitable for
+        the plan, and settings that `Model.check` rejects.
         """
         model, plan, count = self.model, self.label_plan, self.num_samples
         if len(model.shape) != 3 or model.low_res_shape:
-            raise ValueError(
-                "need a model that makes images from noise, no upsampler and no points"
-            )
+            raise ValueError(f"model of shape {model.shape}: give an image model, not an upsampler")
         if plan not in LABEL_PLANS:
             raise ValueError(f"label_plan={plan!r}: choose one of {', '.join(LABEL_PLANS)}")
         if count < 2:
-            raise ValueError(f"num_samples={count}: need 2 or more, 50000 are customary")
+            raise ValueError(f"num_samples={count}: need 2 or more, 50000 is customary")
         labels = model.null_label
         if plan == "balanced" and count % labels:
             raise ValueError(
-                f"num_samples={count} is no multiple of the {labels} labels of a balanced plan: "
-                f"take {-(-count // labels) * labels}, or a random plan"
+                f"num_samples={count} is not a multiple of the {labels} labels of a balanced plan: "
+                f"use {-(-count // labels) * labels}, or a random plan"
             )
         return model.check(self.sampling, classifier=self.classifier)
 
     def protocol(self) -> dict[str, Any]:
-        """N, the plan of labels and the images' shape, as JSON values."""
+        """N, label plan and image shape as JSON values."""
         return {
             "num_samples": self.num_samples,
             "label_plan": self.label_plan,
@@ -70,7 +68,7 @@ class Samples:
         }
 
     def swept(self) -> dict[str, Any]:
-        """The filled settings as JSON values, and the fingerprints of model and classifier."""
+        """Filled settings as JSON values, with fingerprints of model and classifier."""
         return self.check().to_json(self.model.experiment) | {
             "classifier": self.classifier and self.classifier.sha256,
             "model": self.model.sha256,
@@ -79,7 +77,7 @@ class Samples:
         }
 
     def draw(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """index [B] -> uint8 images [B, H, W, C] and int32 labels [B], each from its own key."""
+        """Draws the samples index [B]: uint8 images [B, H, W, C] and int32 labels [B]."""
         keys = keys_lib.indexed(jax.random.key(self.seed), index)
         if self.label_plan == "balanced":
             labels = index % self.model.null_label

@@ -1,9 +1,9 @@
-"""The settings of a request for samples: guidance, grid and step rule.
+"""Settings of a request for samples: guidance, grid and step rule.
 
     SamplingSettings(w=2.0, num_steps=64).filled(config.sampling).check(task)
 
-One value goes from flags, keywords and configs to the compiled program, into file names, results
-and manifests. Its static part is what a program is compiled for, its traced part is data.
+Flags, keywords and configs become one value, which file names, results and manifests record. A
+program is compiled for its static part; its traced part is data.
 """
 
 import dataclasses
@@ -21,24 +21,21 @@ CLASSIFIER_FORMS = ("eps", "adm")
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
-    """Guidance, grid and step rule of one request; a field that is None is the model's default.
+    """Guidance, grid and step rule of one request; None stands for the model's default.
 
-    w: guidance weight: scalar, [B] per sample, [T] or [T, 1] per step, or [T, B]; a vector is per
-      sample where T equals B. 0 is the conditional model, -1 the unconditional one.
-    num_steps: T, network calls on 2B examples each; at least 2.
+    w: guidance weight: scalar, [B] per sample, [T] or [T, 1] per step, or [T, B]. A vector is per
+      sample if T equals B. 0 is the conditional model, -1 the unconditional one.
+    num_steps: T >= 2, the number of network calls on 2B examples each.
     step: "ancestral" or "ddim".
-    logvar_interp: the paper's v in [0, 1], for ancestral steps; a network that learned its variance
-      uses that instead.
-    clip_x: clip x_hat to [-1, 1] after guidance.
-    respacing: timesteps of a discrete schedule, "ddim25" or "90,60,60,20,20", instead of num_steps
-      evenly spaced ones.
-    classifier_w: weight of a noisy classifier, scalar or [B]; w on a conditional model is w + 1 on
-      the unconditional one.
-    classifier_form: "eps" (Ho & Salimans 2022, section 3.1) or "adm", the mean shift for ancestral
-      steps and the score shift after clipping for DDIM (Dhariwal & Nichol 2021, algorithms 1
-      and 2).
-    noise_temperature: factor of the noise of ancestral steps, 0 or more.
-    score_temperature: the guided eps_hat is divided by it, above 0 (the same, appendix G).
+    logvar_interp: the paper's v in [0, 1] for ancestral steps; unused if the variance is learned.
+    clip_x: whether x_hat is clipped to [-1, 1] after guidance.
+    respacing: timesteps of a discrete schedule, "ddim25" or "90,60,60,20,20"; replaces num_steps.
+    classifier_w: weight of a noisy classifier, scalar or [B]; w on a conditional model equals w + 1
+      on the unconditional one.
+    classifier_form: "eps" (Ho & Salimans 2022, section 3.1) or "adm" (Dhariwal & Nichol 2021):
+      mean shift for ancestral steps (algorithm 1), score shift after clipping for DDIM (2).
+    noise_temperature: factor on the noise of ancestral steps, 0 or more.
+    score_temperature: divisor of the guided eps_hat, above 0 (Dhariwal & Nichol 2021, appendix G).
     """
 
     w: Array | float = 0.0
@@ -53,11 +50,11 @@ class SamplingSettings:
     score_temperature: float = 1.0
 
     def replace(self, **changes: Any) -> "SamplingSettings":
-        """The same settings with other values of some fields."""
+        """Returns the settings with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def filled(self, defaults: Mapping[str, Any]) -> "SamplingSettings":
-        """None replaced by `config.sampling`; ValueError for num_steps beside respacing."""
+        """Replaces None by `config.sampling`; ValueError for num_steps with respacing."""
         num_steps, respacing = self.num_steps, self.respacing
         if num_steps is None and respacing is None:
             num_steps, respacing = defaults["num_steps"], defaults["respacing"]
@@ -72,17 +69,16 @@ class SamplingSettings:
         )
 
     def grid(self, task: Experiment) -> tuple[float, ...]:
-        """The T log-SNRs of filled settings; ValueError for a grid the schedule does not have."""
+        """The T log-SNRs of filled settings; ValueError if the schedule has no such grid."""
         schedule, respacing = task.schedule, self.respacing
         grid = schedule.respaced(respacing) if respacing else schedule.grid(self.num_steps)
         return tuple(grid.tolist())
 
     def check(self, task: Experiment, *, guided_by_classifier: bool) -> None:
-        """Refuses filled settings that cannot be sampled with, on the host alone.
+        """Checks filled settings on the host.
 
-        Raises:
-          ValueError: a field out of range, w for a network without a null label, classifier_w
-            without a classifier, and what `grid` refuses.
+        Raises ValueError for a field out of range, w for a network without a null label,
+        classifier_w without a classifier, and a grid that the schedule does not have.
         """
         for name, allowed in (("step", STEPS), ("classifier_form", CLASSIFIER_FORMS)):
             if (value := getattr(self, name)) not in allowed:
@@ -94,12 +90,12 @@ class SamplingSettings:
         if not (scalars and 0 <= noise < math.inf and 0 < score < math.inf):
             raise ValueError(
                 f"noise_temperature={noise}, score_temperature={score}: need finite numbers, the "
-                "first 0 or more, the second above 0; 1 leaves samples as they are"
+                "first 0 or more, the second above 0; 1 leaves samples unchanged"
             )
         if self.step == "ddim" and noise != 1:
             raise ValueError(
                 f"noise_temperature={noise} with step='ddim', which draws no noise: use "
-                "'ancestral', or score_temperature"
+                "step='ancestral', or score_temperature"
             )
         self._check_weights(task, guided_by_classifier)
         self.grid(task)
@@ -109,24 +105,21 @@ class SamplingSettings:
         if not np.isfinite(w).all():
             raise ValueError(f"w={w}: need finite guidance weights")
         if task.label_input != "with_null" and np.any(w):
-            raise ValueError(
-                f"w={w}: this network has no null label to guide with; leave w at 0, and guide it "
-                "with a classifier"
-            )
+            raise ValueError(f"w={w}: this network has no null label; use w=0 and a classifier")
         if not np.isfinite(by).all():
             raise ValueError(f"classifier_w={by}: need a finite number, or one per sample")
         if np.any(by) and not guided_by_classifier:
             raise ValueError(f"classifier_w={by} without a classifier: give one")
 
     def traced(self) -> dict[str, Any]:
-        """The numbers that are data of the program, the same for all samples."""
+        """Traced scalars of the program, shared by all samples."""
         names = ("logvar_interp", "noise_temperature", "score_temperature")
         return {name: np.float32(getattr(self, name)) for name in names}
 
     def to_json(self, task: Experiment) -> dict[str, Any]:
-        """Filled settings of one weight as JSON values, num_steps being T of any grid.
+        """Filled settings of one weight as JSON values; num_steps is the T of any grid.
 
-        1 and 1.0 are the same number in it, so that its digest is the same.
+        Integers other than num_steps become floats, so 1 and 1.0 have the same digest.
         """
         values = dataclasses.asdict(self) | {"num_steps": len(self.grid(task))}
         kept = ("num_steps", "clip_x")

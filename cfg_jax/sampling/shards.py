@@ -2,12 +2,11 @@
 
     shard k:  samples_{k S}_{min((k + 1) S, N)}.npz,   images uint8 [n, H, W, C], labels int32 [n]
 
-Samples 0..N - 1 lie in shards of S, each one complete file named by its first index and the one
-after its last. Sample i depends on the settings, the seed and i alone (`samples`). Files are
-bit-identical whatever interrupted the run, and for any number of processes that its devices are
-divided among; another batch size or number of devices rounds differently, by a grey level in some
-pixel. Process p of P draws the shards k with k % P = p on its own devices. `manifest.json` records
-the settings.
+Samples 0..N - 1 are split into shards of S samples; a file name holds the shard's first index and
+the index after its last. Sample i depends only on the settings, the seed and i (`samples`). Files
+are bit-identical after any interruption, and for any division of the devices among processes.
+Another batch size or number of devices rounds differently, by a grey level in some pixels. Process
+p of P draws the shards k with k % P = p on its own devices. `manifest.json` records the settings.
 """
 
 import contextlib
@@ -36,23 +35,22 @@ MANIFEST = "manifest.json"
 def sample_to_files(
     samples: Samples, folder: Path, *, batch_size: int = 256, shard_size: int = 1000
 ) -> list[Path]:
-    """Draws the samples that no file in `folder` has; returns the paths of all shards, in order.
+    """Draws the samples missing in `folder`; returns the paths of all shards, in order.
 
-    A complete shard is not drawn again; a damaged one is. Memory holds one shard. Every process of
-    a run calls this, and returns once all are done. Meanwhile process 0 holds a lock beside the
-    folder, `<folder>.lock`; buckets have none.
+    Complete shards are kept, damaged ones are drawn again. Memory holds one shard. Every process of
+    a run calls this; all return when the last one is done. Until then process 0 holds the lock
+    `<folder>.lock`, except on buckets.
 
     Args:
-      folder: of these samples alone, seen by all processes; made if it is not there.
-      batch_size: samples at a time, of all processes together; not recorded.
-      shard_size: S, samples in a file.
+      folder: folder of these samples only, shared by all processes; created if missing.
+      batch_size: global batch size over all processes; not recorded.
+      shard_size: S, samples per file.
 
     Raises:
-      ValueError: what `Samples.check` refuses, sizes below 1, a folder of other settings or of
-        unknown ones, that another program writes to, or that a process cannot see.
-      FloatingPointError: samples not finite.
-      OSError: a folder that cannot be written, that has files which are not of these samples, or
-        that lacks samples when all are done.
+      ValueError: settings that `Samples.check` rejects, a size below 1, or a folder that has
+        other or unknown settings, has another writer or is invisible to a process.
+      FloatingPointError: the samples are not finite.
+      OSError: the folder is not writable, has files of other samples, or is incomplete at the end.
     """
     for name, size in (("batch_size", batch_size), ("shard_size", shard_size)):
         if size < 1:
@@ -69,7 +67,7 @@ def sample_to_files(
         own = shards[jax.process_index() :: jax.process_count()]
         _draw_missing(samples, own, place, devices.even_batch(_count(shards[:1]), batch_size))
         processes.wait_for_all("all samples are drawn")
-        if processes.is_first():  # a shared disk may show the others files of this moment late
+        if processes.is_first():  # other processes may see new files late on a shared disk
             _check_complete(place, shards)
     return [place.path(shard) for shard in shards]
 
@@ -81,7 +79,7 @@ def _count(shards: Sequence[Range]) -> int:
 def _claim(
     place: RangeFiles, settings: dict[str, Any], model: Model, held: contextlib.ExitStack
 ) -> None:
-    """Takes the lock of a folder, and writes the manifest of one that has no samples yet."""
+    """Acquires the lock of a folder; writes the manifest if there are no samples yet."""
     held.callback(hold_beside(place.folder))
     if any(place.paths()):
         return
@@ -92,16 +90,16 @@ def _claim(
 
 
 def _check_settings(folder: Path, ours: dict[str, Any]) -> None:
-    """Refuses a folder of other or unknown settings, or one that a process does not see."""
+    """Raises ValueError for different or unknown settings, or a folder not visible everywhere."""
     path = folder / MANIFEST
     seen = processes.of_each(path.exists())
     if seen[0] and not all(seen):
         raise ValueError(
-            f"process {seen.index(0)} does not see {folder}, which the first one does: give a "
-            "folder that all of them share"
+            f"process {seen.index(0)} cannot see {folder}, but process 0 can: give a folder that "
+            "all processes share"
         )
     if not path.exists():
-        raise ValueError(f"{folder} holds samples, and no {MANIFEST} says of what: give another")
+        raise ValueError(f"{folder} holds samples but no {MANIFEST}: give another folder")
     try:
         described = json.loads(path.read_text())
         theirs = dict(described["settings"])
@@ -109,43 +107,43 @@ def _check_settings(folder: Path, ours: dict[str, Any]) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         intact = False
     if not intact:
-        raise ValueError(f"{path} cannot be read, or was altered: give another folder")
-    # Digests come last: another step of the checkpoint says more to a reader.
+        raise ValueError(f"{path} cannot be read, or was changed: give another folder")
+    # Digests come last, because another checkpoint step is more informative.
     for field in sorted(ours | theirs, key=lambda field: field in ("model", "classifier")):
         their, our = theirs.get(field), ours.get(field)
         if json.dumps(our) != json.dumps(their):  # NaN equals NaN
             raise ValueError(
-                f"{folder} holds samples of {field}={their}, not {our}: ask for the same, or give "
+                f"{folder} holds samples with {field}={their}, not {our}: use that value or "
                 "another folder"
             )
 
 
 def _check_strays(place: RangeFiles, shards: Sequence[Range]) -> None:
-    """Refuses a folder with a file that is named as samples are and is none of `shards`."""
+    """Raises OSError for a file that is named like a shard but is not one of `shards`."""
     for shard in sorted(set(place.found()).difference(shards)):
         raise OSError(
-            f"{place.path(shard)} holds samples that another file holds as well, or that are "
-            f"beyond the {shards[-1].stop} asked for: remove what is not of this folder"
+            f"{place.path(shard)} overlaps another file, or exceeds the {shards[-1].stop} "
+            "requested samples: remove it, or use another folder"
         )
 
 
 def _check_complete(place: RangeFiles, shards: Sequence[Range]) -> None:
-    """Refuses, by name, a file that is none of `shards` and a sample that is in no file."""
+    """Raises OSError naming a file that is not one of `shards`, or the first missing sample."""
     _check_strays(place, shards)
     reached, num_samples = place.reached(shards[-1].stop), shards[-1].stop
     if reached < num_samples:
         raise OSError(
-            f"sample {reached} of {num_samples} is in no file of {place.folder}: start again to "
-            "draw it; several processes need a folder that all of them see"
+            f"sample {reached} of {num_samples} is missing from {place.folder}: run again to draw "
+            "it, with a folder that all processes share"
         )
 
 
 def _is_complete(path: Path, count: int, shape: tuple[int, ...]) -> bool:
-    """Whether a file is there and holds `count` samples, every byte of them readable."""
+    """Whether a file exists and holds `count` samples, all of them readable."""
     if not path.exists():
         return False
     try:
-        # Reading an array compares it with the checksum that the archive has of it.
+        # Reading an array verifies its checksum in the archive.
         with files.open_npz(path) as file:
             drawn, labels = file["images"], file["labels"]
         if drawn.shape == (count, *shape) and drawn.dtype == np.uint8 and labels.shape == (count,):
@@ -153,14 +151,14 @@ def _is_complete(path: Path, count: int, shape: tuple[int, ...]) -> bool:
         why = f"images of {drawn.shape}"
     except Exception as error:  # a damaged file raises many types
         why = manifest.reason(error)
-    logging.warning("%s is damaged (%s): its samples are drawn again", path, why)
+    logging.warning("%s is damaged (%s): drawing its samples again", path, why)
     return False
 
 
 def _draw_missing(
     samples: Samples, own: Sequence[Range], place: RangeFiles, batch_size: int
 ) -> None:
-    """Writes those of this process's shards that are absent or damaged."""
+    """Writes the shards of this process that are missing or damaged."""
     shape, total = samples.model.shape, _count(own)
     missing = [s for s in own if not _is_complete(place.path(s), _count([s]), shape)]
     with Progress(total - _count(missing), total, "image", lines=True) as progress:

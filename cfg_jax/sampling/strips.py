@@ -3,7 +3,7 @@
     strip = Strip(model, labels=[0, 7], weights=[0.0, 1.0, 3.0])
     strip.picture(strip.draw())
 
-A row has the same noise in every column and at every step: only guidance changes along it.
+The noise is the same in every column of a row, at every step; only the guidance differs.
 """
 
 import dataclasses
@@ -34,15 +34,15 @@ PREVIEW_LABELS = 10
 class Strip:
     """A request for samples of some labels at several weights.
 
-    model: to sample from.
-    labels: each 0..num_classes, the last for "no label".
-    weights: guidance weights w, one for each column.
-    classifier_weights: weights of the classifier, as `columns` pairs them with `weights`.
-    settings: all but the two weights.
-    classifier: noisy classifier that guides as well.
-    seed: row r of all labels and samples draws from fold_in(key(seed), r).
-    samples_per_label: rows for each label.
-    batch_size: samples drawn at a time; the last batch is filled up, so one shape is compiled.
+    model: model to sample from.
+    labels: labels in 0..num_classes; num_classes means "no label".
+    weights: guidance weights w, one per column.
+    classifier_weights: classifier weights; `columns` pairs them with `weights`.
+    settings: all settings except the two weights.
+    classifier: noisy classifier for classifier guidance.
+    seed: random seed; row r, counted over all labels, uses fold_in(key(seed), r).
+    samples_per_label: rows per label.
+    batch_size: samples per batch; the last batch is padded, so one shape is compiled.
     """
 
     model: Model
@@ -62,17 +62,17 @@ class Strip:
 
     @property
     def names(self) -> np.ndarray:
-        """A name for every label."""
+        """Label names, one per label."""
         return np.asarray([*self.model.label_names, "no label"])[np.asarray(self.labels)]
 
     def check(self) -> None:
-        """Refuses what `Model.check` refuses in a column, with a ValueError; derives no key."""
+        """Raises ValueError for a column that `Model.check` rejects; derives no key."""
         for w, classifier_w in np.asarray(self.columns, np.float32).tolist():
             settings = self.settings.replace(w=w, classifier_w=classifier_w)
             self.model.check(settings, np.asarray(self.labels), classifier=self.classifier)
 
     def draw(self) -> np.ndarray:
-        """Samples x [labels, samples_per_label, columns, ...], float32, after `check`."""
+        """Checks, then draws x [labels, samples_per_label, columns, ...], float32."""
         self.check()
         pairs = np.asarray(self.columns, np.float32)
         keys, labels = self.rows()
@@ -87,12 +87,12 @@ class Strip:
         return x.reshape(-1, self.samples_per_label, len(pairs), *self.model.shape)
 
     def rows(self) -> tuple[Key, np.ndarray]:
-        """A key and a label for every row."""
+        """Keys and labels, one per row."""
         labels = np.repeat(np.asarray(self.labels, np.int32), self.samples_per_label)
         return keys_lib.per_example(jax.random.key(self.seed), labels.size), labels
 
     def picture(self, x: np.ndarray) -> Picture:
-        """Samples of `draw` as a captioned grid of images, or as a scatter plot of points."""
+        """A captioned grid of the images x, or a scatter plot of the points x."""
         titles = [caption(*pair) for pair in self.columns]
         if x.ndim == 6:
             grid = images.to_images(x).reshape(-1, *x.shape[2:])
@@ -102,13 +102,13 @@ class Strip:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Upsampler:
-    """The second stage of a cascade, which enlarges the images of a strip.
+    """Second stage of a cascade, which enlarges the images of a strip.
 
     Guidance acts on the small images only: Dhariwal & Nichol 2021, section 4.4.
 
-    model: with a low_res_shape.
-    settings: of this stage.
-    batch_size: images enlarged at a time.
+    model: model with a low_res_shape.
+    settings: sampling settings of this stage.
+    batch_size: images per batch.
     """
 
     model: Model
@@ -116,31 +116,31 @@ class Upsampler:
     batch_size: int = 256
 
     def check(self, base: Model) -> None:
-        """Refuses a base model of other images or labels, and what `Model.check` refuses."""
+        """Raises ValueError for a mismatched base model, or settings `Model.check` rejects."""
         model = self.model
         if model.low_res_shape is None:
-            raise ValueError("the upsampler's checkpoint is of a model without a low_res image")
+            raise ValueError("the upsampler's model has no low_res input: give an upsampler")
         if model.low_res_shape != base.shape:
             raise ValueError(
-                f"the upsampler enlarges images of {model.low_res_shape}, the model makes "
-                f"{base.shape}: give a pair that fits"
+                f"the upsampler enlarges images of {model.low_res_shape}, the model draws "
+                f"{base.shape}: give a matching pair"
             )
         if model.label_names != base.label_names:
             raise ValueError(
-                f"the upsampler knows {len(model.label_names)} labels by other names than the "
-                f"model's {len(base.label_names)}: give a pair trained on the same data"
+                f"the upsampler's {len(model.label_names)} label names differ from the model's "
+                f"{len(base.label_names)}: give a pair trained on the same data"
             )
         model.check(self.settings)
 
     def draw(self, strip: Strip, x: np.ndarray) -> np.ndarray:
-        """Larger x [labels, samples, columns, H, W, C] of a strip's x, rounded to 8 bits before.
+        """Enlarges a strip's x, rounded to 8 bits, to [labels, samples, columns, H, W, C].
 
-        The noise, too, is the same along a row. ValueError for what `check` refuses.
+        The noise is the same along a row. Raises ValueError for a pair that `check` rejects.
         """
         self.check(strip.model)
         small = images.to_images(x).reshape(-1, *x.shape[3:]).astype(np.float32) / 127.5 - 1
         keys, labels = strip.rows()
-        # Another stream than the small images' own: their first noise has the same key otherwise.
+        # Otherwise the first noise would have the same key as the small images' first noise.
         keys = keys_lib.stream(keys, "upsampled")
 
         def draw(place):
@@ -155,28 +155,27 @@ class Upsampler:
 def columns(
     weights: Sequence[float], classifier_weights: Sequence[float] = (0.0,)
 ) -> list[tuple[float, float]]:
-    """(w, classifier_w) of every column: the two lists side by side, one of length 1 repeated.
+    """(w, classifier_w) of every column: the two lists paired, a list of length 1 repeated.
 
-    Raises:
-      ValueError: lists of unlike lengths, neither of them 1.
+    Raises ValueError for lists of different lengths if neither length is 1.
     """
     lists = (list(weights), list(classifier_weights))
     count = max(map(len, lists))
     if {*map(len, lists)} - {1, count}:
         raise ValueError(
-            f"{len(weights)} guidance weights with {len(classifier_weights)} of the classifier: "
-            "give as many of each, or one"
+            f"{len(weights)} guidance weights with {len(classifier_weights)} classifier weights: "
+            "give equally many, or one of either"
         )
     return list(zip(*(values * (count // len(values)) for values in lists), strict=True))
 
 
 def caption(w: float, classifier_w: float) -> str:
-    """The heading of a column."""
+    """Heading of a column."""
     return f"w = {w:g}" + (f"\nclassifier {classifier_w:g}" if classifier_w else "")
 
 
 def preview(model: Model, weights: Sequence[float], directory: Path) -> Path:
-    """A picture of a few samples of each of the first labels, named by the training step."""
+    """Saves a picture of a few samples of the first labels; the file name has the step."""
     labels = range(min(PREVIEW_LABELS, model.null_label))
     many = 1 if len(model.shape) == 3 else 200
     strip = Strip(model, labels, weights, samples_per_label=many)
@@ -192,12 +191,11 @@ def write_guidance_strip(
 
     The `.npz` holds `images` uint8 [labels, samples_per_label, columns, H, W, C] (for points `x`,
     float32), `labels`, `w` and `classifier_w` of the columns, `label_names`, `seed`, `num_steps`
-    and the model's `step`. With an upsampler `images` are the large ones, `small_images` the
-    others. File names depend on every setting, so that samples of other settings stay.
+    and the model's `step`. With an upsampler, `images` are enlarged and `small_images` are its
+    inputs. File names depend on every setting, so samples of other settings are not overwritten.
 
-    Raises:
-      ValueError: what `Model.check` refuses, a model and an upsampler that do not fit.
-      OSError: a directory that cannot be written.
+    Raises ValueError for settings that `Model.check` rejects and a mismatched upsampler, OSError if
+    the directory is not writable.
     """
     if upsampler is not None:
         upsampler.check(strip.model)
@@ -219,7 +217,7 @@ def write_guidance_strip(
 
 
 def _name(strip: Strip, settings: dict[str, Any], upsampler: Upsampler | None) -> str:
-    """Step, weights, T and seed for a reader, and a digest of the rest."""
+    """File name with step, weights, T, seed and a digest of the rest."""
     by, large = strip.classifier, upsampler and upsampler.model
     identity = {
         "settings": settings,
@@ -236,7 +234,7 @@ def _name(strip: Strip, settings: dict[str, Any], upsampler: Upsampler | None) -
 
 
 def _settings(stage: Strip | Upsampler) -> dict[str, Any]:
-    """The filled settings as JSON values."""
+    """Filled settings as JSON values."""
     model = stage.model
     return stage.settings.filled(model.config.sampling).to_json(model.experiment)
 
@@ -244,6 +242,6 @@ def _settings(stage: Strip | Upsampler) -> dict[str, Any]:
 def _in_batches(
     draw: Callable[[np.ndarray], np.ndarray], count: int, batch_size: int
 ) -> np.ndarray:
-    """draw(place [B]) of the places 0..count - 1, B at a time: [count, ...]."""
+    """Evaluates draw(place [B]) for places 0..count - 1, B at a time: [count, ...]."""
     batches = track(devices.index_batches(0, count, min(batch_size, count)), "batch")
     return np.concatenate([draw(place)[:num_new] for place, num_new in batches])

@@ -1,4 +1,4 @@
-"""A trained network, which draws samples or guides: parameters, config and data."""
+"""A trained network that draws samples or guides: parameters, config and data description."""
 
 import functools
 from typing import Any
@@ -12,16 +12,16 @@ from cfg_jax.storage import manifest
 
 
 class Trained:
-    """Averaged parameters, and the network that they belong to.
+    """EMA parameters and the network they belong to.
 
     Attributes:
-      config: what it was trained with.
-      params: the exponential moving average of the parameters; placed on all devices at first use,
-        since placing compiles and a request may still be refused.
-      step: the training step it was saved at.
-      shape: of one example, (H, W, C) or (D,).
-      label_names: one per class; labels are their indices.
-      experiment: the network without its parameters, hashable.
+      config: training config.
+      params: exponential moving average of the parameters. They are placed on all devices at first
+        use, because placing compiles and a request may still be rejected.
+      step: training step of the checkpoint.
+      shape: shape of one example, (H, W, C) or (D,).
+      label_names: one name per class; labels index them.
+      experiment: network without parameters, hashable.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Trained:
 
     @functools.cached_property
     def params(self) -> Any:
-        """See the class."""
+        """EMA parameters on all devices."""
         with jax.ensure_compile_time_eval():  # the first use may be inside a traced function
             return devices.replicate(self.__dict__.pop("_loaded"))
 
     @property
     def sha256(self) -> str:
-        """Fingerprint of the parameters, in hexadecimal."""
+        """SHA-256 of the parameters, in hexadecimal."""
         return manifest.sha256(self.__dict__["_loaded" if "_loaded" in self.__dict__ else "params"])

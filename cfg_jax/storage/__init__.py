@@ -1,1 +1,1 @@
-"""Checkpoints on disk, their digests, and the lock of a folder."""
+"""Checkpoints on disk, their digests, and folder locks."""

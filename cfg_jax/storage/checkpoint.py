@@ -1,11 +1,10 @@
-"""How is a run kept on disk, and which step may be trusted when it is read back?
+"""Checkpoints of a run, verified by digests when they are restored.
 
 A step is a directory `<directory>/<step>` with four items: `state` and `ema` (trees of arrays),
-`config` and `meta` (JSON; `manifest.py` says what is in it).
+`config` and `meta` (JSON, described in `manifest.py`).
 
-Orbax writes, commits and removes steps. It returns a flipped byte without complaint, casts to
-another dtype in silence and takes the newest step for a good one; checking what it returns and
-falling back to an older step are added here. When to save is left to `training`.
+Orbax writes, commits and removes steps. It does not detect flipped bytes, casts dtypes silently and
+trusts the newest step. This module verifies restored items and falls back to older steps.
 """
 
 import contextlib
@@ -27,7 +26,7 @@ from cfg_jax.storage.lock import hold_beside
 
 
 class Restored(NamedTuple):
-    """A step that was read back; `state` is None where only the averaged parameters were."""
+    """A restored step; `state` is None if only the EMA parameters were read."""
 
     step: int
     state: Any
@@ -37,12 +36,12 @@ class Restored(NamedTuple):
 
 
 class SaveError(OSError):
-    """A step could not be written; those written before it are as they were."""
+    """A step could not be written; earlier steps are unchanged."""
 
     def __init__(self, step: int | None, error: Exception):
         super().__init__(
-            f"step {step} was not written, earlier ones are untouched ({manifest.reason(error)}): "
-            "look for a full disk or missing permissions, then save again."
+            f"step {step} was not written, earlier ones are unchanged ({manifest.reason(error)}): "
+            "check for a full disk or missing permissions, then save again."
         )
         self.step = step
 
@@ -50,15 +49,15 @@ class SaveError(OSError):
 class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of one run, written in the background. A context manager.
 
-    A directory has one writer, which holds a lock beside it, `<directory>.lock`. All processes of
-    a run call the same methods; process 0 holds the lock and clears away.
+    A directory has one writer. All processes of a run call the same methods; process 0 holds the
+    lock `<directory>.lock` and removes partial and damaged steps.
 
-    Kept are the `keep_latest` newest steps, those divisible by `keep_every` (None: no such rule)
-    and the `keep_best` with the lowest finite loss; others go once a newer one is on disk.
+    A step is kept if it is one of the `keep_latest` newest, divisible by `keep_every` (if not
+    None), or one of the `keep_best` with the lowest finite loss. Other steps are deleted once a
+    newer one is on disk.
 
-    Raises:
-      ValueError: `directory` is a file or another process writes to it, the disk is full, or a
-        number is out of range.
+    Raises ValueError if `directory` is a file or another process writes to it, if the disk is full,
+    or for a number out of range.
     """
 
     def __init__(
@@ -71,8 +70,8 @@ class Checkpoints(contextlib.AbstractContextManager):
     ):
         if min(keep_latest, keep_best + 1, 1 if keep_every is None else keep_every) < 1:
             raise ValueError(
-                f"{keep_latest=}, {keep_every=}, {keep_best=}: expected 1 or more, for keep_every "
-                "also None and for keep_best also 0."
+                f"{keep_latest=}, {keep_every=}, {keep_best=}: need 1 or more; keep_every may be "
+                "None, keep_best may be 0."
             )
         self._losses: dict[int, float] = {}
         policies = ocp.checkpoint_managers
@@ -105,25 +104,24 @@ class Checkpoints(contextlib.AbstractContextManager):
         meta: Mapping[str, Any],
         loss: float,
     ) -> None:
-        """Starts writing one step; the arrays may be donated after it.
+        """Starts writing one step; the arrays may be donated once this returns.
 
         Args:
-          step: larger than `latest_step()`.
-          state, ema: trees of replicated arrays, no typed PRNG keys among them.
-          config, meta: what JSON can hold; tuples are read back as lists, and `meta` gains the
-            keys that `manifest.py` names.
-          loss: scalar at this step, lower is better.
+          step: training step, larger than `latest_step()`.
+          state, ema: trees of replicated arrays, without typed PRNG keys.
+          config, meta: JSON values; tuples become lists, `meta` gains the keys of `manifest.py`.
+          loss: scalar loss at this step, lower is better.
 
         Raises:
-          ValueError: `step` is too small, or JSON cannot hold `config` or `meta`.
-          SaveError: its `step` was not written. If that is an earlier one, this one is under way.
+          ValueError: `step` is too small, or `config` or `meta` is not JSON-serialisable.
+          SaveError: `error.step` was not written. If that is an earlier step, this one is running.
         """
         failure = self._settle()
         latest = self.latest_step()
         if latest is not None and step <= latest:
             raise ValueError(
-                f"step {step} cannot be saved: step {latest} is there already and steps only grow; "
-                "compare with latest_step(), or save to another directory."
+                f"step {step} cannot be saved: it must be above the latest step, {latest}; compare "
+                "with latest_step(), or save to another directory."
             ) from failure
         trees = {"state": state, "ema": ema}
         config, meta = manifest.describe(trees, config, meta, loss)
@@ -140,22 +138,22 @@ class Checkpoints(contextlib.AbstractContextManager):
             raise failure
 
     def restore_latest(self, state: Any, ema: Any) -> Restored | None:
-        """The newest step that reads back complete; None where nothing was ever saved.
+        """Restores the newest valid step; returns None if there are no steps.
 
-        One that does not (an error, a missing item, a digest that differs) is moved to
-        `<directory>.corrupt/` with a warning, after an older one has been read in its stead.
+        A newer invalid step (an error, a missing item, a different digest) is moved to
+        `<directory>.corrupt/` with a warning, once an older step has been restored.
 
         Args:
           state, ema: trees of arrays or `jax.ShapeDtypeStruct` with the structure, shapes, dtypes
             and shardings to restore; a leaf without sharding goes to the first local device.
 
         Raises:
-          manifest.MismatchError: a ValueError; names a leaf of another shape or dtype. None moves.
-          ValueError: there are checkpoints and none can be read. None moves.
+          manifest.MismatchError: a ValueError; a leaf has another shape or dtype. No step moves.
+          ValueError: no existing step can be restored. No step moves.
           SaveError: the running save failed.
         """
         self.wait()
-        # A disk may show another process one step more; the oldest of very many are not needed.
+        # The disk may show other processes a newer step. Of many steps the oldest are not needed.
         steps = processes.of_first(self._manager.all_steps()[-50:])
         if not steps:
             return None
@@ -178,7 +176,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             raise failure
 
     def close(self) -> None:
-        """Waits and releases threads, whatever happens. Raises SaveError if the save failed."""
+        """Waits for the save and releases all resources. Raises SaveError if the save failed."""
         try:
             self.wait()
         finally:
@@ -190,30 +188,27 @@ class Checkpoints(contextlib.AbstractContextManager):
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            # Orbax has already struck off its list the steps this save would have replaced.
+            # Orbax has already removed from its list the steps that this save would replace.
             self._manager.reload()
             failure = SaveError(step, error)
-        # Not only after a failure: its other threads may still write for a moment.
+        # Without a failure too: threads of an earlier failed save may have written since.
         _remove_partial(self._manager.directory)
         return failure
 
     def _read_loss(self, step: int) -> float:
         try:
             return float(_read_json(self._manager, step)[1]["loss"])
-        except Exception:  # such a step is never among the best; restoring says what is wrong
+        except Exception:  # never among the best; restoring reports the fault
             return math.inf
 
 
 def load_ema(directory: str | os.PathLike[str], step: int | None = None) -> Restored:
-    """The averaged parameters of a run: a nested dict on the first local device.
+    """Restores the EMA parameters of a run: a nested dict on the first local device.
 
-    Needs neither model nor optimizer, writes nothing, and may be called while the run goes on.
+    Needs neither model nor optimizer, writes nothing, and may be called during training. Without a
+    `step` the newest valid one is restored, with a warning for each newer one.
 
-    Args:
-      step: None for the newest that reads back complete; a warning names those that do not.
-
-    Raises:
-      ValueError: no checkpoint there, no such step, none readable, or not written by cfg_jax.
+    Raises ValueError if the step is missing, not readable or not written by cfg_jax.
     """
     with _open(directory, create=False) as manager:
         steps = manager.all_steps()
@@ -230,7 +225,7 @@ def load_ema(directory: str | os.PathLike[str], step: int | None = None) -> Rest
 
 @dataclasses.dataclass
 class _LowestLoss:
-    """Preservation policy. Orbax's own keeps the loss in a file that, damaged, locks the run."""
+    """Keeps the n lowest losses. Orbax's policy needs a file that, if damaged, stops the run."""
 
     n: int
     losses: Mapping[int, float]
@@ -252,14 +247,14 @@ def _path(directory: str | os.PathLike[str]) -> epath.Path:
 
 class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
-        # Asked for its log alone, it would set back the count by which `preemption` agrees.
+        # Orbax uses the result only for a log, and the query would reset `preemption`'s count.
         return False
 
 
 def _open(directory: str | os.PathLike[str], **options: Any) -> ocp.CheckpointManager:
     path = _path(directory)
-    # Made in the background, a directory that cannot be made holds the process at its exit until
-    # the threads that wait for it give up, after 20 minutes.
+    # If a directory cannot be created in the background, the waiting threads delay the exit of the
+    # process by 20 minutes.
     at_once = ocp.AsyncOptions(create_directories_asynchronously=False)
     options = ocp.CheckpointManagerOptions(async_options=at_once, **options)
     return _Manager(path, options=options)
@@ -268,7 +263,7 @@ def _open(directory: str | os.PathLike[str], **options: Any) -> ocp.CheckpointMa
 def _read(
     manager: ocp.CheckpointManager, step: int, target: Mapping[str, Any] | None = None
 ) -> Restored:
-    """A step whose digests hold: the trees of `target`, or without one the EMA as it was saved."""
+    """Restores a step with valid digests: the trees of `target`, or the EMA as saved."""
     config, meta = _read_json(manager, step)
     handler, place = ocp.StandardCheckpointHandler(), manager.directory / str(step)
     saved = {item: handler.metadata(place / item).tree for item in target or ["ema"]}
@@ -295,7 +290,7 @@ def _read_arrays(
 
     def placed(leaf: Any) -> jax.ShapeDtypeStruct:
         sharding = getattr(leaf, "sharding", None)
-        here = isinstance(sharding, jax.sharding.Sharding)  # metadata names the devices of then
+        here = isinstance(sharding, jax.sharding.Sharding)  # metadata has the devices of the save
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding if here else default)
 
     items = {item: ocp.args.StandardRestore(jax.tree.map(placed, target[item])) for item in target}
@@ -305,7 +300,7 @@ def _read_arrays(
 
 
 def _remove_partial(directory: epath.Path) -> None:
-    """Frees the space of saves that failed or were killed; the next one may need it."""
+    """Deletes saves that failed or were killed; the next one may need the space."""
     if not processes.is_first():
         return
     with contextlib.suppress(OSError):

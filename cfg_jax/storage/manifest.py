@@ -1,15 +1,15 @@
-"""What does a checkpoint say about itself, and which is the newest where that holds?
+"""Metadata of a checkpoint, its verification, and the choice of the newest valid checkpoint.
 
-Beside what the caller puts there, the `meta` of a checkpoint carries
+Besides the caller's entries, the `meta` of a checkpoint holds
 
     schema      layout of the checkpoint, an integer
-    loss        what "best" is measured by
-    versions    of jax, flax, optax, orbax-checkpoint and cfg_jax
-    digests     crc32 of the bytes of every leaf of `state` and `ema`, and of `config` and all else
-                in `meta` as JSON
+    loss        criterion for the best checkpoints, lower is better
+    versions    versions of jax, flax, optax, orbax-checkpoint and cfg_jax
+    digests     CRC-32 of the bytes of every leaf of `state` and `ema`, and of the JSON text of
+                `config` and of the rest of `meta`
 
-A leaf is named by its path, `params/conv/kernel`, which is the same for a dataclass and for the
-dict read back without knowing that class. Files and directories are left to `checkpoint.py`.
+A leaf is named by its path, `params/conv/kernel`. A dataclass and the dict restored from it have
+the same paths. `checkpoint.py` handles files and directories.
 """
 
 import hashlib
@@ -31,24 +31,21 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "cfg_jax")
 
 
 class MismatchError(ValueError):
-    """A complete checkpoint, but not the one requested: other leaves, or another schema."""
+    """A complete checkpoint with other leaves or another schema than requested."""
 
 
 def describe(
     trees: Mapping[str, Any], config: Mapping[str, Any], meta: Mapping[str, Any], loss: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Copies of `config` and `meta` as JSON will hold them, `meta` with the keys named above.
+    """Copies `config` and `meta` as JSON values, and adds the keys listed above to `meta`.
 
-    Args:
-      trees: name -> tree of arrays; every leaf is fetched to the host.
-
-    Raises:
-      ValueError: JSON cannot hold `config` or `meta`.
+    `trees` maps names to trees of arrays, whose leaves are fetched to the host. Raises ValueError
+    if `config` or `meta` is not JSON-serialisable.
     """
     try:
         config, meta = json.loads(json.dumps([dict(config), dict(meta)]))
     except TypeError as error:
-        raise ValueError(f"config and meta must be what JSON can hold: {error}.") from error
+        raise ValueError(f"config and meta must be JSON-serialisable: {error}.") from error
     digests = {name: _digests(tree) for name, tree in trees.items()}
     meta |= {"schema": SCHEMA, "loss": float(loss), "versions": versions()}
     digests |= {"config": _crc_json(config), "meta": _crc_json(meta)}
@@ -56,7 +53,7 @@ def describe(
 
 
 def check_json(config: dict[str, Any], meta: dict[str, Any]) -> None:
-    """Raises MismatchError for a schema unknown here, ValueError for what a digest contradicts."""
+    """Raises MismatchError for an unknown schema, ValueError for a digest mismatch."""
     written = meta.get("digests", {})
     own = {name: value for name, value in meta.items() if name != "digests"}
     if "meta" in written and _crc_json(own) != written["meta"]:
@@ -71,23 +68,19 @@ def check_json(config: dict[str, Any], meta: dict[str, Any]) -> None:
 
 
 def check_leaves(found: Any, wanted: Any) -> None:
-    """Raises MismatchError naming the first leaf that differs in path, shape or dtype.
-
-    Args:
-      found, wanted: trees whose leaves have `shape` and `dtype`.
-    """
+    """Raises MismatchError naming the first leaf that differs in path, shape or dtype."""
     there, here = _leaves(found), _leaves(wanted)
     for path in here | there:
         forms = [_form(leaves.get(path)) for leaves in (there, here)]
         if forms[0] != forms[1]:
             raise MismatchError(
-                f"{path} is {forms[0]} there and {forms[1]} here; use the config that wrote it, "
+                f"{path} is {forms[0]} on disk and {forms[1]} here; use the config that wrote it, "
                 "or another directory."
             )
 
 
 def check_digests(trees: Mapping[str, Any], meta: dict[str, Any]) -> None:
-    """Raises ValueError naming a leaf of `trees` that is not the one `meta` was written for."""
+    """Raises ValueError naming a leaf of `trees` whose digest differs from that in `meta`."""
     for name, tree in trees.items():
         digests = _digests(tree)
         written = meta["digests"][name]
@@ -102,15 +95,14 @@ def newest_whole(
     read: Callable[[int], _T],
     agree: Callable[[bool], bool] = bool,
 ) -> tuple[_T, list[int]]:
-    """`read` of the newest of `steps` for which it succeeds, and the steps newer than that one.
+    """Returns `read(step)` of the newest step for which it succeeds, and all newer steps.
 
     Args:
-      steps: ascending, not empty.
-      agree: whether all who read a step could, from whether this one could.
+      steps: steps in ascending order, not empty.
+      agree: maps success in this process to success in all processes.
 
-    Raises:
-      MismatchError: from the first `read` that raises one; older steps are not tried.
-      ValueError: `read` fails for every step.
+    Raises MismatchError if a `read` raises it, without trying older steps, and ValueError if `read`
+    fails for every step.
     """
     reasons: dict[int, str] = {}
     for step in reversed(steps):
@@ -128,8 +120,8 @@ def newest_whole(
             logging.warning("checkpoint %d in %s cannot be read: %s", bad, directory, why)
         return whole, list(reasons)
     raise ValueError(
-        f"no readable checkpoint in {directory}, which stays as it is; step {steps[-1]}: "
-        f"{reasons[steps[-1]]}. Use a copy of it, or another directory to start from step 0."
+        f"no readable checkpoint in {directory}, which is left unchanged; step {steps[-1]}: "
+        f"{reasons[steps[-1]]}. Restore a backup, or use another directory to start from step 0."
     )
 
 
@@ -137,17 +129,17 @@ def reason(error: Exception) -> str:
     """Type and message of an error on one line of at most 403 characters."""
     error = error.__cause__ or error  # orbax wraps some in a bare Exception
     line = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
-    # Orbax says what it did at the head, the operating system why it failed at the tail.
+    # Orbax names its action at the head, the operating system the cause at the tail.
     return line if len(line) <= 400 else f"{line[:200]}...{line[-200:]}"
 
 
 def versions() -> dict[str, str]:
-    """The versions of the packages that a number depends on."""
+    """Versions of the packages that results depend on."""
     return {package: version(package) for package in _PACKAGES}
 
 
 def version(package: str) -> str:
-    """The version of a package, or "not installed"."""
+    """Version of a package, or "not installed"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -164,7 +156,7 @@ def sha256(tree: Any) -> str:
 
 
 def sha256_json(value: Any) -> str:
-    """SHA-256 of what JSON can hold, whatever the order of keys, in hexadecimal."""
+    """SHA-256 of JSON values with sorted keys, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
