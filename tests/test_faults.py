@@ -140,7 +140,7 @@ def test_a_run_killed_inside_its_saves_resumes_from_whole_steps_to_the_same_end(
 def test_sigterm_saves_the_step_under_way_and_ends_with_code_75(finished, tmp_path):
     code, out, err = ended(tmp_path, terminate=3)
     assert code == 75, err
-    assert "asked to stop: step 3 of 8 saved" in out
+    assert "stop requested: step 3 of 8 saved" in out
     assert steps_of(tmp_path) == ["2", "3"]
     code, out, err = ended(tmp_path)
     assert code == 0, err
@@ -158,17 +158,17 @@ def test_with_jax_distributed_sigterm_is_left_to_it_and_does_the_same(tmp_path):
     code, out, err = ended(tmp_path, *alone, overrides=rare, terminate=3)
     assert code == 75, err
     (step,) = steps_of(tmp_path)
-    assert f"asked to stop: step {step} of 100000 saved" in out and int(step) >= 3
+    assert f"stop requested: step {step} of 100000 saved" in out and int(step) >= 3
     # A signal that comes before the first step of a resumed run is not lost either.
     code, out, err = ended(tmp_path, *alone, overrides=rare, terminate="early")
     assert code == 75, err
-    assert f"asked to stop: step {int(step) + 1} of 100000 saved" in out
+    assert f"stop requested: step {int(step) + 1} of 100000 saved" in out
 
 
 def test_sigterm_before_the_first_step_stops_after_it(tmp_path):
     code, out, err = ended(tmp_path, terminate="early")
     assert code == 75, err
-    assert "asked to stop: step 1 of 8 saved" in out and steps_of(tmp_path) == ["1"]
+    assert "stop requested: step 1 of 8 saved" in out and steps_of(tmp_path) == ["1"]
 
 
 def test_a_connected_program_that_saves_nothing_is_ended_by_sigterm():
@@ -247,7 +247,7 @@ def test_sigterm_to_one_of_two_processes_saves_one_step_on_both(tmp_path):
     said = ended_together(tmp_path, {}, {"terminate": 3}, overrides=rare)
     assert [code for code, *_ in said] == [75, 75], said
     (step,) = steps_of(tmp_path)
-    assert f"asked to stop: step {step} of 100000 saved" in said[0][1] and int(step) >= 3
+    assert f"stop requested: step {step} of 100000 saved" in said[0][1] and int(step) >= 3
     assert load_ema(tmp_path / "checkpoints").step == int(step)
 
 
@@ -540,7 +540,7 @@ def test_a_thousand_steps_killed_every_ten_seconds_end_as_if_undisturbed(tmp_pat
     begun = time.monotonic()
     code, out, err = ended(tmp_path / "undisturbed", seconds=1800, **arguments)
     assert code == 0, err
-    first = float(re.search(r"first step, with compiling: ([\d.]+) s", out)[1])
+    first = float(re.search(r"first step, including compilation: ([\d.]+) s", out)[1])
     # Of the time that 1,000 steps take here: a hundred of them, or ten seconds, in the mean.
     pace = time.monotonic() - begun - first
     rng, killed = random.Random(0), 0
