@@ -69,11 +69,8 @@ class Due(NamedTuple):
 def due_after(step: int, *, start: int, train: ConfigDict, asked_to_stop: bool, draws: bool) -> Due:
     """Actions due after `step`.
 
-    Args:
-      start: step that the run began at or resumed from.
-      train: config.train.
-      asked_to_stop: stop after this step, with a checkpoint and without a preview.
-      draws: whether the network can draw previews.
+    The run began at or resumed from `start`; `train` is config.train. `asked_to_stop` requests a
+    stop with a checkpoint and without a preview; `draws` allows previews.
     """
     last = step == train.num_steps
     stop = asked_to_stop and not last
@@ -92,11 +89,8 @@ def due_after(step: int, *, start: int, train: ConfigDict, asked_to_stop: bool, 
 class Loop:
     """All steps from `start` to config.train.num_steps, and the work between them.
 
-    Raises FloatingPointError, SaveError and preemption.Interrupted as `run.train`.
-
-    Args:
-      feed: from `watchdog.armed`.
-      asked_to_stop: from `preemption.watched`, called once after every step.
+    `watchdog.armed` yields `feed`; `preemption.watched` yields `asked_to_stop`, called once after
+    every step. Raises FloatingPointError, SaveError and preemption.Interrupted as `run.train`.
     """
 
     def __init__(

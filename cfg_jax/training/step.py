@@ -102,7 +102,6 @@ def make_train_step(
 
     Args:
       loss_fn: (params, keys [b], batch) -> (loss [b], {name: (values [b], weights [b])}).
-      optimizer: optax transformation.
       seed: random seed of all training noise.
       ema_decay: largest decay of the EMA.
       num_microbatches: parts of a device's batch, computed in sequence for one update.
