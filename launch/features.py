@@ -1,7 +1,4 @@
-"""Flags of the feature network and the reference data, shared by evaluation and sweeps.
-
-The feature network of the digits is trained on first use; nothing is downloaded.
-"""
+"""Flags of the feature network and the reference data, shared by evaluation and sweeps."""
 
 from pathlib import Path
 
@@ -27,8 +24,8 @@ SPLIT = flags.DEFINE_string(
 def network_and_reference(model, workdir: str | Path):
     """The feature network and the reference requested by the flags.
 
-    For digits the network is a classifier in `<workdir>/features`, where `workdir` is the model's;
-    `<workdir>/evaluations` keeps the reference. Both are computed after all checks of the flags.
+    For digits the network is a classifier in `<workdir>/features` of the model, trained on first
+    use after all checks of the flags; `<workdir>/evaluations` keeps the reference.
     Raises ValueError for two networks, none for data other than digits, missing weights, split or
     statistics, and sfid without spatial features.
     """

@@ -1,7 +1,4 @@
-"""Flags of a request for samples, defined by import in every program that draws some.
-
-`program.run` calls `check` before JAX is imported.
-"""
+"""Flags of a request for samples, shared by the programs that draw some."""
 
 from absl import flags
 

@@ -52,9 +52,9 @@ def run(
     `check` raises ValueError for bad flags, before JAX is imported and processes are connected.
 
     User errors (ValueError) print one line and exit with 2; environment failures (OSError,
-    RuntimeError, FloatingPointError) print one line and exit with 1. Of several processes only
-    process 0 has standard output. A process that fails alone exits after GRACE_SECONDS, and the
-    others exit because they miss it. Processes that all fail or all succeed exit together.
+    RuntimeError, FloatingPointError) print one line and exit with 1. Only process 0 has
+    standard output. A process that fails alone exits after GRACE_SECONDS, and the others exit
+    because they miss it. Processes that all fail or all succeed exit together.
 
     SIGTERM ends a program, unless it `saves_at_sigterm` and polls `preemption`.
     """

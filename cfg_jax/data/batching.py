@@ -1,8 +1,7 @@
 """Which examples make up batch k?
 
 Batch k is a pure function of (seed, k), so a run resumes from its step alone, on any number of
-processes. Epochs are complete, newly shuffled and contiguous; each process holds a consecutive part
-of the global batch.
+processes. Epochs are complete, newly shuffled and follow one another without a gap.
 """
 
 import functools
@@ -80,11 +79,8 @@ def iterate(
 ) -> Iterator[Mapping[str, Any]]:
     """Items start, start + 1, ... of `batches`, read ahead in the background.
 
-    Args:
-      start: first item, the step to resume from; not negative.
-      num_threads: number of reader threads, one item each.
-      num_prefetch: largest number of items held ready. grain's defaults, 16 threads and 500 items,
-        starve training on a small machine.
+    `start` >= 0 is the step to resume from. `num_threads` threads read one item each and hold up to
+    `num_prefetch` ready; grain's defaults, 16 and 500, starve training on a small machine.
     """
     if start < 0:
         raise ValueError(f"start is {start}: give a step of at least 0")

@@ -20,7 +20,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     """UCI optical digits, uint8 images [8, 8, 1] in 10 classes: 1,500 to train, 297 to test."""
 
     VERSION = tfds.core.Version("1.0.0")
-    # Without it TFDS looks for download checksums, which needs the undeclared importlib_resources.
+    # None stops a search for download checksums, which needs the undeclared importlib_resources.
     code_path = None
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -55,7 +55,7 @@ def prepare_digits(data_dir: str | None = None) -> Digits:
     """Writes the digits under `data_dir` if they are missing; returns their builder.
 
     TFDS renames a temporary directory at the end, so a killed process leaves no partial data set.
-    If two processes write at once, the slower finds the name taken, and its error is ignored.
+    If two processes write at once, the slower finds a complete data set and ignores its own error.
     Raises ValueError if `data_dir` is not writable or holds an incomplete data set of that name.
     """
     builder = Digits(data_dir=data_dir)

@@ -1,7 +1,4 @@
-"""Preparation of TFDS data sets as array_record, which is read without TensorFlow.
-
-Writing needs TensorFlow, the `tf` extra, for most of TFDS's builders.
-"""
+"""Preparation of TFDS data sets as array_record. Only this needs TensorFlow, in most builders."""
 
 import importlib.util
 import os
@@ -21,10 +18,8 @@ _MANUAL_FILES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_va
 def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = None) -> str:
     """Downloads the TFDS data set `name` and writes it under `data_dir` as array_record.
 
-    Args:
-      name, data_dir: as for `open_source`.
-      manual_dir: folder of the files that must be downloaded by hand; None is the TFDS default,
-        `data_dir`/downloads/manual.
+    `name` and `data_dir` are as for `open_source`. `manual_dir` holds files that must be downloaded
+    by hand; None is the TFDS default, `data_dir`/downloads/manual.
 
     Returns the directory of the data set; one that exists already is left unchanged. Raises
     ValueError for an unknown name, existing data in another format, a missing library or file, and

@@ -33,10 +33,8 @@ def random_square(
     (ADM), section 4.3, and `random_crop_arr` of its code, which has min_crop = 0.8. The position is
     uniform over the image; ADM's is in integer pixels of the resized image.
 
-    Args:
-      height, width, size: sides of the image and of the result, in pixels.
-      min_crop: least fraction of the shorter side, in (0, 1]; rounded down to
-        size / ceil(size / min_crop), because d is an integer.
+    `height`, `width` and `size` are sides of the image and of the result, in pixels; `min_crop` in
+    (0, 1] is the least fraction of the shorter side, rounded down to size / ceil(size / min_crop).
     """
     resized = rng.integers(size, math.ceil(size / min_crop), endpoint=True)
     side = min(height, width) * size / resized
@@ -46,17 +44,13 @@ def random_square(
 def area_resize(image: np.ndarray, size: int) -> np.ndarray:
     """Means over equal areas: uint8 [n, n, C] to uint8 [size, size, C], rounded to nearest.
 
-    At an integer factor these are block means. A smaller image is enlarged by the same formula, as
-    a mosaic of n x n constant squares.
+    Block means at an integer factor; a smaller image is enlarged as a mosaic of constant squares.
     """
     return image if len(image) == size else area_crop(image, 0, 0, len(image), size)
 
 
 def area_crop(image: np.ndarray, top: float, left: float, side: float, size: int) -> np.ndarray:
-    """`area_resize` of the square [top, top + side) x [left, left + side), in pixels.
-
-    uint8 [H, W, C] to uint8 [size, size, C].
-    """
+    """`area_resize` of [top, top + side) x [left, left + side), [H, W, C] to [size, size, C]."""
     row, column = math.floor(top), math.floor(left)
     part = image[row : math.ceil(top + side), column : math.ceil(left + side)].astype(np.float32)
     rows = _interval_means(part, top - row, side, size).swapaxes(0, 1)

@@ -1,7 +1,4 @@
-"""Random access to the examples of a data set.
-
-`Source` is the protocol; `ImageSource` reads stored 8-bit images and checks each of them.
-"""
+"""Random access to the examples of a data set: the protocol, and stored 8-bit images."""
 
 import dataclasses
 import functools

@@ -106,10 +106,8 @@ class ImportedDiffusion(ImportedNetwork):
     ) -> Array:
         """eps_hat [B, H, W, C], the first C channels of `raw` at t = schedule.timestep(logsnr).
 
-        Args:
-          z: [B, H, W, C].
-          logsnr: [] or [B], clamped to the range of the schedule.
-          labels, low_res: as for `raw`.
+        z is [B, H, W, C]; logsnr, [] or [B], is clamped to the range of the schedule; labels and
+        low_res are as for `raw`.
         """
         out = self.raw(z, self.schedule.timestep(logsnr), labels, low_res)
         return out[..., : self.shape[-1]]
@@ -123,10 +121,7 @@ class ImportedClassifier(ImportedNetwork):
         return self.raw(z, self.schedule.timestep(logsnr))
 
     def log_prob(self, z: Array, logsnr: Array, labels: Array) -> Array:
-        """log p(labels | z) [B], NaN for a label out of range.
-
-        `classifier_guidance` takes this function with labels [B] bound.
-        """
+        """log p(labels | z) [B], for `classifier_guidance` with labels bound; NaN out of range."""
         return chosen(jax.nn.log_softmax(self.logits(z, logsnr)), jnp.asarray(labels))
 
 

@@ -1,6 +1,6 @@
 """Which entry of a guided-diffusion state dict is which of our parameters?
 
-One walk over the architecture pairs every entry's key and shape with the path of a parameter:
+One walk over the architecture pairs every entry with a parameter:
 
     theirs [out, in, ...] = ours [..., in, out]   kernels, and the positions of the pooling
     theirs = ours                                 everything else
@@ -31,12 +31,7 @@ _Layer = tuple[str, str, str]  # our path, their prefix, form
 
 
 class Entry(NamedTuple):
-    """One entry of a state dict.
-
-    path: path of the parameter in our tree, such as "down_0_1/conv_in/kernel".
-    shape: shape of the entry.
-    our_shape: shape of the parameter.
-    """
+    """Shape of an entry; path, such as "down_0_1/conv_in/kernel", and shape of our parameter."""
 
     path: str
     shape: tuple[int, ...]

@@ -2,8 +2,8 @@
 
     <workdir>/checkpoints/0     read by `cfg_jax.load` and `launch.sample`
 
-The step is 0, since a weight file does not record it. Such a run cannot be trained further, since
-the optimizer state is missing.
+The step is 0, since a weight file does not record it. Without optimizer state the run can be
+sampled from but not trained further.
 """
 
 import math
@@ -19,7 +19,7 @@ from cfg_jax.io.files import check_writable
 
 
 def check_free(workdir: str | os.PathLike[str]) -> Path:
-    """The checkpoint folder of `workdir`; ValueError if it is not writable or not empty."""
+    """The checkpoint folder of `workdir`; ValueError if it is not writable or in use."""
     check_writable(workdir, "workdir", "give a new folder, such as runs/imported")
     folder = Path(workdir).expanduser() / "checkpoints"
     check_writable(folder, "workdir", "give a new folder")

@@ -16,7 +16,7 @@ from cfg_jax.core.losses import classifier_loss, diffusion_loss
 from cfg_jax.core.types import Array
 from cfg_jax.training.step import LossFn, Weighted
 
-# For uniform u and +-20 the bands hold 22.5, 27.5, 27.5 and 22.5 per cent of the examples.
+# For uniform u and logsnr in +-20 the bands hold 22.5, 27.5, 27.5 and 22.5 per cent of examples.
 LOGSNR_EDGES = (-2.0, 0.0, 2.0)
 
 
@@ -55,10 +55,7 @@ def diffusion_loss_fn(task: Experiment, **options) -> LossFn:
 
 
 def classifier_loss_fn(task: ClassifierExperiment) -> LossFn:
-    """A loss function that computes `classifier_loss` and its metrics.
-
-    Metrics, as (values [b], weights [b]): `accuracy`, in total and in four bands of logsnr.
-    """
+    """A loss function of `classifier_loss`, with `accuracy` overall and in four bands of logsnr."""
 
     def loss_fn(params, keys, batch):
         loss_keys, dropout_keys = keys_lib.split(keys)

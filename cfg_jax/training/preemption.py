@@ -20,10 +20,7 @@ EXIT_CODE = 75
 
 
 class Interrupted(SystemExit):
-    """Stop of a run on request; uncaught, it ends the process with EXIT_CODE.
-
-    step: last completed step, which is saved.
-    """
+    """Stop on request after the saved step `step`; uncaught, it exits with EXIT_CODE."""
 
     def __init__(self, step: int):
         super().__init__(EXIT_CODE)

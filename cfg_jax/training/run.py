@@ -1,7 +1,6 @@
 """Training of a model, from a config to checkpoints.
 
-Validates the config, opens the data, restores or creates the state and builds the pmapped step for
-`loop`.
+Validates the config, opens the data, restores or creates the state and pmaps the step for `loop`.
 """
 
 from collections.abc import Callable

@@ -4,7 +4,7 @@ A process blocked on a hung peer blocks forever, because the hung peer still sen
 watchdog that is not fed in time prints the stacks of all threads to standard error and exits with
 code 1; the peers then miss the heartbeats of this process.
 
-    timeout = seconds, times PATIENCE if this process or a peer may compile, save or draw
+    timeout = seconds, times PATIENCE at first and if this process or a peer may compile, save, draw
 
 It is a C thread, which runs even if a Python thread never releases the interpreter lock.
 """
@@ -19,10 +19,7 @@ PATIENCE = 10
 
 @contextlib.contextmanager
 def armed(seconds: float) -> Iterator[Callable[[bool], None]]:
-    """Yields `feed(patient)`, to call after every step; 0 seconds disables the watchdog.
-
-    The first timeout is a patient one.
-    """
+    """Yields `feed(patient)`, to call after every step; 0 seconds disables the watchdog."""
 
     def feed(patient: bool) -> None:
         if seconds:
