@@ -1,6 +1,6 @@
 # Sourced by the scripts here: makes a virtual environment once, and reuses it.
 #   $PYTHON  the interpreter to make it from (default python3)
-#   $VENV    where it lives (default .venv)
+#   $VENV    its folder (default .venv)
 
 make_environment() { # make_environment EXTRAS, e.g. "[test]"
   local python=${PYTHON:-python3} venv=${VENV:-.venv} extras=$1
@@ -8,15 +8,15 @@ make_environment() { # make_environment EXTRAS, e.g. "[test]"
     echo "error: $("$python" --version) is too old: need Python 3.11 or newer; set PYTHON=..." >&2
     exit 2
   fi
-  # A folder that an interrupted run left without pip is made again.
+  # An interrupted run may have left the folder without pip.
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$venv"
-  # What setup.py asks for is installed once for each version of setup.py.
+  # Installs the requirements once per version of setup.py.
   local wanted installed=$venv/.installed$extras
   wanted=$(cksum <setup.py)
   if [ "$wanted" != "$(cat "$installed" 2>/dev/null)" ]; then
     echo "installing into $venv (about two minutes, once)"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".$extras"
-    echo "$wanted" | tee "$venv/.installed" >"$installed" # with an extra comes what has none
+    echo "$wanted" | tee "$venv/.installed" >"$installed" # an extra includes the base
   fi
   PATH="$(cd "$venv" && pwd)/bin:$PATH"
   export PATH

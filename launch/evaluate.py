@@ -1,14 +1,13 @@
-"""Measures a trained model on a split of its data.
+"""Evaluates a trained model on a split of its data.
 
     python -m launch.evaluate --workdir=runs/digits --metrics=fid,is --num_samples=5000 --w=0,1
     python -m launch.evaluate --workdir=runs/digits --likelihood --split=test --num_steps=256
     python -m launch.evaluate --workdir=runs/digits_classifier --accuracy --split=test
 
---metrics compares samples with the split that the model was trained on, one cell for each --w,
-kept in <workdir>/evaluations and resumed there. Numbers are called FID, sFID and IS where
---inception is given; digits are compared through a small classifier, and its numbers by its name.
---likelihood prints the variational bound of a diffusion model in bits per dimension, --accuracy
-the accuracy of a noisy classifier at some log-SNRs.
+--metrics compares samples with the training split, one cell per --w, and keeps and resumes results
+in <workdir>/evaluations. Metrics are called FID, sFID and IS only with --inception; by default
+digits use a small classifier, named in the metrics. --likelihood prints the variational bound of a
+diffusion model in bits per dimension, --accuracy the accuracy of a noisy classifier.
 """
 
 from absl import flags
@@ -20,24 +19,24 @@ from launch.program import numbers, run
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _LIKELIHOOD = flags.DEFINE_bool("likelihood", False, "Bits per dimension of a diffusion model.")
 _ACCURACY = flags.DEFINE_bool("accuracy", False, "Accuracy of a noisy classifier.")
-_SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Also write the samples, images_*.npz.")
+_SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Also write the samples to images_*.npz.")
 
 _LOGSNR_MAX = flags.DEFINE_float(
-    "logsnr_max", None, "End of --likelihood's grid; the schedule's end if unset."
+    "logsnr_max", None, "Largest log-SNR of --likelihood; the schedule's if unset."
 )
 _LOGSNRS = flags.DEFINE_string(
-    "logsnrs", None, "Log-SNRs of --accuracy; eleven from noise to data if unset."
+    "logsnrs", None, "Comma-separated log-SNRs of --accuracy; eleven from noise to data if unset."
 )
 _NUM_EXAMPLES = flags.DEFINE_integer(
-    "num_examples", None, "Use only the first examples of the split; all if unset.", 1
+    "num_examples", None, "Number of first examples of the split to use; all if unset.", 1
 )
 flags.FLAGS.set_default("num_samples", 50_000)
 
 
 def check() -> None:
-    """Refuses flags that cannot be read or do not go together."""
+    """Raises ValueError for flags that cannot be read or conflict."""
     if sum([bool(features.METRICS.value), _LIKELIHOOD.value, _ACCURACY.value]) != 1:
-        raise ValueError("say what to measure: one of --metrics, --likelihood and --accuracy")
+        raise ValueError("need one measurement: give --metrics, --likelihood or --accuracy")
     sampling.check()
     numbers("logsnrs")
 
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> None:
 
 
 def _compare_samples() -> None:
-    """One cell for each guidance weight."""
+    """Evaluates and prints one cell per guidance weight."""
     from cfg_jax import evaluation
     from cfg_jax.io import files
     from cfg_jax.sampling.model import load_model
@@ -79,7 +78,7 @@ def _compare_samples() -> None:
 
 
 def _measure_examples() -> None:
-    """--likelihood of a diffusion model, or --accuracy of a classifier."""
+    """Prints the --likelihood of a diffusion model or the --accuracy of a classifier."""
     from cfg_jax.core.schedules import logsnr_grid
     from cfg_jax.evaluation import likelihood
     from cfg_jax.sampling.model import load_classifier, load_model

@@ -1,42 +1,33 @@
-"""The network that images are compared through, and the real images they are compared with.
-
-Flags that evaluation and sweeps share. The feature network of the digits is trained where it is
-first needed; Inception's weights are given with --inception, never fetched.
-"""
+"""Flags of the feature network and the reference data, shared by evaluation and sweeps."""
 
 from pathlib import Path
 
 from absl import flags
 
 INCEPTION = flags.DEFINE_string(
-    "inception", None, "File of Inception's weights: .safetensors, .pth or .pb."
+    "inception", None, "File of Inception weights for metrics: .safetensors, .pth or .pb."
 )
 FEATURES_WORKDIR = flags.DEFINE_string(
-    "features_workdir", None, "Folder of a classifier's run to compare images through instead."
+    "features_workdir", None, "Folder of a classifier's run for features, instead of --inception."
 )
 REFERENCE = flags.DEFINE_string(
-    "reference", None, "Statistics .npz of ours, ADM or pytorch-fid, instead of --split."
+    "reference", None, "Reference .npz, ours, ADM's or pytorch-fid's; replaces --split."
 )
 METRICS = flags.DEFINE_list(
-    "metrics", [], "Metrics of samples: some of fid, sfid, is, precision_recall."
+    "metrics", [], "Comma-separated metrics of samples: fid, sfid, is, precision_recall."
 )
 SPLIT = flags.DEFINE_string(
-    "split", None, "Split of the data; if unset the training split for --metrics, else test."
+    "split", None, "Split of the data; if unset, the training split for --metrics, else test."
 )
 
 
 def network_and_reference(model, workdir: str | Path):
-    """The feature network and the reference that the flags name.
+    """The feature network and the reference requested by the flags.
 
-    For digits the network is a classifier in `<workdir>/features`; it is trained, and moments of a
-    split are computed, after every check of the flags.
-
-    Args:
-      workdir: of the model; its folder `evaluations` keeps the reference.
-
-    Raises:
-      ValueError: both flags of a network, none for other data than digits, weights, a split or
-        statistics that are not there, sfid without spatial features.
+    For digits the network is a classifier in `<workdir>/features` of the model, trained on first
+    use after all checks of the flags; `<workdir>/evaluations` keeps the reference.
+    Raises ValueError for two networks, none for data other than digits, missing weights, split or
+    statistics, and sfid without spatial features.
     """
     from cfg_jax import evaluation
     from cfg_jax.evaluation.likelihood import open_data
@@ -50,8 +41,8 @@ def network_and_reference(model, workdir: str | Path):
         source = open_data(model, SPLIT.value or model.config.data.split)
     if "sfid" in METRICS.value and (not INCEPTION.value or (not source and saved.spatial is None)):
         raise ValueError(
-            "--metrics=sfid needs spatial features: give --inception, and no --reference that "
-            "lacks them, or leave sfid out"
+            "--metrics=sfid needs spatial features: give --inception, and no --reference "
+            "without them, or leave sfid out"
         )
     network = _network(model, files.folder(workdir))
     with_rows = "precision_recall" in METRICS.value

@@ -1,16 +1,14 @@
-"""The flags of a request for samples, the same in every program that draws some.
-
-A program that imports this module has them. `check` is for `program.run`: it refuses values that
-cannot be used without a library, before JAX is imported.
-"""
+"""Flags of a request for samples, shared by the programs that draw some."""
 
 from absl import flags
 
 from launch.program import numbers, one_number, whole_numbers
 
-W = flags.DEFINE_string("w", "0", "Guidance weights w; 0 is conditional, -1 unconditional.")
+W = flags.DEFINE_string(
+    "w", "0", "Comma-separated guidance weights w; 0 is conditional, -1 unconditional."
+)
 NUM_STEPS = flags.DEFINE_string(
-    "num_steps", None, "Number of sampling steps T, at least 2; the config's if unset."
+    "num_steps", None, "Sampling steps T, 2 or more; a list in launch.sweep; the config's if unset."
 )
 STEP = flags.DEFINE_enum("step", None, ["ancestral", "ddim"], "Step rule; the config's if unset.")
 LOGVAR_INTERP = flags.DEFINE_float(
@@ -24,57 +22,58 @@ CLIP_X = flags.DEFINE_bool("clip_x", None, "Clip x_hat to [-1, 1]; the config's 
 RESPACING = flags.DEFINE_string(
     "respacing",
     None,
-    'Timesteps of a discrete schedule, instead of --num_steps: "ddim25" or "90,60,60,20,20".',
+    'Timesteps of a discrete schedule, such as "ddim25" or "90,60,60,20,20"; replaces --num_steps.',
 )
 NOISE_TEMPERATURE = flags.DEFINE_string(
-    "noise_temperature", "1", "Factor of the noise of ancestral steps, 0 or more."
+    "noise_temperature", "1", "Factor, at least 0, of the noise in ancestral steps."
 )
 SCORE_TEMPERATURE = flags.DEFINE_string(
-    "score_temperature", "1", "Divisor of the guided eps_hat, above 0."
+    "score_temperature", "1", "Divisor, above 0, of the guided eps_hat."
 )
 CLASSIFIER_WORKDIR = flags.DEFINE_string(
-    "classifier_workdir", None, "Folder of the run of a noisy classifier, which guides as well."
+    "classifier_workdir", None, "Folder of a noisy classifier's run for classifier guidance."
 )
 CLASSIFIER_W = flags.DEFINE_string(
     "classifier_w",
     None,
-    "Classifier guidance weight; one value, or one per --w. w + 1 where --w is -1.",
+    "Classifier guidance weight; one value, or one per --w. At --w=-1, w + 1 matches w at --w=0.",
 )
 CLASSIFIER_FORM = flags.DEFINE_enum(
     "classifier_form",
     "eps",
     ["eps", "adm"],
-    "Classifier guidance of eps_hat, or ADM's: of the mean (ancestral) or the score (ddim).",
+    "Classifier guidance of eps_hat (eps), or of the mean in ancestral steps and the score in ddim "
+    "steps (adm).",
 )
-CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Training step; the newest if unset.")
+CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Training step to load; the newest if unset.")
 SEED = flags.DEFINE_integer("seed", 0, "Random seed of the sampling noise.", 0, 2**32 - 1)
 BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 256, "Number of samples drawn at a time.", lower_bound=1
+    "batch_size", 256, "Number of samples or examples computed at a time.", lower_bound=1
 )
 NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", None, "Number of samples; writes .npz shards in launch.sample."
+    "num_samples", None, "Total number of samples; launch.sample then writes .npz shards to --out."
 )
 LABEL_PLAN = flags.DEFINE_enum(
     "label_plan",
     "balanced",
     ["balanced", "random"],
-    "Labels of --num_samples: each class in turn, or random from the seed.",
+    "Labels of the --num_samples samples: each class in turn, or random from --seed.",
 )
 
 
 def num_steps() -> int | None:
-    """--num_steps, None where it is unset; ValueError for several values."""
+    """--num_steps, or None if unset; ValueError for several values."""
     return int(one_number("num_steps")) if NUM_STEPS.value else None
 
 
 def check() -> None:
-    """Raises ValueError for a sampling flag whose value cannot be read, or that lacks another."""
+    """Raises ValueError for a sampling flag that is unreadable or needs another flag."""
     if not numbers("w"):
         raise ValueError("--w is empty: give one guidance weight or more")
     for name in ("classifier_w", "noise_temperature", "score_temperature"):
         numbers(name)
     if any(count < 2 for count in whole_numbers("num_steps")):
-        raise ValueError(f"--num_steps={NUM_STEPS.value}: need 2 steps or more")
+        raise ValueError(f"--num_steps={NUM_STEPS.value}: give 2 steps or more")
     if (CLASSIFIER_WORKDIR.value is None) != (CLASSIFIER_W.value is None):
         raise ValueError(
             f"--classifier_workdir={CLASSIFIER_WORKDIR.value or ''} "
@@ -83,14 +82,10 @@ def check() -> None:
 
 
 def settings(*, lists: bool = False):
-    """The `SamplingSettings` that the flags ask for, without the two weights.
+    """The `SamplingSettings` requested by the flags, without the two weights.
 
-    Args:
-      lists: whether the program makes one request for each value of --num_steps and of the
-        temperatures, which are left out then.
-
-    Raises:
-      ValueError: several values of a flag where a request has one.
+    With `lists`, --num_steps and the temperatures may have several values and are omitted.
+    Otherwise several values raise ValueError.
     """
     from cfg_jax.sampling.settings import SamplingSettings
 
@@ -111,7 +106,7 @@ def settings(*, lists: bool = False):
 
 
 def classifier_weights() -> list[float]:
-    """--classifier_w, or one weight of 0."""
+    """--classifier_w, or [0.0] if unset."""
     return numbers("classifier_w") or [0.0]
 
 
@@ -123,7 +118,7 @@ def load_classifier():
 
 
 def request() -> dict:
-    """Seed, batch size and classifier: arguments of whatever draws samples."""
+    """Seed, batch size and classifier, as keyword arguments for drawing samples."""
     return {
         "seed": SEED.value,
         "batch_size": BATCH_SIZE.value,
@@ -132,7 +127,7 @@ def request() -> dict:
 
 
 def samples(model, common, w: float, classifier_w: float, classifier):
-    """The `Samples` that the flags ask for at one pair of weights."""
+    """The `Samples` requested by the flags at one pair of weights."""
     from cfg_jax.sampling.samples import Samples
 
     settings = common.replace(w=w, classifier_w=classifier_w)
@@ -141,6 +136,6 @@ def samples(model, common, w: float, classifier_w: float, classifier):
 
 
 def report_first_samples(model) -> None:
-    """Prints how long the first samples took; nothing where this process drew none."""
+    """Prints the duration of the first samples, if this process drew any."""
     if model.first_sample_seconds is not None:
-        print(f"first samples, with compiling: {model.first_sample_seconds:.1f} s")
+        print(f"first samples, including compilation: {model.first_sample_seconds:.1f} s")

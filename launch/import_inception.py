@@ -1,11 +1,10 @@
-"""Converts the weights of the FID Inception network, once, to a file that needs no other library.
+"""Converts FID Inception weights to .safetensors, which is read without another library.
 
     python -m launch.import_inception --weights=FILE --out=inception.safetensors
 
 FILE is `pt_inception-2015-12-05-6726825d.pth`, which the pytorch-fid project publishes (needs
 `pip install -e '.[torch]'`), or `classify_image_graph_def.pb` of TensorFlow's
-inception-2015-12-05.tgz (needs `pip install tensorboard`, and no TensorFlow). It has to be there:
-nothing is downloaded.
+inception-2015-12-05.tgz (needs `pip install tensorboard`, not TensorFlow). Nothing is downloaded.
 """
 
 from absl import flags
@@ -14,8 +13,8 @@ from cfg_jax.io import weight_files
 from cfg_jax.metrics import inception_weights
 from launch.program import run
 
-_WEIGHTS = flags.DEFINE_string("weights", None, "The .pth or .pb file.", required=True)
-_OUT = flags.DEFINE_string("out", None, "The .safetensors file to write.", required=True)
+_WEIGHTS = flags.DEFINE_string("weights", None, "File to convert, .pth or .pb.", required=True)
+_OUT = flags.DEFINE_string("out", None, "File to write, .safetensors.", required=True)
 
 
 def main(argv: list[str]) -> None:

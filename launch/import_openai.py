@@ -1,4 +1,4 @@
-"""Makes a checkpoint of ours of one that OpenAI published with ADM.
+"""Imports a checkpoint that OpenAI published with ADM as a run's folder.
 
     python -m launch.import_openai --checkpoint=64x64_diffusion.pt --name=64x64_diffusion \\
         --workdir=runs/adm64
@@ -21,8 +21,8 @@ from configs import base
 from launch.program import run
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "File to import.", required=True)
-_NAME = flags.DEFINE_string("name", None, "What OpenAI calls it: 64x64_diffusion.", required=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "New folder to write to.", required=True)
+_NAME = flags.DEFINE_string("name", None, "Published name, as 64x64_diffusion.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "New folder of the run to write.", required=True)
 
 
 def run_config(name: str) -> ConfigDict:
@@ -35,12 +35,10 @@ def run_config(name: str) -> ConfigDict:
 
 
 def import_checkpoint(checkpoint: str, name: str, workdir: str) -> int:
-    """Writes the run's folder and says how many parameters it holds.
+    """Writes the run's folder and returns its number of parameters.
 
-    Raises:
-      ValueError: an unknown name, a file that is not its checkpoint, a workdir that is in use;
-        nothing is written.
-      OSError: the folder could not be written; nothing is left of it.
+    Raises ValueError for an unknown name, a file of another checkpoint or a workdir in use, and
+    OSError if writing fails. Neither leaves anything on disk.
     """
     run_folder.check_free(workdir)
     network = openai.load(checkpoint, name)

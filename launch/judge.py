@@ -1,10 +1,10 @@
-"""Has a support vector machine trained on the real images label samples of a trained model.
+"""Judges samples of a trained model by a support vector machine trained on the real images.
 
     python -m launch.judge --workdir=runs/digits --w=0,1,3 --min_accuracy=0.97,0.99,0.99
 
-Prints accuracy and spread within the classes at each w, and exits with 1 if the samples fall
-short: an accuracy below --min_accuracy, or a spread that does not fall as w grows. With a noisy
-classifier that guides the unconditional branch:
+Prints accuracy and spread within the classes at each w. Exits with 1 if an accuracy is below
+--min_accuracy or the spread does not fall as w grows. With classifier guidance of the unconditional
+branch:
 
     python -m launch.judge --workdir=runs/digits --w=-1 --min_accuracy=0.7,0.9,0.9 \\
         --classifier_workdir=runs/digits_classifier --classifier_w=1,2,4
@@ -19,7 +19,7 @@ from launch.program import numbers, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _MIN_ACCURACY = flags.DEFINE_string(
-    "min_accuracy", "0.97,0.99,0.99", "Least accuracy at each w; a lower one is a failure."
+    "min_accuracy", "0.97,0.99,0.99", "Comma-separated least accuracies, one per --w."
 )
 _SAMPLES = flags.DEFINE_integer("samples_per_label", 50, "Samples per class at each w.", 2)
 flags.FLAGS.set_default("w", "0,1,3")
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     columns = strips.columns(weights, by)
     if len(least) != len(columns) or columns != sorted(set(columns)):
         raise ValueError(
-            f"--w={sampling.W.value} --min_accuracy={_MIN_ACCURACY.value}: need ascending weights "
+            f"--w={sampling.W.value} --min_accuracy={_MIN_ACCURACY.value}: give ascending weights "
             "and one accuracy for each"
         )
     judged = model.load_model(_WORKDIR.value)

@@ -1,9 +1,9 @@
-"""Draws what guidance does to three Gaussians: figure 2 of Ho & Salimans 2022.
+"""Draws the effect of guidance on three Gaussians: figure 2 of Ho & Salimans 2022.
 
     python -m launch.mixture --out=runs/mixture.png --w=0,0.5,1,2,4
 
-Above the guided densities, solved on a grid; below them samples of the real sampler with the exact
-denoiser. Nothing is trained.
+The upper row has the guided densities, solved on a grid, the lower row samples of the real sampler
+with the exact denoiser. Nothing is trained.
 """
 
 import math
@@ -16,10 +16,10 @@ from cfg_jax.study import mixture_figure
 from launch.program import numbers, run
 
 _OUT = flags.DEFINE_string("out", "runs/mixture.png", "PNG file to write.")
-_W = flags.DEFINE_string("w", "0,0.5,1,2,4", "Guidance weights w.")
+_W = flags.DEFINE_string("w", "0,0.5,1,2,4", "Comma-separated guidance weights w.")
 _STD = flags.DEFINE_float("std", 0.5, "Standard deviation of each class; the means' radius is 1.")
-_COUNT = flags.DEFINE_integer("count", 1000, "Samples per class at each w.", lower_bound=1)
-_NUM_STEPS = flags.DEFINE_integer("num_steps", 256, "Sampling steps T.", lower_bound=2)
+_COUNT = flags.DEFINE_integer("count", 1000, "Number of samples per class and w.", lower_bound=1)
+_NUM_STEPS = flags.DEFINE_integer("num_steps", 256, "Number of sampling steps T.", lower_bound=2)
 _SEED = flags.DEFINE_integer("seed", 0, "Random seed of the sampling noise.", 0, 2**32 - 1)
 
 
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     if not weights:
         raise ValueError("--w is empty: give one guidance weight or more")
     if not (math.isfinite(_STD.value) and _STD.value > 0):
-        raise ValueError(f"--std={_STD.value}: need a number above 0")
+        raise ValueError(f"--std={_STD.value}: give a number above 0")
     path = Path(_OUT.value).expanduser()
     files.check_writable(path.parent, "--out")
     mixture = mixture_figure.three_gaussians(_STD.value)

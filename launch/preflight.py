@@ -1,14 +1,13 @@
-"""Compiles a config's programs for a TPU pod slice on a machine without one; prints if they fit.
+"""Compiles a config's programs for a TPU pod slice without a TPU, and prints whether they fit.
 
     pip install -e '.[tpu]'
     python -m launch.preflight --config=configs/imagenet64.py --topology=v5e:4x4
     python -m launch.preflight --config=configs/imagenet64.py \\
         --topologies=v5e:4x4,v4:2x2x4 --batch_sizes=8,16,32 --programs=train
 
-One topology prints devices, memory, FLOPs, communication, the compiler's estimate of cycles and,
-where a program does not fit, what would make it fit; the exit code is 1 then. Several topologies or
-batch sizes print a table. Results are kept as JSON in --out and found again: no program is compiled
-twice. Nothing is run. Most of the time goes into machine code, which --code=False leaves out.
+One topology prints devices, memory, FLOPs, communication and the compiler's estimate of cycles. If
+a program does not fit, it also prints config changes that fit, and exits with 1. Several topologies
+or batch sizes print a table. Results are cached as JSON in --out. No program is run.
 """
 
 import os
@@ -24,29 +23,27 @@ _TOPOLOGY = flags.DEFINE_string(
     "topology", None, "TPU pod slice to compile for, such as v5e:4x4; prints a full report."
 )
 _TOPOLOGIES = flags.DEFINE_list(
-    "topologies", [], "TPU pod slices to compile for, with commas between them; prints a table."
+    "topologies", [], "Comma-separated TPU pod slices to compile for; prints a table."
 )
 _BATCH_SIZES = flags.DEFINE_string(
     "batch_sizes",
     None,
-    "Numbers of examples on each device to compile for, with commas between them; prints a table. "
-    "If unset, the config's batch size divided by the number of devices.",
+    "Comma-separated numbers of examples per device to compile for; prints a table. If unset, the "
+    "config's batch size divided by the number of devices.",
 )
 _PROGRAMS = flags.DEFINE_list(
     "programs", ["train", "sample"], "Programs to compile: train, sample or both."
 )
 _SEARCH = flags.DEFINE_boolean(
-    "search", True, "Compile changes of the config that may make a program fit; not for a table."
+    "search", True, "Compile config changes that may make a program fit; ignored for a table."
 )
 _CODE = flags.DEFINE_boolean(
     "code",
     True,
-    "Generate machine code. Without it compiling takes a fraction of the time, and the size of the "
-    "code and the estimated cycles stay unknown.",
+    "Generate machine code, which takes most of the time; without it the code size and the "
+    "estimated cycles are unknown.",
 )
-_OUT = flags.DEFINE_string(
-    "out", "runs/preflight", "Folder where results are kept as JSON and found again."
-)
+_OUT = flags.DEFINE_string("out", "runs/preflight", "Folder of results, cached as JSON.")
 flags.mark_flag_as_required("config")
 
 
@@ -74,7 +71,7 @@ def main(argv: list[str]) -> int:
 
 
 def _name() -> str:
-    """The config file's name and the fields that flags changed."""
+    """The config file's name and the fields overridden by flags."""
     holder = flags.FLAGS["config"]
     changes = config_flags.get_override_values(holder)
     names = [f"{field.split('.')[-1]}={value}" for field, value in changes.items()]
@@ -84,22 +81,21 @@ def _name() -> str:
 def _batch_sizes() -> list[int]:
     sizes = numbers("batch_sizes")
     if not all(size.is_integer() and size > 0 for size in sizes):
-        raise ValueError(f"--batch_sizes={_BATCH_SIZES.value}: need whole numbers above 0")
+        raise ValueError(f"--batch_sizes={_BATCH_SIZES.value}: give integers above 0")
     return [int(size) for size in sizes]
 
 
 if __name__ == "__main__":
-    # Read when JAX and the compiler are loaded, which `run` does: they search for no TPU, and the
-    # compiler does not complain about missing metadata.
+    # Set before `run` loads JAX and the compiler, which then search for no TPU and no metadata.
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-        # No chip is used: other processes may compile, or train, at the same time.
+        # Other processes may compile or train at the same time, since no chip is used.
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }
-    # One process compiles, also on a host of a cluster; the JSON is kept, not the executable.
+    # One process compiles, even on a cluster; only the JSON is kept, not the executable.
     flags.FLAGS.set_default("distributed", "off")
     flags.FLAGS.set_default("compilation_cache", "off")
     run(main)

@@ -1,9 +1,9 @@
-"""Writes a data set to disk once, in the form `cfg_jax.data` reads.
+"""Prepares a data set on disk, in the format that `cfg_jax.data` reads.
 
     python -m launch.prepare --dataset=cifar10 --data_dir=~/tensorflow_datasets
 
-Most TFDS data sets need `pip install -e '.[tf]'` for this, and imagenet2012 also the tar files of
-ILSVRC2012 in --manual_dir. Training and sampling never call it.
+Most TFDS data sets need `pip install -e '.[tf]'`; imagenet2012 also needs the tar files of
+ILSVRC2012 in --manual_dir. Training and sampling never prepare these data sets.
 """
 
 from absl import flags
@@ -13,9 +13,9 @@ from launch.program import run
 
 _DATASET = flags.DEFINE_string("dataset", None, "TFDS name, such as cifar10.", required=True)
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where data sets live; the TFDS default if unset."
+    "data_dir", None, "Folder of data sets to write to; the TFDS default if unset."
 )
-_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Where files downloaded by hand lie.")
+_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Folder of files downloaded by hand.")
 
 
 def main(argv: list[str]) -> None:

@@ -1,8 +1,7 @@
-"""How does a program start, and how does it end when a person made a mistake?
+"""Start and end of a program: flags, processes of a cluster, compilation cache and exit codes.
 
-`run(main)` is absl's app.run that connects the processes of a cluster first, keeps what is compiled
-for the next time, and lets a mistake cost one line on standard error and exit code 2, instead of a
-traceback. `-v=1` brings the traceback back.
+`run(main)` is absl's app.run that first connects the processes of a cluster and sets the
+compilation cache. A user error prints one line on standard error; -v=1 adds the traceback.
 """
 
 import contextlib
@@ -19,8 +18,8 @@ _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
     ["auto", "on", "off"],
-    "Connect several processes as one program: where a cluster (Cloud TPU, GKE, Slurm, Open MPI) "
-    "started several, always, or never.",
+    "Connect several processes as one program: if a cluster (Cloud TPU, GKE, Slurm, Open MPI) "
+    "started several (auto), always (on), or never (off).",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address", None, "HOST:PORT of process 0; needed only outside a detected cluster."
@@ -34,12 +33,12 @@ _PROCESS_ID = flags.DEFINE_integer(
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,
-    "Folder of compiled programs, or off; if unset <workdir>/compiled, or what "
-    "$JAX_COMPILATION_CACHE_DIR says.",
+    "Folder to cache compiled programs in, or off; if unset, $JAX_COMPILATION_CACHE_DIR or else "
+    "<workdir>/compiled.",
 )
 
 GRACE_SECONDS = 5.0
-"""How long a process that fails waits for the others to fail too, as they do at a user error."""
+"""How long a failing process waits for the others to fail too, as they do at a user error."""
 
 
 def run(
@@ -48,16 +47,16 @@ def run(
     check: Callable[[], None] | None = None,
     saves_at_sigterm: bool = False,
 ) -> None:
-    """Parses the flags, calls check and main, and exits with what main returns, 0 for None.
+    """Parses the flags, calls check and main, and exits with main's return value, 0 for None.
 
-    `check` refuses flags with a ValueError before JAX is imported and processes are connected.
+    `check` raises ValueError for bad flags, before JAX is imported and processes are connected.
 
-    A ValueError, a person's mistake, gives one line and code 2; what the world did, an OSError or
-    a run that lost its numbers, one line and code 1. Of several processes the first alone has a
-    standard output, and one that fails alone ends after GRACE_SECONDS: the others miss it, and end
-    too. Processes that all fail end together, as do processes that all succeed.
+    User errors (ValueError) print one line and exit with 2; environment failures (OSError,
+    RuntimeError, FloatingPointError) print one line and exit with 1. Only process 0 has
+    standard output. A process that fails alone exits after GRACE_SECONDS, and the others exit
+    because they miss it. Processes that all fail or all succeed exit together.
 
-    SIGTERM ends a program, unless it `saves_at_sigterm` and asks `preemption` for it.
+    SIGTERM ends a program, unless it `saves_at_sigterm` and polls `preemption`.
     """
 
     def guarded(argv: list[str]) -> int:
@@ -97,12 +96,12 @@ def run(
 
 
 def _connect(saves_at_sigterm: bool) -> int:
-    """How many processes this program has, all of them connected."""
+    """Connects all processes of this program and returns their number."""
     import jax
 
     from cfg_jax.runtime import processes
 
-    # Connected, jax takes the signal for itself, and who never asks never hears of it.
+    # In connected processes JAX would catch SIGTERM, unseen by a program that never polls.
     jax.config.update("jax_enable_preemption_service", saves_at_sigterm)
     return processes.start(
         _DISTRIBUTED.value,
@@ -113,7 +112,7 @@ def _connect(saves_at_sigterm: bool) -> int:
 
 
 def _prepare(count: int) -> None:
-    """What can fail in one of several processes that are connected already."""
+    """Setup that can fail in one of several connected processes."""
     from cfg_jax.runtime import processes
 
     if count > 1:
@@ -124,13 +123,11 @@ def _prepare(count: int) -> None:
 
 
 def _keep_compiled() -> None:
-    """Points jax's cache of compiled programs where the flags say.
+    """Sets JAX's compilation cache from the flags.
 
-    Of several processes jax lets the first alone write there; what another one draws on its own
-    devices has another key, except on GPUs, and is compiled anew each time.
-
-    Raises:
-      ValueError: --compilation_cache cannot be written.
+    Only process 0 writes to it. A program on another process's own devices has a different key,
+    except on GPUs, and is compiled again each time. ValueError if --compilation_cache is not
+    writable.
     """
     import jax
 
@@ -150,19 +147,16 @@ def _keep_compiled() -> None:
     try:
         check_writable(place, "--compilation_cache", "give another folder, or off")
     except ValueError:
-        if _CACHE.value is None:  # a run that one may read and not write to
+        if _CACHE.value is None:  # the run's folder may be read-only
             return
         raise
     jax.config.update("jax_compilation_cache_dir", place)
-    if "://" in place:  # XLA, which knows no buckets, would make a folder of that name here
+    if "://" in place:  # XLA does not know buckets and would create a local folder
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
 def _leave(code: int) -> None:
-    """Ends this one of several processes at once.
-
-    An orderly end would wait for the others, which may be waiting for this one.
-    """
+    """Exits at once: a normal exit would wait for other processes, which may wait for this one."""
     from cfg_jax.runtime import processes
 
     processes.disconnect_if_all_fail(GRACE_SECONDS)
@@ -179,10 +173,10 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # orbax tells of every step it takes
+            logging.set_verbosity(logging.WARNING)  # orbax logs every step
             logging.get_absl_logger().addFilter(_matters)
         if "config" in flags.FLAGS and flags.FLAGS["config"].present:
-            flags.FLAGS["config"].value.keys()  # a file that cannot be read fails at first use
+            flags.FLAGS["config"].value.keys()  # an unreadable file fails at first use
         return rest
     except flags.Error as error:
         message = f"{error} (--help lists the flags)"
@@ -194,10 +188,10 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _matters(record: std_logging.LogRecord) -> bool:
-    """No for the warnings of libraries whose errors we turn into our own.
+    """Whether to log a record: False for libraries whose errors are raised as our own.
 
-    TFDS warns of folders it is about to make and of image decoders it can do without, orbax of
-    files of which a checkpoint is then said to be damaged.
+    TFDS warns of folders about to be created and of missing optional image decoders, orbax of
+    damaged files that an error reports.
     """
     return not any(name in record.pathname for name in ("tensorflow_datasets", "orbax"))
 
@@ -210,24 +204,20 @@ def _fail(message: object, code: int = 2) -> int:
 
 
 def numbers(name: str) -> list[float]:
-    """The numbers of a comma-separated flag; none where it is unset or empty.
-
-    Raises:
-      ValueError: something in it is no finite number.
-    """
+    """The numbers of a comma-separated flag, [] if unset; ValueError unless all are finite."""
     text = flags.FLAGS[name].value
     with contextlib.suppress(ValueError):
         found = [float(part) for part in text.split(",")] if text else []
         if all(map(math.isfinite, found)):
             return found
-    raise ValueError(f"--{name}={text}: need finite numbers with commas between them")
+    raise ValueError(f"--{name}={text}: need finite numbers, separated by commas")
 
 
 def whole_numbers(name: str) -> list[int]:
-    """As `numbers`, integers; ValueError for another one."""
+    """As `numbers`, but integers."""
     found = numbers(name)
     if not all(number.is_integer() for number in found):
-        raise ValueError(f"--{name}={flags.FLAGS[name].value}: need whole numbers")
+        raise ValueError(f"--{name}={flags.FLAGS[name].value}: need integers")
     return [int(number) for number in found]
 
 

@@ -1,17 +1,17 @@
-"""Draws guided samples of a trained model, at several guidance weights side by side.
+"""Draws guided samples from a trained model, at several guidance weights side by side.
 
     python -m launch.sample --workdir=runs/digits --w=0,1,3 --labels=all --num_steps=256
 
-Writes an .npz and a PNG strip: rows are labels, columns are w, the same noise along a row.
+Writes an .npz and a PNG strip: rows are labels, columns are w, and a row has the same noise.
 
---w and --classifier_w are paired: here classifier-free guidance stands beside classifier guidance
-of the unconditional branch. ADM-G is --classifier_form=adm, with its --upsampler_workdir.
+--w and --classifier_w are paired. This example compares classifier-free guidance with classifier
+guidance of the unconditional branch. --classifier_form=adm, with --upsampler_workdir, is ADM-G.
 
     python -m launch.sample --workdir=runs/digits --w=0,1,3,-1,-1,-1 \\
         --classifier_workdir=runs/digits_classifier --classifier_w=0,0,0,1,2,4
 
-With --num_samples, samples of one weight go into files of --shard_size each, from all devices.
-Started again it resumes; --batch_size and devices change samples by rounding only.
+With --num_samples, all devices draw samples of one weight into files of --shard_size each. The same
+command resumes. --batch_size and the number of devices change samples by rounding only.
 
     python -m launch.sample --workdir=runs/imagenet64 --w=0.1 --num_samples=50000 --out=samples
 """
@@ -23,16 +23,16 @@ from launch.program import numbers, run, whole_numbers
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/samples if unset.")
-_LABELS = flags.DEFINE_string("labels", "all", "Class indices of the strip's rows, or all.")
+_LABELS = flags.DEFINE_string("labels", "all", "Comma-separated labels of the strip, or all.")
 _SAMPLES = flags.DEFINE_integer("samples_per_label", 1, "Rows of the strip per label.", 1)
-_UPSAMPLER = flags.DEFINE_string("upsampler_workdir", None, "Folder of the run of an upsampler.")
+_UPSAMPLER = flags.DEFINE_string("upsampler_workdir", None, "Folder of an upsampler's run.")
 _UPSAMPLER_STEPS = flags.DEFINE_integer(
     "upsampler_num_steps", None, "Sampling steps T of the upsampler; its config's if unset.", 2
 )
 _UPSAMPLER_BATCH = flags.DEFINE_integer(
-    "upsampler_batch_size", None, "Images enlarged at a time; --batch_size if unset.", 1
+    "upsampler_batch_size", None, "Images upsampled at a time; --batch_size if unset.", 1
 )
-_SHARD_SIZE = flags.DEFINE_integer("shard_size", 1000, "Samples per file of --num_samples.", 1)
+_SHARD_SIZE = flags.DEFINE_integer("shard_size", 1000, "Samples per file for --num_samples.", 1)
 flags.FLAGS.set_default("w", "0,1,3")
 
 _OF_FILES = ["label_plan", "shard_size"]
@@ -40,12 +40,12 @@ _OF_UPSAMPLER = ["upsampler_workdir", "upsampler_num_steps", "upsampler_batch_si
 
 
 def check() -> None:
-    """Refuses flags that cannot be read or do not go together."""
+    """Raises ValueError for flags that cannot be read or conflict."""
     many = sampling.NUM_SAMPLES.value is not None
     for name in ["labels", "samples_per_label", *_OF_UPSAMPLER] if many else _OF_FILES:
         if flags.FLAGS[name].present:
-            is_refused = "does not go with --num_samples: leave one of them out"
-            is_lacking = "is of --num_samples: give that too, or leave it out"
+            is_refused = "conflicts with --num_samples: leave one of them out"
+            is_lacking = "needs --num_samples: give that too, or leave it out"
             raise ValueError(f"--{name} {is_refused if many else is_lacking}")
     sampling.check()
     _labels()
@@ -54,11 +54,11 @@ def check() -> None:
             given = flags.FLAGS[name].value
             raise ValueError(f"--{name}={given}: give one weight with --num_samples")
     if many and _OUT.value is None:
-        raise ValueError("--num_samples without --out: say which folder the samples go to")
+        raise ValueError("--num_samples needs --out: give the folder to write samples to")
 
 
 def _labels() -> list[int] | None:
-    """--labels, None for all of them."""
+    """--labels, or None for all."""
     return None if _LABELS.value == "all" else whole_numbers("labels")
 
 
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
 
 
 def _write_files(drawn, out, settings, request) -> None:
-    """--num_samples of one weight."""
+    """Writes --num_samples samples of one weight to files."""
     from cfg_jax.sampling import shards
 
     (w,), (classifier_w,) = numbers("w"), sampling.classifier_weights()
@@ -88,7 +88,7 @@ def _write_files(drawn, out, settings, request) -> None:
 
 
 def _write_strip(drawn, out, settings, request) -> None:
-    """A few samples of each label, at all weights."""
+    """Writes a strip of a few samples of each label at all weights."""
     from cfg_jax.runtime import processes
     from cfg_jax.sampling import model, strips
 
@@ -99,7 +99,7 @@ def _write_strip(drawn, out, settings, request) -> None:
             strips.SamplingSettings(num_steps=_UPSAMPLER_STEPS.value),
             _UPSAMPLER_BATCH.value or sampling.BATCH_SIZE.value,
         )
-    if not processes.is_first():  # a strip is of a few samples: one process draws it
+    if not processes.is_first():  # one process draws the few samples of a strip
         return
     labels = range(drawn.null_label) if _labels() is None else _labels()
     weights = numbers("w"), sampling.classifier_weights()

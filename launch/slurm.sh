@@ -4,13 +4,12 @@
 #   sbatch launch/slurm.sh launch.train --config=configs/imagenet64.py --workdir=/shared/imagenet64
 #
 # Options before the script's name replace those below: sbatch --nodes=4 --time=2:00:00 launch/...
-# One task for each GPU is what JAX expects on Slurm; with --ntasks-per-node=1 a task takes all GPUs
-# of its node. $VENV (default .venv here) is an environment with the [cuda] extra.
+# JAX expects one task per GPU on Slurm; with --ntasks-per-node=1 a task uses all GPUs of its node.
+# $VENV (default .venv here) is an environment with the [cuda] extra.
 #
-# Five minutes before the time limit, and when it preempts the job, Slurm sends SIGTERM to the tasks
-# (not to this shell: srun would kill them if it were told). They save and exit with code 75, and
-# the job is queued again under its number; the same command goes on from what is saved. DRY_RUN=1
-# prints the commands instead.
+# Slurm sends SIGTERM to the tasks five minutes before the time limit and on preemption, but not to
+# this shell, because srun would then kill the tasks. They save and exit with code 75; the job is
+# queued again under its number and resumes. DRY_RUN=1 prints the commands instead.
 #
 #SBATCH --job-name=cfg_jax
 #SBATCH --nodes=2
@@ -47,32 +46,31 @@ esac
 [ -n "${SLURM_JOB_ID:-}" ] || fail "no Slurm job: start this script with sbatch"
 module=$1
 shift
-cd "${SLURM_SUBMIT_DIR:-.}" # Slurm runs a copy of this script that lies elsewhere
+cd "${SLURM_SUBMIT_DIR:-.}" # Slurm runs a copy of this script in another folder
 venv=${VENV:-.venv}
 case $venv in
   /*) ;;
   *) venv=$PWD/$venv ;;
 esac
 export PATH="$venv/bin:$PATH"
-# Since Slurm 22.05 srun does not take this over from sbatch.
+# Since Slurm 22.05 srun does not inherit this from sbatch.
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
 if [ "${SLURM_NTASKS_PER_NODE:-}" = 1 ] && [ "${SLURM_GPUS_ON_NODE:-1}" -gt 1 ]; then
-  # JAX gives a task of Slurm one device unless it is told of more.
+  # By default JAX gives a Slurm task one device.
   JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
   export JAX_LOCAL_DEVICE_IDS
 fi
 
-# A SIGTERM that does reach this shell goes to the tasks; the shell waits for their exit code, also
-# where scancel fails.
+# Forwards a SIGTERM to the tasks; the shell waits for their exit code, even if scancel fails.
 trap 'run scancel --signal=TERM "$SLURM_JOB_ID" || :' TERM
-# A task that has saved first must not have the others killed.
+# The exit of the first task that has saved must not kill the others.
 run srun --kill-on-bad-exit=0 --wait=0 python -m "$module" --distributed=on "$@" &
 while :; do
   code=0
   wait $! || code=$?
   kill -0 $! 2>/dev/null || break
 done
-# Bash remembers it, where the last wait was cut short by the trap as the step ended.
+# Bash keeps the exit code if the trap interrupted the last wait as the step ended.
 code=0
 wait $! || code=$?
 

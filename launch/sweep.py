@@ -1,11 +1,11 @@
-"""Measures one or several runs over guidance weights and numbers of steps, and writes a report.
+"""Evaluates runs over guidance weights and numbers of sampling steps, and writes a report.
 
     python -m launch.sweep --workdir=runs/p01,runs/p02 --w=0,0.1,0.3,1,4 --num_steps=256,128 \\
         --inception=inception.safetensors --reference=VIRTUAL_imagenet64.npz
 
-The first run is measured at every T, the others at the first T of --num_steps. A classifier and
-temperatures are further curves of the first run. A cell is kept in <workdir>/evaluations, measured
-once. Writes tables in the paper's shape, results.csv, results.json, plots and report.html.
+The first run is evaluated at every T of --num_steps, the others at the first. A classifier and
+temperatures add baselines to the first run. Each cell is evaluated once, in <workdir>/evaluations.
+Writes tables in the paper's format, results.csv, results.json, plots and report.html.
 """
 
 from absl import flags
@@ -15,12 +15,12 @@ from launch import flags as sampling
 from launch.program import numbers, run, whole_numbers
 
 _WORKDIR = flags.DEFINE_list(
-    "workdir", None, "Folders of training runs, one for each p_uncond.", required=True
+    "workdir", None, "Comma-separated folders of runs, one per p_uncond.", required=True
 )
-_OTHER_W = flags.DEFINE_string("other_w", None, "w of the other runs and T; as --w if unset.")
-_CLASSIFIER_ON = flags.DEFINE_float("classifier_on", 0.0, "w beside the classifier's guidance.")
+_OTHER_W = flags.DEFINE_string("other_w", None, "Weights w of the other runs and T; --w if unset.")
+_CLASSIFIER_ON = flags.DEFINE_float("classifier_on", 0.0, "Guidance weight w with --classifier_w.")
 _OLDER_STEPS = flags.DEFINE_integer(
-    "older_num_steps", None, "T of classifier and temperatures; the first --num_steps if unset.", 2
+    "older_num_steps", None, "T of the baselines; the first of --num_steps if unset.", 2
 )
 _STRIP_W = flags.DEFINE_string("strip_w", "0,1,4", "Guidance weights of the samples shown.")
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <first workdir>/sweep if unset.")
@@ -32,7 +32,7 @@ for _name in ("noise_temperature", "score_temperature"):  # a cell for each valu
 
 
 def check() -> None:
-    """Refuses flags that cannot be read."""
+    """Raises ValueError for flags that cannot be read."""
     sampling.check()
     for name in ("other_w", "strip_w"):
         numbers(name)
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
 
 
 def _cells() -> list:
-    """The cells that the flags ask for."""
+    """The cells requested by the flags."""
     from cfg_jax.io.files import folder
     from cfg_jax.sampling.model import load_model
     from cfg_jax.study import sweep

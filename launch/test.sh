@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv if need be, with $EXTRAS of setup.py (default [test]), checks style, and runs the quick
-# tests, a file of them on each of up to four cores. Arguments go to pytest:
-#   bash launch/test.sh -m long        the tests that take minutes
+# Makes .venv if missing, with $EXTRAS of setup.py (default [test]), checks style and runs the quick
+# tests, one file at a time on each of up to four cores. Arguments go to pytest:
+#   bash launch/test.sh -m long        tests that take minutes
 #   bash launch/test.sh tests/test_guidance.py
 set -euo pipefail
 cd "$(dirname "$0")/.."

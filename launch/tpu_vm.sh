@@ -1,41 +1,40 @@
 #!/usr/bin/env bash
-# A slice of Cloud TPU, from the request to its removal:
+# A Cloud TPU slice, from the request to its removal:
 #
 #   launch/tpu_vm.sh COMMAND --name=NAME --zone=ZONE [--project=PROJECT] [OPTIONS] [-- MODULE ARGS]
 #
 #   create     request it: --type=v5litepod-16 [--spot] [--runtime=VERSION] [--data_disk=DISK]
-#   wait       until it is there
-#   install    this repository, as committed, and its packages on every worker
-#   start      python -m MODULE --distributed=on ARGS on every worker, in the background, with
-#              --data_disk mounted there
-#   status     of the request and of the run
-#   logs       the last lines of a worker's output: [--worker=0] [--follow]
-#   stop       SIGTERM to the run, which saves and exits with code 75
-#   restart    bring a slice that was preempted back, and the run with it; options as for all above
-#   watch      restart whenever it is needed, until the run has ended; the slice stays, and bills
-#   delete     the slice and the request
+#   wait       wait until it is active
+#   install    install this repository, as committed, and its packages on every worker
+#   start      run python -m MODULE --distributed=on ARGS on every worker, in the background, with
+#              --data_disk mounted
+#   status     print the status of the request and of the run
+#   logs       print the last lines of a worker's output: [--worker=0] [--follow]
+#   stop       send SIGTERM to the run, which saves and exits with code 75
+#   restart    request a preempted slice again and restart the run; takes the options of all above
+#   watch      restart as needed until the run has ended; the slice stays, and bills
+#   delete     delete the slice and the request
 #
-# With --dry-run, or DRY_RUN=1, every command is printed, quoted for a shell, and none is run.
-# --name, --zone, --project and --type are taken from TPU_NAME, TPU_ZONE, TPU_PROJECT and TPU_TYPE
-# where they are left out.
+# --dry-run or DRY_RUN=1 prints every command, quoted for a shell, and runs none.
+# --name, --zone, --project and --type default to TPU_NAME, TPU_ZONE, TPU_PROJECT and TPU_TYPE.
 set -euo pipefail
 
-MISTAKE=2       # a person's: no use in starting again
-PREEMPTED=75    # saved; start again, as often as it happens
-MAX_RESTARTS=3  # of runs that ended otherwise, in one watch; of commands that failed, in a row
+MISTAKE=2       # user error: never restarted
+PREEMPTED=75    # saved: always restarted
+MAX_RESTARTS=3  # after other exit codes, in one watch; also of failed commands, in a row
 MAX_UNKNOWN=15  # polls in a row without an answer, in one watch
 POLL_SECONDS=${POLL_SECONDS:-60}
-REMOTE=cfg_jax # the folder on a worker
+REMOTE=cfg_jax # folder on a worker
 DATA_FOLDER=/mnt/data
 
-exec 3>&1 # where a dry run prints, also from within $(...)
+exec 3>&1 # output of a dry run, also from within $(...)
 
 fail() {
   echo "error: $*" >&2
   exit 2
 }
 
-# quoted WORDS...: on one line, so that a shell reads them back as they are.
+# quoted WORDS...: one line that a shell parses back into WORDS.
 quoted() {
   local word line="" escaped="'\\''"
   for word in "$@"; do
@@ -47,7 +46,7 @@ quoted() {
   echo "${line# }"
 }
 
-# Every command goes through here.
+# run COMMAND...: prints the command in a dry run.
 run() {
   if [ -n "$dry_run" ]; then
     quoted "$@" >&3
@@ -56,28 +55,28 @@ run() {
   fi
 }
 
-tpus() { # tpus GROUP ACTION ARGS...: gcloud compute tpus GROUP ACTION ARGS... where the slice is
+tpus() { # tpus GROUP ACTION ARGS...: gcloud compute tpus, in the slice's zone and project
   run gcloud compute tpus "$@" --zone="$zone" ${project:+"--project=$project"}
 }
 
-on_worker() { # on_worker all|NUMBER COMMAND ARGS...: of launch/tpu_worker.sh
+on_worker() { # on_worker all|NUMBER COMMAND ARGS...: runs a command of launch/tpu_worker.sh
   local worker=$1
   shift
   tpus tpu-vm ssh "$name" --worker="$worker" \
     --command="bash $REMOTE/launch/tpu_worker.sh $(quoted "$@")"
 }
 
-state() { # of the request: ACTIVE, SUSPENDED, ...
+state() { # state of the request: ACTIVE, SUSPENDED, ...
   tpus queued-resources describe "$name" --format='value(state.state)' || return
   [ -z "$dry_run" ] || echo DRY_RUN
 }
 
-run_status() { # of every worker, a line "run: ..." for each; a new worker has no script to ask
+run_status() { # a line "run: ..." per worker; a new one has no script
   tpus tpu-vm ssh "$name" --worker=all \
     --command="bash $REMOTE/launch/tpu_worker.sh status 2>/dev/null || echo run: idle"
 }
 
-runtime_of() { # what cloud.google.com/tpu/docs/runtimes lists for JAX
+runtime_of() { # JAX's in cloud.google.com/tpu/docs/runtimes
   case $1 in
     v6e-*) echo v2-alpha-tpuv6e ;;
     v5p-*) echo v2-alpha-tpuv5 ;;
@@ -110,7 +109,7 @@ install() {
   local archive=/tmp/cfg_jax.tar.gz
   [ -n "$dry_run" ] || archive=$(mktemp) || return
   [ -z "$(run git status --porcelain)" ] \
-    || echo "warning: changes that are not committed stay here" >&2
+    || echo "warning: changes that are not committed are not installed" >&2
   run git archive --format=tar.gz --output="$archive" HEAD \
     && tpus tpu-vm scp "$archive" "$name:$REMOTE.tar.gz" --worker=all \
     && run rm "$archive" \
@@ -119,7 +118,7 @@ install() {
     && on_worker all install
 }
 
-start() { # mounts every time: a host that was started again has lost its mounts
+start() { # mounts every time, because a restarted host has lost its mounts
   { [ -z "$data_disk" ] || on_worker all mount "$data_device" "$DATA_FOLDER"; } \
     && on_worker all start "$module" --distributed=on ${arguments[@]+"${arguments[@]}"}
 }
@@ -151,19 +150,19 @@ restart() {
   start
 }
 
-# The parts of watch, which own the variables in capitals here. It calls what may fail behind
-# if and ||, where set -e does nothing: whatever it calls chains its commands with && instead.
+# The parts of watch, which share its variables in capitals. It calls functions behind if and ||,
+# where set -e has no effect, so these functions chain their commands with &&.
 
 give_up() { # give_up WHY
   fail "$name: $*; the slice, if there is one, bills until launch/tpu_vm.sh delete"
 }
 
-failed() { # a request or a command did; the next poll tries again
+failed() { # counts a failed request or command; the next poll tries again
   FAILURES=$((FAILURES + 1))
   [ "$FAILURES" -le "$MAX_RESTARTS" ] || give_up "$1 failed $FAILURES times"
 }
 
-replace() { # replace STATE: REMOVED until there is a new request, the service may know of none
+replace() { # replace STATE: REMOVED is set until there is a new request
   if [ "$1" != unknown ]; then
     REMOVED=1
     remove || return
@@ -172,21 +171,21 @@ replace() { # replace STATE: REMOVED until there is a new request, the service m
   REMOVED=""
 }
 
-go_on() { # go_on SAID: after every worker said "run: exited CODE"; returns 1 if the run is done
+go_on() { # go_on STATUS: for "run: exited CODE" of every worker; returns 1 if the run is done
   if ! echo "$1" | grep -q -v -x "run: exited 0"; then
     return 1
   elif echo "$1" | grep -q -v -x -e "run: exited 0" -e "run: exited $PREEMPTED"; then
     RESTARTS=$((RESTARTS + 1))
     if [ "$RESTARTS" -gt "$MAX_RESTARTS" ] || echo "$1" | grep -q -x "run: exited $MISTAKE"; then
-      give_up "the run ended and is not started again, launch/tpu_vm.sh logs says why"
+      give_up "the run ended and is not restarted, launch/tpu_vm.sh logs shows why"
     fi
   fi
   start || failed start
 }
 
-watch() { # removes nothing unless the service says that it is gone already
+watch() { # removes a slice only if the service says that it is gone
   local now unknown=0 own=""
-  if [ -n "$dry_run" ]; then # what it would do once the slice is gone
+  if [ -n "$dry_run" ]; then # commands for a slice that is gone
     state >/dev/null
     run_status
     restart
@@ -217,7 +216,7 @@ watch() { # removes nothing unless the service says that it is gone already
       *running*) own=1 FAILURES=0 REMOVED="" ;;
       "run: "*) # idle, or exited CODE
         case ${own:+"$now"} in
-          "" | *idle*) # a code from before this watch is of another run
+          "" | *idle*) # an exit code from before this watch belongs to another run
             if install && start; then own=1; else failed "install or start"; fi
             ;;
           *) go_on "$now" || break ;;
@@ -279,7 +278,7 @@ case $command in
   start | restart | watch)
     case $module in
       launch.?*) ;;
-      "") fail "$command needs what to run: -- launch.train --config=... --workdir=..." ;;
+      "") fail "$command needs a module to run: -- launch.train --config=... --workdir=..." ;;
       *) fail "cannot run '$module': give a module such as launch.train after --" ;;
     esac
     ;;

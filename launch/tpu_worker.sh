@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What each worker of a TPU slice does for launch/tpu_vm.sh, in its copy of this repository:
-#   install                make .venv, on a Python of its own, with the [tpu] extra
-#   mount DEVICE FOLDER    a disk with prepared data, read-only
-#   start MODULE ARGS...   python -m MODULE ARGS... in the background, where it outlives the ssh
-#   status                 run: idle, run: running, or run: exited CODE
-#   log [--follow]         the last lines of its output
-#   stop                   SIGTERM, then wait until it has saved and exited
+# Commands of launch/tpu_vm.sh on each worker of a TPU slice, in its copy of this repository:
+#   install                make .venv, with its own Python and the [tpu] extra
+#   mount DEVICE FOLDER    mount a disk with prepared data, read-only
+#   start MODULE ARGS...   run python -m MODULE ARGS... in the background, beyond the ssh session
+#   status                 print run: idle, run: running, or run: exited CODE
+#   log [--follow]         print the last lines of the run's output
+#   stop                   send SIGTERM and wait until the run has saved and exited
 # The folder $RUN_STATE (default .run) holds pid, boot, exit_code and log of the run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,7 +19,7 @@ fail() {
   exit 2
 }
 
-boot() { # another one after the machine was started again, when process numbers mean nothing
+boot() { # a reboot changes it and makes process ids meaningless
   cat /proc/sys/kernel/random/boot_id
 }
 
@@ -34,14 +34,14 @@ status() {
   elif [ -s "$state/exit_code" ]; then
     echo "run: exited $(cat "$state/exit_code")"
   elif [ -s "$state/pid" ]; then
-    echo "run: exited 137" # killed together with the shell that would have written the code
+    echo "run: exited 137" # killed together with the shell that writes the code
   else
     echo "run: idle"
   fi
 }
 
 install() {
-  # The images of Cloud TPU have an older Python than this package needs.
+  # Cloud TPU images have an older Python than this package needs.
   python3 -m pip install --quiet --user uv
   python3 -m uv venv --quiet --clear --python "$PYTHON_VERSION" .venv
   python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu]'
@@ -61,7 +61,7 @@ start() {
   PATH="$PWD/.venv/bin:$PATH" setsid bash -c '
     state=$1
     shift
-    trap : TERM # a machine that shuts down signals this shell too; the code is still wanted
+    trap : TERM # a shutdown signals this shell too, which must still write the code
     python -m "$@" >>"$state/log" 2>&1 &
     echo $! >"$state/pid"
     while :; do
@@ -69,7 +69,7 @@ start() {
       wait $! || code=$?
       kill -0 $! 2>/dev/null || break
     done
-    # Bash remembers it, where the last wait was cut short by a signal as the run ended.
+    # Bash keeps the exit code if a signal interrupted the last wait as the run ended.
     code=0
     wait $! || code=$?
     echo $code >"$state/exit_code"

@@ -1,12 +1,11 @@
-"""Trains a model, or goes on training one.
+"""Trains a model, resuming from the newest checkpoint in --workdir.
 
     python -m launch.train --config=configs/digits.py --workdir=runs/digits \\
         --config.train.batch_size=64
 
-Every field of configs/base.py is a flag. Started again with the same --workdir, it resumes from
-the newest checkpoint there. It ends with code 0 when all steps are done, 75 when SIGTERM stopped it
-(saved, start it again to go on), 2 for a mistake and 1 for what the world did; docs/reliability.md
-has the list of what a run survives.
+Every field of configs/base.py is a flag, --config.SECTION.FIELD. Exits with 0 after all steps, 75
+after SIGTERM (saved; the same command resumes), 2 for a user error and 1 for an environment
+failure. docs/reliability.md lists the failures that a run survives.
 """
 
 from absl import flags

@@ -356,11 +356,11 @@ for line in sys.stdin:
 def test_flags_that_do_not_go_together_are_refused_before_anything_is_read():
     cases = {
         "--num_samples=50 --out=o": "--w=0,1,3: give one weight with --num_samples",
-        "--num_samples=50 --w=1": "--num_samples without --out: say which folder",
-        "--num_samples=50 --w=1 --out=o --labels=3": "--labels does not go with --num_samples",
-        "--num_samples=50 --w=1 --out=o --upsampler_workdir=u": "--upsampler_workdir does not go",
-        "--shard_size=7": "--shard_size is of --num_samples: give that too",
-        "--label_plan=random": "--label_plan is of --num_samples: give that too",
+        "--num_samples=50 --w=1": "--num_samples needs --out: give the folder",
+        "--num_samples=50 --w=1 --out=o --labels=3": "--labels conflicts with --num_samples",
+        "--num_samples=50 --w=1 --out=o --upsampler_workdir=u": "--upsampler_workdir conflicts",
+        "--shard_size=7": "--shard_size needs --num_samples: give that too",
+        "--label_plan=random": "--label_plan needs --num_samples: give that too",
     }
     done = subprocess.run(
         [sys.executable, "-c", PARSE],

@@ -141,7 +141,7 @@ def test_images_of_varying_shape_need_an_image_size(tmp_path, monkeypatch):
 
 def test_an_unlabelled_split_is_refused_when_it_is_opened(tmp_path, monkeypatch):
     write_dataset(monkeypatch, "imagenet2012", str(tmp_path), random_images(1, 9, 8, 3), [-1])
-    with pytest.raises(ValueError, match="its label is -1"):
+    with pytest.raises(ValueError, match="label is -1"):
         open_source("imagenet2012", "train", data_dir=str(tmp_path), image_size=8)
 
 

@@ -108,9 +108,9 @@ def test_only_a_few_batches_are_read_ahead():
     [
         (dict(seed=-1), "seed is -1"),
         (dict(seed=2**32), "seed is 4294967296"),
-        (dict(batch_size=6, process_count=4), "batch_size is 6: .*multiple of 4"),
+        (dict(batch_size=6, process_count=4), "batch_size is 6: .*multiple of process_count=4"),
         (dict(batch_size=0), "batch_size is 0"),
-        (dict(process_index=2, process_count=2), "process_index is 2 of 2"),
+        (dict(process_index=2, process_count=2), r"process_index is 2: give one in \[0, 2\)"),
     ],
 )
 def test_batches_out_of_range_are_refused(arguments, message):

@@ -111,7 +111,7 @@ def test_a_run_killed_inside_its_saves_resumes_from_whole_steps_to_the_same_end(
 def test_sigterm_saves_the_step_under_way_and_ends_with_code_75(finished, tmp_path):
     code, out, err = ended(tmp_path, terminate=3)
     assert code == 75, err
-    assert "asked to stop: step 3 of 8 saved" in out
+    assert "stop requested: step 3 of 8 saved" in out
     assert steps_of(tmp_path) == ["2", "3"]
     code, out, err = ended(tmp_path)
     assert code == 0, err
@@ -126,17 +126,17 @@ def test_with_jax_distributed_sigterm_is_left_to_it_and_does_the_same(tmp_path):
     code, out, err = ended(tmp_path, *alone, overrides=rare, terminate=3)
     assert code == 75, err
     (step,) = steps_of(tmp_path)
-    assert f"asked to stop: step {step} of 100000 saved" in out and int(step) >= 3
+    assert f"stop requested: step {step} of 100000 saved" in out and int(step) >= 3
     # A signal that comes before the first step of a resumed run is not lost either.
     code, out, err = ended(tmp_path, *alone, overrides=rare, terminate="early")
     assert code == 75, err
-    assert f"asked to stop: step {int(step) + 1} of 100000 saved" in out
+    assert f"stop requested: step {int(step) + 1} of 100000 saved" in out
 
 
 def test_sigterm_before_the_first_step_stops_after_it(tmp_path):
     code, out, err = ended(tmp_path, terminate="early")
     assert code == 75, err
-    assert "asked to stop: step 1 of 8 saved" in out and steps_of(tmp_path) == ["1"]
+    assert "stop requested: step 1 of 8 saved" in out and steps_of(tmp_path) == ["1"]
 
 
 def test_a_second_sigterm_while_it_saves_changes_nothing(finished, tmp_path, monkeypatch):
@@ -187,7 +187,7 @@ def test_sigterm_to_one_of_two_processes_saves_one_step_on_both(tmp_path):
     said = ended_together(tmp_path, {}, {"terminate": 3}, overrides=rare)
     assert [code for code, *_ in said] == [75, 75], said
     (step,) = steps_of(tmp_path)
-    assert f"asked to stop: step {step} of 100000 saved" in said[0][1] and int(step) >= 3
+    assert f"stop requested: step {step} of 100000 saved" in said[0][1] and int(step) >= 3
     assert load_ema(tmp_path / "checkpoints").step == int(step)
 
 

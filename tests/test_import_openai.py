@@ -114,7 +114,7 @@ def test_a_workdir_in_use_is_refused_and_left_as_it_is(files, tmp_path):
     for workdir, said in [
         (tmp_path / "run", r"holds checkpoints \(7\)"),
         (tmp_path / "file", "is a file"),
-        ("", "--workdir is empty"),
+        ("", "workdir is empty"),
     ]:
         with pytest.raises(ValueError, match=said):
             import_checkpoint(*arguments, str(workdir))

@@ -204,7 +204,7 @@ MISTAKES = {
     "no zone": (["delete", "--name=pod"], "delete needs --zone=ZONE, or TPU_ZONE"),
     "no type": (["create", *PLACE], "create needs --type=TYPE"),
     "a type of no chip": (["create", *PLACE, "--type=h100"], "--type=h100: give v2-, v3-"),
-    "nothing to start": (["start", *PLACE], "start needs what to run: -- launch.train"),
+    "nothing to start": (["start", *PLACE], "start needs a module to run: -- launch.train"),
     "something else to start": (["start", *PLACE, "--", "bash"], "cannot run 'bash'"),
     "a run for what runs none": (["delete", *PLACE, *RUN], "delete runs no module"),
 }

@@ -256,7 +256,7 @@ def test_inputs_that_the_network_cannot_take_are_refused_before_it_is_compiled()
         (lambda: network.raw(x[:, :8], t, y), r"\(2, 8, 16, 3\)"),
         (lambda: network.raw(x, t), "labels of shape None"),
         (lambda: network.raw(x, t, y[:1]), r"labels of shape \(1,\)"),
-        (lambda: network.raw(x, t, y, x), "no upsampler"),
+        (lambda: network.raw(x, t, y, x), "the network does not upsample"),
         (lambda: upsampler.raw(wide, t, y), "low_res of shape None"),
         (lambda: upsampler.raw(wide, t, y, x[:1]), r"low_res of shape \(1, 16, 16, 3\)"),
     ]:

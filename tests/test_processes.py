@@ -176,7 +176,7 @@ def test_each_process_reads_its_rows_of_the_batches_of_one_and_no_more(trained):
 
 def test_the_first_process_alone_speaks_logs_and_draws(trained):
     folder, (first, second) = trained
-    assert f"step {STEPS} of {STEPS} done" in first and "first step, with compiling" in first
+    assert f"step {STEPS} of {STEPS} done" in first and "first step, including compilation" in first
     # What is left is said by the library that connects CPUs, and by no program of ours.
     assert "step" not in second
     assert sorted(path.name for path in (folder / "two").iterdir()) == sorted(

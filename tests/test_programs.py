@@ -133,7 +133,7 @@ MISTAKES = {
         [*SAMPLE, "--upsampler_workdir={run}"],
         "no low_res input",
     ),
-    "nothing to evaluate": (["launch.evaluate", "--workdir={run}"], "say what to measure"),
+    "nothing to evaluate": (["launch.evaluate", "--workdir={run}"], "need one measurement"),
     "the likelihood of a classifier": (
         ["launch.evaluate", "--workdir={classifier}", "--likelihood"],
         "give the workdir of a diffusion model",

@@ -1,9 +1,8 @@
-"""Which images and labels does step k see? Data sets by name, and batches of them.
+"""Data sets by name, and batches of them as NumPy arrays.
 
-`open_source` gives random access to one split of a data set, `stack` examples of it as one batch,
-`batches` its shuffled, endless sequence of batches, `iterate` reads that sequence ahead in the
-background, `prepare` writes a data set to disk, `label_names` knows its classes without it. This
-package alone knows tfds and grain; arrays leave it as NumPy.
+`open_source` opens one split for random access, `stack` makes a batch of some examples, `batches`
+is the endless sequence of shuffled batches, `iterate` reads it ahead in the background, `prepare`
+writes a data set to disk, `label_names` needs no data. Only this package imports tfds and grain.
 """
 
 from cfg_jax.data.batching import batches, iterate, stack

@@ -1,8 +1,7 @@
 """Which examples make up batch k?
 
-Batch k is a pure function of (seed, k): every epoch is complete and in a new order, epochs follow
-one another without a gap, and the processes of a run hold consecutive parts of one global batch.
-So a run resumes from its step alone, on any number of processes.
+Batch k is a pure function of (seed, k), so a run resumes from its step alone, on any number of
+processes. Epochs are complete, newly shuffled and follow one another without a gap.
 """
 
 import functools
@@ -30,32 +29,30 @@ def batches(
     """The endless sequence of this process's parts of the global batches.
 
     With b = batch_size / process_count, item k is {"x": float32 [b, ...], "labels": int32 [b],
-    "index": int32 [b]}. `index` is the place in the global batch, process_index * b + [0, b), to
-    derive random keys from: concatenated over processes, item k is the same for any process_count.
+    "index": int32 [b]}. `index` is the position in the global batch, process_index * b + [0, b),
+    for random keys. Concatenated over processes, item k is the same for any process_count.
 
     Args:
-      source: as `open_source` gives it; a batch may be larger than the source.
-      seed: of order, crops and flips, in [0, 2**32).
-      batch_size: examples of all processes, a multiple of process_count.
-      random_flip: mirrors each image left to right with probability 1/2, drawn in every epoch.
-      min_crop: in (0, 1]; 1 leaves examples alone. Below, each is a random square of its stored
-        image, drawn in every epoch, of a side that is at least about this fraction of the image's
-        shorter one (`preprocessing.random_square`).
+      source: source of `open_source`; may be smaller than a batch.
+      seed: random seed of order, crops and flips, in [0, 2**32).
+      batch_size: number of examples over all processes, a multiple of process_count.
+      random_flip: mirror each image left to right with probability 1/2, drawn in every epoch.
+      min_crop: approximate least side of a random square crop, drawn in every epoch, as a fraction
+        in (0, 1] of the stored image's shorter side (`preprocessing.random_square`); 1 for no crop.
 
-    Raises:
-      ValueError: an argument outside these ranges, flips asked of examples that are no images, or
-        crops of examples that are no square ones.
+    Raises ValueError for an argument out of range, flips of examples that are not images and crops
+    of examples that are not square images.
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed}: give an integer in [0, 2**32)")
     if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is {process_index} of {process_count}: count from 0")
+        raise ValueError(f"process_index is {process_index}: give one in [0, {process_count})")
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
-            f"batch_size is {batch_size}: give a multiple of {process_count} processes"
+            f"batch_size is {batch_size}: give a positive multiple of process_count={process_count}"
         )
     if random_flip and len(source.shape) != 3:
-        raise ValueError(f"random_flip with examples {source.shape}: only images [H, W, C] flip")
+        raise ValueError(f"random_flip with examples {source.shape}: only images flip, give False")
     crop = _crop(source, min_crop) if min_crop != 1 else None
     examples = grain.MapDataset.source(range(len(source)) if crop else source)
     examples = examples.seed(seed).shuffle().repeat()
@@ -82,11 +79,8 @@ def iterate(
 ) -> Iterator[Mapping[str, Any]]:
     """Items start, start + 1, ... of `batches`, read ahead in the background.
 
-    Args:
-      start: first item, the step to resume from; not negative.
-      num_threads: items read at the same time, each by one thread.
-      num_prefetch: most items held ready. grain's own default, 16 threads and 500 items, leaves a
-        small machine no time to train.
+    `start` >= 0 is the step to resume from. `num_threads` threads read one item each and hold up to
+    `num_prefetch` ready; grain's defaults, 16 and 500, starve training on a small machine.
     """
     if start < 0:
         raise ValueError(f"start is {start}: give a step of at least 0")
@@ -95,16 +89,16 @@ def iterate(
 
 
 def _crop(source: Source, min_crop: float) -> Callable[[int, np.random.Generator], Example]:
-    """(index, rng) -> a random crop of the source's example."""
+    """A function (index, rng) -> random crop of example `index`."""
     if not 0 < min_crop < 1:
         raise ValueError(
-            f"min_crop is {min_crop}: give the least fraction of a side, in (0, 1]; 1 crops nothing"
+            f"min_crop is {min_crop}: give a fraction of a side in (0, 1]; 1 disables crops"
         )
     crop = getattr(source, "random_crop", None)
     if crop is None or source.shape[0] != source.shape[1]:
         raise ValueError(
-            f"min_crop is {min_crop} with examples {source.shape} of {source.name}: only sources of"
-            " square images crop, give 1"
+            f"min_crop is {min_crop} with examples {source.shape} of {source.name}: only"
+            " square images can be cropped, give 1"
         )
     return functools.partial(crop, min_crop=min_crop)
 

@@ -1,8 +1,7 @@
-"""How do scikit-learn's 1,797 handwritten digits become a TFDS data set?
+"""scikit-learn's 1,797 handwritten digits as a TFDS data set.
 
-The builder turns grey levels 0..16 into 0..255 and keeps scikit-learn's order: example i of
-"train" is row i, example i of "test" row 1500 + i. It writes array_record and passes PIL images,
-which are what TFDS can write without TensorFlow.
+Grey levels 0..16 are scaled to 0..255. Example i of "train" is row i of scikit-learn's array,
+example i of "test" row 1500 + i. Both the array_record format and PIL images avoid TensorFlow.
 """
 
 import contextlib
@@ -21,8 +20,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     """UCI optical digits, uint8 images [8, 8, 1] in 10 classes: 1,500 to train, 297 to test."""
 
     VERSION = tfds.core.Version("1.0.0")
-    # TFDS looks beside the code for checksums of downloads, which needs importlib_resources, a
-    # package it does not declare; there are no downloads here.
+    # None stops a search for download checksums, which needs the undeclared importlib_resources.
     code_path = None
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -54,12 +52,11 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare_digits(data_dir: str | None = None) -> Digits:
-    """Writes the digits under `data_dir` unless they are there; returns their builder.
+    """Writes the digits under `data_dir` if they are missing; returns their builder.
 
-    TFDS writes into a directory of its own and renames it when all is written, so a process that
-    is killed leaves nothing that looks prepared, and of two that start at once the slower one
-    finds the name taken: its error is ignored when the data set is there. ValueError where
-    `data_dir` cannot be written, or holds a directory of that name that is no data set.
+    TFDS renames a temporary directory at the end, so a killed process leaves no partial data set.
+    If two processes write at once, the slower finds a complete data set and ignores its own error.
+    Raises ValueError if `data_dir` is not writable or holds an incomplete data set of that name.
     """
     builder = Digits(data_dir=data_dir)
     if builder.is_prepared():
@@ -67,15 +64,15 @@ def prepare_digits(data_dir: str | None = None) -> Digits:
     path = builder.data_path
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            # TFDS speaks of a download, and draws bars for what takes a second.
+            # TFDS announces a download and draws progress bars.
             builder.download_and_prepare(file_format="array_record")
     except OSError as error:
         if not Digits(data_dir=data_dir).is_prepared():
             raise ValueError(
-                f"digits cannot be written to {path} ({error}): give a data_dir that can be written"
+                f"digits cannot be written to {path} ({error}): give a writable data_dir"
             ) from error
-    # The other process may have written it, and a builder reads the metadata when it is made.
+    # The other process may have written it, and only a new builder reads the metadata.
     builder = Digits(data_dir=data_dir)
     if not builder.is_prepared():
-        raise ValueError(f"{path} is not a complete data set: delete it, digits are written anew")
+        raise ValueError(f"{path} is not a complete data set: delete it to write it again")
     return builder

@@ -1,7 +1,7 @@
-"""Which labelled points does a Gaussian mixture give, example by example?
+"""Labelled points of a Gaussian mixture, as a source like the image data sets of `sources`.
 
-p(label = k) = weights[k] and p(x | label = k) = N(means[k], std[k]^2 I): data whose score is known
-in closed form (`cfg_jax.core.oracles`), in the same form as the image data sets of `sources`.
+p(label = k) = weights[k] and p(x | label = k) = N(means[k], std[k]^2 I). The score is known in
+closed form (`cfg_jax.core.oracles`).
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ SPLITS = ("train", "test")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MixtureSource:
-    """`size` points drawn once when the source is made; `source[i]` is always the same point.
+    """Points drawn once, when the source is created; `source[i]` is always the same point.
 
     Attributes:
-      split: "train" or "test", independent draws of one size.
+      split: "train" or "test", independent draws of the same size.
       means: [K, D]. std: [K]. weights: [K], summing to 1.
-      seed: of the draws; not the seed of the order in which `batches` reads them.
+      seed: random seed of the points, not of the order in which `batches` reads them.
       points: float32 [size, D]. labels: int32 [size] in [0, K).
     """
 
@@ -80,10 +80,10 @@ def open_mixture(
     Args:
       split: "train" or "test".
       means: [K, D], one per class; None is `oracles.triangle`.
-      std: positive, one for all classes or [K].
-      weights: [K], not negative, any positive sum; None is equal weights.
+      std: positive standard deviation, one for all classes or [K].
+      weights: [K], not negative, with any positive sum; None is equal weights.
       size: number of points, at least 1.
-      seed: not negative.
+      seed: random seed, not negative.
     """
     means, std, weights = _parameters(triangle() if means is None else means, std, weights)
     if split not in SPLITS:
@@ -98,7 +98,7 @@ def open_mixture(
 
 
 def _parameters(means, std, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """means [K, D], std [K] and normalised weights [K] as float64, once they are seen to fit."""
+    """Validated means [K, D], std [K] and normalised weights [K], as float64."""
     means = np.asarray(means, np.float64)
     if means.ndim != 2 or not means.size or not np.isfinite(means).all():
         raise ValueError(

@@ -1,9 +1,7 @@
-"""Is the data set of this name here, complete and labelled, and what do its examples look like?
+"""Opening of a data set by name, after checking that it is complete and labelled.
 
-`open_source` refuses, in one line and before anything is compiled, a data set that is missing,
-unlabelled, in another format or shorter than it says. `describe` needs what TFDS knows of a data
-set, and none of its files. Writing data sets is `preparation`'s; what an opened one gives is
-`sources`'s.
+`open_source` raises a one-line error, before anything is compiled, if a data set is missing,
+unlabelled, incomplete or in another format. `describe` needs only TFDS's metadata, no files.
 """
 
 import math
@@ -19,8 +17,8 @@ from cfg_jax.data.mixture import open_mixture
 from cfg_jax.data.preparation import check_format, expand_user, find_builder, prepare_command
 from cfg_jax.data.sources import ImageSource, Source, one_line
 
-# Reading and decoding an example takes a quarter of a millisecond, which a small network on a
-# processor feels; 256 MiB hold CIFAR-10 and anything smaller.
+# Largest data set to cache, more than CIFAR-10: decoding an example takes 0.25 ms, which slows a
+# small network on a CPU.
 _MEMORY_BYTES = 2**28
 
 
@@ -37,14 +35,13 @@ def open_source(
     Args:
       name: "digits" (written on first use), "mixture" (drawn), or a TFDS name prepared with
         `prepare`, such as "cifar10", "imagenet_resized/64x64" or "imagenet2012".
-      split: as TFDS has it: "train", "train[:10%]", "train+test", "all".
-      data_dir: where data sets live; None is the TFDS default.
-      image_size: side of the square images are cropped and averaged to; None leaves them.
-      **mixture: for "mixture" only, the arguments of `mixture.open_mixture`.
+      split: TFDS split, such as "train", "train[:10%]", "train+test", "all".
+      data_dir: folder of the data sets; None is the TFDS default.
+      image_size: side of the square that images are cropped and averaged to; None keeps the images.
+      **mixture: arguments of `mixture.open_mixture`, for "mixture" only.
 
-    Raises:
-      ValueError: an unknown name or split, a data set that is not prepared, incomplete or without
-        labels, images of varying shape and no `image_size`.
+    Raises ValueError for an unknown name or split, a data set that is not prepared, incomplete or
+    without labels, and images of varying shape without `image_size`.
     """
     if name == "mixture":
         if image_size is not None:
@@ -72,7 +69,7 @@ def open_source(
         memory={} if len(records) * math.prod(shape) <= _MEMORY_BYTES else None,
     )
     try:
-        source[0]  # labels that are all -1 and files that cannot be decoded show here
+        source[0]  # raises for labels that are all -1 and files that cannot be decoded
     except RuntimeError as error:
         raise ValueError(str(error)) from error
     return source
@@ -81,13 +78,10 @@ def open_source(
 def describe(
     name: str, *, data_dir: str | None = None, image_size: int | None = None, **mixture: Any
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """(shape of one example, class names) of what `open_source` would open, here or not.
+    """(shape of one example, class names) of a data set, prepared or not.
 
-    Arguments as for `open_source`; `data_dir` is ignored.
-
-    Raises:
-      ValueError: an unknown name, no 8-bit images or no labels, images of varying shape and no
-        `image_size`.
+    Arguments as for `open_source`; `data_dir` is ignored. Raises ValueError for an unknown name, no
+    8-bit images, no labels, and images of varying shape without `image_size`.
     """
     del data_dir
     if name == "mixture":
@@ -100,13 +94,13 @@ def describe(
 def label_names(name: str) -> tuple[str, ...]:
     """The class names of a TFDS data set in the order of its labels, prepared or not.
 
-    "imagenet2012" has the 1,000 WordNet ids in ascending order, which is also the order of ADM's
-    labels; "imagenet_resized/64x64" has the same ids in another order. Numbers stand for names
-    that TFDS finds only in the data, as CIFAR-10's, unless the data is in TFDS's own place.
-    ValueError for an unknown name, or a data set without labels.
+    "imagenet2012" has the 1,000 WordNet ids in ascending order, the order of ADM's labels;
+    "imagenet_resized/64x64" has the same ids in another order. Names stored only with the data,
+    such as CIFAR-10's, are numbers unless the data is in TFDS's default folder. Raises ValueError
+    for an unknown name or a data set without labels.
     """
     if name == "mixture":
-        raise ValueError("mixture has as many classes as means: open it, its source names them")
+        raise ValueError("mixture has one class per mean: open it and read its label_names")
     return _label_names(_features(find_builder(name, None)), name)
 
 
@@ -115,21 +109,21 @@ def _features(builder) -> dict[str, Any]:
 
 
 def _open_records(builder, name: str, split: str) -> Sequence[Mapping[str, Any]]:
-    """The stored examples of `split`, once its files are seen to hold as many as they should."""
+    """The stored examples of `split`, after checking that its files are complete."""
     splits = builder.info.splits
     try:
         files = splits[split].file_instructions
     except (ValueError, KeyError, AssertionError) as error:
         raise ValueError(
-            f"split is {split!r}: {name} has {', '.join(splits)}, and slices such as"
-            " train[:10%] or sums such as a+b of them"
+            f"split is {split!r}: {name} has {', '.join(splits)}; give one, a slice such as"
+            " train[:10%] or a sum such as a+b"
         ) from error
     if not files:
         raise ValueError(f"split {split!r} of {name} has no examples: give a longer slice")
     records = builder.as_data_source(split=split)
     expected = {file.filename: file.examples_in_shard for file in files}
     try:
-        # Only whole files are counted: a slice takes its length from the metadata.
+        # Counts complete files, because a slice takes its length from the metadata.
         found = len(grain.sources.ArrayRecordDataSource(sorted(expected)))
     except Exception as error:
         reason = one_line(error)
@@ -145,7 +139,7 @@ def _open_records(builder, name: str, split: str) -> Sequence[Mapping[str, Any]]
 
 
 def _image_shape(features: dict, name: str, image_size: int | None) -> tuple[int, int, int]:
-    """(H, W, C) of every example; ValueError without an 8-bit image or where the shape varies."""
+    """(H, W, C) of every example; ValueError for no 8-bit image or a varying shape."""
     image = features.get("image")
     if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
         raise ValueError(f"{name} has no 8-bit feature `image`: give an image data set")

@@ -1,8 +1,4 @@
-"""How does a data set get on disk in a form that is read without TensorFlow?
-
-TFDS writes it once as array_record; most of its builders need TensorFlow for that (the `tf`
-extra), reading never does.
-"""
+"""Preparation of TFDS data sets as array_record. Only this needs TensorFlow, in most builders."""
 
 import importlib.util
 import os
@@ -22,17 +18,12 @@ _MANUAL_FILES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_va
 def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = None) -> str:
     """Downloads the TFDS data set `name` and writes it under `data_dir` as array_record.
 
-    Args:
-      name, data_dir: as for `open_source`.
-      manual_dir: where files lie that a person has to download; None is the TFDS default,
-        `data_dir`/downloads/manual.
+    `name` and `data_dir` are as for `open_source`. `manual_dir` holds files that must be downloaded
+    by hand; None is the TFDS default, `data_dir`/downloads/manual.
 
-    Returns:
-      The directory of the prepared data set. One already there is left as it is.
-
-    Raises:
-      ValueError: an unknown name, another format in its place, a missing library or file, or a
-        disk or network that fails.
+    Returns the directory of the data set; one that exists already is left unchanged. Raises
+    ValueError for an unknown name, existing data in another format, a missing library or file, and
+    a disk or network failure.
     """
     data_dir = expand_user(data_dir)
     if name == "mixture":
@@ -56,12 +47,12 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
 
 
 def expand_user(data_dir: str | None) -> str | None:
-    """`data_dir` with its ~ replaced: TFDS does so when it reads and array_record does not."""
+    """`data_dir` with ~ expanded, which array_record, unlike TFDS, does not do."""
     return None if data_dir is None else os.path.expanduser(data_dir)
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """The TFDS builder of `name`, prepared or not; ValueError in one line if there is none."""
+    """The TFDS builder of `name`, prepared or not; a one-line ValueError if there is none."""
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -77,7 +68,7 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 
 
 def prepare_command(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> str:
-    """The command that prepares the builder's data set in `data_dir`, and what it needs."""
+    """The command that prepares the builder's data set in `data_dir`, and its requirements."""
     dataset = builder.name + (f"/{builder.builder_config.name}" if builder.builder_config else "")
     command = f"python -m launch.prepare --dataset={dataset}"
     if data_dir is not None:
@@ -95,8 +86,8 @@ def check_format(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> Non
     if "array_record" not in formats:
         elsewhere = os.path.join(data_dir or "~", "array_record")
         raise ValueError(
-            f"{builder.data_path} holds {' and '.join(formats) or 'no known format'}, and only"
-            f" array_record is read: {prepare_command(builder, elsewhere)}"
+            f"{builder.data_path} holds {' and '.join(formats) or 'no known format'}, but only"
+            f" array_record can be read: {prepare_command(builder, elsewhere)}"
         )
 
 
@@ -108,7 +99,7 @@ def _missing_library(reason: str) -> str:
 
 
 def _check_requirements(builder, data_dir: str | None, manual_dir: str | None) -> None:
-    """Refuses, before hours of downloading, when a library or a file is missing."""
+    """Raises ValueError, before hours of downloading, if a library or a file is missing."""
     if builder.name in _WITH_TENSORFLOW and not importlib.util.find_spec("tensorflow"):
         raise ValueError(f"data set {builder.name!r} {_NEEDS_TENSORFLOW}")
     folder = tfds.core.Path(
@@ -118,6 +109,6 @@ def _check_requirements(builder, data_dir: str | None, manual_dir: str | None) -
     files = _MANUAL_FILES.get(builder.name, ())
     if absent := [file for file in files if not (folder / file).exists()]:
         raise ValueError(
-            f"{folder} lacks {' and '.join(absent)}: download them from image-net.org and give"
-            " their directory as --manual_dir"
+            f"{' and '.join(absent)} missing in {folder}: download from image-net.org and give the"
+            " folder as manual_dir"
         )

@@ -1,8 +1,8 @@
-"""How does a decoded image become one of the size that a network takes?
+"""Cropping and resizing of decoded images by averages over areas.
 
-A square of it, central or drawn, is averaged over areas: of a square that starts at t and has n
-pixels a side, output pixel i of s is the mean of the interval [t + i n / s, t + (i + 1) n / s) of a
-row, pixels cut by its ends counting in proportion.
+For a square, central or random, that starts at t and has n pixels a side, output pixel i of s is
+the mean over the interval [t + i n / s, t + (i + 1) n / s) of a row. A pixel cut by an end of the
+interval counts in proportion.
 """
 
 import math
@@ -16,7 +16,7 @@ def to_square(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def center_crop(image: np.ndarray) -> np.ndarray:
-    """[H, W, C] to [s, s, C], s = min(H, W); an odd margin leaves one more row below or right."""
+    """[H, W, C] to [s, s, C], s = min(H, W); an odd margin loses one more row below or right."""
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -26,20 +26,15 @@ def center_crop(image: np.ndarray) -> np.ndarray:
 def random_square(
     rng: np.random.Generator, height: int, width: int, size: int, min_crop: float
 ) -> tuple[float, float, float]:
-    """Where a random square of an image lies, for classifiers of noised images.
+    """Draws (top, left, side) of a square for `area_crop`, in fractional pixels of an image.
 
     side = min(height, width) * size / d, d uniform in {size, ..., ceil(size / min_crop)}: a window
     of size x size pixels in the image resized to the shorter side d. Dhariwal & Nichol 2021
-    (ADM), section 4.3, and `random_crop_arr` of its code, which has min_crop = 0.8. The place is
-    uniform over the image, where ADM allows whole pixels of the resized image only.
+    (ADM), section 4.3, and `random_crop_arr` of its code, which has min_crop = 0.8. The position is
+    uniform over the image; ADM's is in integer pixels of the resized image.
 
-    Args:
-      height, width, size: sides of the image and of the result, in pixels.
-      min_crop: the least fraction of the shorter side, in (0, 1]. As d is an integer, fractions go
-        down to size / ceil(size / min_crop).
-
-    Returns:
-      (top, left, side) in pixels of the image, whole or not, for `area_crop`.
+    `height`, `width` and `size` are sides of the image and of the result, in pixels; `min_crop` in
+    (0, 1] is the least fraction of the shorter side, rounded down to size / ceil(size / min_crop).
     """
     resized = rng.integers(size, math.ceil(size / min_crop), endpoint=True)
     side = min(height, width) * size / resized
@@ -49,17 +44,13 @@ def random_square(
 def area_resize(image: np.ndarray, size: int) -> np.ndarray:
     """Means over equal areas: uint8 [n, n, C] to uint8 [size, size, C], rounded to nearest.
 
-    At an integer factor these are block means. A smaller image is read as a mosaic of n x n
-    constant squares, which the same formula covers: it is enlarged without inventing detail.
+    Block means at an integer factor; a smaller image is enlarged as a mosaic of constant squares.
     """
     return image if len(image) == size else area_crop(image, 0, 0, len(image), size)
 
 
 def area_crop(image: np.ndarray, top: float, left: float, side: float, size: int) -> np.ndarray:
-    """`area_resize` of the square [top, top + side) x [left, left + side), in pixels, of an image.
-
-    uint8 [H, W, C] to uint8 [size, size, C].
-    """
+    """`area_resize` of [top, top + side) x [left, left + side), [H, W, C] to [size, size, C]."""
     row, column = math.floor(top), math.floor(left)
     part = image[row : math.ceil(top + side), column : math.ceil(left + side)].astype(np.float32)
     rows = _interval_means(part, top - row, side, size).swapaxes(0, 1)
@@ -67,11 +58,10 @@ def area_crop(image: np.ndarray, top: float, left: float, side: float, size: int
 
 
 def _interval_means(image: np.ndarray, start: float, side: float, size: int) -> np.ndarray:
-    """Means of `size` intervals along the first axis, [n, ...] to [size, ...].
+    """Means over `size` equal parts of [start, start + side) on the first axis, to [size, ...].
 
-    They divide [start, start + side), and are taken as differences of the running integral: the
-    same as a product with a [size, n] matrix of overlaps, but BLAS threads started from reading
-    threads fight the training step for cores; a sum does not.
+    Differences of the running integral equal a product with a [size, n] matrix of overlaps, but
+    BLAS threads of the product would compete with the training step for cores.
     """
     count = len(image)
     edges = start + np.arange(size + 1) * (side / size)

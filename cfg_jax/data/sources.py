@@ -1,8 +1,4 @@
-"""What is example i of a data set?
-
-A `Source` gives it, whatever lies behind; `ImageSource` takes it from stored 8-bit images and
-checks each one it reads.
-"""
+"""Random access to the examples of a data set: the protocol, and stored 8-bit images."""
 
 import dataclasses
 import functools
@@ -20,8 +16,8 @@ from cfg_jax.io.images import to_x
 class Source(Protocol):
     """Random access to one split: `source[i]` is {"x": float32 `shape`, "label": int32 []}.
 
-    `shape` is (H, W, C) for images and (D,) for points, labels are in [0, num_classes). A source of
-    square images may also have `random_crop`, as `ImageSource` does.
+    `shape` is (H, W, C) for images and (D,) for points; labels are in [0, num_classes). A source of
+    square images may also have `ImageSource.random_crop`.
     """
 
     name: str
@@ -43,10 +39,10 @@ class ImageSource:
     """A labelled image data set; images keep their channels, 1 for grey and 3 for colour.
 
     Attributes:
-      records: `records[i]` is {"image": uint8 [h, w, C], "label": int}, whatever is stored.
-      image_size: side to crop and average to, or None to leave images as they are.
-      memory: images and labels read so far, by index and whether resized, or None to read them
-        every time. Larger images than examples are not kept: the data set may not fit with them.
+      records: `records[i]` is {"image": uint8 [h, w, C], "label": int} as stored.
+      image_size: side in pixels to crop and average to, or None to keep images as stored.
+      memory: cache of images and labels by (index, resized), or None to read every time. Images
+        larger than examples are not cached, because the data set may not fit.
     """
 
     name: str
@@ -68,10 +64,8 @@ class ImageSource:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """{"x": float32 [H, W, C] in [-1, 1], "label": int32 [] in [0, num_classes)}.
 
-        Raises:
-          IndexError: outside the source.
-          RuntimeError: the example cannot be read (tried twice where the disk failed) or does not
-            have the shape or the label range of the data set.
+        Raises IndexError outside the source, and RuntimeError for an example that cannot be read,
+        after one retry on OSError, or whose shape or label does not match the data set.
         """
         image, label = self._read(index, resize=self.image_size is not None)
         return {"x": to_x(image), "label": label}
@@ -81,8 +75,8 @@ class ImageSource:
     ) -> dict[str, np.ndarray]:
         """Example `index` from a random square of its image (`preprocessing.random_square`).
 
-        The square is cut from the image as it is stored, of which `self[index]` shows the central
-        square, and averaged to H = W pixels a side. Consumes `rng`; raises as `self[index]` does.
+        Averages a square of the stored image to H = W pixels a side; `self[index]` is the central
+        square. Consumes `rng`; raises as `self[index]`.
         """
         image, label = self._read(index, resize=False)
         size = self.shape[0]
@@ -90,7 +84,7 @@ class ImageSource:
         return {"x": to_x(area_crop(image, *square, size)), "label": label}
 
     def _read(self, index: int, *, resize: bool) -> tuple[np.ndarray, np.int32]:
-        """The image, uint8 `shape` if `resize` and else as it is stored, and its label."""
+        """The image, uint8 `shape` if `resize` and else as stored, and its label."""
         index = range(len(self))[index]
         known = None if self.memory is None else self.memory.get((index, resize))
         if known is not None:
@@ -112,13 +106,13 @@ class ImageSource:
             return self.records[index]
 
     def _checked(self, record: Mapping[str, Any]) -> tuple[np.ndarray, np.int32]:
-        """The record's image and label; ValueError if they do not fit the data set."""
+        """The record's image and label; ValueError if they do not match the data set."""
         image, label = record["image"], int(record["label"])
         sides = self.shape[:2] if self.image_size is None else image.shape[:2]
         if image.shape != (*sides, self.shape[2]):
-            raise ValueError(f"its image is {image.shape}, not {(*sides, self.shape[2])}")
+            raise ValueError(f"image is {image.shape}, must be {(*sides, self.shape[2])}")
         if not 0 <= label < self.num_classes:
-            raise ValueError(f"its label is {label}, not in [0, {self.num_classes})")
+            raise ValueError(f"label is {label}, must be in [0, {self.num_classes})")
         return image, np.int32(label)
 
     def fingerprint(self) -> dict:
@@ -136,7 +130,7 @@ class ImageSource:
 
     @functools.cached_property
     def _content(self) -> int:
-        """crc32 of the first, the middle and the last example as they are stored."""
+        """crc32 of the first, the middle and the last example as stored."""
         crc, last = 0, len(self) - 1
         for index in sorted({0, last // 2, last}):
             for part in self._read(index, resize=False):
@@ -145,5 +139,5 @@ class ImageSource:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text with its line breaks and runs of blanks made single blanks."""
+    """An error's text with every run of whitespace replaced by one blank."""
     return " ".join(str(error).split())

@@ -1,12 +1,11 @@
-"""How is one of OpenAI's ADM networks used here?
+"""OpenAI's ADM networks, with their parameters in networks of `cfg_jax.models`.
 
     network = from_state_dict(state_dict, config, "unet")
-    network.raw(x, t, labels)             their forward pass: timestep t, all output channels
+    network.raw(x, t, labels)             original forward pass: timestep t, all output channels
     network.predict(z, logsnr, labels)    a Predict: eps_hat alone, t = schedule.timestep(logsnr)
 
-Both sides diffuse in the same way, z = alpha x + sigma eps, so nothing but the name of the noise
-level changes. Parameters become a tree of `cfg_jax.models`. What a config means is
-`openai_configs`', which entry is which parameter `openai_names`'.
+Both programs diffuse z = alpha x + sigma eps and differ only in the variable of the noise level.
+`openai_configs` translates configs, `openai_names` parameters.
 
 Source: Dhariwal & Nichol 2021 (ADM) and the checkpoints published with it, guided-diffusion.
 """
@@ -46,17 +45,16 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImportedNetwork:
-    """A network of ours with the parameters of one of theirs.
+    """A network of `cfg_jax.models` with imported parameters.
 
-    A pytree of its parameters: give it to a jitted function as an argument, or they become
-    constants of the program.
+    A pytree: pass it to a jitted function as an argument, or the parameters become constants.
 
     Attributes:
       network: module of `cfg_jax.models`, whose second input is the timestep.
-      params: its parameters, float32; what a checkpoint stores.
+      params: float32 parameters, as a checkpoint stores them.
       schedule: timestep <-> logsnr.
       shape: (H, W, C) of an image.
-      upsamples: whether the network is given a small image too.
+      upsamples: whether the network also takes a low-resolution image.
     """
 
     network: UNet | Classifier
@@ -68,36 +66,34 @@ class ImportedNetwork:
     def raw(
         self, x: Array, t: Array, labels: Array | None = None, low_res: Array | None = None
     ) -> Array:
-        """Everything the network gives at timestep t, as the original does.
+        """All output channels of the network at timestep t.
 
         Args:
           x: [B, H, W, C] noisy images.
           t: [] or [B], timesteps in [0, 999].
-          labels: [B] integers in 0..num_classes - 1 (another gives NaN); ignored by a network
+          labels: [B] integers in 0..num_classes - 1, others give NaN; ignored by a network
             without labels.
-          low_res: [B, h, w, C] images in [-1, 1], for an upsampler alone.
+          low_res: [B, h, w, C] images in [-1, 1], for an upsampler only.
 
         Returns:
-          [B, H, W, out_channels] float32, eps_hat first and the variance's channels after it;
-          logits [B, num_classes] of a classifier.
+          [B, H, W, out_channels] float32, eps_hat first, then the channels of the variance;
+          [B, num_classes] logits for a classifier.
 
-        Raises:
-          ValueError: an array of another shape, one that the network needs and is not given,
-            low_res for a network that is no upsampler.
+        Raises ValueError for an array that is missing, superfluous or of the wrong shape.
         """
         batch = x.shape[:1]
         if x.shape != batch + self.shape:
-            raise ValueError(f"x of shape {x.shape}: the network takes images of {self.shape}")
+            raise ValueError(f"x of shape {x.shape}: give images of shape {self.shape}")
         if not (isinstance(self.network, UNet) and self.network.num_classes):
             labels = None
         elif labels is None or jnp.shape(labels) != batch:
             given = None if labels is None else jnp.shape(labels)
-            raise ValueError(f"labels of shape {given}: the network needs one each, {batch}")
+            raise ValueError(f"labels of shape {given}: give one label per image, {batch}")
         small = None if low_res is None else jnp.shape(low_res)
         if self.upsamples and (small is None or small != batch + small[1:3] + self.shape[2:]):
-            raise ValueError(f"low_res of shape {small}: the upsampler needs [B, h, w, C] images")
+            raise ValueError(f"low_res of shape {small}: give [B, h, w, C] images to enlarge")
         if low_res is not None and not self.upsamples:
-            raise ValueError(f"low_res of shape {small}: this network is no upsampler, give None")
+            raise ValueError(f"low_res of shape {small}: give None, the network does not upsample")
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), batch)
         return _forward(self.network, self.params, x, t, labels, low_res)
 
@@ -110,10 +106,8 @@ class ImportedDiffusion(ImportedNetwork):
     ) -> Array:
         """eps_hat [B, H, W, C], the first C channels of `raw` at t = schedule.timestep(logsnr).
 
-        Args:
-          z: [B, H, W, C].
-          logsnr: [] or [B]; outside the schedule it counts as the nearer end.
-          labels, low_res: as for `raw`.
+        z is [B, H, W, C]; logsnr, [] or [B], is clamped to the range of the schedule; labels and
+        low_res are as for `raw`.
         """
         out = self.raw(z, self.schedule.timestep(logsnr), labels, low_res)
         return out[..., : self.shape[-1]]
@@ -127,10 +121,7 @@ class ImportedClassifier(ImportedNetwork):
         return self.raw(z, self.schedule.timestep(logsnr))
 
     def log_prob(self, z: Array, logsnr: Array, labels: Array) -> Array:
-        """log p(labels | z) [B]: with labels [B] bound, what `classifier_guidance` takes.
-
-        NaN where a label is none of the classes.
-        """
+        """log p(labels | z) [B], for `classifier_guidance` with labels bound; NaN out of range."""
         return chosen(jax.nn.log_softmax(self.logits(z, logsnr)), jnp.asarray(labels))
 
 
@@ -142,17 +133,16 @@ for _kind in (ImportedDiffusion, ImportedClassifier):
 def from_state_dict(
     state_dict: Mapping[str, np.ndarray], config: Mapping[str, Any], kind: str
 ) -> ImportedDiffusion | ImportedClassifier:
-    """The network whose PyTorch parameters are `state_dict`.
+    """The network with the PyTorch parameters `state_dict`.
 
     Args:
       state_dict: {key: array} of any floating type; copied to float32.
-      config: the arguments of the original's constructor, `attention_resolutions` as factors, and
-        optionally its `noise_schedule`. Keys left out have guided-diffusion's defaults.
-      kind: "unet", "classifier" or "superres"; a classifier gives an `ImportedClassifier`.
+      config: constructor arguments of the original, `attention_resolutions` as factors, and
+        optionally `noise_schedule`. Missing keys have guided-diffusion's defaults.
+      kind: "unet", "classifier" or "superres"; "classifier" returns an `ImportedClassifier`.
 
-    Raises:
-      ValueError: keys that are missing, unknown, of another shape or no floating numbers; a config
-        that cannot be imported.
+    Raises ValueError for keys that are missing, unknown, of the wrong shape or not floating, and
+    for a config that cannot be imported.
     """
     network = abstract(config, kind)
     entries = _entries(network)
@@ -166,7 +156,7 @@ def from_state_dict(
 
 
 def abstract(config: Mapping[str, Any], kind: str) -> ImportedDiffusion | ImportedClassifier:
-    """The network of a config with shapes for parameters; ValueError as `complete`."""
+    """The network of a config with shapes in place of parameters; ValueError as `complete`."""
     full = complete(config, kind)
     own = arguments(config, kind) | {"noise_input": "timestep"}
     shape = (full["image_size"], full["image_size"], full["in_channels"])
@@ -196,7 +186,7 @@ def expected_shapes(config: Mapping[str, Any], kind: str) -> dict[str, tuple[int
 def load(path: str | os.PathLike[str], name: str) -> ImportedDiffusion | ImportedClassifier:
     """The published checkpoint `name` from its file, .pt, .pth or .safetensors.
 
-    ValueError for an unknown name, what `weight_files.read` refuses, or other weights.
+    ValueError for an unknown name, a file that `weight_files.read` refuses, or other weights.
     """
     kind, config = preset(name)
     state_dict = weight_files.read(path)

@@ -1,8 +1,8 @@
-"""What are the published ADM networks, and how do our networks say the same?
+"""Configs of the published ADM networks, and the same networks in our arguments.
 
-A config here is what guided-diffusion's constructors are given, as JSON holds it; a key left out
-has their default. Their `attention_resolutions` count how often the image has been halved (1, 2, 4,
-...), ours are heights in pixels.
+A config holds the arguments of guided-diffusion's constructors as JSON values; missing keys have
+its defaults. Its `attention_resolutions` are downsampling factors (1, 2, 4, ...), ours are heights
+in pixels.
 
 Source: Dhariwal & Nichol 2021 (ADM), tables 11 to 13, and the flags published with each checkpoint.
 """
@@ -41,11 +41,10 @@ _DEFAULTS = {
 
 
 def complete(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """`config` with guided-diffusion's defaults, once it is seen to be a network we have.
+    """`config` with guided-diffusion's defaults, after checking that our networks support it.
 
-    Raises:
-      ValueError: an unknown kind or key, a key that has no default and is missing, or a choice
-        that none of the published networks makes.
+    Raises ValueError for an unknown kind or key, a missing key without default, and a choice that
+    no published network makes.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: choose one of {', '.join(KINDS)}")
@@ -55,7 +54,7 @@ def complete(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     for key in config:
         if key not in _REQUIRED and key not in _DEFAULTS:
             known = ", ".join([*_REQUIRED, *_DEFAULTS])
-            raise ValueError(f"{key} is no argument of guided-diffusion's networks: {known} are")
+            raise ValueError(f"{key} is no argument of guided-diffusion's networks: give {known}")
     full = _DEFAULTS | dict(config)
     upsample = full["num_heads_upsample"]
     supported = {
@@ -71,9 +70,9 @@ def complete(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     for key, holds in supported.items():
         if not holds:
             raise ValueError(
-                f"{key}={full[key]!r} of a {kind} cannot be imported: the published networks are "
-                "2-D, resample with weights, have one number of heads on both ways, a linear or "
-                "cosine schedule, and classifiers attention pooling with num_head_channels"
+                f"{key}={full[key]!r} of a {kind} cannot be imported: give 2-D, learned resampling,"
+                " equal numbers of heads down and up, a linear or cosine schedule and, for a"
+                " classifier, attention pooling with num_head_channels"
             )
     return full
 
@@ -81,8 +80,8 @@ def complete(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
 def arguments(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """The arguments of our UNet (kinds "unet" and "superres") or Classifier for the same network.
 
-    Left out are `noise_input`, `dtype`, `remat`, and those that the data decides: `num_classes`
-    and `out_channels`. ValueError as `complete`.
+    Omits `noise_input`, `dtype`, `remat` and, since the data decides them, `num_classes` and
+    `out_channels`. ValueError as `complete`.
     """
     full = complete(config, kind)
     levels = len(full["channel_mult"])
@@ -91,7 +90,7 @@ def arguments(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
         "channels": full["model_channels"],
         "channel_mult": tuple(full["channel_mult"]),
         "num_blocks": full["num_res_blocks"],
-        # A factor that is none of the network's is not looked at there either.
+        # guided-diffusion also ignores a factor that the network does not reach.
         "attention_resolutions": tuple(
             full["image_size"] // factor
             for factor in sorted(full["attention_resolutions"])
@@ -111,7 +110,7 @@ def arguments(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 class Preset(NamedTuple):
-    """A published checkpoint: `config` as above, and the size of what an upsampler is given."""
+    """A published checkpoint; `low_res_size` is the side of an upsampler's input in pixels."""
 
     kind: str
     config: dict[str, Any]
@@ -127,7 +126,7 @@ _CHANNEL_MULT = {
 
 
 def _network(image_size: int, attention: tuple[int, ...] = (32, 16, 8), **others) -> dict[str, Any]:
-    """The arguments that published networks share; `attention` are heights."""
+    """Arguments that published networks share; `attention` holds heights in pixels."""
     shared = {
         "image_size": image_size,
         "channel_mult": _CHANNEL_MULT[image_size],
@@ -182,16 +181,16 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str) -> tuple[str, dict[str, Any]]:
-    """(kind, config) of a published checkpoint; ValueError for none of the eleven names."""
+    """(kind, config) of a published checkpoint; ValueError for an unknown name."""
     if name not in PRESETS:
-        raise ValueError(f"name={name!r}: OpenAI published {', '.join(PRESETS)}")
+        raise ValueError(f"name={name!r} is unknown: choose one of {', '.join(PRESETS)}")
     return PRESETS[name].kind, dict(PRESETS[name].config)
 
 
 def settings(name: str) -> dict[str, Any]:
     """Changes to configs/base.py for a published checkpoint, {"section.field": value}.
 
-    A classifier's model section is these fields alone, without `label_input`. Raises as `preset`.
+    The model section of a classifier has only these fields, no `label_input`. Raises as `preset`.
     """
     kind, config = preset(name)
     values = {

@@ -1,12 +1,12 @@
 """Which entry of a guided-diffusion state dict is which of our parameters?
 
+One walk over the architecture pairs every entry with a parameter:
+
     theirs [out, in, ...] = ours [..., in, out]   kernels, and the positions of the pooling
     theirs = ours                                 everything else
 
 Their blocks are numbered in the order of the forward pass, `input_blocks.N`, `output_blocks.N`;
-ours are named by level. One walk over the architecture pairs them; it passes every layer that such
-a network may have, and those that this one lacks drop out. What the expected names and shapes are,
-and how a parameter is made of an entry, both follow from it.
+ours are named by level. The walk visits all possible layers; absent ones drop out.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-# Our leaf and theirs of each form of layer.
+# {form of layer: {our leaf: their leaf}}
 _LEAVES = {
     "conv": {"kernel": "weight", "bias": "bias"},
     "conv1d": {"kernel": "weight", "bias": "bias"},
@@ -31,30 +31,24 @@ _Layer = tuple[str, str, str]  # our path, their prefix, form
 
 
 class Entry(NamedTuple):
-    """One entry of a state dict.
-
-    path: of the parameter in our tree, "down_0_1/conv_in/kernel".
-    shape: of the entry.
-    our_shape: of the parameter.
-    """
+    """Shape of an entry; path, such as "down_0_1/conv_in/kernel", and shape of our parameter."""
 
     path: str
     shape: tuple[int, ...]
     our_shape: tuple[int, ...]
 
     def to_ours(self, value: np.ndarray) -> np.ndarray:
-        """The parameter, float32 `our_shape`, as a copy."""
+        """The parameter as a copy, float32 `our_shape`."""
         if self.path.endswith(_TRANSPOSED):
             value = np.moveaxis(value, (0, 1), (-1, -2))
         return np.array(value.reshape(self.our_shape), np.float32, order="C")
 
 
 def entries(params: Any, num_levels: int, num_blocks: int) -> dict[str, Entry]:
-    """Every entry of the state dict of a network of ours by its key, in their order.
+    """{key: entry} of the state dict of one of our networks, in guided-diffusion's order.
 
-    Args:
-      params: the network's tree; of its leaves only shapes are looked at.
-      num_levels, num_blocks: resolutions, and residual blocks at each of them.
+    `params` is the parameter tree, of arrays or shapes, of a network with `num_levels` resolutions
+    and `num_blocks` residual blocks at each of them.
     """
     shapes = {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
     found = {}
@@ -75,7 +69,7 @@ def _their_shape(shape: tuple[int, ...], leaf: str, form: str) -> tuple[int, ...
 
 
 def _layers(modules: set[str], num_levels: int, num_blocks: int) -> Iterator[_Layer]:
-    """Every layer, and some that are not there; `modules` are the names of those that are."""
+    """All possible layers; `modules` are the names of the present ones."""
     yield "logsnr_embedding/Dense_0", "time_embed.0", "linear"
     yield "logsnr_embedding/Dense_1", "time_embed.2", "linear"
     yield "label_embedding", "label_emb", "embedding"
@@ -121,6 +115,6 @@ def _attention(ours: str, theirs: str) -> Iterator[_Layer]:
 
 
 def _resampling(ours: str, theirs: str, conv: str) -> Iterator[_Layer]:
-    """A residual block, or a convolution alone; a network has one of the two."""
+    """A residual block and a single convolution; a network has one of the two."""
     yield from _block(ours, theirs)
     yield f"{ours}/conv", f"{theirs}.{conv}", "conv"

@@ -1,9 +1,9 @@
-"""How does an imported network become a run's folder?
+"""Writing of an imported network as the folder of a run.
 
-    <workdir>/checkpoints/0     what `cfg_jax.load` and `launch.sample` read
+    <workdir>/checkpoints/0     read by `cfg_jax.load` and `launch.sample`
 
-Step 0: a file of weights does not say after how many steps it was written. There is no optimizer
-state, so such a run can be sampled from and not be trained on.
+The step is 0, since a weight file does not record it. Without optimizer state the run can be
+sampled from but not trained further.
 """
 
 import math
@@ -19,15 +19,13 @@ from cfg_jax.io.files import check_writable
 
 
 def check_free(workdir: str | os.PathLike[str]) -> Path:
-    """The folder of checkpoints in `workdir`; ValueError where one cannot be put there or is."""
-    check_writable(workdir, "--workdir", "give a new folder, such as runs/imported")
+    """The checkpoint folder of `workdir`; ValueError if it is not writable or in use."""
+    check_writable(workdir, "workdir", "give a new folder, such as runs/imported")
     folder = Path(workdir).expanduser() / "checkpoints"
-    check_writable(folder, "--workdir", "give a new folder")
+    check_writable(folder, "workdir", "give a new folder")
     steps = sorted(step.name for step in folder.iterdir()) if folder.exists() else []
     if any(step.isdecimal() for step in steps):
-        raise ValueError(
-            f"--workdir={workdir} holds checkpoints ({', '.join(steps)}): give another"
-        )
+        raise ValueError(f"workdir={workdir} holds checkpoints ({', '.join(steps)}): give another")
     return folder
 
 
@@ -38,14 +36,10 @@ def write(
     config: Mapping[str, Any],
     meta: Mapping[str, Any],
 ) -> None:
-    """Writes a checkpoint whose averaged parameters are `params`; all of it or nothing.
+    """Writes a checkpoint with EMA parameters `params`, completely or not at all.
 
-    Args:
-      config, meta: JSON values, as `cfg_jax.load` reads them.
-
-    Raises:
-      ValueError: as `check_free`.
-      OSError: the folder cannot be written, or not all of it.
+    `config` and `meta` are JSON values, as `cfg_jax.load` reads them. Raises ValueError as
+    `check_free`, and OSError if writing fails.
     """
     from cfg_jax.storage.checkpoint import Checkpoints
 

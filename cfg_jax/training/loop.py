@@ -1,9 +1,7 @@
-"""What happens between two steps of training?
+"""The training loop: steps, and the metrics, checkpoints and previews between them.
 
-Read the metrics of finished steps, stop a run that has gone wrong or is asked to stop, log, save,
-draw a preview: `due_after` says which. Batch and noise of step k are functions of (seed, k), so a
-resumed run makes the same steps as one that never stopped. Every process takes part; process 0
-alone logs, prints and draws.
+Batch and noise of step k are functions of (seed, k), so a resumed run makes the same steps as an
+uninterrupted one. Every process runs the loop; process 0 alone logs, prints and draws previews.
 """
 
 import collections
@@ -31,13 +29,12 @@ from cfg_jax.storage.checkpoint import Checkpoints, SaveError
 from cfg_jax.training import preemption
 from cfg_jax.training.step import TrainState
 
-# Steps whose metrics are still on the devices: a host that waited for every step's would leave the
-# devices idle in between.
+# Number of steps whose metrics stay on the devices: waiting for each step would leave them idle.
 STEPS_IN_FLIGHT = 2
 
 
 class Run(NamedTuple):
-    """What training does not change; `order[k]` is the batch of step k + 1."""
+    """The constants of a run; `order[k]` is the batch of step k + 1."""
 
     config: ConfigDict
     workdir: Path
@@ -46,19 +43,19 @@ class Run(NamedTuple):
     task: build.Task
 
     def meta(self) -> dict[str, Any]:
-        """The record of the data in a checkpoint, as JSON values."""
+        """Metadata of the data for a checkpoint, as JSON values."""
         source = self.source
         known = {"shape": source.shape, "label_names": source.label_names}
         return {"data": known | {"fingerprint": source.fingerprint()}}
 
 
 class Due(NamedTuple):
-    """What is due between a step and the next one.
+    """Actions due between a step and the next one.
 
-    first: the step was the first since the start, which includes compiling.
-    log, save, preview: metrics are logged, a checkpoint saved, a preview drawn.
-    end: no further step is made.
-    stop: no further step is made although some are left.
+    first: the step was the first since the start and included compilation.
+    log, save, preview: log metrics, save a checkpoint, draw a preview.
+    end: make no further step.
+    stop: make no further step although some are left.
     """
 
     first: bool
@@ -70,13 +67,10 @@ class Due(NamedTuple):
 
 
 def due_after(step: int, *, start: int, train: ConfigDict, asked_to_stop: bool, draws: bool) -> Due:
-    """What is due after `step`.
+    """Actions due after `step`.
 
-    Args:
-      start: the step that the run began or resumed from.
-      train: config.train.
-      asked_to_stop: stop after this step, saved and without a preview.
-      draws: whether the network can draw previews.
+    The run began at or resumed from `start`; `train` is config.train. `asked_to_stop` requests a
+    stop with a checkpoint and without a preview; `draws` allows previews.
     """
     last = step == train.num_steps
     stop = asked_to_stop and not last
@@ -93,14 +87,10 @@ def due_after(step: int, *, start: int, train: ConfigDict, asked_to_stop: bool, 
 
 
 class Loop:
-    """All steps from `start` to the config's last, and what happens between them.
+    """All steps from `start` to config.train.num_steps, and the work between them.
 
-    Args:
-      feed: from `watchdog.armed`.
-      asked_to_stop: from `preemption.watched`, called once after every step.
-
-    Raises:
-      FloatingPointError, SaveError, preemption.Interrupted: as `run.train`.
+    `watchdog.armed` yields `feed`; `preemption.watched` yields `asked_to_stop`, called once after
+    every step. Raises FloatingPointError, SaveError and preemption.Interrupted as `run.train`.
     """
 
     def __init__(
@@ -144,13 +134,13 @@ class Loop:
                 if due.stop:
                     break
         if step < self.total:
-            self._print(f"asked to stop: step {step} of {self.total} saved, start again to go on")
+            self._print(f"stop requested: step {step} of {self.total} saved, start again to resume")
             raise preemption.Interrupted(step)
         self._print(f"step {step} of {self.total} done, in {self.run.workdir}")
 
     @contextlib.contextmanager
     def _outputs(self) -> Iterator[tuple[MetricLog | None, Progress | None]]:
-        """The metric log and the progress of process 0; nothing in the others."""
+        """Yields (metric log, progress) in process 0 and (None, None) in the others."""
         if not processes.is_first():
             yield None, None
             return
@@ -165,19 +155,19 @@ class Loop:
             print(text, flush=True)
 
     def _between(self, step: int, metrics: dict) -> Due:
-        """What is due after `step`; takes in its metrics, and feeds the watchdog."""
+        """Queues the metrics of `step`, feeds the watchdog and returns the actions due."""
         task = self.run.task
         due = due_after(
             step,
             start=self.start,
             train=self.run.config.train,
             asked_to_stop=self.asked_to_stop(),
-            # An upsampler has no image to enlarge.
+            # An upsampler would need a small image.
             draws=task.draws and not task.low_res_size,
         )
         if due.first or due.save or due.preview:
             self.slow = step
-        # The others' slow work shows when the results of a later step are waited for.
+        # Slow work of a peer blocks this process only when it reads the results of a later step.
         self.feed(step <= self.slow + STEPS_IN_FLIGHT + 1)
         self.in_flight.append((step, metrics))
         self._account(0 if due.first or due.log or due.save else STEPS_IN_FLIGHT)
@@ -186,7 +176,7 @@ class Loop:
         return due
 
     def _account(self, keep_in_flight: int) -> None:
-        """Adds up the metrics of finished steps; stops a run of steps that are not finite."""
+        """Adds up metrics of finished steps; raises after too many non-finite steps in a row."""
         limit = self.run.config.train.max_skipped_in_row
         while len(self.in_flight) > keep_in_flight:
             step, metrics = self.in_flight.popleft()
@@ -196,14 +186,14 @@ class Loop:
             self.skipped_in_row = self.skipped_in_row + 1 if metrics["skipped"][0] else 0
             if self.skipped_in_row >= limit:
                 saved = self.checkpoints.latest_step()
-                kept = "nothing was saved yet" if saved is None else f"step {saved} is saved"
+                kept = "no step is saved yet" if saved is None else f"step {saved} is saved"
                 raise FloatingPointError(
                     f"loss or gradient not finite in steps {step - limit + 1} to {step}, {limit} "
-                    f"in a row; {kept}: lower config.optim.learning_rate or look at the data"
+                    f"in a row; {kept}: lower config.optim.learning_rate or check the data"
                 )
 
     def _write_first(self) -> None:
-        self._print(f"first step, with compiling: {self.logged.seconds():.1f} s")
+        self._print(f"first step, including compilation: {self.logged.seconds():.1f} s")
         self.logged.restart_clock()
 
     def _write_log(self, step: int) -> None:
@@ -232,7 +222,7 @@ class Loop:
                 loss=loss,
             )
         except SaveError as error:
-            # Other processes wait for this one's part of a checkpoint that several write.
+            # If several processes write a checkpoint, the others wait for this one's part.
             if jax.process_count() > 1 or (is_last and error.step == step):
                 raise
             logging.error("%s", error)
@@ -253,7 +243,7 @@ class Loop:
 
 
 class _Window:
-    """Sums of metrics over some steps, and the time they took."""
+    """Sums of metrics over some steps, and their duration."""
 
     def __init__(self):
         self.clear()
@@ -267,7 +257,7 @@ class _Window:
         self._steps += 1
 
     def means(self) -> dict[str, float]:
-        """Weighted means; a name that no example counted for is left out."""
+        """Weighted means; omits a name whose weights are all 0."""
         pairs = (self.sums or {}).items()
         return {name: float(total / weight) for name, (total, weight) in pairs if weight > 0}
 
@@ -275,16 +265,16 @@ class _Window:
         self._steps, self._since = 0, time.monotonic()
 
     def seconds(self) -> float:
-        """Since the last restart, pauses left out."""
+        """Seconds since the last restart, without pauses."""
         return time.monotonic() - self._since
 
     def steps_per_second(self) -> float:
-        """0 where no step was timed."""
+        """Steps per second; 0 if no step was timed."""
         return self._steps / max(self.seconds(), 1e-9)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time inside does not count."""
+        """Stops the clock inside."""
         elapsed = self.seconds()
         yield
         self._since = time.monotonic() - elapsed

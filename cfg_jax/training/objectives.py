@@ -1,8 +1,8 @@
-"""What is minimised in training, and what is logged of it?
+"""Training objectives: the losses of `core.losses` bound to a task, with metrics to log.
 
     loss_fn = (params, keys [b], batch) -> (loss [b], {name: (values [b], weights [b])})
 
-`core.losses` bound to a task, in the form that `make_train_step` takes.
+`make_train_step` takes such a function.
 """
 
 import itertools
@@ -16,20 +16,17 @@ from cfg_jax.core.losses import classifier_loss, diffusion_loss
 from cfg_jax.core.types import Array
 from cfg_jax.training.step import LossFn, Weighted
 
-# Near the quartiles of logsnr when u is uniform over +-20: 22.5, 27.5, 27.5 and 22.5 per cent.
+# For uniform u and logsnr in +-20 the bands hold 22.5, 27.5, 27.5 and 22.5 per cent of examples.
 LOGSNR_EDGES = (-2.0, 0.0, 2.0)
 
 
 def diffusion_loss_fn(task: Experiment, **options) -> LossFn:
-    """The loss of `diffusion_loss` with what is logged of it.
+    """A loss function that computes `diffusion_loss` and its metrics.
 
     Metrics, as (values [b], weights [b]): `eps_mse`; the loss of examples with and without their
-    label; the share without; the loss in four bands of logsnr; `vlb`, where the variance is
-    learned, in bits per dimension.
-
-    Args:
-      task: the network, and what its output means.
-      **options: of `diffusion_loss`: p_uncond, weighting, vlb_weight, vlb_steps.
+    label; the fraction without; the loss in four bands of logsnr; for a learned variance `vlb`, in
+    bits per dimension. Options are p_uncond, weighting, vlb_weight and vlb_steps of
+    `diffusion_loss`.
     """
 
     def loss_fn(params, keys, batch):
@@ -58,11 +55,7 @@ def diffusion_loss_fn(task: Experiment, **options) -> LossFn:
 
 
 def classifier_loss_fn(task: ClassifierExperiment) -> LossFn:
-    """The loss of `classifier_loss` with what is logged of it.
-
-    Metrics, as (values [b], weights [b]): `accuracy`, over all noise levels and in four bands of
-    logsnr.
-    """
+    """A loss function of `classifier_loss`, with `accuracy` overall and in four bands of logsnr."""
 
     def loss_fn(params, keys, batch):
         loss_keys, dropout_keys = keys_lib.split(keys)
@@ -81,7 +74,7 @@ def classifier_loss_fn(task: ClassifierExperiment) -> LossFn:
 
 
 def _by_band(name: str, values: Array, logsnr: Array) -> dict[str, Weighted]:
-    """`values` of each band of logsnr."""
+    """`values` weighted by 1 inside and 0 outside each band of logsnr."""
     bands = {}
     for low, high in itertools.pairwise((-np.inf, *LOGSNR_EDGES, np.inf)):
         inside = (logsnr >= low) & (logsnr < high)

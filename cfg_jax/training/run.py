@@ -1,7 +1,6 @@
-"""How is a model trained, from a config to checkpoints?
+"""Training of a model, from a config to checkpoints.
 
-Checks the config, opens the data, restores or creates the state and builds the pmapped step; the
-steps are made in `loop`.
+Validates the config, opens the data, restores or creates the state and pmaps the step for `loop`.
 """
 
 from collections.abc import Callable
@@ -27,14 +26,14 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     """Trains up to config.train.num_steps, from the newest checkpoint in `workdir` if there is one.
 
     Writes `checkpoints/`, `metrics.jsonl`, `events/` and `previews/` there. Every process of a run
-    calls it, with a `workdir` that all of them see; it may be in a bucket, gs://bucket/folder.
+    calls it with the same shared `workdir`, a local folder or gs://bucket/folder.
 
     Raises:
-      ValueError: a config that cannot be run, a workdir that cannot be written or holds another
-        run, data that is not there; before anything is compiled.
+      ValueError: invalid config, missing data, or a workdir that is not writable or holds another
+        run; before anything is compiled.
       FloatingPointError: too many steps in a row with a loss or gradient that is not finite.
-      SaveError: the last checkpoint could not be written, or one that several processes write.
-      preemption.Interrupted: SIGTERM came, and the step that was under way is saved.
+      SaveError: the last checkpoint, or one that several processes write, could not be saved.
+      preemption.Interrupted: SIGTERM was received and the current step is saved.
     """
     check_writable(workdir, "workdir")
     validate(config, devices.num_devices_of_all())
@@ -59,7 +58,7 @@ def _train(run: Run, feed: Callable[[bool], None], asked_to_stop: Callable[[], b
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimizer of `config`."""
+    """The optimizer of config.optim."""
     settings = {name: value for name, value in config.optim.items() if name != "ema_decay"}
     return create_optimizer(**settings)
 
@@ -67,7 +66,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 def make_create(
     config: ConfigDict, task: build.Task, optimizer: optax.GradientTransformation
 ) -> Callable[[], TrainState]:
-    """A function that gives the state before the first step of `config`."""
+    """A function () -> state before the first step of `config`."""
     return lambda: create_train_state(task.init(jax.random.key(config.seed)), optimizer)
 
 
@@ -97,7 +96,7 @@ def make_step(
 
 
 def _open(config: ConfigDict, workdir: Path) -> Run:
-    """The data and the task of a config."""
+    """Opens the data and assembles the task of a config."""
     source = data.open_source(split=config.data.split, **build.data_arguments(config))
     order = data.batches(
         source,
@@ -113,7 +112,7 @@ def _open(config: ConfigDict, workdir: Path) -> Run:
 
 
 def _restore(run: Run, checkpoints: Checkpoints, abstract: TrainState) -> TrainState | None:
-    """The state of the newest readable checkpoint; None where there is none."""
+    """The state of the newest readable checkpoint, or None."""
     target = devices.replicated_like(abstract)
     restored = checkpoints.restore_latest(target.replace(ema_params=None), target.ema_params)
     if restored is None:

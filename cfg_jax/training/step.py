@@ -1,10 +1,10 @@
-"""What does one training step do to the state?
+"""One training step: an optimizer update, then the moving average (EMA) of the parameters.
 
     params <- params - optimizer(mean gradient),   ema <- d ema + (1 - d) params,
     d = min(ema_decay, (1 + n) / (10 + n)) after n steps
 
-A step takes a loss function, knows nothing of diffusion, and is the same function on one device
-(axis_name None) and on many: gradients are averaged before anything uses them.
+A step takes any loss function. It is the same function on one device (axis_name None) and on many,
+because gradients are averaged before any use.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,10 @@ class TrainState:
     """Everything that a step changes.
 
     step: [] int32, batches consumed, skipped ones included.
-    params: the network's parameters.
-    ema_params: their exponential moving average, of the same structure.
-    opt_state: the optimizer's.
-    skipped: [] int32, steps left out since the start because something was not finite.
+    params: parameters of the network.
+    ema_params: exponential moving average of `params`, of the same structure.
+    opt_state: state of the optimizer.
+    skipped: [] int32, steps skipped since the start because loss or gradient was not finite.
     """
 
     step: Array
@@ -42,7 +42,7 @@ class TrainState:
 
 
 def create_train_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step; the average starts at the parameters."""
+    """The state before the first step; the EMA starts at the parameters."""
     zero = jnp.zeros((), jnp.int32)
     ema_params = jax.tree.map(jnp.copy, params)
     return TrainState(zero, params, ema_params, optimizer.init(params), zero.copy())
@@ -58,18 +58,18 @@ def create_optimizer(
     weight_decay: float = 0.0,
     anneal_steps: int = 0,
 ) -> optax.GradientTransformation:
-    """Adam (AdamW with weight decay), learning rate warmed up linearly, gradient norm clipped.
+    """Adam, AdamW with weight decay, with linear warm-up and clipping of the gradient norm.
 
-    It clips the gradient it is given: `make_train_step` averages over devices first.
+    Clips the gradient that it receives, which `make_train_step` has averaged over devices.
 
     Args:
-      learning_rate: after the warm-up.
-      warmup_steps: steps from 0 to learning_rate; 0 for none.
-      b1, b2: Adam's decay rates.
+      learning_rate: rate after the warm-up.
+      warmup_steps: steps from rate 0 to learning_rate; 0 for none.
+      b1, b2: decay rates of Adam's moments.
       grad_clip: largest global norm; 0 for no clipping.
-      weight_decay: AdamW's, per unit of learning rate.
-      anneal_steps: the rate falls linearly, from learning_rate at step 0 to 0 at this step, the
-        warm-up a factor on top of it; 0 for a constant rate.
+      weight_decay: decay of AdamW per unit of learning rate.
+      anneal_steps: step at which the rate, falling linearly from step 0 and multiplied by the
+        warm-up, reaches 0; 0 for a constant rate.
     """
     rate = learning_rate
     if warmup_steps:
@@ -81,7 +81,7 @@ def create_optimizer(
 
 
 def _annealed(rate: float | optax.Schedule, num_steps: int) -> optax.Schedule:
-    """`rate` times what is left of 1 on the way to 0 at num_steps."""
+    """`rate` times a factor that falls linearly from 1 at step 0 to 0 at num_steps."""
     falling = optax.linear_schedule(1.0, 0.0, num_steps)
     return lambda step: falling(step) * (rate(step) if callable(rate) else rate)
 
@@ -98,21 +98,20 @@ def make_train_step(
     """A pure function (state, batch) -> (state, metrics).
 
     Example i of a step draws from fold_in(fold_in(key(seed), step), index[i]). A step whose loss
-    or gradient is not finite leaves params, ema and optimizer as they were, and is counted.
+    or gradient is not finite leaves params, EMA and optimizer unchanged, and counts as skipped.
 
     Args:
       loss_fn: (params, keys [b], batch) -> (loss [b], {name: (values [b], weights [b])}).
-      optimizer: optax transformation.
-      seed: of all noise in training.
-      ema_decay: the largest decay of the average.
-      num_microbatches: parts of a device's batch, computed one after the other for one update.
-      axis_name: pmap's axis to average over, or None.
+      seed: random seed of all training noise.
+      ema_decay: largest decay of the EMA.
+      num_microbatches: parts of a device's batch, computed in sequence for one update.
+      axis_name: pmap axis to average over, or None.
 
     Returns:
-      The step. `batch` holds arrays [b, ...], `index` [b] among them, the place of each example in
-      the global batch. Metrics are (weighted sum, sum of weights) over the global batch: `loss`,
-      `grad_norm`, `param_norm`, `skipped` and what loss_fn names. The step raises ValueError when
-      b is not a multiple of num_microbatches.
+      The step. `batch` holds arrays [b, ...]; `index` [b] is the position of each example in the
+      global batch. Metrics are (weighted sum, sum of weights) over the global batch: `loss`,
+      `grad_norm`, `param_norm`, `skipped` and those of loss_fn. The step raises ValueError if b is
+      not a multiple of num_microbatches.
     """
 
     def mean_loss(params, batch, step):
@@ -162,7 +161,7 @@ def _updated(
 
 
 def _in_parts(gradient: Callable, parts: int) -> Callable:
-    """`gradient` of a batch as the mean over its parts, computed one after the other."""
+    """`gradient` of a batch as the mean over its parts, computed in sequence."""
     if parts == 1:
         return gradient
 

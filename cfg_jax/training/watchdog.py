@@ -1,13 +1,12 @@
-"""Is this process stuck?
+"""A watchdog that ends a stuck process.
 
-A process blocked on a hung peer blocks forever, because the hung peer still sends heartbeats. So a
-watchdog that is not fed in time prints the stacks of all threads to standard error and ends the
-process with code 1; its peers then miss its heartbeats.
+A process blocked on a hung peer blocks forever, because the hung peer still sends heartbeats. A
+watchdog that is not fed in time prints the stacks of all threads to standard error and exits with
+code 1; the peers then miss the heartbeats of this process.
 
-    patience    `seconds` from one feeding to the next, PATIENCE times that where compiling, saving
-                or drawing lies between, here or in a peer
+    timeout = seconds, times PATIENCE at first and if this process or a peer may compile, save, draw
 
-It is a thread outside Python, which works even where a thread never releases the interpreter.
+It is a C thread, which runs even if a Python thread never releases the interpreter lock.
 """
 
 import contextlib
@@ -20,14 +19,11 @@ PATIENCE = 10
 
 @contextlib.contextmanager
 def armed(seconds: float) -> Iterator[Callable[[bool], None]]:
-    """Gives `feed(patient)`, to be called after every step; no watchdog where seconds is 0.
-
-    The first wait is a patient one.
-    """
+    """Yields `feed(patient)`, to call after every step; 0 seconds disables the watchdog."""
 
     def feed(patient: bool) -> None:
         if seconds:
-            # Not sys.stderr: a notebook's has no file behind it.
+            # sys.stderr has no file descriptor in a notebook.
             faulthandler.dump_traceback_later(
                 seconds * PATIENCE if patient else seconds, exit=True, file=sys.__stderr__
             )
