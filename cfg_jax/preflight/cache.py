@@ -35,8 +35,7 @@ class Result:
     name, topology: names of the config and the pod slice.
     program: "train" or "sample".
     num_devices, per_device: number of devices, and of examples or images per device.
-    config: config as JSON values.
-    versions: versions of the packages used to compile.
+    config, versions: config as JSON values, and versions of the packages used to compile.
     digest: SHA-256 of all inputs of the compiler.
     """
 

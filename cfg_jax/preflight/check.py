@@ -33,14 +33,12 @@ def run(
 
     Args:
       config: a ConfigDict; config.train.batch_size is the global batch size.
-      name: name of the config.
       topologies: names of pod slices, such as "v5e:4x4".
       folder: cache of results.
       batch_sizes: examples per device, one program each; the config's batch size if empty.
       programs: subset of PROGRAMS.
       search: whether to search remedies for a program that does not fit; ignored for a table.
       code: whether to generate machine code; without it, code size and cycles stay unknown.
-      log: called with the text to print.
 
     Returns whether all programs fit.
 

@@ -1,9 +1,8 @@
 """Compiles a program for a pod slice and reads the findings.
 
-Compiling stops after memory assignment unless machine code is requested, which takes most of the
-time. To stop there, a separate process compiles and is killed once XLA has written its decisions to
-`--xla_dump_to`; code size and estimated cycles stay unknown. Running out of memory is a finding,
-not an error.
+Without machine code, which takes most of the time, compiling stops after memory assignment: a
+separate process compiles, and is killed once XLA has written its decisions to `--xla_dump_to`. Code
+size and estimated cycles then stay unknown. Running out of memory is a finding, not an error.
 """
 
 import contextlib

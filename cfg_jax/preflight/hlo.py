@@ -203,8 +203,7 @@ def collectives(module: Module) -> dict[str, dict[str, int]]:
 def estimated_cycles(module: Module) -> int:
     """Sum of the TPU compiler's "estimated_cycles"; 0 if there are none, as on a CPU.
 
-    The estimates cover fusions run in sequence, without waiting for collectives and without
-    unfused operations.
+    They cover fusions run in sequence, neither waiting for collectives nor unfused operations.
     """
     pattern = re.compile(r'"estimated_cycles":"(\d+)"')
     return sum(

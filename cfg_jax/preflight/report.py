@@ -33,7 +33,7 @@ def describe(result: Result) -> str:
             f"the compiler's estimate, not a measurement: {_estimate(result)}",
         ]
     if found.unknown_loops:
-        lines.append(f"{found.unknown_loops} loops of unknown trip count are counted as one iteration")
+        lines.append(f"{found.unknown_loops} loops of unknown trip count are counted once")
     if checks := found.checks(devices):
         line = "; ".join(f"{name}: {'yes' if ok else 'NO'}" for name, ok in checks.items())
         lines.append(line.replace("exchanged", "communicated"))  # stored as "exchanged"

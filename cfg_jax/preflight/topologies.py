@@ -8,13 +8,12 @@ as in JAX: the two cores of a v4 or v5p chip are one device, those of a v3 or 7x
     FLOPs per cycle = cores x matrix units x rows x columns x 2,   clock = peak / FLOPs per cycle
 
 Sources: memory, peak, matrix units and shapes are from the pages "TPU v3" to "TPU7x" of Cloud TPU's
-documentation (docs.cloud.google.com/tpu/docs). The memory of v5p is 95 GB there and 103e9 bytes in
-JAX's table (jax/_src/pallas/mosaic/tpu_info.py). The resulting clocks match the published ones of
-v3 and v4 (940 and 1,050 MHz: Jouppi et al. 2023, arXiv 2304.01433, table 4) and v5e (1.5 GHz:
-Austin et al. 2025, "How to Scale Your Model", chapter 2). v6e and 7x need another factor of 2:
-without it, two 256 x 256 units per core would need twice the clock, and libtpu 0.0.50.1 estimates
-369,000 and 422,000 FLOPs per cycle for a product of two 8192 x 8192 matrices. That version of
-libtpu reports the usable memory.
+documentation (docs.cloud.google.com/tpu/docs), except v5p memory: 95 GB there, 103e9 bytes in JAX
+(jax/_src/pallas/mosaic/tpu_info.py) and here. The clocks match the published ones of v3 and v4 (940
+and 1,050 MHz: Jouppi et al. 2023, arXiv 2304.01433, table 4) and v5e (1.5 GHz: Austin et al. 2025,
+"How to Scale Your Model", chapter 2). v6e and 7x need another factor of 2: without it, their two
+256 x 256 units per core would need twice the clock, and libtpu 0.0.50.1 estimates 369,000 and
+422,000 FLOPs per cycle for an 8192 x 8192 matrix product. It also reports the usable memory.
 """
 
 import functools

@@ -1,5 +1,7 @@
 """Does a compiled program fit its devices, and does it have the required properties?
 
+`Compiled.fits` answers the first, `Compiled.checks` the second.
+
     memory = arguments + results - donated + temporaries + code        bytes on one device
     fits  <=>  memory <= memory of a device that is available to a program
 """
