@@ -6,7 +6,7 @@ Compiling takes minutes and is deterministic, so each program's findings are sto
 
 The digest covers all inputs of the compiler: the fingerprint of the lowered program, the topology,
 whether code is generated, the versions of jax, jaxlib and libtpu, and the compiler's flags. Editing
-this package invalidates a result only if the compiled program changes.
+this package invalidates a result only if the lowered program changes.
 """
 
 import dataclasses

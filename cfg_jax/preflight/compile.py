@@ -177,7 +177,7 @@ def _receive(pipe: Connection) -> Any:
         received = pipe.recv()
     except EOFError:
         raise RuntimeError(
-            "the compiler process was killed: too little memory is likely; use a larger machine"
+            "the compiler process was killed, probably by too little memory: use a larger machine"
         ) from None
     if isinstance(received, Exception):
         raise received

@@ -68,7 +68,7 @@ def programs_of(config: Any) -> tuple[str, ...]:
 def task_of(config: Any) -> Any:
     """The task of a validated ConfigDict, without its data.
 
-    Raises ValueError if the data's shape is unknown, or a shape or the timesteps do not fit.
+    Raises ValueError for data of unknown shape, and if model or sampling settings do not suit it.
     """
     shape, names = describe(**build.data_arguments(config))
     task = build.assemble(config, shape, len(names))

@@ -1,8 +1,8 @@
 """What would make a program fit its devices?
 
-The mildest change that fits: remat (recomputing block activations), more microbatches, or fewer
-examples per device. Remat and microbatches are combined if neither is enough alone. An estimate
-skips hopeless changes:
+`find` returns the mildest change of each kind: remat (recomputing block activations), more
+microbatches, fewer examples per device. Remat and microbatches are combined if neither is enough
+alone. An estimate skips hopeless changes:
 
     memory(fraction) ~ fixed + fraction (memory - fixed),   fixed = state and gradients
 

@@ -1,9 +1,8 @@
 """Which pod slices can a program be compiled for, and what are their memory and peak speed?
 
-SHAPES lists the shapes and CHIPS the memory and peak of every kind of chip.
-
-A topology is named as in the compiler, chip and shape: "v5e:4x4", "v4:2x2x4". Devices are counted
-as in JAX: the two cores of a v4 or v5p chip are one device, those of a v3 or 7x chip are two.
+SHAPES lists the pod slices, and CHIPS the memory and peak of every kind of chip. A topology has the
+compiler's name, chip and shape: "v5e:4x4", "v4:2x2x4". Devices are counted as in JAX: the two cores
+of a v4 or v5p chip are one device, and the cores of a v3 or 7x chip are two.
 
     FLOPs per cycle = cores x matrix units x rows x columns x 2,   clock = peak / FLOPs per cycle
 
@@ -13,7 +12,7 @@ documentation (docs.cloud.google.com/tpu/docs), except v5p memory: 95 GB there, 
 and 1,050 MHz: Jouppi et al. 2023, arXiv 2304.01433, table 4) and v5e (1.5 GHz: Austin et al. 2025,
 "How to Scale Your Model", chapter 2). v6e and 7x need another factor of 2: without it, their two
 256 x 256 units per core would need twice the clock, and libtpu 0.0.50.1 estimates 369,000 and
-422,000 FLOPs per cycle for an 8192 x 8192 matrix product. It also reports the usable memory.
+422,000 FLOPs per cycle for an 8192 x 8192 matrix product. This libtpu reports the usable memory.
 """
 
 import functools

@@ -77,7 +77,10 @@ def summary(claims: Sequence[Claim]) -> str:
 
 
 def _claim(sentence: str, curves: Iterable[Curve], judge: Callable) -> Claim:
-    """The verdict that all curves share, else IN_PART; judge(curve) is None without cells."""
+    """The verdict that all curves share, otherwise IN_PART.
+
+    judge: curve -> (HOLDS, IN_PART or FAILS, the numbers as text), or None if cells are missing.
+    """
     found = [(curve.name, judge(curve)) for curve in curves]
     found = [(name, *verdict) for name, verdict in found if verdict is not None]
     if not found:
@@ -153,7 +156,7 @@ def _steps_saturate(curves: Sequence[Curve]) -> Claim:
 
 
 def _classifier_trades(curve: Curve, results: Sequence[Result]) -> tuple[str, str] | None:
-    """HOLDS if the last classifier weight raises the score and ends above the least distance."""
+    """HOLDS if the score ends above its start and the distance above its minimum."""
     if len(curve.results) < 2:
         return None
     score, distance = curve.metric("is"), curve.metric("fid")
@@ -207,7 +210,7 @@ def _points(results: Sequence[Result]) -> list[tuple[float, float]]:
 
 
 def _worse_at_equal_score(curve: Curve, guided: Sequence[Result]) -> tuple[int, int]:
-    """Counts of cells: farther than guidance interpolated at their score, and all compared."""
+    """(cells with larger distance than guidance interpolated at their score, cells compared)."""
     if not guided:
         return 0, 0
     scores, distances = zip(*_points(guided), strict=True)
@@ -217,7 +220,7 @@ def _worse_at_equal_score(curve: Curve, guided: Sequence[Result]) -> tuple[int, 
 
 
 def _least_distance(guided: Sequence[Result], score: float) -> float:
-    """The least distance at no lower score, over guided cells and lines between them."""
+    """Minimum distance at `score` or above, over guided cells and the lines between them."""
     points = _points(guided)
     reached = [distance for found, distance in points if found >= score]
     if reached and points[0][0] <= score:

@@ -55,7 +55,7 @@ class Families(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Text in rows and columns; `head` names the columns, and the rows in its first entry."""
+    """Rows of text; `head` names the columns, `caption` says what the numbers are."""
 
     caption: str
     head: list[str]
@@ -84,7 +84,7 @@ def families(results: Sequence[Result]) -> Families:
     check_comparable(*results)
     guided = [result for result in results if moved(result) is None]
     if not guided:
-        raise ValueError("no result is guided by w alone: measure cells without baselines")
+        raise ValueError("no result is guided by w alone: sweep w without classifier, temperature")
     others = []
     for parameter, neutral in NEUTRAL.items():
         cells = [result for result in results if moved(result) == parameter]
@@ -126,8 +126,8 @@ def tables(results: Sequence[Result]) -> dict[str, Table]:
 def guidance_table(curves: Sequence[Curve]) -> Table:
     """Rows w, columns curves, cells "FID / IS", as in the paper's tables 1 and 2.
 
-    A star marks the lowest distance and the highest score of a column. The paper's numbers have
-    columns if model, sampler and protocol match. Raises ValueError for different protocols.
+    A star marks the lowest distance and the highest score of a column. The paper's numbers stand
+    beside ours if model, sampler and protocol match. Raises ValueError for different protocols.
     """
     every = [result for curve in curves for result in curve.results]
     check_comparable(*every)

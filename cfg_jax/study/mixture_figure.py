@@ -2,7 +2,8 @@
 
 The figure shows each class's guided density, p(z | c)^(1 + w) p(z)^(-w) normalised on a grid, above
 samples drawn with the exact denoiser; w grows from left to right. The two differ under strong
-guidance: diffusing the guided density of one noise level does not give that of another.
+guidance: the sampler follows the guided score at every noise level, but diffusing the guided
+density of one level does not give that of another.
 
 Source: Ho & Salimans 2022, figure 2, whose means, variance and weights are not stated.
 """

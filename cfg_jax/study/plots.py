@@ -22,7 +22,7 @@ def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
     """Plots of a sweep by name, if their cells were measured; raises ValueError as `families`.
 
     frontier_w: a curve per p_uncond, figure 4. frontier_T: a curve per T, figure 5, if there are
-    several. frontier_ways: guidance beside its baselines.
+    several. frontier_ways: guidance and its baselines, if any.
     """
     sweep = families(results)
     found = sweep.over_w()

@@ -54,8 +54,7 @@ def write_report(
 ) -> None:
     """Writes the HTML page at `path`; raises ValueError as `check_claims`.
 
-    `pictures` come from `plots.frontiers`, `strips` are guided samples by name of their run, and
-    `losses` comes from `plots.loss_curves`.
+    `pictures` are from `plots.frontiers`, `losses` from `plots.loss_curves`; `strips` by run name.
     """
     protocol = results[0].protocol
     name = escape(f"Guidance: {title('is', protocol)} against {title('fid', protocol)}")

@@ -19,7 +19,7 @@ from cfg_jax.sampling.strips import Strip, caption
 from cfg_jax.study.curves import aligned
 
 MOST_EXAMPLES = 20_000
-"""Limit of training and test examples, since fitting time grows quadratically."""
+"""Limit of examples per split: fitting time grows quadratically, to hours beyond it."""
 
 
 class Verdict(NamedTuple):

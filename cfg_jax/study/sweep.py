@@ -52,9 +52,8 @@ class Cell(NamedTuple):
 class OlderWays(NamedTuple):
     """Baselines with the same trade-off (Dhariwal & Nichol 2021), on the first run.
 
-    classifier, classifier_form: noisy classifier and its form, see `SamplingSettings`.
+    classifier, classifier_form: guides the model at w = `classifier_on`, 0 or -1 (unconditional).
     classifier_weights, noise_temperatures, score_temperatures: one cell per value.
-    classifier_on: w of the guided model, 0 conditional, -1 unconditional.
     num_steps: T; the first of the sweep if None.
     """
 
@@ -108,7 +107,7 @@ def plan(
     for run in runs[1:]:
         cells += [Cell(run, base.replace(w=float(w))) for w in other_weights]
     cells += _older_cells(runs[0], base, older)
-    for cell in cells:  # before hours are spent on any cell
+    for cell in cells:  # check all before hours are spent on any
         try:
             cell.run.model.check(cell.sampling, classifier=cell.classifier)
         except ValueError as error:
