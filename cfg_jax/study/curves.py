@@ -84,7 +84,7 @@ def families(results: Sequence[Result]) -> Families:
     check_comparable(*results)
     guided = [result for result in results if moved(result) is None]
     if not guided:
-        raise ValueError("no result is guided by w alone: sweep w without classifier, temperature")
+        raise ValueError("no result guided by w alone: sweep w without classifier or temperature")
     others = []
     for parameter, neutral in NEUTRAL.items():
         cells = [result for result in results if moved(result) == parameter]
