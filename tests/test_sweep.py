@@ -45,11 +45,13 @@ def test_verdicts_come_with_the_numbers_they_rest_on():
     _, dips, worse, _ = claims.check_claims(paper_results(TABLE_1))
     assert dips.numbers[0].startswith("p_uncond = 0.1: lowest 1.550 at w = 0.1, 1.800 at w = 0")
     # 13 of the 14 IS of p_uncond = 0.5 are reached by the 0.1 curve, which starts at 53.71.
-    assert worse.numbers[0].endswith("distance of p_uncond = 0.5 1.910, of the other 1.550; "
-                                     "at equal score greater at 13 of 13 points")  # fmt: skip
+    assert worse.numbers[0].endswith(
+        "minimum distance 1.550, against 1.910 for p_uncond = 0.5, which has the larger distance "
+        "at 13 of 13 points of equal score"
+    )
     steps = claims.check_claims(paper_results(TABLE_2))[-1]
     assert "3.020 at T = 128, 2.430 at T = 256, 2.430 at T = 1024" in steps.numbers[0]
-    assert steps.numbers[0].endswith("beyond T = 256 no lower")
+    assert steps.numbers[0].endswith("not lower beyond T = 256")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_steps_that_still_help_at_the_greatest_t_break_the_fourth_claim():
     coarse = line([4.0, 3.0, 5.0], [8.0, 8.5, 8.9], (0, 0.1, 4), num_steps=8)
     verdict = claims.check_claims(GOOD + coarse)[3]
     assert verdict.verdict == FAILS
-    assert "from T = 8 on still lower by 50.0 per cent" in verdict.numbers[0]
+    assert "50.0 per cent lower beyond T = 8" in verdict.numbers[0]
     as_good = line([2.0, 1.54, 6.0], [8.0, 8.5, 8.9], (0, 0.1, 4), num_steps=8)
     assert verdicts(GOOD + as_good)[3] == HOLDS
 

@@ -1,7 +1,7 @@
 """Will this config run on that pod slice, and how fast does the compiler expect it to be?
 
-Compiles programs with the real TPU compiler on a machine without a TPU. Nothing is run; cycles are
-the compiler's estimate. `check.run` does it for a config.
+`run` compiles a config's programs with the real TPU compiler on a machine without a TPU. Nothing is
+executed: cycles are the compiler's estimate.
 """
 
 from cfg_jax.preflight.check import run

@@ -1,12 +1,12 @@
-"""Was this program compiled before, and what was found?
+"""Cache of compile results.
 
-Compiling takes minutes and is deterministic, so findings are kept as JSON, a file per program:
+Compiling takes minutes and is deterministic, so each program's findings are stored as JSON:
 
-    <name>_<topology>_b<examples on a device>_<program>_<digest>.json
+    <name>_<topology>_b<examples per device>_<program>_<digest>.json
 
-The digest covers all that compiling depends on: the fingerprint of the lowered program, the
-topology, whether code is generated, the versions of jax, jaxlib and libtpu, the compiler's flags.
-An edit of this package loses no result unless it changes what is compiled.
+The digest covers all inputs of the compiler: the fingerprint of the lowered program, the topology,
+whether code is generated, the versions of jax, jaxlib and libtpu, and the compiler's flags. Editing
+this package invalidates a result only if the lowered program changes.
 """
 
 import dataclasses
@@ -24,22 +24,19 @@ from cfg_jax.storage import manifest
 
 _COMPILERS = ("jax", "jaxlib", "libtpu")
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
-# Flags that the TPU compiler ignores, or that say only where to write.
+# Flags that the TPU compiler ignores, or that only set output paths.
 _IGNORED = ("--xla_cpu_", "--xla_gpu_", "--xla_dump_", "--xla_force_host_platform_")
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The findings about one program.
+    """Findings about one program.
 
-    name: the config's.
-    topology: name of the pod slice.
+    name, topology: names of the config and the pod slice.
     program: "train" or "sample".
-    num_devices, per_device: devices, and examples or images on each.
-    config: as JSON values.
-    versions: of the packages that it was compiled with.
-    digest: SHA-256 of all that compiling depends on.
-    compiled: the findings.
+    num_devices, per_device: number of devices, and of examples or images per device.
+    config, versions: config as JSON values, and versions of the packages used to compile.
+    digest: SHA-256 of all inputs of the compiler.
     """
 
     name: str
@@ -59,14 +56,14 @@ class Result:
 
     @property
     def fits(self) -> bool:
-        """Whether the program fits the devices of the pod slice."""
+        """Whether the program fits the memory of the devices."""
         return self.compiled.fits(self.where.usable_bytes)
 
     @property
     def file_name(self) -> str:
-        """Name of the file that `write` makes."""
+        """Name of the file that `write` creates."""
         where = self.topology.replace(":", "-")
-        # Overrides in a name may hold paths, and there may be many.
+        # A name may hold many overrides, some with paths.
         name = re.sub(r"[^\w.,=+-]+", "-", self.name)[:120]
         parts = (name, where, f"b{self.per_device}", self.program, self.digest[:8])
         return "_".join(parts) + ".json"
@@ -75,7 +72,7 @@ class Result:
 def key(
     name: str, config: Any, where: Topology, program: str, fingerprint: str, *, code: bool
 ) -> dict[str, Any]:
-    """The fields of a `Result` but `compiled`: all that is known of a lowered program."""
+    """All fields of a `Result` except `compiled`."""
     packages = {package: manifest.version(package) for package in _COMPILERS}
     depends_on = {
         "lowered": fingerprint,
@@ -98,35 +95,37 @@ def key(
 
 
 def _flags() -> list[str]:
-    """The flags in this environment that the TPU compiler heeds."""
+    """Flags in the environment that affect the TPU compiler."""
     given = [flag for name in _FLAGS for flag in os.environ.get(name, "").split()]
     return [flag for flag in given if not flag.startswith(_IGNORED)]
 
 
 def find(folder: Path, known: dict[str, Any]) -> tuple[Path, Result] | None:
-    """(file, result) in `folder` of a `key`, perhaps written under another name; None if none."""
+    """(file, result) in `folder` for a `key`, under any name; None if there is none."""
     for path in sorted(folder.glob(f"*_{known['digest'][:8]}.json")):
         try:
             found = read(path)
         except ValueError:
-            continue  # an incomplete file is compiled again
+            continue  # incomplete file: compile again
         if found.digest == known["digest"]:
             return path, dataclasses.replace(found, name=known["name"])
     return None
 
 
 def read(path: Path) -> Result:
-    """The result in a file; raises ValueError for a file that `write` did not write."""
+    """Loads a result; raises ValueError if `write` did not write the file."""
     try:
         values = json.loads(path.read_text("utf-8"))
         del values["follows"]
         return Result(**{**values, "compiled": Compiled.from_json(values["compiled"])})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no result of a preflight: {error}") from error
+        raise ValueError(
+            f"{path} is not a preflight result ({error}): give a file written by launch.preflight"
+        ) from error
 
 
 def write(folder: Path, result: Result) -> Path:
-    """Writes a result where `find` finds it, with what follows from it for readers."""
+    """Writes a result for `find`, with derived values for human readers under "follows"."""
     compiled, where = result.compiled, result.where
     follows = {
         "fits": result.fits,

@@ -1,7 +1,7 @@
-"""Which programs of a config are compiled for which pod slices, and which were compiled before?
+"""Preflight of a config: compiles its programs, or loads cached results, and logs a report.
 
 One pod slice is reported in full, with remedies if a program does not fit. Several pod slices or
-batch sizes make a table.
+batch sizes are reported as a table.
 """
 
 import functools
@@ -32,29 +32,26 @@ def run(
     """Compiles the programs of a config for pod slices, and logs the findings.
 
     Args:
-      config: a ConfigDict; config.train.batch_size is the global batch.
-      name: name of the config.
+      config: a ConfigDict; config.train.batch_size is the global batch size.
       topologies: names of pod slices, such as "v5e:4x4".
-      folder: where results are kept and found again.
-      batch_sizes: examples on each device, one program for each, instead of the config's batch.
-      programs: some of PROGRAMS.
-      search: whether to look for remedies where a program does not fit; not for a table.
-      code: whether to generate code; without it, its size and the cycles stay unknown.
-      log: called with every line.
+      folder: cache of results.
+      batch_sizes: examples per device, one program each; the config's batch size if empty.
+      programs: subset of PROGRAMS.
+      search: whether to search remedies for a program that does not fit; ignored for a table.
+      code: whether to generate machine code; without it, code size and cycles stay unknown.
 
-    Returns:
-      Whether all programs fit.
+    Returns whether all programs fit.
 
     Raises:
-      ValueError: unknown topologies or programs, a config that these devices or its data do not
-        allow, a folder that cannot be written, no compiler; before anything is traced or made.
-      RuntimeError: the compiler fails, except for lack of memory.
+      ValueError: unknown topology or program, config not valid for these devices or its data,
+        folder not writable, or compiler missing; raised before anything is traced or written.
+      RuntimeError: the compiler fails for a reason other than lack of memory.
     """
     there = programs_of(config)
     wanted = [program for program in there if program in programs]
     if not wanted or not set(programs) <= set(PROGRAMS):
         raise ValueError(
-            f"programs={','.join(programs)}: {name} has {' and '.join(there)}, choose among them"
+            f"programs={','.join(programs)}: {name} has {' and '.join(there)}; choose from these"
         )
     cases = [case for place in topologies for case in _cases(config, topology(place), batch_sizes)]
     task_of(config)
@@ -85,7 +82,7 @@ def _cases(config: Any, where: Topology, batch_sizes: Sequence[int]) -> list[tup
 
 
 def changed(config: Any, changes: dict[str, Any]) -> Any:
-    """A copy of a config with other values of some fields, named "section.field"."""
+    """A copy of a config with changed fields; the keys of `changes` are "section.field"."""
     copy = from_json(to_json(config))
     copy.update_from_flattened_dict(changes)
     return copy
@@ -101,7 +98,7 @@ def measure(
     code: bool,
     log: Callable[[str], None],
 ) -> cache.Result:
-    """The findings about one program, from `folder` or compiled now; arguments as for `run`."""
+    """Findings about one program, cached in `folder` or compiled now; arguments as for `run`."""
     log(f"tracing {program} of {name} for {where.name}")
     with lower(config, program, where, code=code) as lowered:
         known = cache.key(name, config, where, program, lowered.fingerprint, code=code)
@@ -109,7 +106,7 @@ def measure(
             path, result = found
             log(f"found {path}")
             return result
-        log(f"compiling {program} of {name} for {where.name}: minutes for a large network")
+        log(f"compiling {program} of {name} for {where.name}; a large network takes minutes")
         result = cache.Result(**known, compiled=lowered.compile())
     log(f"wrote {cache.write(folder, result)}")
     return result

@@ -1,9 +1,8 @@
-"""What does the compiler make of a program?
+"""Compiles a program for a pod slice and reads the findings.
 
-A program is compiled in full, or only until its memory is assigned: nearly all of the compile time
-goes into machine code. XLA writes its decisions before that where `--xla_dump_to` says, so a
-separate process compiles and is killed once they are written; the size of the code and the
-estimated cycles are unknown then. Too little memory is a finding, not a failure.
+Without machine code, which takes most of the time, compiling stops after memory assignment: a
+separate process compiles, and is killed once XLA has written its decisions to `--xla_dump_to`. Code
+size and estimated cycles then stay unknown. Running out of memory is a finding, not an error.
 """
 
 import contextlib
@@ -37,10 +36,9 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class Lowered(NamedTuple):
-    """A program that can be compiled.
+    """A program ready to compile, and its fingerprint, see `Facts`.
 
-    fingerprint: see `Facts`.
-    compile: () -> Compiled; raises RuntimeError if the compiler fails, except for lack of memory.
+    `compile` raises RuntimeError if the compiler fails for a reason other than lack of memory.
     """
 
     fingerprint: str
@@ -49,17 +47,10 @@ class Lowered(NamedTuple):
 
 @contextlib.contextmanager
 def lower(config: Any, program: str, where: Topology, *, code: bool) -> Iterator[Lowered]:
-    """Lowers a config's program, to be compiled inside the context.
+    """Lowers "train" or "sample" of a validated ConfigDict; compile it inside the context.
 
-    Args:
-      config: a validated ConfigDict.
-      program: "train" or "sample".
-      where: the pod slice.
-      code: whether to generate machine code. Without it, a separate process starts to compile at
-        once and is killed when the context is left.
-
-    Raises:
-      ValueError: the program cannot be traced.
+    Without `code`, no machine code is generated: a separate process starts to compile at once and
+    is killed when the context exits. Raises ValueError if the program cannot be traced.
     """
     if code:
         yield in_full(*trace(config, program, devices(where)))
@@ -77,7 +68,7 @@ def lower(config: Any, program: str, where: Topology, *, code: bool) -> Iterator
 
 
 def in_full(lowered: jax.stages.Lowered, facts: Facts) -> Lowered:
-    """A traced program, to be compiled with machine code in this process."""
+    """A traced program that compiles in this process, with machine code."""
 
     def compile_() -> dict[str, Any]:
         compiled = lowered.compile()
@@ -97,7 +88,7 @@ def in_full(lowered: jax.stages.Lowered, facts: Facts) -> Lowered:
 
 
 def _finish(facts: Facts, compile_: Callable[[], dict[str, Any]]) -> Compiled:
-    """Times `compile_`, which returns fields of `Compiled`; lack of memory gives two of them."""
+    """Runs and times `compile_`; lack of memory leaves only `needed_bytes` and `limit_bytes`."""
     start = time.monotonic()
     try:
         found = compile_()
@@ -106,13 +97,13 @@ def _finish(facts: Facts, compile_: Callable[[], dict[str, Any]]) -> Compiled:
         if needed is None:
             raise
         found = {"needed_bytes": needed, "limit_bytes": limit}
-    # The TPU compiler may replace 64-bit floats by pairs of others.
+    # The TPU compiler may replace a 64-bit float with two narrower ones.
     found["float64"] = facts.float64 or found.get("float64", False)
     return Compiled(time.monotonic() - start, facts.gradient_bytes, facts.num_donated, **found)
 
 
 def read(text: str, num_donated: int) -> dict[str, Any]:
-    """The fields of `Compiled` that follow from the text of an optimized program."""
+    """Fields of `Compiled` that the text of an optimized program determines."""
     module = hlo.parse(text)
     dtypes = hlo.dtypes(module)
     return {
@@ -127,7 +118,7 @@ def read(text: str, num_donated: int) -> dict[str, Any]:
 
 
 def planned_memory(allocations: str) -> Memory:
-    """The memory in XLA's report of its buffer assignment; a device's memory is color 0."""
+    """Memory in XLA's buffer assignment report; device memory is color 0, which is not printed."""
     arguments = results = donated = temporaries = 0
     for size, described in _ALLOCATION.findall(allocations):
         if "color " in described:
@@ -141,7 +132,7 @@ def planned_memory(allocations: str) -> Memory:
 
 
 def out_of_memory(message: str) -> tuple[int | None, int | None]:
-    """(required bytes at least, available bytes) in an error about memory, else Nones."""
+    """(minimum required bytes, available bytes) in an out-of-memory error; else (None, None)."""
     for pattern in _OUT_OF_MEMORY:
         if found := re.search(pattern, message):
             needed, unit, limit, limit_unit = found.groups()
@@ -151,7 +142,7 @@ def out_of_memory(message: str) -> tuple[int | None, int | None]:
 
 @contextlib.contextmanager
 def _compiler(config: Any, program: str, where: Topology, folder: str) -> Iterator[Connection]:
-    """Runs `_compile` in a process of its own, which dumps to `folder`; yields what it sends."""
+    """Runs `_compile` in a separate process that dumps to `folder`; yields the pipe from it."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe(duplex=False)
     arguments = to_json(config), program, where.name, folder, theirs
@@ -166,27 +157,27 @@ def _compiler(config: Any, program: str, where: Topology, folder: str) -> Iterat
 
 
 def _compile(config: dict, program: str, where: str, folder: str, pipe: Connection) -> None:
-    """Sends the facts of a program, compiles it, and sends None, or an error instead."""
-    # XLA reads it when it is first used.
+    """Sends the facts of a program, compiles it and sends None; sends an error on failure."""
+    # XLA reads the variable at its first use.
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_dump_to={folder} --xla_dump_hlo_as_text"
     try:
         lowered, facts = trace(from_json(config), program, devices(topology(where)))
         pipe.send(facts)
         lowered.compile()
-        pipe.send(None)  # a small program may be complete before the process is killed
+        pipe.send(None)  # a small program may finish before the process is killed
     except (RuntimeError, ValueError) as error:
         kind = RuntimeError if isinstance(error, RuntimeError) else ValueError
-        pipe.send(kind(str(error)))  # not every subclass can be pickled
+        pipe.send(kind(str(error)))  # some subclasses cannot be pickled
 
 
 def _receive(pipe: Connection) -> Any:
-    """What the compiler's process sends next; raised, if it is an error."""
+    """The next object from the compiler process; raises it if it is an error."""
     try:
         received = pipe.recv()
     except EOFError:
         raise RuntimeError(
-            "the compiler's process was killed: this machine may have too little memory for it"
+            "the compiler process was killed, probably by too little memory: use a larger machine"
         ) from None
     if isinstance(received, Exception):
         raise received
@@ -194,7 +185,7 @@ def _receive(pipe: Connection) -> Any:
 
 
 def _wait(pipe: Connection, folder: Path) -> None:
-    """Returns once the program in `folder` is complete: its size no longer changes."""
+    """Waits until the size of the dumped program in `folder` stops changing."""
     size = 0
     while not pipe.poll(0.5):
         sizes = [path.stat().st_size for path in folder.glob(_PROGRAM)]

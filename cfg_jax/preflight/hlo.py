@@ -1,8 +1,7 @@
-"""What does a compiled program run, move, compute and keep, by the text that XLA prints of it?
+"""Which collectives, FLOPs, estimated cycles and donated arguments does a compiled program have?
 
-Instructions of computations, the computations that they call, and loop bodies once per iteration
-(XLA's own cost analysis counts them once). From these follow the collectives, the FLOPs, the TPU
-compiler's estimate of cycles, and the donated arguments.
+They are counted in the program's HLO text, with a loop body counted once per iteration. XLA's own
+cost analysis counts it once.
 
     dot          2 |out| prod(contracted sizes)
     convolution  2 batch_out features_out features_in prod_d (pairs of output and kernel positions
@@ -27,7 +26,7 @@ _COMPUTATION = re.compile(r"(ENTRY\s+)?%?([\w.\-]+)\s*[({]")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT\s+)?%?([\w.\-]+) = (.*)")
 _LEAF = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
-_OPERAND = re.compile(r"%([\w.\-]+)(?:#(\d+))?")  # while code is not generated, elements are #k
+_OPERAND = re.compile(r"%([\w.\-]+)(?:#(\d+))?")  # without machine code, elements are #k
 _CALLED = {
     "while": ("body", "condition"),
     "call": ("to_apply",),
@@ -38,7 +37,7 @@ _CALLED = {
 
 
 class Instruction(NamedTuple):
-    """One line: `name = shape opcode(operands), attributes`."""
+    """One instruction: `name = shape opcode(operands), attributes`."""
 
     name: str
     shape: str
@@ -48,12 +47,7 @@ class Instruction(NamedTuple):
 
 
 class Module(NamedTuple):
-    """A program.
-
-    header: first line, which lists the donated arguments.
-    computations: name -> instructions in order.
-    entry: name of the computation that is called.
-    """
+    """A program: header line with the donated arguments, instructions by computation, entry."""
 
     header: str
     computations: dict[str, list[Instruction]]
@@ -61,7 +55,7 @@ class Module(NamedTuple):
 
 
 class Executed(NamedTuple):
-    """An instruction, the shapes in its computation, how often it runs, whether in a fusion."""
+    """An instruction, the shapes in its computation, number of runs, whether inside a fusion."""
 
     instruction: Instruction
     shapes: dict[str, str]
@@ -70,7 +64,7 @@ class Executed(NamedTuple):
 
 
 def parse(text: str) -> Module:
-    """The module that XLA printed; raises ValueError without an entry computation."""
+    """Parses HLO text; raises ValueError if it has no entry computation."""
     header, computations, entry, current = "", {}, "", None
     for line in text.splitlines():
         if line.startswith("HloModule"):
@@ -83,7 +77,7 @@ def parse(text: str) -> Module:
         elif line.startswith("}"):
             current = None
     if not entry:
-        raise ValueError("no ENTRY computation: need the HLO text of a program")
+        raise ValueError("no ENTRY computation: text must be the HLO text of a program")
     return Module(header, computations, entry)
 
 
@@ -96,7 +90,7 @@ def _instruction(name: str, rest: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Position of the parenthesis that closes the one at or after `start`."""
+    """Index of the parenthesis that closes the first one at or after `start`."""
     depth = 0
     for found in re.compile(r"[()]").finditer(text, start):
         depth += 1 if found[0] == "(" else -1
@@ -106,7 +100,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def leaves(shape: str) -> list[tuple[str, tuple[int, ...]]]:
-    """(element type, sizes) of an array's shape, or of every array in a tuple's."""
+    """(element type, sizes) of an array shape, or of every array in a tuple shape."""
     return [
         (dtype, tuple(int(size.lstrip("<=")) for size in sizes.split(",") if size))
         for dtype, sizes in _LEAF.findall(shape)
@@ -114,7 +108,7 @@ def leaves(shape: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def num_bytes(shape: str) -> int:
-    """Size of all arrays in a shape, without the padding that a layout adds."""
+    """Bytes of all arrays in a shape, without layout padding."""
     return sum(_bits(dtype) * math.prod(sizes) for dtype, sizes in leaves(shape)) // 8
 
 
@@ -128,7 +122,7 @@ def _bits(dtype: str) -> int:
 def executed(
     module: Module, name: str = "", times: int = 1, fused: bool = False
 ) -> Iterator[Executed]:
-    """Every instruction that the program, or one computation, runs, also inside fusions.
+    """Yields each instruction that computation `name` runs, also in fusions; default: entry.
 
     All branches of a conditional count; a loop of unknown trip count counts as one iteration.
     """
@@ -152,9 +146,9 @@ def _called(instruction: Instruction) -> list[str]:
 
 
 def trip_count(module: Module, loop: Instruction) -> int | None:
-    """Number of iterations of a `while`, None if unknown.
+    """Number of iterations of a `while`; None if unknown.
 
-    It is the compiler's, or else the limit that the condition compares a counter from 0 with.
+    Read from "known_trip_count", otherwise from the limit of a counter that starts at 0.
     """
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if known:
@@ -169,19 +163,19 @@ def trip_count(module: Module, loop: Instruction) -> int | None:
 
 
 def unknown_loops(module: Module) -> int:
-    """Number of loops that count as one iteration because their trip count is unknown."""
+    """Number of loops with an unknown trip count, which count as one iteration."""
     loops = [e.instruction for e in executed(module) if e.instruction.opcode == "while"]
     return sum(trip_count(module, loop) is None for loop in loops)
 
 
 def operand_shapes(instruction: Instruction, shapes: dict[str, str]) -> list[str]:
-    """Shapes of the operands, found by name among the `shapes` of their computation."""
+    """Shapes of the operands, looked up by name in the `shapes` of their computation."""
     named = _OPERAND.findall(instruction.operands)
     return [_element(shapes[name], at) for name, at in named if name in shapes]
 
 
 def _element(shape: str, at: str) -> str:
-    """Element `at` of a tuple's shape, or the shape itself if `at` is empty."""
+    """Element `at` of a tuple shape, or the shape itself if `at` is empty."""
     if not at:
         return shape
     dtype, sizes = leaves(shape)[int(at)]
@@ -189,10 +183,9 @@ def _element(shape: str, at: str) -> str:
 
 
 def collectives(module: Module) -> dict[str, dict[str, int]]:
-    """{kind: {"count": number executed, "bytes": communicated}} on one device.
+    """{kind: {"count": executions, "bytes": communicated bytes}} on one device.
 
-    An operation communicates the larger of its operands and its results: the sum of an all-reduce,
-    the result of an all-gather.
+    An operation communicates the larger of its operands and its results.
     """
     found = collections.defaultdict(lambda: {"count": 0, "bytes": 0})
     for instruction, shapes, times, _ in executed(module):
@@ -201,17 +194,16 @@ def collectives(module: Module) -> dict[str, dict[str, int]]:
             operands = sum(map(num_bytes, operand_shapes(instruction, shapes)))
             results = num_bytes(instruction.shape)
             if instruction.opcode != kind and instruction.shape.startswith("("):
-                results -= operands  # a start operation returns its operands too
+                results -= operands  # a start operation also returns its operands
             found[kind]["count"] += times
             found[kind]["bytes"] += times * max(operands, results)
     return dict(sorted(found.items()))
 
 
 def estimated_cycles(module: Module) -> int:
-    """Sum of the TPU compiler's "estimated_cycles"; 0 where there are none, as on a CPU.
+    """Sum of the TPU compiler's "estimated_cycles"; 0 if there are none, as on a CPU.
 
-    The compiler estimates fusions, one after the other: neither waiting for collectives nor
-    unfused operations are included.
+    They cover fusions run in sequence, neither waiting for collectives nor unfused operations.
     """
     pattern = re.compile(r'"estimated_cycles":"(\d+)"')
     return sum(
@@ -222,7 +214,7 @@ def estimated_cycles(module: Module) -> int:
 
 
 def dtypes(module: Module) -> dict[str, int]:
-    """{element type: instructions that return an array of it}."""
+    """{element type: number of instructions that return an array of it}."""
     counts = collections.Counter(
         dtype
         for instructions in module.computations.values()
@@ -233,8 +225,8 @@ def dtypes(module: Module) -> dict[str, int]:
 
 
 def donated_arguments(module: Module) -> set[int]:
-    """Numbers of the arguments that are donated to results."""
-    # Thousands of arguments are passed as one tuple.
+    """Indices of the donated arguments."""
+    # XLA passes thousands of arguments as one tuple.
     pairs = re.findall(r"\((\d+), \{(\d*)\}, (?:may|must)-alias\)", module.header)
     return {int(element or number) for number, element in pairs}
 
@@ -271,7 +263,7 @@ def _convolution_flops(instruction: Instruction, operands: list[str]) -> int:
 
 @functools.cache
 def _meetings(window: tuple[tuple[str, str], ...], size: int, kernel: int, out: int) -> int:
-    """Pairs of an output and a kernel position along one axis that meet an input element."""
+    """Number of (output, kernel) position pairs along one axis that meet an input element."""
     here = dict(window)
     stride, low = int(here.get("stride", 1)), int(here.get("pad", "0_0").split("_")[0])
     spread, step = int(here.get("lhs_dilate", 1)), int(here.get("rhs_dilate", 1))

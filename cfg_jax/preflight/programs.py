@@ -1,7 +1,7 @@
 """Which programs does a config run on a pod?
 
-The training step and the guided sampler, as training and sampling make them, traced for devices
-that need not be there: shapes stand for the parameters, the data and the images.
+The training step and the guided sampler, built exactly as training and sampling build them. They
+are traced with shapes instead of arrays, for devices that need not exist.
 """
 
 import dataclasses
@@ -24,11 +24,11 @@ PROGRAMS = ("train", "sample")
 
 
 class Facts(NamedTuple):
-    """What is known of a program without compiling it.
+    """Properties of a program before compiling.
 
-    fingerprint: SHA-256 of its StableHLO, which holds no source locations and no paths.
-    float64: whether it has 64-bit floats.
-    num_donated: how many of its arguments, the first ones, are meant to be donated to its results.
+    fingerprint: SHA-256 of the StableHLO, without source locations and paths.
+    float64: whether 64-bit floats occur.
+    num_donated: number of leading arguments that must be donated.
     gradient_bytes: size of all gradients on one device; 0 for the sampler.
     """
 
@@ -39,7 +39,7 @@ class Facts(NamedTuple):
 
     @classmethod
     def of(cls, lowered: Any, num_donated: int = 0, gradient_bytes: int = 0) -> "Facts":
-        """The facts about a lowered program."""
+        """Facts about a lowered program."""
         text = lowered.as_text()
         fingerprint = hashlib.sha256(text.encode()).hexdigest()
         return cls(fingerprint, bool(re.search(r"[<x]f64>", text)), num_donated, gradient_bytes)
@@ -47,7 +47,7 @@ class Facts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Blank:
-    """A `data.Source` of one example that is all zero."""
+    """A `data.Source` with one example of zeros."""
 
     shape: tuple[int, ...]
     num_classes: int = 1
@@ -61,15 +61,14 @@ class _Blank:
 
 
 def programs_of(config: Any) -> tuple[str, ...]:
-    """The programs that a config has: a classifier draws no samples."""
+    """Programs of a config; a classifier has no sampler."""
     return PROGRAMS if build.kind(config).draws else PROGRAMS[:1]
 
 
 def task_of(config: Any) -> Any:
     """The task of a validated ConfigDict, without its data.
 
-    Raises:
-      ValueError: data of unknown shape, or whose shape or timesteps the config does not suit.
+    Raises ValueError for data of unknown shape, and if model or sampling settings do not suit it.
     """
     shape, names = describe(**build.data_arguments(config))
     task = build.assemble(config, shape, len(names))
@@ -79,15 +78,10 @@ def task_of(config: Any) -> Any:
 
 
 def trace(config: Any, program: str, devices: list[Any]) -> tuple[jax.stages.Lowered, Facts]:
-    """The training step or the sampler, with config.train.batch_size examples or images.
+    """Traces "train" or "sample" of a validated ConfigDict at its global batch size.
 
-    Args:
-      config: a validated ConfigDict.
-      program: "train" or "sample".
-      devices: from JAX or `topologies.devices`; their number divides the batch size.
-
-    Raises:
-      ValueError: as for `task_of`, or data that the network does not take.
+    The number of devices, from JAX or `topologies.devices`, must divide the batch size. Raises
+    ValueError as `task_of`, or if the network cannot process the data.
     """
     task = task_of(config)
     size = config.train.batch_size // len(devices)
@@ -114,7 +108,7 @@ def _sampler(config: Any, task: Any, size: int, devices: list[Any]) -> jax.stage
 
 
 def _spread(batch: Any, count: int, size: int) -> Any:
-    """Shapes [count, size, ...] of a batch [B, ...]."""
+    """Shapes [count, size, ...] for a batch [B, ...]."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, size, *a.shape[1:]), a.dtype), batch)
 
 

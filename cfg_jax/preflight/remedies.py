@@ -1,12 +1,12 @@
 """What would make a program fit its devices?
 
-Three remedies are tried, each as mildly as possible: recomputing block activations (remat), more
-microbatches, fewer examples on a device; the first two together where neither is enough. An
-estimate skips what is hopeless:
+`find` returns the mildest change of each kind: remat (recomputing block activations), more
+microbatches, fewer examples per device. Remat and microbatches are combined if neither is enough
+alone. An estimate skips hopeless changes:
 
     memory(fraction) ~ fixed + fraction (memory - fixed),   fixed = state and gradients
 
-The estimate is never reported: every remedy that is reported was compiled.
+Every reported remedy was compiled; the estimate is never reported.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 from cfg_jax.preflight.verdict import Compiled
 
-# Estimates above this multiple of the memory are not compiled.
+# Changes with an estimate above this multiple of the memory are not compiled.
 _HOPELESS = 1.15
 
 
 class Remedy(NamedTuple):
-    """Changes of a config, {"section.field": value}, and the program compiled with them."""
+    """Changes to a config, {"section.field": value}, and the program compiled with them."""
 
     changes: dict[str, Any]
     compiled: Compiled
@@ -34,15 +34,11 @@ def find(
     program: str,
     attempt: Callable[[dict[str, Any]], Compiled],
 ) -> list[Remedy]:
-    """The mildest change of each kind that makes a program fit; empty where none does.
+    """The mildest change of each kind that makes a program fit; empty if none does.
 
-    Args:
-      config: the config of the program, which does not fit.
-      compiled: findings about that program.
-      num_devices: number of devices that share the batch.
-      usable_bytes: memory that a program can have on each.
-      program: "train" or "sample".
-      attempt: changes -> the program compiled with them.
+    `config` and `compiled` describe the "train" or "sample" program that does not fit. The batch is
+    divided among num_devices, each with usable_bytes for a program. `attempt` compiles the program
+    with the given changes.
     """
     batch_size = config.train.batch_size
     parts = config.train.num_microbatches if program == "train" else 1
@@ -77,7 +73,7 @@ def find(
 
 
 def _estimate(compiled: Compiled, fraction: float) -> float:
-    """Bytes if only `fraction` of the examples are computed at a time."""
-    # Parameters, their average and Adam's two moments are of the gradients' size.
+    """Estimated bytes when `fraction` of the examples are computed at a time."""
+    # Gradients, parameters, EMA and Adam's two moments are of equal size.
     fixed = min(5 * compiled.gradient_bytes, compiled.total_bytes)
     return fixed + fraction * (compiled.total_bytes - fixed)

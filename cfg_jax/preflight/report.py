@@ -1,6 +1,6 @@
-"""Text output of a preflight: a few lines for one program, a row of a table for each of many.
+"""Text output of a preflight: several lines for one program, or a table of many.
 
-Cycles and all that follows from them are called the compiler's estimate: nothing was run.
+Cycles and numbers derived from them are labelled as the compiler's estimate: nothing is executed.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ _GIB = 2**30
 _PROGRAM = {"train": "training step", "sample": "guided sampler"}
 _ROW = {"train": "examples", "sample": "images"}
 _TITLES = (
-    "config | program | topology | devices | on each | arguments | temporaries | code | memory | "
-    "of | TFLOP per device | estimated Mcycles | estimated fraction of peak | fits"
+    "config | program | topology | devices | per device | arguments | temporaries | code | "
+    "memory | available | TFLOP per device | estimated Mcycles | estimated fraction of peak | fits"
 ).split(" | ")
 
 
@@ -33,10 +33,10 @@ def describe(result: Result) -> str:
             f"the compiler's estimate, not a measurement: {_estimate(result)}",
         ]
     if found.unknown_loops:
-        lines.append(f"{found.unknown_loops} loops of unknown length are counted once")
+        lines.append(f"{found.unknown_loops} loops of unknown trip count are counted once")
     if checks := found.checks(devices):
         line = "; ".join(f"{name}: {'yes' if ok else 'NO'}" for name, ok in checks.items())
-        lines.append(line.replace("exchanged", "communicated"))  # the files' older word
+        lines.append(line.replace("exchanged", "communicated"))  # stored as "exchanged"
     versions = ", ".join(f"{name} {result.versions[name]}" for name in ("jax", "libtpu"))
     lines.append(f"compiled in {found.seconds:.0f} s with {versions}")
     lines.append(_verdict(result))
@@ -44,11 +44,11 @@ def describe(result: Result) -> str:
 
 
 def describe_remedies(remedies: Sequence[Remedy], result: Result) -> str:
-    """What makes a program fit that does not."""
+    """Remedies for a program that does not fit."""
     program = f"{result.name} on {result.topology}"
     if not remedies:
         return (
-            f"{program}: remat, gradient accumulation and fewer examples on a device do not make "
+            f"{program}: remat, gradient accumulation and fewer examples per device do not make "
             "it fit; choose a larger chip"
         )
     if result.program == "sample":
@@ -56,8 +56,8 @@ def describe_remedies(remedies: Sequence[Remedy], result: Result) -> str:
         images = remedy.changes["train.batch_size"] // result.num_devices
         return (
             f"{program} fits with {images} images on each device: "
-            f"{_gib(remedy.compiled.total_bytes)}; launch.sample --batch_size is the number of "
-            "images that the devices of one host draw at a time"
+            f"{_gib(remedy.compiled.total_bytes)}; launch.sample --batch_size counts the images "
+            "of all devices of one host"
         )
     lines = [f"{program} fits with one of"]
     for changes, compiled in remedies:
@@ -67,7 +67,7 @@ def describe_remedies(remedies: Sequence[Remedy], result: Result) -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Markdown, a row for each result."""
+    """Markdown table with one row per result."""
     rows = [_TITLES, ["---"] * len(_TITLES), *map(_row, results)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -109,18 +109,18 @@ def _communication(result: Result) -> str:
 def _estimate(result: Result) -> str:
     cycles, where = result.compiled.estimated_cycles, result.where
     if not cycles:
-        return "none without code, or by this compiler"
+        return "none without code or from this compiler"
     fraction = result.compiled.fraction_of_peak(where.flops_per_cycle)
     return (
-        f"{cycles / 1e6:.1f} M cycles, which are {cycles / where.chip.clock:.3g} s at "
-        f"{where.chip.clock / 1e9:.2f} GHz and {fraction:.0%} of the chip's peak"
+        f"{cycles / 1e6:.1f} M cycles, or {cycles / where.chip.clock:.3g} s at "
+        f"{where.chip.clock / 1e9:.2f} GHz, at {fraction:.0%} of the chip's peak"
     )
 
 
 def _verdict(result: Result) -> str:
     where, needed = result.where, _gib(result.compiled.total_bytes)
     total = _gib(where.chip.hbm_bytes // where.chip.devices)
-    available = f"the {_gib(where.usable_bytes)} that a program can have of {total}"
+    available = f"the {_gib(where.usable_bytes)} available of {total}"
     if result.fits:
         return f"FITS: {needed} of {available}"
     least = "" if result.compiled.memory else "at least "

@@ -1,18 +1,18 @@
 """Which pod slices can a program be compiled for, and what are their memory and peak speed?
 
-A topology has the compiler's name, chip and shape: "v5e:4x4", "v4:2x2x4". Devices are those that
-JAX counts: a v4 or v5p chip is one, its two cores working together, a v3 or 7x chip two.
+SHAPES lists the pod slices, and CHIPS the memory and peak of every kind of chip. A topology has the
+compiler's name, chip and shape: "v5e:4x4", "v4:2x2x4". Devices are counted as in JAX: the two cores
+of a v4 or v5p chip are one device, and the cores of a v3 or 7x chip are two.
 
     FLOPs per cycle = cores x matrix units x rows x columns x 2,   clock = peak / FLOPs per cycle
 
-Sources: memory, peak and matrix units of a chip, and the shapes, from the pages "TPU v3" to
-"TPU7x" of Cloud TPU's documentation (docs.cloud.google.com/tpu/docs), but for the memory of v5p, 95
-GB there and 103e9 bytes in JAX's own table (jax/_src/pallas/mosaic/tpu_info.py). The clocks that
-follow are the published ones of v3 and v4 (940 and 1,050 MHz: Jouppi et al. 2023, arXiv 2304.01433,
-table 4) and v5e (1.5 GHz: Austin et al. 2025, "How to Scale Your Model", chapter 2). For v6e and 7x
-there is another factor of 2: their two units of 256 x 256 a core would need twice the clock
-otherwise, and libtpu 0.0.50.1 estimates 369,000 and 422,000 FLOPs per cycle for a product of two
-8192 x 8192 matrices. The memory that a program can have is what that version reports.
+Sources: memory, peak, matrix units and shapes are from the pages "TPU v3" to "TPU7x" of Cloud TPU's
+documentation (docs.cloud.google.com/tpu/docs), except v5p memory: 95 GB there, 103e9 bytes in JAX
+(jax/_src/pallas/mosaic/tpu_info.py) and here. The clocks match the published ones of v3 and v4 (940
+and 1,050 MHz: Jouppi et al. 2023, arXiv 2304.01433, table 4) and v5e (1.5 GHz: Austin et al. 2025,
+"How to Scale Your Model", chapter 2). v6e and 7x need another factor of 2: without it, their two
+256 x 256 units per core would need twice the clock, and libtpu 0.0.50.1 estimates 369,000 and
+422,000 FLOPs per cycle for an 8192 x 8192 matrix product. This libtpu reports the usable memory.
 """
 
 import functools
@@ -28,12 +28,11 @@ _GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """One chip, all its cores together.
+    """One chip, with all its cores.
 
-    hbm_bytes: published memory.
-    usable_bytes: memory that the compiler leaves to a program.
+    hbm_bytes, usable_bytes: published memory, and memory available to a program.
     peak_flops: bfloat16 FLOPs per second.
-    flops_per_cycle: bfloat16 FLOPs of all matrix units.
+    flops_per_cycle: bfloat16 FLOPs per cycle of all matrix units.
     devices: number of devices that JAX counts.
     """
 
@@ -67,12 +66,12 @@ SHAPES = {
     "v6e": _FLAT,
     "tpu7x": _DEEP,
 }
-# Without it the compiler counts a v4 chip as two devices, unlike JAX on a v4.
+# Without "megacore" the compiler counts a v4 chip as two devices, JAX on a v4 as one.
 _SETTINGS = {"v4": {"chip_config_name": "megacore"}}
 
 
 class Topology(NamedTuple):
-    """A pod slice: its name such as "v5e:4x4", its kind of chip, the number of chips."""
+    """A pod slice: name such as "v5e:4x4", kind of chip, number of chips."""
 
     name: str
     chip: Chip
@@ -85,7 +84,7 @@ class Topology(NamedTuple):
 
     @property
     def usable_bytes(self) -> int:
-        """Memory that a program can have on one device."""
+        """Memory available to a program on one device."""
         return self.chip.usable_bytes // self.chip.devices
 
     @property
@@ -95,7 +94,7 @@ class Topology(NamedTuple):
 
 
 def topology(name: str) -> Topology:
-    """The topology of that name; raises ValueError if there is none."""
+    """The topology called `name`; raises ValueError if there is none."""
     kind, _, shape = name.partition(":")
     if shape not in SHAPES.get(kind, ()):
         known = ", ".join(f"{kind}:{shape}" for kind in SHAPES for shape in SHAPES[kind])
@@ -104,17 +103,16 @@ def topology(name: str) -> Topology:
 
 
 def check_compiler() -> None:
-    """Raises ValueError where the TPU compiler is not installed."""
+    """Raises ValueError if the TPU compiler is not installed."""
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(f"the TPU compiler (libtpu) is not installed: run `{INSTALL}`")
 
 
 @functools.cache
 def devices(where: Topology) -> list[Any]:
-    """The devices of a topology, to compile for; nothing can run on them.
+    """Devices of a topology, to compile for; nothing can run on them.
 
-    Set TPU_SKIP_MDS_QUERY=1 and JAX_PLATFORMS=cpu before JAX is imported: otherwise it looks for
-    a TPU.
+    Set TPU_SKIP_MDS_QUERY=1 and JAX_PLATFORMS=cpu before importing JAX, or it searches for a TPU.
     """
     from jax.experimental import topologies
 
@@ -122,7 +120,7 @@ def devices(where: Topology) -> list[Any]:
     found = topologies.get_topology_desc(platform="tpu", topology_name=where.name, **settings)
     if len(found.devices) != where.num_devices:
         raise RuntimeError(
-            f"{where.name} has {len(found.devices)} devices in JAX {jax.__version__}, "
-            f"{where.num_devices} here"
+            f"{where.name} has {len(found.devices)} devices in JAX {jax.__version__}, not "
+            f"{where.num_devices}: use a supported JAX version"
         )
     return list(found.devices)

@@ -1,16 +1,15 @@
-"""Does a compiled program fit its devices, and is it what it should be?
+"""Does a compiled program fit its devices, and does it have the required properties?
+
+`Compiled.fits` answers the first, `Compiled.checks` the second.
 
     memory = arguments + results - donated + temporaries + code        bytes on one device
-    fits  <=>  memory <= what the compiler leaves a program of a device's memory
-
-`compile` finds what a `Compiled` holds, `remedies` what makes it fit.
+    fits  <=>  memory <= memory of a device that is available to a program
 """
 
 import dataclasses
 from typing import Any
 
-# Gradients known to be equal, such as those of two biases that are added, are summed once; metrics
-# are summed too.
+# XLA sums equal gradients, such as those of two added biases, only once. Metrics are summed too.
 _LEAST_SUMMED, _MOST_SUMMED, _METRIC_BYTES = 0.95, 1.05, 4096
 
 
@@ -18,11 +17,10 @@ _LEAST_SUMMED, _MOST_SUMMED, _METRIC_BYTES = 0.95, 1.05, 4096
 class Memory:
     """Bytes on one device.
 
-    arguments: for a training step the state and this device's part of the batch.
-    results: all that is returned.
+    arguments: for a training step, the state and the batch of this device.
+    results: all results, including donated.
     donated: results that reuse the memory of arguments.
-    temporaries: intermediate values.
-    code: the program itself; None where it was not generated.
+    code: machine code; None if it was not generated.
     """
 
     arguments: int
@@ -33,29 +31,26 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All that is held at the same time."""
+        """Memory held at the same time."""
         kept = self.arguments + self.results - self.donated
         return kept + self.temporaries + (self.code or 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """The findings about one compiled program; bytes, FLOPs and cycles are those of one device.
+    """Findings about one compiled program; bytes, FLOPs and cycles are per device.
 
     seconds: compile time.
     gradient_bytes: size of all gradients; 0 for a sampler.
-    num_donated: how many arguments, the first ones, are meant to be donated.
-    memory: None where the program needs more than there is.
-    needed_bytes, limit_bytes: required at least and available according to the compiler then,
-      otherwise None.
-    flops: of matrix products and convolutions, with loop bodies counted once per iteration.
+    num_donated: number of leading arguments that must be donated.
+    memory: memory by kind; None if the compiler ran out of memory.
+    needed_bytes, limit_bytes: minimum required and available bytes if memory is None.
+    flops: FLOPs of matrix products and convolutions, with loop bodies counted once per iteration.
     compiler_flops: the compiler's own count of all FLOPs, with loop bodies counted once.
-    estimated_cycles: the compiler's estimate, see `hlo.estimated_cycles`.
-    collectives: see `hlo.collectives`.
-    dtypes: number of instructions by the element type of their result.
+    estimated_cycles, collectives, dtypes: see the functions of `hlo`.
     float64: whether 64-bit floats occur, before or after compiling.
-    donated_arguments: how many of the first num_donated arguments are donated.
-    unknown_loops: loops counted as one iteration because their trip count is unknown.
+    donated_arguments: number of donated arguments among the first num_donated.
+    unknown_loops: number of loops of unknown trip count, counted as one iteration.
     """
 
     seconds: float
@@ -81,11 +76,11 @@ class Compiled:
 
     @property
     def total_bytes(self) -> int:
-        """Memory on one device; a lower bound where the compiler ran out of it."""
+        """Memory on one device; a lower bound if the compiler ran out of memory."""
         return self.memory.total if self.memory else self.needed_bytes
 
     def fits(self, usable_bytes: int) -> bool:
-        """Whether a device that leaves the program `usable_bytes` can hold it."""
+        """Whether the program needs at most `usable_bytes` on a device."""
         return self.memory is not None and self.memory.total <= usable_bytes
 
     def fraction_of_peak(self, flops_per_cycle: float) -> float:
@@ -94,10 +89,10 @@ class Compiled:
         return self.flops / (cycles * flops_per_cycle) if cycles else 0.0
 
     def checks(self, num_devices: int) -> dict[str, bool]:
-        """{property that the program should have: whether it has it}.
+        """{required property: whether the program has it}; empty if memory is None.
 
         A training step donates every array of the state, all-reduces the gradients once and
-        communicates nothing else but metrics. A sampler communicates nothing. Neither has float64.
+        communicates only metrics besides. A sampler communicates nothing. Neither uses float64.
         """
         if self.memory is None:
             return {}

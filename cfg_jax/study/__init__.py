@@ -1,1 +1,1 @@
-"""Sweeps over guidance weights, and the tables, plots and claims that follow from them."""
+"""Sweeps over guidance weights, and their tables, plots and claims."""

@@ -1,8 +1,8 @@
 """Which of the paper's claims hold for the cells of a sweep?
 
-Each verdict is computed from the numbers it comes with; one that cannot be, for want of cells, is
-"not measured". The claims are those of Ho & Salimans 2022, section 4, and of Dhariwal & Nichol
-2021, appendix G, on temperatures; the tables of the former pass all of theirs.
+Each verdict is computed from the numbers shown with it, or is "not measured" if cells are missing.
+Sources: Ho & Salimans 2022, section 4, whose tables pass all their claims; Dhariwal & Nichol 2021,
+appendix G, on temperatures.
 """
 
 import itertools
@@ -17,15 +17,15 @@ from cfg_jax.study.curves import Curve, families, moved
 HOLDS, IN_PART, FAILS, NOT_MEASURED = "holds", "holds in part", "does not hold", "not measured"
 
 SMALL_W = 0.5
-"""The paper's lowest FIDs are at w = 0.1 and 0.3 to 0.4."""
+"""Largest small w; the paper's lowest FIDs are at w = 0.1 and 0.3 to 0.4."""
 
 LITTLE = 0.05
-"""Fraction of the distance that counts as little: table 2 gains 20 per cent from T = 128 to 256,
-none from 256 to 1024."""
+"""Largest gain that counts as little, as a fraction of the distance: table 2 gains 20 per cent from
+T = 128 to 256, none from 256 to 1024."""
 
 
 class Claim(NamedTuple):
-    """A sentence of the paper, one of the four verdicts, and the numbers it rests on, in lines."""
+    """A claim of the paper, one of four verdicts, and lines with the numbers behind it."""
 
     claim: str
     verdict: str
@@ -33,10 +33,7 @@ class Claim(NamedTuple):
 
 
 def check_claims(results: Sequence[Result]) -> list[Claim]:
-    """The paper's claims on these cells, on other ways only where there are such cells.
-
-    ValueError as `families`.
-    """
+    """Verdicts on the paper's claims, including baselines if measured; ValueError as `families`."""
     over_p, over_t, others = families(results)
     known = [curve.results for curve in over_p]
     curves = over_p + [curve for curve in over_t if curve.results not in known]
@@ -47,32 +44,32 @@ def check_claims(results: Sequence[Result]) -> list[Claim]:
     found = [
         _claim("The score rises with the guidance weight w.", curves, _score_rises),
         _claim(
-            f"The Frechet distance is lowest at a small w, above 0 and {SMALL_W:g} at most, and "
-            "rises with w from there.",
+            f"The Frechet distance is lowest at a small w, 0 < w <= {SMALL_W:g}, and rises with w "
+            "beyond it.",
             curves,
             _distance_dips,
         ),
         _claim(
-            "p_uncond = 0.5 is worse than 0.1 and 0.2: a greater distance at equal score.",
+            "p_uncond = 0.5 is worse than 0.1 and 0.2: larger distance at equal score.",
             lower if halves else [],
             lambda curve: _half_is_worse(curve, halves[0]),
         ),
         _steps_saturate(over_t),
     ]
     if classifiers:
-        sentence = "Classifier guidance makes the same trade."
+        sentence = "Classifier guidance makes the same trade-off."
         found.append(_claim(sentence, classifiers, lambda c: _classifier_trades(c, results)))
     if temperatures:
         sentence = (
-            "Temperatures on noise or score are no substitute: guidance reaches their score at no "
-            "greater distance."
+            "Noise and score temperatures do not replace guidance: it reaches their score at no "
+            "larger distance."
         )
         found.append(_claim(sentence, temperatures, lambda c: _temperatures_lose(c, results)))
     return found
 
 
 def summary(claims: Sequence[Claim]) -> str:
-    """Claims, verdicts and numbers as lines of text."""
+    """Claims, verdicts and numbers as text."""
     return "\n".join(
         "\n".join([f"{claim.verdict.upper()}: {claim.claim}", *(f"    {n}" for n in claim.numbers)])
         for claim in claims
@@ -80,10 +77,9 @@ def summary(claims: Sequence[Claim]) -> str:
 
 
 def _claim(sentence: str, curves: Iterable[Curve], judge: Callable) -> Claim:
-    """The verdict that all curves agree in, or IN_PART.
+    """The verdict that all curves share, otherwise IN_PART.
 
-    Args:
-      judge: curve -> (HOLDS, IN_PART or FAILS, the numbers in words), or None for want of cells.
+    judge: curve -> (HOLDS, IN_PART or FAILS, the numbers as text), or None if cells are missing.
     """
     found = [(curve.name, judge(curve)) for curve in curves]
     found = [(name, *verdict) for name, verdict in found if verdict is not None]
@@ -99,9 +95,9 @@ def _verdict(holds: bool, in_part: bool = False) -> str:
 
 
 def _score_rises(curve: Curve) -> tuple[str, str] | None:
-    """The score at every weight is above that at the one before.
+    """HOLDS if the score rises from each weight to the next.
 
-    In part where it falls somewhere, but less often than it rises, and ends above its start.
+    IN_PART if fewer than half of the steps are falls and the score ends above its start.
     """
     pairs = _guided(curve, "is")
     if len(pairs) < 2:
@@ -113,7 +109,7 @@ def _score_rises(curve: Curve) -> tuple[str, str] | None:
 
 
 def _distance_dips(curve: Curve) -> tuple[str, str] | None:
-    """argmin of the distance is in (0, SMALL_W], and every later one is above that before it."""
+    """HOLDS if argmin of the distance is in (0, SMALL_W] and the distance then only rises."""
     pairs = _guided(curve, "fid")
     if not any(0 < w <= SMALL_W for w, _ in pairs) or pairs[-1][0] <= SMALL_W:
         return None
@@ -121,67 +117,61 @@ def _distance_dips(curve: Curve) -> tuple[str, str] | None:
     falls = _falls(pairs[least:])
     ends = [pairs[i] for i in (0, len(pairs) - 1) if i != least]
     text = "lowest " + ", ".join(map(_at, [pairs[least], *ends]))
-    text += f"; falls again, {', '.join(falls)}" if falls else ""
+    text += f"; falls again: {', '.join(falls)}" if falls else ""
     return _verdict(0 < pairs[least][0] <= SMALL_W and not falls), text
 
 
 def _half_is_worse(curve: Curve, half: Curve) -> tuple[str, str]:
-    """The curve of p_uncond 0.5 has a greater least distance, and a greater one at equal score.
+    """HOLDS if p_uncond 0.5 has a larger minimum distance, and larger distances at equal score.
 
-    In part where one of the two is so, or the second at more than half of the points.
+    IN_PART if only the first is true, or the second at more than half of the points.
     """
     least = min(half.metric("fid")), min(curve.metric("fid"))
     worse, count = _worse_at_equal_score(half, curve.results)
     text = (
-        f"lowest distance of p_uncond = 0.5 {least[0]:.3f}, of the other {least[1]:.3f}; at equal "
-        f"score greater at {worse} of {count} points"
+        f"minimum distance {least[1]:.3f}, against {least[0]:.3f} for p_uncond = 0.5, which has "
+        f"the larger distance at {worse} of {count} points of equal score"
     )
     greater = least[0] > least[1]
     return _verdict(greater and worse == count, greater or 2 * worse > count), text
 
 
 def _steps_saturate(curves: Sequence[Curve]) -> Claim:
-    """Some T is such that every greater one lowers the least distance by LITTLE of it at most."""
-    sentence = (
-        f"Beyond some T more steps help little, by {100 * LITTLE:g} per cent of the distance at "
-        "most."
-    )
+    """HOLDS if beyond some T, larger T lower the minimum distance by at most LITTLE of it."""
+    sentence = f"Beyond some T, more steps lower the distance by at most {100 * LITTLE:g} per cent."
     shared = set.intersection(*({w for w, _ in _guided(curve, "fid")} for curve in curves))
     if len(curves) < 2 or not shared:
-        return Claim(sentence, NOT_MEASURED, ["needs two T or more at the same w"])
+        return Claim(sentence, NOT_MEASURED, ["needs cells at the same w for two or more T"])
     least = [min(value for w, value in _guided(curve, "fid") if w in shared) for curve in curves]
     gains = [1 - min(least[i + 1 :]) / least[i] for i in range(len(least) - 1)]
     enough = next((i for i, gain in enumerate(gains) if gain <= LITTLE), None)
-    text = "lowest distance over the same w: " + ", ".join(
+    text = "minimum distance over common w: " + ", ".join(
         f"{value:.3f} at {curve.name}" for curve, value in zip(curves, least, strict=True)
     )
     if enough is None:
-        said = f"; from {curves[-2].name} on still lower by {100 * gains[-1]:.1f} per cent"
+        said = f"; {100 * gains[-1]:.1f} per cent lower beyond {curves[-2].name}"
         return Claim(sentence, FAILS, [text + said])
-    change = f"lower by {100 * gains[enough]:.1f} per cent" if gains[enough] > 0 else "no lower"
-    return Claim(sentence, HOLDS, [f"{text}; beyond {curves[enough].name} {change}"])
+    change = f"{100 * gains[enough]:.1f} per cent lower" if gains[enough] > 0 else "not lower"
+    return Claim(sentence, HOLDS, [f"{text}; {change} beyond {curves[enough].name}"])
 
 
 def _classifier_trades(curve: Curve, results: Sequence[Result]) -> tuple[str, str] | None:
-    """With a classifier the score rises from first to last weight, the distance past its least."""
+    """HOLDS if the score ends above its start and the distance above its minimum."""
     if len(curve.results) < 2:
         return None
     score, distance = curve.metric("is"), curve.metric("fid")
     text = (
         f"score {score[0]:.3f} to {score[-1]:.3f}, distance {distance[0]:.3f} to "
-        f"{distance[-1]:.3f}, lowest {min(distance):.3f}, over classifier weights "
+        f"{distance[-1]:.3f}, minimum {min(distance):.3f}, over classifier weights "
         f"{curve.values[0]:g} to {curve.values[-1]:g}"
     )
     worse, count = _worse_at_equal_score(curve, _alongside(curve, results))
-    text += f"; at equal score a greater distance than by w at {worse} of {count}" if count else ""
+    text += f"; distance larger than with w at {worse} of {count} equal scores" if count else ""
     return _verdict(score[-1] > score[0] and distance[-1] > min(distance)), text
 
 
 def _temperatures_lose(curve: Curve, results: Sequence[Result]) -> tuple[str, str] | None:
-    """Every cell with a temperature is at a greater distance than guidance is at no lower score.
-
-    Between two weights the distance at a score is interpolated.
-    """
+    """HOLDS if guidance reaches the score of every temperature cell at no larger distance."""
     guided = _alongside(curve, results)
     cells = [result for result in curve.results if moved(result)]
     if not guided:
@@ -196,13 +186,13 @@ def _temperatures_lose(curve: Curve, results: Sequence[Result]) -> tuple[str, st
 
 
 def _guided(curve: Curve, metric: str) -> list[tuple[float, float]]:
-    """(w, number) where w is 0 or more: the unconditional model is off the curve."""
+    """(w, value) for w >= 0: the unconditional model is not on the curve."""
     pairs = zip(curve.values, curve.metric(metric), strict=True)
     return [(w, value) for w, value in pairs if w >= 0]
 
 
 def _falls(pairs: Sequence[tuple[float, float]]) -> list[str]:
-    """The neighbours of which the second number is not above the first."""
+    """Neighbouring pairs whose second value is not above the first, as text."""
     return [_way(one, other) for one, other in itertools.pairwise(pairs) if other[1] <= one[1]]
 
 
@@ -220,10 +210,7 @@ def _points(results: Sequence[Result]) -> list[tuple[float, float]]:
 
 
 def _worse_at_equal_score(curve: Curve, guided: Sequence[Result]) -> tuple[int, int]:
-    """Counts of cells: worse ones, and those that can be compared.
-
-    A cell is worse at a greater distance than guided cells of its score, interpolated between two.
-    """
+    """(cells with larger distance than guidance interpolated at their score, cells compared)."""
     if not guided:
         return 0, 0
     scores, distances = zip(*_points(guided), strict=True)
@@ -233,7 +220,7 @@ def _worse_at_equal_score(curve: Curve, guided: Sequence[Result]) -> tuple[int, 
 
 
 def _least_distance(guided: Sequence[Result], score: float) -> float:
-    """The least over these cells, and the lines between them, of a score that is no lower."""
+    """Minimum distance at `score` or above, over guided cells and the lines between them."""
     points = _points(guided)
     reached = [distance for found, distance in points if found >= score]
     if reached and points[0][0] <= score:
@@ -242,7 +229,7 @@ def _least_distance(guided: Sequence[Result], score: float) -> float:
 
 
 def _alongside(curve: Curve, results: Sequence[Result]) -> list[Result]:
-    """The cells of the same model and T that are guided by w alone, w 0 or more."""
+    """Cells of the same model, T and step rule that are guided by w alone, w >= 0."""
     swept = curve.results[-1].swept
     return [
         result

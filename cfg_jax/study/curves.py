@@ -1,8 +1,8 @@
-"""Which results lie on one curve, and what stands in a table of them?
+"""Which results form a curve, and which curves form a table?
 
-A curve is cells that differ in one number alone, the guidance weight or another that trades variety
-for fidelity; a family is curves that differ in one thing besides, p_uncond or T. Both are read from
-what the results say of themselves, so that cells of unlike samplers never meet in one.
+Cells on a curve differ only in the guidance weight, or in another parameter that trades variety for
+fidelity; curves of a family also differ in p_uncond or T. Both are derived from `Result.swept`, so
+cells of different samplers never mix.
 """
 
 import json
@@ -17,16 +17,11 @@ NEUTRAL = {
     "noise_temperature": {"noise_temperature": 1.0},
     "score_temperature": {"score_temperature": 1.0},
 }
-"""Parameters other than w, each with the fields that leave sampling as it is."""
+"""Parameters other than w, each with the values that leave sampling unchanged."""
 
 
 class Curve(NamedTuple):
-    """Cells in ascending order of one number.
-
-    name: what sets it apart, "p_uncond = 0.1".
-    parameter: the field of `Result.swept` that moves along it, "w".
-    results: one or more.
-    """
+    """Cells, one or more, in ascending order of `parameter`, a field of `Result.swept`."""
 
     name: str
     parameter: str
@@ -34,20 +29,20 @@ class Curve(NamedTuple):
 
     @property
     def values(self) -> list[float]:
-        """The parameter of every cell, ascending."""
+        """Parameter of every cell, ascending."""
         return [result.swept[self.parameter] for result in self.results]
 
     def metric(self, name: str) -> list[float]:
-        """A number of every cell, "fid" or "is"."""
+        """Metric of every cell, "fid" or "is"."""
         return [result.metrics[name] for result in self.results]
 
 
 class Families(NamedTuple):
-    """The curves of a sweep.
+    """Curves of a sweep.
 
-    over_p: over w, one for each run, as figure 4 has one for each p_uncond.
-    over_t: over w, one for each number of steps T, as figure 5.
-    others: over the classifier's weight and the temperatures, each from the cell without them.
+    over_p: curves over w, one per run, as figure 4 has one per p_uncond.
+    over_t: curves over w, one per number of steps T, as in figure 5.
+    others: curves over classifier weight and temperatures, starting at the cell without them.
     """
 
     over_p: list[Curve]
@@ -55,29 +50,24 @@ class Families(NamedTuple):
     others: list[Curve]
 
     def over_w(self) -> dict[str, list[Curve]]:
-        """The families that tables and plots are of, by name; "T" where there are several T."""
+        """Families for tables and plots, by name; "T" if there are several T."""
         return {"w": self.over_p} | ({"T": self.over_t} if len(self.over_t) > 1 else {})
 
 
 class Table(NamedTuple):
-    """Text in rows and columns.
-
-    caption: one sentence on what the numbers are.
-    head: names of the columns, the first that of the rows.
-    rows: the cells, a string for each column.
-    """
+    """Rows of text; `head` names the columns, `caption` says what the numbers are."""
 
     caption: str
     head: list[str]
     rows: list[list[str]]
 
     def text(self) -> str:
-        """The caption and the aligned columns, as lines."""
+        """The caption and the aligned columns."""
         return f"{self.caption}\n\n{aligned([self.head, *self.rows])}\n"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Lines of cells, the columns flush right."""
+    """Rows as lines, with right-aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
@@ -86,18 +76,15 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def families(results: Sequence[Result]) -> Families:
-    """The curves over w that differ in the run or in T alone, and those over other parameters.
+    """Curves over w that differ only in the run or in T, and curves over other parameters.
 
-    Where there are several families over w of a kind, that of the most curves, then of the most
-    cells.
-
-    Raises:
-      ValueError: results of unlike protocols, or no cell that is guided by w alone.
+    Among several families over w, takes the one with most curves, then with most cells. Raises
+    ValueError for results of different protocols, or if no cell is guided by w alone.
     """
     check_comparable(*results)
     guided = [result for result in results if moved(result) is None]
     if not guided:
-        raise ValueError("no result without classifier and temperature: measure some over w")
+        raise ValueError("no result guided by w alone: sweep w without classifier or temperature")
     others = []
     for parameter, neutral in NEUTRAL.items():
         cells = [result for result in results if moved(result) == parameter]
@@ -110,7 +97,7 @@ def families(results: Sequence[Result]) -> Families:
 
 
 def moved(result: Result) -> str | None:
-    """The parameter besides w that is not neutral, the first of NEUTRAL; None where all are."""
+    """The first parameter of NEUTRAL that is not neutral, or None."""
     for parameter, neutral in NEUTRAL.items():
         if result.swept | neutral != result.swept:
             return parameter
@@ -118,7 +105,7 @@ def moved(result: Result) -> str | None:
 
 
 def describe(swept: dict[str, Any]) -> str:
-    """A cell in words: "p_uncond = 0.1, T = 32, w = 0.3"."""
+    """Text for a cell: "p_uncond = 0.1, T = 32, w = 0.3"."""
     parts = [_run(swept), grid(swept), f"w = {swept['w']:g}"]
     if swept["classifier"]:
         parts.append(f"classifier {swept['classifier_w']:g}{_form(swept)}")
@@ -126,10 +113,10 @@ def describe(swept: dict[str, Any]) -> str:
 
 
 def tables(results: Sequence[Result]) -> dict[str, Table]:
-    """The tables that there are cells for, by name.
+    """Tables by name, if their cells were measured; raises ValueError as `families`.
 
-    table_w: rows w, columns p_uncond, as the paper's table 1. table_T: columns T, as its table 2,
-    where there are several. table_cells: all that was measured. ValueError as `families`.
+    table_w: rows w, columns p_uncond, as in the paper's table 1. table_T: columns T, as in its
+    table 2, if there are several. table_cells: all metrics of all cells.
     """
     over_w = families(results).over_w()
     found = {f"table_{name}": guidance_table(curves) for name, curves in over_w.items()}
@@ -137,10 +124,10 @@ def tables(results: Sequence[Result]) -> dict[str, Table]:
 
 
 def guidance_table(curves: Sequence[Curve]) -> Table:
-    """Rows are w, columns are curves, cells "FID / IS" as in the paper's tables 1 and 2.
+    """Rows w, columns curves, cells "FID / IS", as in the paper's tables 1 and 2.
 
     A star marks the lowest distance and the highest score of a column. The paper's numbers stand
-    beside ours where model, sampler and protocol are the same. ValueError for unlike protocols.
+    beside ours if model, sampler and protocol match. Raises ValueError for different protocols.
     """
     every = [result for curve in curves for result in curve.results]
     check_comparable(*every)
@@ -155,14 +142,14 @@ def guidance_table(curves: Sequence[Curve]) -> Table:
     weights = sorted({w for column in columns.values() for w in column})
     caption = (
         f"{title('fid', protocol)} / {title('is', protocol)}, of {protocol['num_samples']} samples "
-        f"each; * lowest distance, highest score of a column"
+        f"each; * marks the lowest distance and highest score of a column"
     )
     rows = [[f"{w:g}", *(column.get(w, "-") for column in columns.values())] for w in weights]
     return Table(caption, ["w", *(name for _, name in columns)], rows)
 
 
 def _cell_table(results: Sequence[Result]) -> Table:
-    """Every cell in a row of its own, with all that was measured of it."""
+    """One row per cell, with all its metrics."""
     protocol = results[0].protocol
     names = list(dict.fromkeys(name for result in results for name in shown(result)))
     rows = [
@@ -170,7 +157,7 @@ def _cell_table(results: Sequence[Result]) -> Table:
         + [f"{result.metrics[name]:.4f}" if name in result.metrics else "-" for name in names]
         for result in results
     ]
-    caption = f"Every cell, of {protocol['num_samples']} samples"
+    caption = f"All cells, {protocol['num_samples']} samples each"
     return Table(caption, ["cell", *(title(name, protocol) for name in names)], rows)
 
 
@@ -188,7 +175,7 @@ def _starred(pairs: Sequence[tuple[float, float] | None], decimals: int) -> list
 
 
 def _family(guided: Sequence[Result], *over: str) -> list[Curve]:
-    """The largest family over w whose curves differ in the fields `over`, by the first of them."""
+    """The largest family over w whose curves differ in the fields `over`, sorted by the first."""
     groups = _grouped(guided, ["w", *over])
     largest = max(groups, key=lambda group: (len(_grouped(group, ["w"])), len(group)))
     found = sorted(_grouped(largest, ["w"]), key=lambda group: group[0].swept[over[0]])
@@ -202,7 +189,7 @@ def _family(guided: Sequence[Result], *over: str) -> list[Curve]:
 
 
 def _grouped(results: Iterable[Result], without: Sequence[str]) -> list[list[Result]]:
-    """Results that agree in all that is swept but the fields `without`, in order of appearance."""
+    """Results grouped by all swept fields except `without`, in order of appearance."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         rest = {name: value for name, value in result.swept.items() if name not in without}
@@ -211,7 +198,7 @@ def _grouped(results: Iterable[Result], without: Sequence[str]) -> list[list[Res
 
 
 def _curve(name: str, parameter: str, results: Sequence[Result]) -> Curve:
-    """The results in order, one for each value: a run that is given twice counts once."""
+    """The curve of the results; a value that occurs twice counts once."""
     found = {result.swept[parameter]: result for result in reversed(results)}
     return Curve(name, parameter, [found[value] for value in sorted(found)])
 

@@ -1,10 +1,10 @@
-"""What does a sweep leave on disk?
+"""Which files does a sweep write?
 
-    results.json   every `Result`, to be read back
-    results.csv    a line for each cell: what is swept, the numbers, the protocol, the seed
+    results.json   every `Result`, for `read_results`
+    results.csv    one line per cell: swept fields, metrics, protocol, seed
     table_w.txt, table_T.txt, table_cells.txt, frontier_w.png, frontier_T.png, frontier_ways.png
 
-A reader never sees half a file.
+Every file is written atomically.
 """
 
 import csv
@@ -21,7 +21,7 @@ from cfg_jax.study.curves import tables
 
 
 def write(folder: Path, results: Sequence[Result], pictures: Mapping[str, Picture]) -> None:
-    """Writes results, tables, and pictures by their names; ValueError as `tables`."""
+    """Writes results, tables and named pictures; raises ValueError as `tables`."""
     texts = {f"{name}.txt": table.text() for name, table in tables(results).items()}
     every = [result._asdict() | {"path": str(result.path)} for result in results]
     texts |= {"results.json": json.dumps(every, indent=1) + "\n", "results.csv": _csv(results)}
@@ -32,13 +32,13 @@ def write(folder: Path, results: Sequence[Result], pictures: Mapping[str, Pictur
 
 
 def read_results(path: str | Path) -> list[Result]:
-    """The results in a `results.json`; ValueError where `write` did not write it."""
+    """Loads a `results.json`; raises ValueError if `write` did not write it."""
     try:
         every = json.loads(Path(path).read_text())
         return [Result(**(fields | {"path": Path(fields["path"])})) for fields in every]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{path} holds no results of a sweep ({type(error).__name__}): give a results.json of "
+            f"{path} does not hold sweep results ({type(error).__name__}): give a results.json of "
             "python -m launch.sweep"
         ) from error
 

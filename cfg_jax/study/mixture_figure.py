@@ -1,11 +1,11 @@
 """What does guidance do to three Gaussians?
 
-Left to right w grows. Above, densities solved on a grid: the mixture of the classes' guided
-densities p(z | c)^(1 + w) p(z)^(-w), each normalised. Below, draws of the real sampler with the
-exact denoiser. The two differ where guidance is strong: the sampler follows the guided score at
-every noise level, and the guided densities at two levels are not each other's diffusion.
+The figure shows each class's guided density, p(z | c)^(1 + w) p(z)^(-w) normalised on a grid, above
+samples drawn with the exact denoiser; w grows from left to right. The two differ under strong
+guidance: the sampler follows the guided score at every noise level, but diffusing the guided
+density of one level does not give that of another.
 
-Source: Ho & Salimans 2022, figure 2, whose means, variance and weights are not given.
+Source: Ho & Salimans 2022, figure 2, whose means, variance and weights are not stated.
 """
 
 import functools
@@ -22,18 +22,18 @@ from cfg_jax.core.schedules import cosine_schedule, logsnr_grid
 from cfg_jax.io.images import Picture, rendered
 
 REACH = 3.0
-"""The plane is drawn from -REACH to REACH in both directions."""
+"""Both axes of the figure span -REACH to REACH."""
 
 
 def three_gaussians(std: float) -> GaussianMixture:
-    """Three classes of one weight on a circle of radius 1."""
+    """Three equally likely classes with means on a circle of radius 1."""
     return GaussianMixture(triangle(), std**2, np.ones(3))
 
 
 def guided_densities(mixture: GaussianMixture, w: float, resolution: int) -> np.ndarray:
-    """Each class's guided density of clean data on a grid: [K, resolution, resolution].
+    """Guided density of clean data for each class on a grid: [K, resolution, resolution].
 
-    Row 0 is the lowest second coordinate. Each sums to one times the grid's cell area.
+    Row 0 is the lowest second coordinate. Each density sums to 1 / (area of a grid cell).
     """
     axis, cell = np.linspace(-REACH, REACH, resolution, retstep=True)
     points = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
@@ -42,7 +42,7 @@ def guided_densities(mixture: GaussianMixture, w: float, resolution: int) -> np.
     def density(label: int) -> np.ndarray:
         labels = jnp.full(len(points), label)
         log_density = mixture.guided_log_density(points, jnp.float32(20.0), labels, w)
-        # Normalised in float64 after taking out the largest: exponents reach hundreds.
+        # float64 and subtracting the maximum, since exponents reach hundreds.
         values = np.asarray(log_density, np.float64)
         values = np.exp(values - values.max())
         return (values / (values.sum() * cell**2)).reshape(resolution, resolution)
@@ -53,7 +53,7 @@ def guided_densities(mixture: GaussianMixture, w: float, resolution: int) -> np.
 def guided_samples(
     mixture: GaussianMixture, weights: Sequence[float], *, count: int, num_steps: int, seed: int
 ) -> np.ndarray:
-    """Draws of the ancestral sampler with the exact denoiser: [len(weights), K, count, 2]."""
+    """Samples of the ancestral sampler with the exact denoiser: [len(weights), K, count, 2]."""
     logsnrs = logsnr_grid(cosine_schedule(), num_steps)
     labels = jnp.repeat(jnp.arange(mixture.num_classes), count)
 
@@ -71,7 +71,7 @@ def guided_samples(
 def figure(
     mixture: GaussianMixture, weights: Sequence[float], samples: np.ndarray, resolution: int = 301
 ) -> Picture:
-    """Guided densities above, samples of the sampler below, one column for each weight."""
+    """Guided densities above samples, one column per weight."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(3 * len(weights), 6.2), layout="constrained")

@@ -1,8 +1,7 @@
-"""What did the paper measure?
+"""Published FID and IS over the guidance weight, from Ho & Salimans 2022, tables 1 and 2.
 
-Ho & Salimans 2022, tables 1 and 2: FID and IS of 50,000 samples over the guidance weight, at
-64 x 64 for three p_uncond and at 128 x 128 for three numbers of steps. A number of ours has one of
-theirs beside it only where model, sampler and protocol are those of the table.
+They use 50,000 samples, at 64 x 64 for three p_uncond and at 128 x 128 for three numbers of steps.
+`published` compares only cells of the same model, sampler and protocol.
 """
 
 from collections.abc import Mapping
@@ -19,8 +18,8 @@ Numbers = tuple[float, float]
 class PublishedTable(NamedTuple):
     """A table of the paper.
 
-    config, swept: fields of the config and of `Result.swept` that make a cell the table's.
-    column: the field of `Result.swept` that differs between the columns; `columns` are its values.
+    config, swept: fields of the config and of `Result.swept` that a cell must match.
+    column, columns: field of `Result.swept` that differs between columns, and its values.
     rows: {w: ((FID, IS) of every column)}.
     """
 
@@ -55,7 +54,7 @@ def _model(size: int, channels: int, channel_mult: list[int], num_blocks: int) -
 
 TABLE_1 = PublishedTable(
     _model(64, 192, [1, 2, 3, 4], 3),
-    # T is not said there; 256 is the natural reading.
+    # The table does not state T; 256 is the natural reading.
     _SAMPLER | {"logvar_interp": 0.3, "num_steps": 256},
     "p_uncond",
     (0.1, 0.2, 0.5),
@@ -102,7 +101,7 @@ TABLE_2 = PublishedTable(
 
 
 def published(result: Result) -> Numbers | None:
-    """(FID, IS) that the paper has for a cell like this one; None where it has none."""
+    """(FID, IS) in the paper for the same cell, or None."""
     w, config = round(result.swept["w"], 6), dict(flatten(result.record["config"]))
     for table in (TABLE_1, TABLE_2):
         pairs = ((config, table.config), (result.swept, table.swept), (result.protocol, _PROTOCOL))

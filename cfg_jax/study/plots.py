@@ -1,7 +1,7 @@
-"""How do a sweep and a training run look?
+"""Plots of a sweep and of training, drawn without a display.
 
-The score against the Frechet distance with the guidance weight along each curve, as figures 4 and 5
-of Ho & Salimans 2022, and the loss against the step. Drawn without a display.
+Score against Frechet distance, with the guidance weight along each curve, as in figures 4 and 5 of
+Ho & Salimans 2022, and training loss against step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,14 @@ from cfg_jax.study.curves import Curve, families
 from cfg_jax.study.paper_tables import published
 
 Losses = list[tuple[int, float]]
-"""(step, mean loss since the step before)."""
+"""(step, mean loss since the previous entry)."""
 
 
 def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
-    """The plots that a sweep has the cells for, by name.
+    """Plots of a sweep by name, if their cells were measured; raises ValueError as `families`.
 
-    frontier_w: a curve for each p_uncond, figure 4. frontier_T: a curve for each T, figure 5, where
-    there are several. frontier_ways: guidance beside a classifier and temperatures, where there are
-    any. ValueError as `families`.
+    frontier_w: a curve per p_uncond, figure 4. frontier_T: a curve per T, figure 5, if there are
+    several. frontier_ways: guidance and its baselines, if any.
     """
     sweep = families(results)
     found = sweep.over_w()
@@ -39,9 +38,9 @@ def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
 
 
 def frontier(curves: Sequence[Curve]) -> Picture:
-    """Score against Frechet distance, a line for each curve, its parameter beside the points.
+    """Score against Frechet distance, one line per curve, its parameter beside the points.
 
-    What the paper has for the same cells is a dashed line. ValueError for unlike protocols.
+    The paper's numbers for the same cells are a dashed line. ValueError for different protocols.
     """
     every = [result for curve in curves for result in curve.results]
     check_comparable(*every)
@@ -63,7 +62,7 @@ def frontier(curves: Sequence[Curve]) -> Picture:
 
 
 def loss_curves(runs: Mapping[str, Losses]) -> Picture:
-    """The training loss of every run against the step, on a logarithmic axis."""
+    """Training loss of every run against step, with a logarithmic loss axis."""
     axes = _axes(3.6, xlabel="step", ylabel="training loss", yscale="log")
     for name, losses in runs.items():
         axes.plot(*zip(*losses, strict=True), linewidth=1.2, label=name)
@@ -72,7 +71,7 @@ def loss_curves(runs: Mapping[str, Losses]) -> Picture:
 
 
 def read_losses(workdir: str | Path) -> Losses:
-    """The losses that a run recorded; a step may be without one."""
+    """Recorded losses of a run; skips records without a loss."""
     records = read_records(folder(workdir))
     return [(record["step"], record["loss"]) for record in records if "loss" in record]
 

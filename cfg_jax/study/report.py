@@ -1,8 +1,7 @@
-"""What did a sweep find, on one page that needs nothing else?
+"""Self-contained HTML report of a sweep.
 
-A single HTML file: the paper's claims with verdicts computed from the numbers, the frontier, the
-tables, samples, losses, the protocol and the configuration. Pictures are in it as base64, there is
-no script, and nothing is fetched.
+The page shows verdicts on the paper's claims, the frontier, tables, samples, losses, protocol and
+config. Pictures are embedded as base64; there are no scripts and no external resources.
 """
 
 import base64
@@ -21,14 +20,14 @@ from cfg_jax.study.claims import Claim, check_claims
 from cfg_jax.study.curves import Table, tables
 
 CAPTIONS = {
-    "frontier_w": "Score against distance, w beside the points, one curve for each p_uncond "
-    "(figure 4 of the paper). Up and to the left is better.",
-    "frontier_T": "The same with one curve for each number of steps T (figure 5 of the paper).",
-    "frontier_ways": "Classifier-free guidance beside other ways to trade variety for fidelity.",
-    "loss": "Training loss, the mean since the line before.",
-    "table_w": "Over p_uncond",
-    "table_T": "Over the number of steps",
-    "table_cells": "All that was measured",
+    "frontier_w": "Score against distance, w beside the points, one curve per p_uncond (figure 4 "
+    "of the paper). Up and to the left is better.",
+    "frontier_T": "The same with one curve per number of steps T (figure 5 of the paper).",
+    "frontier_ways": "Classifier-free guidance beside baselines that trade variety for fidelity.",
+    "loss": "Training loss, averaged since the previous logged step.",
+    "table_w": "By p_uncond",
+    "table_T": "By number of steps",
+    "table_cells": "All cells",
 }
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; max-width: 62rem;
@@ -53,13 +52,9 @@ def write_report(
     strips: Mapping[str, Picture],
     losses: Picture | None = None,
 ) -> None:
-    """Writes the page; ValueError as `check_claims`.
+    """Writes the HTML page at `path`; raises ValueError as `check_claims`.
 
-    Args:
-      path: HTML file to write.
-      pictures: plots, as `plots.frontiers` gives them.
-      strips: guided samples, by the name of their run.
-      losses: plot of `plots.loss_curves`; None where no run left a record.
+    `pictures` are from `plots.frontiers`, `losses` from `plots.loss_curves`; `strips` by run name.
     """
     protocol = results[0].protocol
     name = escape(f"Guidance: {title('is', protocol)} against {title('fid', protocol)}")
@@ -67,7 +62,7 @@ def write_report(
         f"<h1>{name}</h1>",
         _paragraph(
             f"{len(results)} cells of {protocol['num_samples']} samples each, compared with "
-            f"{protocol['reference']}. The claims and the shape of the tables are those of Ho & "
+            f"{protocol['reference']}. The claims and the layout of the tables are from Ho & "
             "Salimans 2022, Classifier-Free Diffusion Guidance; w = 0 is the conditional model."
         ),
         _section("Which of the paper's claims hold here", [_claims(check_claims(results))]),
@@ -108,7 +103,7 @@ def _captioned(name: str, table: Table) -> str:
 
 
 def _protocol(results: Sequence[Result]) -> list[str]:
-    """The fields that all results share, and the warnings of any of them."""
+    """Fields that all results share, and all warnings."""
     fields = dict(results[0].protocol)
     for name, value in results[0].swept.items():
         if all(result.swept[name] == value for result in results):
@@ -121,7 +116,7 @@ def _protocol(results: Sequence[Result]) -> list[str]:
 
 
 def _configuration(results: Sequence[Result]) -> str:
-    """Every field of the config, where runs differ the values of all."""
+    """Every field of the config, with the values of all runs if they differ."""
     runs = {result.swept["model"]: dict(flatten(result.record["config"])) for result in results}
     found, differing = {}, {}
     for field in dict.fromkeys(name for config in runs.values() for name in config):
@@ -134,13 +129,13 @@ def _configuration(results: Sequence[Result]) -> str:
 
 
 def _pairs(fields: Mapping[str, Any]) -> str:
-    """A table of names and values; what is no string stands as JSON."""
+    """A table of names and values; values other than strings are shown as JSON."""
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}
     return _table([map(escape, pair) for pair in texts.items()], kind="words")
 
 
 def _table(rows: Iterable[Iterable[str]], head: Iterable[str] = (), kind: str = "") -> str:
-    """A table of cells in HTML."""
+    """An HTML table."""
     lines = [("th", head), *(("td", row) for row in rows)]
     cells = ["".join(f"<{tag}>{cell}</{tag}>" for cell in row) for tag, row in lines]
     return f'<table class="{kind}">{"".join(f"<tr>{row}</tr>" for row in cells if row)}</table>'

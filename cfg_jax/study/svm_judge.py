@@ -1,8 +1,8 @@
-"""Do samples look like their class, and what does guidance cost in variety?
+"""Do samples look like their class, and how much variety does guidance cost?
 
 A support vector machine trained on real images labels the samples. Guidance should raise the
-fraction that it labels as requested, and lower the spread within each class: the trade-off of Ho &
-Salimans 2022, section 4, at a size where a classical classifier can judge.
+fraction labelled as requested and lower the spread within each class. This is the trade-off of Ho &
+Salimans 2022, section 4, on images small enough for a classical classifier.
 """
 
 import itertools
@@ -19,14 +19,14 @@ from cfg_jax.sampling.strips import Strip, caption
 from cfg_jax.study.curves import aligned
 
 MOST_EXAMPLES = 20_000
-"""Beyond it fitting takes hours: its time grows with the square of the examples."""
+"""Limit of examples per split: fitting time grows quadratically, to hours beyond it."""
 
 
 class Verdict(NamedTuple):
-    """The judge's numbers of samples at one guidance weight, or of real images (w None).
+    """Metrics of samples at one guidance weight, or of real images (w None).
 
-    classifier_w: weight of a noisy classifier's guidance, 0 for none.
-    accuracy: fraction that the judge labels as requested, in [0, 1].
+    classifier_w: weight of classifier guidance; 0 for none.
+    accuracy: fraction that the support vector machine labels as requested, in [0, 1].
     spread: standard deviation of a pixel within a class, in units of the data range [-1, 1],
       averaged over pixels and classes.
     """
@@ -38,18 +38,18 @@ class Verdict(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The weights in words."""
+        """The weights as text."""
         if self.w is None:
             return "real images"
         return caption(self.w, self.classifier_w).replace("\n", ", ")
 
 
 def judge(strip: Strip) -> list[Verdict]:
-    """Verdicts on held-out real images, then on the samples in each column of a strip.
+    """Verdicts on real images, then on the samples in each column of a strip.
 
-    The judge is trained on the data set's split `train`, with scikit-learn's choice of kernel
-    width, and tested on its split `test`; the data set has both, and is small enough for an SVM.
-    ValueError for what `Strip.check` refuses, and for a data set too large.
+    The support vector machine is trained on split `train`, with scikit-learn's default kernel
+    width. The real accuracy is on split `test`, the real spread on `train`. Raises ValueError as
+    `Strip.check`, and if a split exceeds MOST_EXAMPLES.
     """
     strip.check()
     real, real_labels = _arrays(strip.model, "train")
@@ -65,13 +65,10 @@ def judge(strip: Strip) -> list[Verdict]:
 
 
 def failures(verdicts: Sequence[Verdict], min_accuracies: Sequence[float]) -> list[str]:
-    """A sentence for each accuracy that is too low, and each spread that does not fall.
+    """A sentence for each accuracy below its minimum, and each spread that does not fall.
 
-    Spread is compared between neighbours of which one is guided more, by w or by the classifier.
-
-    Args:
-      verdicts: as `judge` gives them.
-      min_accuracies: the least accuracy at each weight.
+    Spread is compared between neighbours if one is guided more, by w or by the classifier.
+    `verdicts` come from `judge`; `min_accuracies` has one entry per verdict on samples.
     """
     sampled = [verdict for verdict in verdicts if verdict.w is not None]
     found = [
@@ -90,18 +87,18 @@ def failures(verdicts: Sequence[Verdict], min_accuracies: Sequence[float]) -> li
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts as lines of text."""
+    """The verdicts as a text table."""
     rows = [[v.name, f"{v.accuracy:.3f}", f"{v.spread:.4f}"] for v in verdicts]
     return aligned([["", "accuracy", "spread"], *rows])
 
 
 def _arrays(model: Model, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The real images [N, H W C] and labels [N] of a split."""
+    """Real images [N, H W C] and labels [N] of a split."""
     source = open_data(model, split)
     if len(source) > MOST_EXAMPLES:
         raise ValueError(
             f"{source.name} has {len(source)} examples in split {split}: a support vector machine "
-            f"takes {MOST_EXAMPLES} at most"
+            f"takes {MOST_EXAMPLES} at most; choose a smaller data set"
         )
     examples = data.stack([source[i] for i in range(len(source))])
     return examples["x"].reshape(len(source), -1), examples["labels"]

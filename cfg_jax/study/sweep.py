@@ -3,10 +3,9 @@
     runs = share_programs([Run(workdir, load_model(workdir)) for workdir in workdirs])
     results = list(measure(plan(runs, weights=[0, 0.3, 1]), network, reference, ...))
 
-A sweep is cells, each one `evaluation.evaluate` in its run's own folder: one that was measured
-before is read back. The guidance weight is data, so there is one program for each network and T;
-noise is that of the seed, the same in every cell. What the results add up to is left to `curves`,
-`plots`, `claims` and `report`, and files to `files`.
+A sweep evaluates each cell in its run's folder with `evaluation.evaluate`, or loads its earlier
+result. The guidance weight is data, so one program is compiled per network and T. All cells share
+the noise of the seed. `curves`, `plots`, `claims`, `report` and `files` process the results.
 """
 
 import time
@@ -27,34 +26,34 @@ from cfg_jax.study import curves
 
 STRIP_LABELS = 10
 NEEDED = ("fid", "is")
-"""Metrics that every table and plot is of."""
+"""Metrics that every table and plot needs."""
 
 
 class Run(NamedTuple):
-    """A trained model and the folder that it came from, where its cells are kept."""
+    """A trained model and its run folder, which stores its cells."""
 
     workdir: Path
     model: Model
 
 
 class Cell(NamedTuple):
-    """One evaluation: a run, guidance and sampler, and the classifier that guides, if any."""
+    """One evaluation: a run, sampling settings, and the guiding classifier, if any."""
 
     run: Run
     sampling: SamplingSettings
     classifier: NoisyClassifier | None = None
 
     def samples(self, **numbered) -> Samples:
-        """Its samples, given num_samples, label_plan and seed as `Samples` has them."""
+        """Samples of this cell; num_samples, label_plan and seed as for `Samples`."""
         own = {"sampling": self.sampling, "classifier": self.classifier}
         return Samples(self.run.model, **own, **numbered)
 
 
 class OlderWays(NamedTuple):
-    """Other ways to the same trade (Dhariwal & Nichol 2021), on the first run.
+    """Baselines with the same trade-off (Dhariwal & Nichol 2021), on the first run.
 
-    classifier, classifier_form: guides the model at `classifier_on`, 0 conditional, -1 not.
-    classifier_weights, noise_temperatures, score_temperatures: one cell for each number.
+    classifier, classifier_form: guides the model at w = `classifier_on`, 0 or -1 (unconditional).
+    classifier_weights, noise_temperatures, score_temperatures: one cell per value.
     num_steps: T; the first of the sweep if None.
     """
 
@@ -68,7 +67,7 @@ class OlderWays(NamedTuple):
 
 
 def share_programs(runs: Sequence[Run]) -> list[Run]:
-    """The same runs, those of one network and schedule with one compiled sampler between them."""
+    """The same runs; runs of one network and schedule share a compiled sampler."""
     first: dict[tuple, Model] = {}
     for _, model in runs:
         first.setdefault((model.experiment, model.label_names), model)
@@ -87,17 +86,16 @@ def plan(
     common: SamplingSettings = SamplingSettings(),  # noqa: B008  (a constant)
     older: OlderWays = OlderWays(),  # noqa: B008
 ) -> list[Cell]:
-    """The cells of a sweep: w of the first run at each T, w of the other runs at the first T.
+    """Cells of a sweep: the first run at each T, the other runs at the first T.
+
+    Raises ValueError, with the run, for settings that `Model.check` refuses.
 
     Args:
       weights: guidance weights w of the first run at the first T.
-      num_steps: T; the first run's own if empty.
-      other_weights: w at the other T and of the other runs; `weights` if None.
-      common: what all cells share; its w and num_steps are not used.
-      older: classifier and temperatures, on the first run.
-
-    Raises:
-      ValueError: settings that `Model.check` refuses, with the run.
+      num_steps: values of T; the first run's own T if empty.
+      other_weights: w at the other T and for the other runs; `weights` if None.
+      common: settings of all cells; its w and num_steps are ignored.
+      older: baselines on the first run.
     """
     other_weights = weights if other_weights is None else other_weights
     steps = [int(count) for count in num_steps] or [None]
@@ -109,7 +107,7 @@ def plan(
     for run in runs[1:]:
         cells += [Cell(run, base.replace(w=float(w))) for w in other_weights]
     cells += _older_cells(runs[0], base, older)
-    for cell in cells:  # refused before hours are spent on the cells before it
+    for cell in cells:  # check all before hours are spent on any
         try:
             cell.run.model.check(cell.sampling, classifier=cell.classifier)
         except ValueError as error:
@@ -140,14 +138,10 @@ def measure(
     batch_size: int = 256,
     **numbered,
 ) -> Iterator[Result]:
-    """The result of every cell, with a printed line for each.
+    """Yields the result of every cell and prints a line for it.
 
-    Cells are kept in `<workdir>/evaluations` of their run, where `launch.evaluate` keeps its own.
-    Raises as `check_measurable` and `evaluate`.
-
-    Args:
-      network, reference, metrics, batch_size: as for `evaluate`.
-      **numbered: num_samples, label_plan and seed, as for `Samples`.
+    Results are stored in `<workdir>/evaluations`, like those of `launch.evaluate`. Arguments are
+    those of `evaluate` and `Samples`; raises as `check_measurable` and `evaluate`.
     """
     check_measurable(cells, metrics, **numbered)
     done, spent = 0.0, 0.0
@@ -162,7 +156,7 @@ def measure(
             batch_size=batch_size,
         )
         seconds = time.monotonic() - begun
-        if seconds > 1:  # a cell read back tells nothing of the time that others take
+        if seconds > 1:  # a loaded cell does not predict the time of others
             done, spent = done + _calls(cell), spent + seconds
         rest = sum(map(_calls, cells[number:]))
         left = f", {spent / done * rest / 60:.0f} min left" if done and rest else ""
@@ -171,14 +165,11 @@ def measure(
 
 
 def check_measurable(cells: Sequence[Cell], metrics: Sequence[str], **numbered) -> None:
-    """Refuses what `measure` could not do, before a reference is computed for it.
-
-    ValueError for metrics without NEEDED, and what `evaluation.check_request` refuses.
-    """
+    """Raises ValueError for metrics without NEEDED, and as `evaluation.check_request`."""
     lacking = [name for name in NEEDED if name not in metrics]
     if lacking:
         raise ValueError(
-            f"metrics={','.join(metrics)}: a sweep's tables are of {' and '.join(NEEDED)}; add "
+            f"metrics={','.join(metrics)}: a sweep's tables need {' and '.join(NEEDED)}; add "
             f"{' and '.join(lacking)}"
         )
     for cell in cells:
@@ -186,7 +177,7 @@ def check_measurable(cells: Sequence[Cell], metrics: Sequence[str], **numbered) 
 
 
 def runs_of(cells: Sequence[Cell]) -> list[Run]:
-    """The runs of the cells, each once, in order."""
+    """Distinct runs of the cells, in order."""
     return list({str(cell.run.workdir): cell.run for cell in cells}.values())
 
 
@@ -204,9 +195,9 @@ def _said(result: Result) -> str:
 def strip(
     run: Run, folder: Path, weights: Sequence[float], sampling: SamplingSettings, seed: int
 ) -> Picture:
-    """Guided samples, rows labels and columns w; drawn once, and kept in `folder` as a PNG.
+    """Guided samples, rows labels and columns w; drawn once and stored in `folder` as a PNG.
 
-    Of `sampling` w, the classifier and the temperatures are not used.
+    Ignores w, the classifier and the temperatures of `sampling`.
     """
     model = run.model
     labels = list(range(min(STRIP_LABELS, model.null_label)))
