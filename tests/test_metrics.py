@@ -248,7 +248,7 @@ def test_the_shares_do_not_depend_on_how_many_distances_fit_in_memory(monkeypatc
         (np.zeros((3, 2)), np.zeros((9, 2)), 3, "k=3 with 3 generated and 9 reference"),
         (np.zeros((9, 2)), np.zeros((2, 2)), 3, "2 reference"),
         (np.zeros((9, 2)), np.zeros((9, 2)), 0, "k=0"),
-        (np.zeros((9, 2)), np.zeros((9, 3)), 3, "of 2 numbers, reference of 3"),
+        (np.zeros((9, 2)), np.zeros((9, 3)), 3, "of width 2, reference of width 3"),
         (np.zeros((9, 2)), np.full((9, 2), np.inf), 3, "reference features have nan or inf"),
         (np.zeros((9, 2, 2)), np.zeros((9, 4)), 3, "flatten"),
     ],
@@ -303,7 +303,7 @@ def test_merging_leaves_the_value_it_came_from_alone():
 
 
 def test_too_few_rows_are_said_with_their_number():
-    with pytest.warns(UserWarning, match="8 rows of 8 numbers: the covariance has rank 7"):
+    with pytest.warns(UserWarning, match="8 rows of 8 features: the covariance has rank at most 7"):
         _ = FeatureStatistics.of(normal(23, 8, 8)).covariance
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -316,7 +316,7 @@ def test_rows_that_cannot_be_counted_are_refused():
     holed[2, 1] = np.nan
     with pytest.raises(ValueError, match="in 1 of 4 rows, the first is row 2"):
         stats.merge(FeatureStatistics.of(holed))
-    with pytest.raises(ValueError, match="features of 2 numbers join those of 3"):
+    with pytest.raises(ValueError, match="features of widths 3 and 2 cannot be merged"):
         stats.merge(FeatureStatistics.of(np.zeros((4, 2))))
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         stats.merge(FeatureStatistics.of(np.zeros(3)))

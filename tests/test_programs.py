@@ -51,7 +51,7 @@ MISTAKES = {
             *("launch.sweep", "--workdir={run}", "--w=0", "--num_samples=10"),
             "--reference={new}/moments.npz",
         ],
-        "moments.npz is not there",
+        "moments.npz does not exist",
     ),
     "a strip where a file is": ([*SAMPLE, "--out={file}"], "--out={file} cannot be written"),
     "a log-SNR that is none": (
