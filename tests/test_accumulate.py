@@ -107,7 +107,7 @@ def test_what_was_damaged_is_done_anew_with_a_warning(tmp_path, accident, caplog
     kept = contents(tmp_path)
     accident(tmp_path)
     again = accumulated(tmp_path, keep_rows=True)
-    assert "starting anew" in caplog.text
+    assert "starting again" in caplog.text
     np.testing.assert_array_equal(again.rows, before.rows)
     assert contents(tmp_path) == kept
 

@@ -212,7 +212,7 @@ MISTAKES = {
     "no rows": ({"reference": noise_reference(NETWORK, rows=False)}, "reference with rows"),
     "another network": (
         {"reference": noise_reference(plain_network("other"))},
-        "seen through another network",
+        "embedded with another network",
     ),
     "another size": (
         {"reference": REFERENCE._replace(shape=(16, 16, 1))},
@@ -253,7 +253,7 @@ def changed(result, **protocol):
     ],
 )
 def test_results_of_unlike_protocols_are_not_compared(result, field, value):
-    with pytest.raises(ValueError, match=f"unlike protocols: {field} is ") as error:
+    with pytest.raises(ValueError, match=f"different protocols: {field} is ") as error:
         evaluation.check_comparable(result, result, changed(result, **{field: value}))
     assert str(value) in str(error.value)
 
@@ -308,5 +308,5 @@ def pixels(images):
 def test_a_file_that_is_no_result_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"metrics": {}}')
     for name in ("a.json", "b.json"):
-        with pytest.raises(ValueError, match=f"{name} is no result"):
+        with pytest.raises(ValueError, match=f"{name} is not an evaluation result"):
             evaluation.read_result(tmp_path / name)

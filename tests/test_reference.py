@@ -73,7 +73,7 @@ def test_a_file_of_ours_is_the_reference_it_was_written_for(source, tmp_path):
 def test_a_file_of_another_network_is_refused_with_what_differs(source, tmp_path, field, value):
     path = statistics(tmp_path, source, plain_network())
     said = {"name": "network", "sha256": "network_sha256", "resize": "resize"}[field]
-    with pytest.raises(ValueError, match=rf"computed with {said} .*seen with {value}"):
+    with pytest.raises(ValueError, match=rf"computed with {said} .*embedded with {value}"):
         file_reference(plain_network()._replace(**{field: value}), path)
 
 
@@ -120,5 +120,5 @@ def test_a_foreign_file_that_does_not_fit_is_refused(inception, stored, tmp_path
         file_reference(inception, objects, with_rows=True)
     narrow = FeatureStatistics.of(np.random.default_rng(0).standard_normal((9, 3)))
     save_statistics(tmp_path / "narrow.npz", narrow)
-    with pytest.raises(ValueError, match="pool features of 3 numbers, Inception's have 6"):
+    with pytest.raises(ValueError, match="pool features of width 3, Inception's have 6"):
         file_reference(inception, tmp_path / "narrow.npz")

@@ -29,7 +29,7 @@ class Conv(NamedTuple):
     padding: str = "SAME"
 
 
-# 3 x 3 pools: mean excluding the padding, maximum, maximum with stride 2.
+# 3 x 3 pools: mean without the padding, maximum, maximum with stride 2.
 MEAN, MAX, HALVE = "mean", "max", "halve"
 Branch = tuple[Any, ...]  # steps: a Conv, a pool, or a tuple of Convs side by side
 
@@ -128,10 +128,8 @@ def expected_shapes() -> dict[str, tuple[int, ...]]:
 def walk(x: Any, convolve: Callable, pool: Callable, join: Callable) -> Any:
     """Passes x through the stem and every block; the three functions define the type of x.
 
-    Args:
-      convolve: (x, name in the state dict, Conv) -> x.
-      pool: (x, MEAN, MAX or HALVE) -> x.
-      join: list of x -> x, concatenated channels.
+    convolve: (x, name in the state dict, Conv) -> x; pool: (x, MEAN, MAX or HALVE) -> x;
+    join: list of x -> x, which concatenates channels.
     """
 
     def branch(x: Any, prefix: str, steps: Branch) -> Any:

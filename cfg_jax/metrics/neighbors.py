@@ -30,15 +30,13 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(generated: np.ndarray, reference: np.ndarray, k: int = 3) -> PrecisionRecall:
     """Fraction of generated rows near reference rows, and of reference rows near generated rows.
 
-    Balls include their surface. The fractions depend on N and M; customary are N = 50,000 and
-    M = 10,000.
-
-    Distances are float64. Distances within rounding, 1e-6 of the norm about the median for 2,048
-    columns, become 0, since copies must coincide. Memory: two float64 copies of the rows, and less
-    than 512 MiB; time: N^2 + N M + M^2 times D multiplications.
+    Balls include their surface. Distances are float64; those within rounding, 1e-6 of the norm
+    about the median for 2,048 columns, become 0, since copies must coincide. Memory: two float64
+    copies of the rows, and less than 512 MiB; time: N^2 + N M + M^2 times D multiplications.
 
     Args:
-      generated, reference: features [N, D] and [M, D].
+      generated, reference: features [N, D] and [M, D]. The fractions depend on N and M; 50,000
+        and 10,000 are customary.
       k: rank of the neighbor at the radius, 1 to min(N, M) - 1; 3 in the paper and in ADM.
 
     Raises ValueError for k out of range, different widths, rows not [n, D], or values not finite.

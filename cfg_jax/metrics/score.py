@@ -30,9 +30,8 @@ class InceptionScore(NamedTuple):
 def inception_score(logits: np.ndarray, splits: int = 10) -> InceptionScore:
     """Mean and deviation over splits of exp(mean KL(p(y|x) || p(y))), p = softmax of the logits.
 
-    Split s is rows floor(N s / splits) to floor(N (s + 1) / splits).
-
-    Raises ValueError for splits outside [1, N], logits not [N, K], or values that are not finite.
+    Split s is rows floor(N s / splits) to floor(N (s + 1) / splits). Raises ValueError for splits
+    outside [1, N], logits not [N, K], or values that are not finite.
     """
     total = len(as_rows(logits, "logits"))
     if not 1 <= splits <= total:
@@ -98,8 +97,8 @@ class ScoreSums:
         """Sums of the rows of both; ValueError for mismatched sums or too many rows in a split."""
         if (self.split_size, self.p.shape[1]) != (other.split_size, other.p.shape[1]):
             raise ValueError(
-                f"sums over splits of {other.split_size} rows and {other.p.shape[1]} classes do not "
-                f"match {self.split_size} rows and {self.p.shape[1]} classes: make both equal"
+                f"sums over splits of {other.split_size} rows and {other.p.shape[1]} classes do "
+                f"not match {self.split_size} rows and {self.p.shape[1]} classes: make both equal"
             )
         splits = max(len(self.count), len(other.count))
         count, p, p_log_p = (
@@ -117,9 +116,9 @@ class ScoreSums:
         return merged
 
     def score(self) -> InceptionScore:
-        """Inception score of the rows so far; the last split may be short, as in ADM.
+        """Inception score; ValueError for no rows, or missing rows in a split before the last.
 
-        Raises ValueError for no rows, or missing rows in a split before the last.
+        The last split may be short, as in ADM.
         """
         if not self.count.size:
             raise ValueError("no rows to score: update with the logits of at least one image")

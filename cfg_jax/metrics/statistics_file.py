@@ -41,12 +41,9 @@ def save_statistics(
 ) -> None:
     """Writes the moments of pool features, and of spatial features, to `path` atomically.
 
-    Args:
-      stats, spatial: statistics of at least two rows each. ADM's evaluator needs both.
-      **manifest: source of the numbers as JSON values, e.g. data set, resize, weights.
-
-    Raises ValueError for fewer than two rows or a manifest that JSON cannot hold, OSError if `path`
-    is not writable.
+    ADM's evaluator needs both. `manifest` describes the source as JSON values, e.g. data set,
+    resize, weights. Raises ValueError for fewer than two rows or a manifest that JSON cannot hold,
+    OSError if `path` is not writable.
     """
     try:
         arrays = {"manifest": json.dumps(manifest)}
