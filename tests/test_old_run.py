@@ -1,9 +1,8 @@
-"""A run of version 0.1.0, made when the package was flat, on two devices by `tests.tiny`'s config.
+"""A run of version 0.1.0, made on two devices with the config of `tests.tiny`.
 
 `tests/golden/run_0.1.0.tar.xz` holds the run's folder with a finished evaluation, a folder of 40
-samples, and in `expected.npz` samples and the averaged parameters two steps later, as that version
-gave them. On the machine that made them all were bit for bit the same; elsewhere compilers round
-differently, hence the tolerances.
+samples, and `expected.npz` with that version's samples and its averaged parameters two steps later.
+The results are bit-identical on the original machine; the tolerances allow for other compilers.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The moments of real images: computed once, read back, and refused where they do not fit."""
+"""Reference moments: computed once, read from files, and refused if mismatched."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def source(data_dir):
 
 @pytest.fixture(scope="module")
 def stored(source):
-    """The digits as their records have them, uint8."""
+    """The digits as stored, uint8."""
     return np.stack([source.records[i]["image"] for i in range(len(source))])
 
 
@@ -79,7 +79,7 @@ def test_a_file_of_another_network_is_refused_with_what_differs(source, tmp_path
 
 @pytest.fixture
 def inception(monkeypatch):
-    """A network called Inception, as wide as the plain one."""
+    """A network named Inception with the plain network's width."""
     monkeypatch.setattr(reference, "INCEPTION_WIDTHS", {"pool": 6, "spatial": 4})
     return plain_network(networks.INCEPTION, spatial=True)
 
@@ -102,7 +102,7 @@ def test_a_file_of_adms_gives_moments_and_the_rows_of_its_images(inception, stor
     rows = seen(stored, spatial=True).spatial.astype(np.float64)
     np.testing.assert_allclose(found.spatial.covariance, np.cov(rows.T))
     assert (found.name, found.count, found.shape) == ("adm.npz", None, None)
-    # Known by its numbers, not by its name.
+    # The numbers identify it, not the file name.
     renamed = foreign(tmp_path / "renamed.npz", stored)
     assert file_reference(inception, renamed).sha256 == found.sha256
     other = foreign(tmp_path / "other.npz", stored[:-1])

@@ -1,4 +1,4 @@
-"""Files of statistics, ours and other programs'."""
+"""Statistics files, ours and other programs'."""
 
 import pickle
 
