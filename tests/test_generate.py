@@ -99,7 +99,7 @@ def test_an_upsampler_has_noise_of_its_own(model, upsampler, monkeypatch):
     strip = Strip(model, LABELS, [0.0, 1.0])
     Upsampler(upsampler).draw(strip, strip.draw())
     assert keys["small"].shape == keys["large"].shape == (4, 2)
-    # Each file shares its keys across columns, and none with the other file.
+    # Rows share keys across columns in each strip; the two strips share none.
     assert np.unique(keys["small"], axis=0).shape == np.unique(keys["large"], axis=0).shape
     both = np.concatenate([keys["small"], keys["large"]])
     assert np.unique(both, axis=0).shape[0] == 4

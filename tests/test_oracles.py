@@ -156,7 +156,7 @@ def test_drawn_data_have_the_moments_of_their_class_and_their_own_noise():
         expected = VARIANCE[c] * np.eye(4)
         atol = 5 * VARIANCE[c] * np.sqrt(2 / len(points))
         np.testing.assert_allclose(np.cov(points.T), expected, atol=atol)
-    # Row i depends on its label and index only; a null label draws nothing.
+    # Row i depends on its label and index only; labels of no class give nan.
     unknown = np.where(labels == 1, np.arange(size) % 2 * 4 - 1, labels)
     others = np.asarray(draw(jax.random.key(0), unknown))
     np.testing.assert_array_equal(others[labels != 1], x[labels != 1])

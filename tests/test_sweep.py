@@ -241,7 +241,7 @@ def with_config(model, **overrides):
 
 
 def four_pixels(images):
-    """Features of eight pixels."""
+    """Features are four pixels, logits four others."""
     flat = images.reshape(len(images), -1).astype(np.float32) / 255
     return Outputs(flat[:, 20:24], flat[:, 30:34], None)
 
