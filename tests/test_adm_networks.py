@@ -39,7 +39,7 @@ def shapes(net, z, *rest):
 EXAMPLE = jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
 
 
-# float64 NumPy versions of the layers, for a whole block.
+# float64 NumPy versions of the layers, for a complete block.
 
 
 def silu(h):

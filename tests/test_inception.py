@@ -94,7 +94,6 @@ def golden():
 
 
 def constant(name, value):
-    """A node of a frozen graph."""
     return {"name": name, "op": "Const", "attr": {"value": {"tensor": make_tensor_proto(value)}}}
 
 

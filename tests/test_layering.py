@@ -67,7 +67,6 @@ HOMES = {
 
 @functools.cache
 def imports(source):
-    """Dotted names that a file imports."""
     names = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

@@ -350,7 +350,6 @@ def test_moving_the_classifiers_weight_or_parameters_compiles_nothing_new(classi
 
 
 def other_classifiers():
-    """Classifiers of another shape, with fewer labels, with other label names."""
     return {
         "shape": pixel_model(tiny_classifier(), shape=(16, 16, 1)),
         "number": pixel_model(tiny_classifier(), label_names=DIGITS[:9]),

@@ -177,7 +177,6 @@ def test_the_networks_of_the_guidance_paper_are_those_of_adm(name, config):
 
 
 def broken(change):
-    """Weights of a golden network with a change."""
     _, _, shapes, _ = made_up.golden_network(CONDITIONAL)
     weights = made_up.weights(shapes)
     change(weights)

@@ -56,7 +56,6 @@ DRIVER = "tests.process_driver"
 
 
 def job(do, **arguments):
-    """The --job flag of a process."""
     values = {k: v if isinstance(v, int | float) else str(v) for k, v in arguments.items()}
     return f"--job={json.dumps({'do': do, **values})}"
 

@@ -16,7 +16,6 @@ def source(data_dir):
 
 @pytest.fixture(scope="module")
 def stored(source):
-    """The digits as stored, uint8."""
     return np.stack([source.records[i]["image"] for i in range(len(source))])
 
 

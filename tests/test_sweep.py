@@ -224,7 +224,6 @@ def test_results_are_read_back_as_they_were_and_the_csv_has_every_number(tmp_pat
 
 @pytest.fixture(scope="module")
 def model():
-    """Model of the tiny config with random parameters."""
     config = tiny_config(**{"model.attention_resolutions": ()})
     shapes = jax.eval_shape(build.assemble(config, SHAPE, 10).init, jax.random.key(0))
     rng = np.random.default_rng(0)

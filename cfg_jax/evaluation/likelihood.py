@@ -81,7 +81,7 @@ def likelihood(
     """
     _check_source(model, source)
     if model.low_res_shape:
-        raise ValueError("this model is an upsampler: give a model without a low_res image")
+        raise ValueError("this model is an upsampler: give a model that needs no low_res image")
     num_steps = model.config.sampling.num_steps if num_steps is None else num_steps
     logsnrs = logsnr_grid(_ending_at(model.schedule, logsnr_max), num_steps)
     interp = model.config.sampling.logvar_interp if logvar_interp is None else logvar_interp

@@ -74,7 +74,7 @@ def inception_network(path: str | Path) -> FeatureNetwork:
 
 
 def trained_network(classifier: NoisyClassifier) -> FeatureNetwork:
-    """Network of a classifier at logsnr_max; features are the input of its last projection.
+    """Feature network of a classifier: features are the input of its last projection.
 
     z = x = image / 127.5 - 1 at the schedule's logsnr_max, without resize. The network is named
     "<data>_features"; it raises ValueError for images of another shape.

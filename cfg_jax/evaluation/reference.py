@@ -32,7 +32,7 @@ class Reference(NamedTuple):
     """Moments of real images and their source.
 
     name: data set with split, e.g. "digits train", or the file name.
-    sha256: SHA-256 of network, data and number of images, or of the numbers in a file without them.
+    sha256: SHA-256 of network, data and number of images, or of the moments if these are unknown.
     network_sha256: SHA-256 of the feature network.
     shape: (H, W, C) of one image; None if unknown.
     count: number of images; None if unknown.

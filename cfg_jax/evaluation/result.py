@@ -26,7 +26,7 @@ NAMES = {
 class Result(NamedTuple):
     """Result of one cell.
 
-    metrics: the measured of "fid", "sfid", "is", "is_std", "precision" and "recall".
+    metrics: measured values of "fid", "sfid", "is", "is_std", "precision" and "recall".
     protocol: network, network_sha256, resize, reference, reference_sha256, reference_count,
       image_shape, num_samples, label_plan, ema, score_split and, if measured, precision_recall
       (k in neighbors, reference_rows).

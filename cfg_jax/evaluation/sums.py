@@ -1,7 +1,7 @@
 """Mergeable sums over images: moments of pool and spatial features, and sums of the score.
 
-Their size is independent of the number of images, and their values of the division into batches,
-devices and processes.
+Neither their size depends on the number of images, nor their values on batches, devices or
+processes. Merge sums of parts, never average them.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Sums:
 
     @classmethod
     def of(cls, outputs: Outputs, index: np.ndarray) -> "Sums":
-        """Sums of B images, row i of `outputs` of image index[i]; ValueError if not finite."""
+        """Sums of B images; `outputs` row i belongs to image index[i]. ValueError if not finite."""
         return cls(
             FeatureStatistics.of(outputs.features),
             None if outputs.spatial is None else FeatureStatistics.of(outputs.spatial),

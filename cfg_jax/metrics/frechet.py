@@ -25,7 +25,7 @@ def frechet_distance(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: n
     """
     mu1, mu2 = np.asarray(mu1, np.float64), np.asarray(mu2, np.float64)
     if mu1.ndim != 1 or mu1.size == 0 or mu1.shape != mu2.shape:
-        raise ValueError(f"means of shapes {mu1.shape} and {mu2.shape}: need [D] of one layer")
+        raise ValueError(f"means of shapes {mu1.shape} and {mu2.shape}: need [D] from one layer")
     if not np.isfinite([mu1, mu2]).all():
         raise ValueError("a mean has nan or inf: recompute the statistics from finite features")
     cov1, cov2 = _covariance(cov1, mu1.size), _covariance(cov2, mu1.size)

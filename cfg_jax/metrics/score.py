@@ -4,8 +4,8 @@
     KL summed = (sum of p log p) / n - p(y) log p(y)
 
 The inception score is the mean over splits, runs of consecutive rows that are not shuffled. Small
-splits score lower; compare scores only at equal split sizes. Customary are 10 splits of 50,000
-images; ADM uses splits of 5,000 rows and logits without the bias of Inception's last layer.
+splits score lower; compare scores only at equal split sizes. 10 splits of 50,000 images are
+customary; ADM uses splits of 5,000 rows and logits without the bias of Inception's last layer.
 
 Source: Salimans et al. 2016, arXiv 1606.03498, section 4.
 """
@@ -71,7 +71,7 @@ class ScoreSums:
         return cls(Fraction(split_size), counts, np.zeros((0, num_classes)), np.zeros(0))
 
     def update(self, logits: np.ndarray, index: np.ndarray) -> "ScoreSums":
-        """Sums including logits [n, K], row i of image index[i].
+        """Sums with logits [n, K] added; row i belongs to image index[i].
 
         Raises ValueError for logits not [n, K] or not finite, indices that are not integers of at
         least 0, and more rows in a split than its size, e.g. an image counted twice.
