@@ -1,10 +1,10 @@
-"""Float64 answers for tests, by formulas that the package does not use."""
+"""Float64 expected values, by formulas that the package does not use."""
 
 import numpy as np
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-# From one step of the paper's grid at either end to steps that hardly move.
+# From one step of the paper's grid at either end to nearly zero steps.
 PAIRS = np.float32(
     [
         (-20, -10.165),
@@ -20,13 +20,13 @@ PAIRS = np.float32(
 
 
 def alpha_sigma(logsnr):
-    """cos and sin of the angle whose cotangent squared is the signal-to-noise ratio."""
+    """cos and sin of the angle whose squared cotangent is the signal-to-noise ratio."""
     angle = np.arctan(np.exp(-np.asarray(logsnr, np.float64) / 2))
     return np.cos(angle), np.sin(angle)
 
 
 def forward(logsnr_t, logsnr_s):
-    """q(z_t | z_s) = N(ratio z_s, variance), by subtracting what z_s already holds from z_t."""
+    """q(z_t | z_s) = N(ratio z_s, variance), by subtracting the part of z_s from z_t."""
     alpha_t, sigma_t = alpha_sigma(logsnr_t)
     alpha_s, sigma_s = alpha_sigma(logsnr_s)
     ratio = alpha_t / alpha_s
@@ -34,9 +34,9 @@ def forward(logsnr_t, logsnr_s):
 
 
 def reverse(logsnr_t, logsnr_s):
-    """q(z_s | z_t, x) = N(a z_t + b x, variance), by Bayes' rule: prior times likelihood.
+    """q(z_s | z_t, x) = N(a z_t + b x, variance) by Bayes' rule, in which precisions add.
 
-    Prior z_s ~ N(alpha_s x, sigma_s^2), observation z_t ~ N(ratio z_s, noise): precisions add.
+    Prior z_s ~ N(alpha_s x, sigma_s^2), observation z_t ~ N(ratio z_s, noise).
     """
     alpha_s, sigma_s = alpha_sigma(logsnr_s)
     ratio, noise = forward(logsnr_t, logsnr_s)
@@ -45,12 +45,12 @@ def reverse(logsnr_t, logsnr_s):
 
 
 def like(values, z):
-    """values [B] as [B, 1, ..., 1], to multiply z [B, ...] example by example."""
+    """values [B] as [B, 1, ..., 1], to broadcast against z [B, ...]."""
     return np.reshape(values, (len(z),) + (1,) * (z.ndim - 1))
 
 
 class Mixture:
-    """log p(z | c) and log p(z) of diffused Gaussian classes, example by example with SciPy."""
+    """log p(z | c) and log p(z) of diffused Gaussian classes, per example with SciPy."""
 
     def __init__(self, means, variance, weights):
         self.means = np.asarray(means, np.float64).reshape(len(weights), -1)

@@ -1,8 +1,8 @@
-"""The cache of compiled programs, one folder for all workers and all that they start.
+"""Persistent compilation cache shared by all test workers and their child processes.
 
-It outlives a session. jax writes an entry in place, without a lock, and never twice. Who reads
-one too early finds a compressed stream that breaks off, warns and compiles; but what a killed
-process leaves so would stay, so each session first discards entries that do not decompress.
+jax writes each entry once, in place and without a lock. A reader of an unfinished entry warns and
+compiles. A killed process leaves such an entry behind; each session first discards entries that do
+not decompress.
 """
 
 import contextlib
@@ -15,12 +15,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MOST_BYTES = 2**30
-"""Beyond, the cache is emptied: the programs of older sources are never asked for again."""
+"""Size limit at which the cache is emptied, since programs of older sources never recur."""
 
-_ZSTANDARD = b"\x28\xb5\x2f\xfd"  # jax's other compression, where someone has installed it
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"  # jax's other compression, used if installed
 
 
 _XLA_FLAGS = (  # the same everywhere, or a program that one has compiled is compiled again
+    "--xla_backend_optimization_level=0",  # LLVM takes most of the time, and programs are small
     "--xla_cpu_experimental_ynn_fusion_type=",  # see launch/environment.sh
     "--xla_cpu_collective_timeout_seconds=1200",  # a busy machine keeps a process waiting
     "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
@@ -33,7 +34,7 @@ def xla_flags(devices):
 
 
 def _processor():
-    """A name of what machine code is compiled for."""
+    """Identifier of the CPU that machine code is compiled for."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -48,18 +49,18 @@ def folder():
 
 
 def environment():
-    """jax's variables for the cache; a small program costs less to read than to compile too."""
+    """jax's cache variables; small programs are cached too, since reading beats compiling."""
     return {
         "JAX_COMPILATION_CACHE_DIR": str(folder()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",  # they put the folder into every key
+        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",  # they add the folder to every key
     }
 
 
 def discard_unfinished():
     total = 0
     for entry in folder().glob("*-cache"):
-        with contextlib.suppress(FileNotFoundError):  # another session has discarded it
+        with contextlib.suppress(FileNotFoundError):  # another session discarded it
             content = entry.read_bytes()
             total += len(content)
             try:

@@ -1,9 +1,9 @@
-"""Two CPU devices, strict array promotion, one cache of compiled programs, and shared runs.
+"""Two CPU devices, strict array promotion, one compilation cache, and shared runs.
 
-    CFG_JAX_TEST_DEVICES=8    another number of devices
-    CFG_JAX_TEST_CACHE=/a/b   another folder for compiled programs than .cache/compiled-...
+    CFG_JAX_TEST_DEVICES=8    number of devices
+    CFG_JAX_TEST_CACHE=/a/b   cache folder, default .cache/compiled-...
 
-Programs that tests start inherit both, as jax's own environment variables.
+Programs started by tests inherit both through jax's environment variables.
 """
 
 import os
@@ -27,7 +27,7 @@ def pytest_configure(config):
         compiled.discard_unfinished()
 
 
-# Files of many seconds, in the order in which workers take them, so that none is left for the end.
+# Slow files in the order in which workers take them, so none is left for the end.
 SLOWEST_FIRST = [
     *("test_long", "test_faults", "test_processes", "test_openai", "test_model", "test_evaluation"),
     *("test_models", "test_train", "test_programs", "test_readme", "test_likelihood"),
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    """Where the suite keeps the digits, prepared once a session."""
+    """Data folder with the digits, prepared once per session."""
     from cfg_jax import data
 
     def prepare(folder):
@@ -53,7 +53,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, data_dir):
-    """The workdir of a finished four-step run of `tiny_config`."""
+    """Workdir of a finished four-step run of `tiny_config`."""
     from cfg_jax.training.run import train
     from tests.tiny import tiny_config
 
@@ -63,10 +63,7 @@ def tiny_run(tmp_path_factory, data_dir):
 
 @pytest.fixture(scope="session")
 def tiny_classifier_run(tmp_path_factory, data_dir):
-    """The workdir of a finished four-step run of `tiny_classifier`, of a `PixelClassifier`.
-
-    To load it as what it is needs `pixel_networks`.
-    """
+    """Workdir of a four-step run of `tiny_classifier`; loading it needs `pixel_networks`."""
     from cfg_jax.training.run import train
     from tests.tiny import pixel_networks, tiny_classifier
 

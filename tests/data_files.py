@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def replace_download(monkeypatch, name, data_dir, images, labels):
-    """TFDS's own builder of `name`, which now writes the given images as PNG and downloads none."""
+    """Patches TFDS's builder of `name` to write the given images as PNG without a download."""
     builder = tfds.builder(name, data_dir=data_dir)
 
     def examples():
@@ -20,7 +20,7 @@ def replace_download(monkeypatch, name, data_dir, images, labels):
             yield i, {key: values.get(key, "") for key in builder.info.features}
 
     monkeypatch.setattr(type(builder), "_split_generators", lambda *_: {"train": examples()})
-    # TFDS imports the backport, which it does not declare and the core install does not have.
+    # TFDS imports an undeclared backport that the core install lacks.
     monkeypatch.setattr(tfds.core.dataset_builder, "importlib_resources", importlib.resources)
     return builder
 

@@ -1,16 +1,16 @@
-"""A training run to which something happens: `FAULTY_RUN=JSON python -m tests.faulty_run`.
+"""Training run with an injected fault: `FAULTY_RUN=JSON python -m tests.faulty_run`.
 
-The JSON is {"workdir": ..., "config": "points" or "digits", "overrides": {field: value}}, and what
-happens:
+The JSON is {"workdir": ..., "config": "points" or "digits", "overrides": {field: value}} with one
+fault:
 
-    "kill_in_save": [step, n]   kill -9 once n files of that step's checkpoint are there
-    "terminate": step           SIGTERM after it, or "early", before the first one
-    "hang": step                nothing after it, for ever
-    "full_disk": [first, last]  no file can grow after the first, until after the last
-    "die": step                 kill -9 after it
+    "kill_in_save": [step, n]   kill -9 once n files of the step's checkpoint exist
+    "terminate": step           SIGTERM after the step; "early" is before the first step
+    "hang": step                hangs forever after the step
+    "full_disk": [first, last]  files cannot grow between the two steps
+    "die": step                 kill -9 after the step
 
-Of several processes all that happens to one: each has its own JSON. They miss each other after five
-seconds. It takes the flags of every program and ends as `python -m launch.train` does.
+Each of several processes has its own JSON; heartbeats time out after five seconds. Flags and exit
+codes are those of `python -m launch.train`.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from launch.program import run
 
-FULL = 512  # bytes that a file may have on a full disk
+FULL = 512  # maximum bytes of a file on a full disk
 
 
 def main(argv):
@@ -43,7 +43,7 @@ def main(argv):
 
 
 def after_steps(action):
-    """Has every training loop call action(loop, step) after a step, before all else."""
+    """Patches every training loop to call action(loop, step) first after each step."""
     from cfg_jax.training.loop import Loop
 
     own = Loop._between
@@ -56,14 +56,14 @@ def after_steps(action):
 
 
 def terminate_early():
-    """SIGTERM while the run is opened, noticed before the first step."""
+    """Sends SIGTERM while the run opens; it is noticed before the first step."""
     from cfg_jax.training import run
 
     own = run._restore
 
     def restore(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(3)  # with jax.distributed a thread looks once a second
+        time.sleep(3)  # with jax.distributed a thread polls once a second
         return own(*arguments)
 
     run._restore = restore
@@ -91,7 +91,7 @@ def watch_saves(workdir, step=None, count=0):
     unfinished = whole.with_name(f"{step}.orbax-checkpoint-tmp")
 
     def files():
-        with contextlib.suppress(OSError):  # renamed while we look
+        with contextlib.suppress(OSError):  # renamed meanwhile
             return len(list(unfinished.rglob("*"))) if unfinished.exists() else -1
         return -1
 

@@ -1,4 +1,4 @@
-"""Weights that are a function of their names, as the golden files of networks were made with."""
+"""Weights derived from their names, as in the golden files of networks."""
 
 import json
 import math
@@ -24,7 +24,7 @@ def _weight(name, shape):
 
 
 def golden_network(name):
-    """(kind, config, {name: shape}, arrays) of a golden file; images are NHWC here."""
+    """(kind, config, {name: shape}, arrays) of a golden file, with NHWC images."""
     with np.load(GOLDEN / f"{name}.npz") as file:
         arrays = dict(file)
     kind = {"sr": "superres"}.get(str(arrays.pop("kind")), name.split("_")[0])

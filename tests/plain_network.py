@@ -1,7 +1,4 @@
-"""Networks that look at digits, one in NumPy and an untrained classifier, and images of noise.
-
-What the first says of an image is a matrix times its pixels.
-"""
+"""Feature networks (one linear in NumPy, one untrained classifier) and images of noise."""
 
 import jax
 import numpy as np
@@ -34,13 +31,13 @@ TOTAL = 45
 
 
 def images_at(index):
-    """Image i is drawn from seed i."""
+    """Images drawn with their index as seed."""
     draws = [np.random.default_rng(int(i)).integers(0, 256, (8, 8, 1), np.uint8) for i in index]
     return np.stack(draws)
 
 
 def accumulated(folder, batch_size=8, images_at=images_at, network=None, identity="a", **options):
-    """Sums over `TOTAL` images of noise, kept in `folder`."""
+    """Sums over `TOTAL` noise images, stored in `folder`."""
     return accumulate.accumulate(
         images_at,
         TOTAL,
@@ -53,7 +50,7 @@ def accumulated(folder, batch_size=8, images_at=images_at, network=None, identit
 
 
 def noise_reference(network, spatial=True, rows=True):
-    """A reference of 30 images of noise, as `seen` through the first network."""
+    """Reference of 30 noise images, embedded with `seen`."""
     rng = np.random.default_rng(3)
     images = rng.integers(0, 256, (30, 8, 8, 1), np.uint8)
     outputs = seen(images, spatial)
@@ -66,7 +63,7 @@ def noise_reference(network, spatial=True, rows=True):
 
 
 def clean_classifier():
-    """configs/digits_features.py shrunk, its parameters noise: nothing about it is special."""
+    """Shrunk configs/digits_features.py with random parameters."""
     config = digits_features.get_config()
     small = {"channels": 8, "channel_mult": (1,), "norm_groups": 4, "head_channels": 8}
     with config.unlocked():

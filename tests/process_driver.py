@@ -1,7 +1,7 @@
-"""A job for each process of `test_processes`: `python -m tests.process_driver --job=JSON`.
+"""Jobs for the processes of `test_processes`: `python -m tests.process_driver --job=JSON`.
 
-The JSON is {"do": name of a function here, its arguments}. Networks are those of `tests.tiny` that
-compile at once. Process k writes what it alone sees to FOLDER_k.npz, beside the job's folder.
+The JSON is {"do": name of a function here, its arguments}. Networks are the fast-compiling ones of
+`tests.tiny`. Process k writes its own results to FOLDER_k.npz, beside the job's folder.
 """
 
 import functools
@@ -33,7 +33,7 @@ def main(argv):
 
 
 def start(*arguments, own_start=processes.start, **keywords):
-    """`processes.start` with the times of the flags, which are parsed by now."""
+    """`processes.start` with the timeouts of the parsed flags."""
     program.GRACE_SECONDS = _GRACE.value
     jax.distributed.initialize = functools.partial(
         jax.distributed.initialize, shutdown_timeout_seconds=_SHUTDOWN.value
@@ -42,11 +42,11 @@ def start(*arguments, own_start=processes.start, **keywords):
 
 
 def nothing():
-    """Ends at once."""
+    """Ends immediately."""
 
 
 def compile_something():
-    """Prints whether it was found compiled."""
+    """Prints whether the compiled program came from the cache."""
     events = []
     jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
     jax.jit(lambda x: jax.numpy.sin(x) * 3)(np.ones(3, np.float32))
@@ -64,13 +64,13 @@ def hold_lock(path):
 
 
 def sleep():
-    """Until it is killed."""
+    """Sleeps until killed."""
     print("here", flush=True)
     time.sleep(3600)
 
 
 def work_alone(until, others_at_end):
-    """Process 0 works until the file `until` is there; the others make one and end with code 75."""
+    """Process 0 works until the file `until` exists; the others create a file and exit with 75."""
     if processes.is_first():
         while not Path(until).exists():
             time.sleep(0.01)
@@ -80,7 +80,7 @@ def work_alone(until, others_at_end):
 
 
 def train(folder, **overrides):
-    """A run; what every device ended with, and which examples this process was given."""
+    """Trains; writes the final parameters of every device and the examples of this process."""
     from cfg_jax.runtime import devices
     from cfg_jax.training.run import train
     from tests import tiny
@@ -113,7 +113,7 @@ def train(folder, **overrides):
 
 
 def sample(workdir, folder):
-    """16 samples, of which each process draws its share."""
+    """Draws 16 samples, divided among the processes."""
     import cfg_jax
     from cfg_jax.core import keys as keys_lib
 
@@ -126,7 +126,7 @@ def sample(workdir, folder):
 
 
 def load_each_its_own(workdir_0, workdir_1, folder):
-    """The error where process k reads workdir_k."""
+    """Loads workdir_k in process k and saves the error."""
     import cfg_jax
 
     said = "nothing"
@@ -138,7 +138,7 @@ def load_each_its_own(workdir_0, workdir_1, folder):
 
 
 def sample_to_files(workdir, folder):
-    """70 samples in shards of 20, 18 at a time."""
+    """Draws 70 samples in shards of 20, 18 at a time."""
     import cfg_jax
     from cfg_jax.evaluation import Samples, SamplingSettings
     from cfg_jax.sampling import shards
@@ -149,13 +149,13 @@ def sample_to_files(workdir, folder):
 
 
 def evaluate(workdir, folder, data_dir):
-    """A cell and its reference, and the bound on the likelihood."""
+    """Evaluates a cell with its reference, and the likelihood bound."""
     import cfg_jax
     from cfg_jax import data, evaluation
     from cfg_jax.evaluation import accumulate
     from cfg_jax.evaluation.likelihood import likelihood
 
-    accumulate.SAVE_SECONDS = 0.0  # after each batch, however long it takes
+    accumulate.SAVE_SECONDS = 0.0  # save after each batch
     model = cfg_jax.load(workdir)
     source = data.open_source("digits", "test[:60]", data_dir=data_dir)
     network = _network()
@@ -175,7 +175,7 @@ def evaluate(workdir, folder, data_dir):
 
 
 def _network():
-    """Looks at each row for itself, on the devices."""
+    """Feature network that embeds each image independently, on the devices."""
     import jax.numpy as jnp
 
     from cfg_jax.evaluation.networks import FeatureNetwork, Outputs

@@ -1,14 +1,14 @@
-"""Programs started by tests, forked from a process that has already imported their libraries.
+"""Programs started by tests, forked from a server that has already imported their libraries.
 
     run_program("launch.sample", "--w=1", devices=2)    runs it: returncode, stdout, stderr
     start_program(...)                                  starts it: poll, wait, kill as well
 
-An interpreter takes seconds to import jax, flax, orbax and tfds, a fork of one that has them 0.1 s.
-Each process that runs tests has one such server, started with the first program and ended with it,
-and with the server its programs. The server imports libraries only: no module of this repository,
-so that a program's own imports are tested, and no flags. It starts no backend and no thread, which
-would not survive a fork. Everything else is as `python -m MODULE` has it: environment, flags of XLA
-and jax, working directory, standard streams, signal handlers, exit code. Linux only.
+Importing jax, flax, orbax and tfds takes seconds, a fork 0.1 s. Each test process has one server,
+which starts with the first program and ends, with its programs, when the test process ends. The
+server imports libraries only, no module of this repository, to test a program's own imports. It
+starts no backend and no thread, which would not survive a fork. Environment, XLA and jax flags,
+working directory, streams, signal handlers and exit code equal those of `python -m MODULE`. Linux
+only.
 """
 
 import atexit
@@ -31,7 +31,7 @@ from tests import compiled
 
 ROOT = Path(__file__).parents[1]
 
-# Variables by which a cluster, a proxy or jax would reach into a test.
+# Variables of a cluster, a proxy or jax that would change a test.
 FOREIGN = ("SLURM_", "OMPI_", "JAX_", "TPU_", "MEGASCALE_", "KUBERNETES_", "XLA_FLAGS")
 
 LIBRARIES = (
@@ -42,9 +42,9 @@ LIBRARIES = (
 
 
 def environment(devices: int = 1, **variables: str | None) -> dict[str, str]:
-    """This process's, but for `FOREIGN` variables, with virtual CPU devices; None leaves one out.
+    """This environment without `FOREIGN` variables, with virtual CPU devices and the shared cache.
 
-    What is compiled is kept where this process keeps it, whatever its size.
+    A variable that is None is removed.
     """
     import jax
 
@@ -83,10 +83,10 @@ class _Stream:
 
 
 class Program:
-    """A program that was started; as a context manager it ends with the block.
+    """Started program; as a context manager it is killed at the end of the block.
 
-    pid, returncode: as subprocess.Popen has them.
-    stdout, stderr: what it has written so far.
+    pid, returncode: as in subprocess.Popen.
+    stdout, stderr: text written so far.
     """
 
     def __init__(self, command, pid, ended, streams):
@@ -99,11 +99,7 @@ class Program:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit code, or minus the signal that ended it.
-
-        Raises:
-          subprocess.TimeoutExpired: it did not end in `timeout` seconds.
-        """
+        """Exit code, or minus the signal; subprocess.TimeoutExpired after `timeout` seconds."""
         if self.returncode is None:
             if not select.select([self._ended], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(self.args, timeout, self.stdout, self.stderr)
@@ -111,7 +107,7 @@ class Program:
         return self.returncode
 
     def wait_for(self, text: str, timeout: float = 600) -> str:
-        """The standard output once `text` is in it, or the program has ended."""
+        """Standard output once it contains `text` or the program has ended."""
         until = time.monotonic() + timeout
         while text not in self.stdout and self.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
@@ -140,7 +136,7 @@ class Program:
         self.wait()
 
     def __repr__(self):
-        """The command, how it ended, and the last lines that it wrote: for a failed assertion."""
+        """Command, exit code and last lines of output, for failed assertions."""
         lines = [*self.stdout.splitlines()[-20:], *self.stderr.splitlines()[-20:]]
         return "\n    ".join([f"{' '.join(self.args)}: exit code {self.returncode}", *lines])
 
@@ -155,11 +151,10 @@ def free_port() -> int:
 def start_program(
     module: str, *arguments: str, devices: int = 1, environment: dict[str, str] | None = None
 ) -> Program:
-    """Starts `python -m module *arguments` in the repository's root, in a session of its own.
+    """Starts `python -m module *arguments` in the repository's root, in a new session.
 
-    Args:
-      devices: virtual CPU devices.
-      environment: variables beside those of `environment()`; None leaves one out.
+    devices: number of virtual CPU devices.
+    environment: variables that override those of `environment()`; None removes one.
     """
     variables = globals()["environment"](devices, **(environment or {}))
     streams = [_Stream() for _ in range(2)]
@@ -175,11 +170,7 @@ def start_program(
 
 
 def run_program(module: str, *arguments: str, timeout: float = 900, **options) -> Program:
-    """`start_program`, waited for.
-
-    Raises:
-      subprocess.TimeoutExpired: it did not end in `timeout` seconds.
-    """
+    """`start_program`, then wait; subprocess.TimeoutExpired after `timeout` seconds."""
     with start_program(module, *arguments, **options) as program:
         program.wait(timeout)
     return program
@@ -187,7 +178,7 @@ def run_program(module: str, *arguments: str, timeout: float = 900, **options) -
 
 @functools.cache
 def _server() -> socket.socket:
-    """Where requests go. The server ends once this is closed, at the latest with this process."""
+    """Socket for requests; the server ends when it is closed, at the latest with this process."""
     own, theirs = socket.socketpair()
     single = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
     with theirs:
@@ -211,9 +202,9 @@ def _server() -> socket.socket:
 
 
 def _serve(requests: socket.socket) -> list[str]:
-    """Forks a program for each request; in the program returns its command.
+    """Forks a program for each request and returns its command in the fork.
 
-    Ends the process, and the programs, once nobody can ask any more.
+    When the request socket closes, it kills the programs and exits.
     """
     _import_libraries()
     running = {}  # {a file that can be read when the program has ended: (its pid, who waits)}
@@ -249,7 +240,7 @@ def _serve(requests: socket.socket) -> list[str]:
 def _tell(waiting: socket.socket, number: int) -> None:
     try:
         waiting.sendall(str(number).encode())
-    except OSError:  # nobody waits any more
+    except OSError:  # the waiter is gone
         pass
 
 
@@ -263,7 +254,7 @@ def _import_libraries() -> None:
 
 
 def _become(request: dict, files: list[int]) -> list[str]:
-    """Makes this fork the process that was requested."""
+    """Turns this fork into the requested process."""
     os.setsid()
     os.close(files[0])
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -277,7 +268,7 @@ def _become(request: dict, files: list[int]) -> list[str]:
 
 
 def _set_options_of_jax() -> None:
-    """Those that jax takes from the environment when it is imported."""
+    """Sets the options that jax reads from the environment at import."""
     import jax
 
     for name, now in jax.config.values.items():
@@ -295,8 +286,7 @@ def _set_options_of_jax() -> None:
 def _run(command: list[str]) -> None:
     """Runs the program and ends this process with its exit code.
 
-    All that an interpreter does at its end is done, but for taking its modules apart: that would
-    cost more than all the rest, since every page is copied that the server still shares.
+    The exit skips the teardown of modules, which would copy all pages shared with the server.
     """
     sys.argv[:] = command
     code = 0

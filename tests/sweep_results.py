@@ -1,4 +1,4 @@
-"""Results as a sweep would leave them, without a sweep."""
+"""Results of a sweep, made without one."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from configs import digits, imagenet64, imagenet128
 
 
 def made_result(w, fid, score, *, config=None, protocol=(), **swept):
-    """A cell of the digits, p_uncond 0.1, T = 32, unless said otherwise."""
+    """A cell of the digits, by default with p_uncond 0.1 and T = 32."""
     config = digits.get_config() if config is None else config
     cell = {
         "w": float(w),
@@ -55,7 +55,7 @@ def made_result(w, fid, score, *, config=None, protocol=(), **swept):
 
 
 def paper_results(table, **protocol):
-    """Every cell of a table of the paper, as if our own numbers were the paper's."""
+    """Results for every cell of a table of the paper, with the paper's numbers as ours."""
     config = (imagenet64 if table is TABLE_1 else imagenet128).get_config()
     measured_by = {"network": INCEPTION, "num_samples": 50_000} | protocol
     return [

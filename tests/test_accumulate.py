@@ -1,4 +1,4 @@
-"""Sums over many images: the same however they are cut, and whatever kills the process."""
+"""Sums over many images are independent of batches and of interruptions."""
 
 import contextlib
 
@@ -33,7 +33,7 @@ def test_moments_and_scores_are_those_of_all_images_at_once(tmp_path, batch_size
         np.testing.assert_allclose(moments.mean, rows.mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(moments.covariance, np.cov(rows.T), rtol=1e-11, atol=1e-13)
     np.testing.assert_array_equal(found.rows, everything.features)
-    # 45 images are one split of 5,000.
+    # 45 images lie in one split of 5,000.
     expected = inception_score(everything.logits, splits=1)
     assert found.sums.score.score().mean == pytest.approx(expected.mean, rel=1e-12)
 
@@ -41,7 +41,7 @@ def test_moments_and_scores_are_those_of_all_images_at_once(tmp_path, batch_size
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("nth", range(0, 18, 2))
 def test_a_run_killed_at_any_write_ends_with_the_same_bytes(tmp_path, monkeypatch, nth, after):
-    # 6 batches, at each of which rows, images and the state are written.
+    # 6 batches; each writes rows, images and the state.
     accumulated(tmp_path / "undisturbed", keep_rows=True, keep_images=True)
     writes = []
     write = accumulate._write
@@ -76,7 +76,7 @@ def test_what_is_done_is_not_done_again(tmp_path):
         accumulated(tmp_path, images_at=dying)
     asked.clear()
     accumulated(tmp_path, images_at=lambda index: asked.extend(index) or images_at(index))
-    # Batches of 8 up to 24 were whole; the last batch is filled up with image 44.
+    # Batches of 8 are complete up to 24; the last batch is padded with image 44.
     assert asked == [*range(24, 45), 44, 44, 44]
     asked.clear()
     done = accumulated(tmp_path, images_at=dying)
@@ -107,7 +107,7 @@ def test_what_was_damaged_is_done_anew_with_a_warning(tmp_path, accident, caplog
     kept = contents(tmp_path)
     accident(tmp_path)
     again = accumulated(tmp_path, keep_rows=True)
-    assert "starting anew" in caplog.text
+    assert "starting again" in caplog.text
     np.testing.assert_array_equal(again.rows, before.rows)
     assert contents(tmp_path) == kept
 
@@ -144,7 +144,7 @@ def test_two_processes_merge_to_the_sums_of_one():
     parts = [
         Sums.of(seen(images_at(part), spatial=True), part) for part in (index[1::2], index[::2])
     ]
-    # What one process sends to another are the named arrays.
+    # Processes send each other the named arrays.
     sent = Sums.from_arrays(parts[1].arrays())
     merged = parts[0].merge(sent).arrays()
     for name, expected in whole.arrays().items():

@@ -1,4 +1,4 @@
-"""ADM's guided steps against numbers of the original program, and whole runs against float64.
+"""ADM's guided steps against numbers of the original program, and complete runs against float64.
 
 The golden network and classifier are analytic in z and in t, the original timestep over 1000.
 """
@@ -22,7 +22,7 @@ MU = np.float32([0.5, -0.5, 0.25]).reshape(1, 1, 1, 3)
 
 
 def golden(name):
-    """The arrays of a golden file, images NHWC."""
+    """Arrays of a golden file, with NHWC images."""
     with np.load(Path(__file__).parent / "golden" / f"diffusion_{name}.npz") as file:
         return {
             key: array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
@@ -51,14 +51,14 @@ def golden_classifier(name):
 
 
 def to_the_mean(key, z_t, x_hat, logsnr_t, logsnr_s, *, logvar_interp=0.0):
-    """A step rule whose noise is zero."""
+    """A step rule with zero noise."""
     mean, _ = cfg_jax.posterior(z_t, x_hat, logsnr_t, logsnr_s, logvar_interp=logvar_interp)
     return mean
 
 
 @jax.jit(static_argnums=(0, 1))
 def reverse_step(name, clip, z, logsnr_t, logsnr_s, w):
-    """What the golden files hold for one step, named as there."""
+    """Values of one step under the names of the golden files."""
     denoiser, log_prob = golden_denoiser(name), golden_classifier(name)
     output = denoiser(z, logsnr_t)
     x_hat = cfg_jax.predict_x(z, eps_of(output), logsnr_t)
@@ -95,7 +95,7 @@ def test_every_stored_step_of_the_original_program_is_reproduced(name, clip):
         assert {key for key in data if key.startswith(prefix)} == {prefix + what for what in found}
         for what, actual in found.items():
             expected = data[prefix + what]
-            # Entries that cancel to almost nothing are held to the size of the others.
+            # Nearly canceled entries are compared at the magnitude of the others.
             atol = 2e-6 * np.abs(expected).max()
             np.testing.assert_allclose(
                 actual, expected, rtol=1e-4, atol=atol, err_msg=prefix + what
@@ -103,9 +103,9 @@ def test_every_stored_step_of_the_original_program_is_reproduced(name, clip):
 
 
 def original_run(name, z, w, noise=None):
-    """z before each of T steps and the result, float64: DDIM, or with `noise` ancestral.
+    """z before each of T steps, and the result, in float64: DDIM, or ancestral with `noise`.
 
-    In the betas and alpha_bars of the respaced process. x_hat is clipped before guidance.
+    Uses betas and alpha_bars of the respaced process, and clips x_hat before guidance.
     """
     data = golden(name)
     abar, path = data["alphas_cumprod"], []
@@ -135,7 +135,7 @@ def original_run(name, z, w, noise=None):
 
 @pytest.mark.parametrize(("name", "form"), [("linear_50", "ancestral"), ("cosine_25", "ddim")])
 def test_a_whole_respaced_run_is_that_of_the_original_formulas(name, form):
-    """Every z on the way, from the z_1 that `sample` drew; the weight differs by example."""
+    """Compares every intermediate z, from the z_1 of `sample`; weights differ per example."""
     num_steps, shape, w = len(golden(name)["timestep_map"]), (2, 2, 2, 3), np.float32([1.5, -0.25])
     grid = SCHEDULES[name].grid(num_steps)
     noise = np.random.default_rng(0).standard_normal((num_steps, *shape)).astype(np.float32)
@@ -146,7 +146,7 @@ def test_a_whole_respaced_run_is_that_of_the_original_formulas(name, form):
         return denoiser(z, logsnr)
 
     def noisy(key, z_t, x_hat, logsnr_t, logsnr_s, *, logvar_interp=0.0):
-        """The ancestral step with noise that float64 can be given too."""
+        """The ancestral step with noise that the float64 run can reuse."""
         mean, logvar = cfg_jax.posterior(
             z_t, x_hat, logsnr_t, logsnr_s, logvar_interp=logvar_interp
         )
@@ -189,7 +189,7 @@ def steep(z, logsnr):
 
 @jax.jit
 def shift_in_eps(logsnr_t, logsnr_s, w):
-    """What `classifier_guidance` adds to the mean of an ancestral step; without it that is 0."""
+    """Shift of an ancestral step's mean by `classifier_guidance`; 0 without it."""
     eps_hat = classifier_guidance(lambda z, logsnr: 0 * z, steep, w)(ZERO, logsnr_t)
     return to_the_mean(None, ZERO, cfg_jax.predict_x(ZERO, eps_hat, logsnr_t), logsnr_t, logsnr_s)
 
@@ -217,7 +217,7 @@ def test_the_two_guidances_are_one_for_small_steps_only():
         steps = LOGSNR_T, np.float32(LOGSNR_T + gap)
         ratio = np.float64(shift_in_eps(*steps, W)) / shift_of_mean(*steps, W, V)
         distances.append(np.abs(np.log(ratio)).max(axis=(1, 2, 3)))
-        # Both halves of the logarithm, of alpha and of sigma^2, change by less than the log-SNR.
+        # log alpha and log sigma^2 each change by less than the log-SNR.
         assert np.all(distances[-1] < gap + 1e-5)
     assert np.all(distances[0] > 0.2 * np.abs(V - 1) + 1e-4)
     assert np.all(np.diff(distances, axis=0) < 0) and distances[-1].max() < 1.1e-3
@@ -225,7 +225,7 @@ def test_the_two_guidances_are_one_for_small_steps_only():
 
 @jax.jit
 def guided_and_plain(z, x_hat, logsnr_t, logsnr_s, w):
-    """The step rule with its own noise, and the ancestral step with the same key."""
+    """The guided step with its noise, and the ancestral step with the same key."""
     rule = mean_shift(lambda z, logsnr: -jnp.sum(z**4, axis=(1, 2, 3)) * jnp.exp(logsnr / 9), w)
     arguments = jax.random.key(0), z, x_hat, logsnr_t, logsnr_s
     plain = cfg_jax.ancestral_step(*arguments, logvar_interp=0.3)
@@ -234,7 +234,7 @@ def guided_and_plain(z, x_hat, logsnr_t, logsnr_s, w):
 
 @pytest.mark.parametrize("example", [slice(None), 3])
 def test_the_shift_is_added_to_an_ancestral_draw_with_the_same_noise(example):
-    """Weights over the variance, so that no shift is lost in the noise; each its own, or one."""
+    """Weights divided by the variance keep the shift above the noise; one, or one per example."""
     z, x_hat = np.random.default_rng(2).standard_normal((2, *ZERO.shape)).astype(np.float32)
     logsnr_t, logsnr_s, weight = LOGSNR_T[example], LOGSNR_S[example], W[example]
     _, _, small = reverse(logsnr_t, logsnr_s)
@@ -259,7 +259,7 @@ def test_a_shift_does_not_depend_on_the_neighbours():
 
 
 def test_a_weight_of_the_shift_that_fits_no_example_is_refused():
-    """[3] would broadcast against the channels."""
+    """A weight of shape [3] would broadcast against the channels."""
     rule = mean_shift(steep, np.ones(3, np.float32), to_the_mean)
     with pytest.raises(ValueError, match="one number per example"):
         jax.eval_shape(lambda z: rule(None, z, z, 0.0, 1.0), ZERO)
@@ -310,7 +310,7 @@ def test_clipping_and_both_guidances_leave_a_learned_variance_as_it_was():
 
 
 def test_clipped_means_that_x_hat_lies_in_the_range_of_images():
-    """x_hat = 3 z with z from -1 to 1: a third of it stays, the rest ends at -1 or 1."""
+    """x_hat = 3 z with z in [-1, 1]: a third is unchanged, the rest becomes -1 or 1."""
     z = np.linspace(-1, 1, 24, dtype=np.float32).reshape(8, 3)
     logsnr = np.float32([-8, -4, -2, 0, 1, 2, 4, 8])
 

@@ -1,4 +1,4 @@
-"""Each choice that ADM compares does what it says, on its own."""
+"""Each architecture option that ADM compares, in isolation."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def normal(*shape):
 
 
 def drawn(layer, *given):
-    """Parameters that are nowhere zero."""
+    """Parameters without zeros."""
     return randomised(jax.eval_shape(layer.init, jax.random.key(0), *given)["params"])
 
 
@@ -39,7 +39,7 @@ def shapes(net, z, *rest):
 EXAMPLE = jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
 
 
-# float64 NumPy versions of the layers, for a whole block.
+# float64 NumPy versions of the layers, for a complete block.
 
 
 def silu(h):
@@ -103,7 +103,7 @@ def test_a_strided_convolution_is_centred_on_every_second_pixel():
     assert out.shape == (1, 3, 3, 2)
     around = np.pad(np.float64(h[0]), ((1, 1), (1, 1), (0, 0)))
     for row, column in [(0, 0), (1, 2), (2, 1)]:
-        # Padding moved pixel 2 row to 2 row + 1, the middle of these three.
+        # Padding moves pixel 2 row to 2 row + 1, the center of these three.
         window = around[2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
         expected = np.einsum("abi,abio->o", window, params["conv"]["kernel"])
         expected = expected + params["conv"]["bias"]
@@ -130,7 +130,7 @@ def test_resampling_has_the_parameters_of_one_convolution_or_of_a_residual_block
 
 
 def modules_of(net, *given):
-    """Every module that a call of the network makes, by its path."""
+    """Modules of one call of the network, by path."""
     found = {}
 
     def record(call, args, kwargs, context):
@@ -143,7 +143,7 @@ def modules_of(net, *given):
 
 
 def given_to(name, net, params, **arguments):
-    """The first two arguments of the network's module `name`; what follows it is not compiled."""
+    """First two arguments of the network's module `name`; later modules are not compiled."""
 
     def run(arguments):
         seen = []
@@ -208,7 +208,7 @@ def test_widths_may_be_fractions_of_the_channels():
     assert found["conv_in"]["kernel"] == (3, 3, 1, 4)
     assert found["down_1_0"]["conv_in"]["kernel"] == (3, 3, 4, 8)
     assert found["down_2_0"]["conv_in"]["kernel"] == (3, 3, 8, 20)
-    # The embedding's width goes by the channels themselves.
+    # The embedding's width depends on the channels.
     assert found["label_embedding"]["embedding"] == (4, 32)
 
 

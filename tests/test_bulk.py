@@ -1,4 +1,4 @@
-"""Folders of samples against the same samples drawn by the model in one call."""
+"""Folders of samples against the same samples from one call of the model."""
 
 import copy
 import json
@@ -44,13 +44,13 @@ def draw(model, folder, **options):
 
 
 def contents(folder):
-    """(images, labels) of all files of a folder, by the order of their names."""
+    """(images, labels) of all files of a folder, in the order of their names."""
     parts = [np.load(path) for path in sorted(folder.glob("samples_*.npz"))]
     return tuple(np.concatenate([part[name] for part in parts]) for name in ("images", "labels"))
 
 
 def assert_equal_but_for_rounding(images, expected):
-    """Programs of other shapes round float32 differently, which a rounding to 8 bits may show."""
+    """Programs of other shapes round float32 differently, which may change an 8-bit value."""
     difference = np.abs(images.astype(int) - expected)
     assert difference.max() <= 1 and (difference > 0).mean() < 0.002
 
@@ -64,7 +64,7 @@ def undisturbed(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(model):
-    """Sample i from fold_in(key(0), i) and label i mod 10, all in one batch."""
+    """Samples i from fold_in(key(0), i) and label i mod 10, in one batch."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), np.arange(N))
     return model.sample(keys, labels=np.arange(N) % 10, w=W)
 
@@ -105,7 +105,7 @@ def test_random_labels_are_drawn_for_each_index_and_written_beside_its_image(mod
 
 
 class Dying:
-    """A function that is killed at one of its calls, having done half of its work or none."""
+    """A function killed at one of its calls, before its work or halfway through."""
 
     def __init__(self, function, call, half=None):
         self.function, self.left, self.half = function, call, half
@@ -178,7 +178,7 @@ def test_a_damaged_file_alone_is_drawn_again(model, undisturbed, tmp_path, damag
 
 
 def idle(model):
-    """One that cannot draw."""
+    """A model that fails if it draws."""
     other = copy.copy(model)
     other.draw = None
     return other
@@ -244,7 +244,7 @@ def test_samples_of_unknown_settings_are_refused(model, tmp_path):
 
 
 def test_processes_draw_shards_of_their_own_that_make_the_folder_of_one(tmp_path, monkeypatch):
-    """Two of one device each, and one of two."""
+    """Two processes of one device each, and one process of two."""
     devices = jax.local_devices()
 
     def have(count):
@@ -263,7 +263,7 @@ def test_processes_draw_shards_of_their_own_that_make_the_folder_of_one(tmp_path
     made = []
     for process in range(2):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        if process == 0:  # it looks for those of the others, which here come after it
+        if process == 0:  # it checks the other's files, drawn later here
             with pytest.raises(OSError, match="sample 7 of 60 is missing from"):
                 draw(model, folder, **options)
         else:

@@ -1,4 +1,4 @@
-"""Faults are injected into the files themselves; expected arrays are NumPy copies kept aside."""
+"""Checkpoints with faults injected into their files; expected arrays are NumPy copies."""
 
 import contextlib
 import gc
@@ -42,7 +42,7 @@ class State:
 
 
 def make_params(seed, width=64):
-    """More than half is noise of whole words, which is stored as it is: no codec sees a flip."""
+    """Mostly random words, which are stored uncompressed: no codec detects a bit flip."""
     rng = np.random.default_rng(seed)
     return {
         "dense": {
@@ -62,7 +62,7 @@ def first_update(grads):
 
 
 def make_trees(seed, width=64, sharding=ONE):
-    """A state with Adam moments of one step, and an EMA; every leaf differs between seeds."""
+    """A state with Adam moments after one step, and an EMA; all leaves differ between seeds."""
     params = make_params(seed, width)
     floats = {name: params[name] for name in ("dense", "scale", "blocks")}
     state = State(step=np.int32(seed), params=params, opt_state=first_update(floats))
@@ -104,7 +104,7 @@ def steps_1_2_3(tmp_path_factory):
 
 @pytest.fixture
 def run(tmp_path, steps_1_2_3):
-    """A run of three steps to break."""
+    """A run of three steps to damage."""
     return Path(shutil.copytree(steps_1_2_3, tmp_path / "checkpoints"))
 
 
@@ -347,7 +347,7 @@ def test_when_every_step_is_damaged_it_stops_and_leaves_them_alone(run):
         truncate(run / step / "ema")
     flip_byte(run / "3" / "ema")
     before = contents(run.parent)
-    for read in (restore, restore, load_ema):  # a job started again must not start from scratch
+    for read in (restore, restore, load_ema):  # a restarted job must not start from scratch
         with pytest.raises(ValueError, match=f"{run}.*step 3.*digest.*another directory"):
             read(run)
     assert contents(run.parent) == before
@@ -448,7 +448,7 @@ def test_the_ema_can_be_loaded_while_the_run_is_writing(run):
 
 def test_what_a_killed_or_failed_save_left_behind_is_removed_at_the_next_start_or_save(run):
     partial = run / "3.orbax-checkpoint-tmp"
-    (run / "3").rename(partial)  # orbax commits by the reverse of this
+    (run / "3").rename(partial)  # orbax commits by the inverse rename
     with Checkpoints(run, keep_latest=9) as checkpoints:
         assert checkpoints.latest_step() == 2
         assert steps_in(run) == [1, 2]
@@ -469,19 +469,19 @@ def test_leaving_by_an_error_still_finishes_the_running_save(tmp_path):
 @pytest.fixture
 def full_disk():
     yield small_files_only
-    gc.collect()  # asyncio reports the errors nobody fetched here, not at the end of the suite
+    gc.collect()  # makes asyncio report unretrieved errors here, not at exit
 
 
 @contextlib.contextmanager
 def small_files_only():
-    """No file may grow past 32 KiB inside; at the end the save in the background is over."""
+    """Limits files to 32 KiB inside the block, and waits for the background save at its end."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, hard))
     try:
         yield
         for thread in threading.enumerate():
             if thread.name == "save_finalize":
-                threading.Thread.join(thread, 60)  # the subclass raises what the test looks for
+                threading.Thread.join(thread, 60)  # the subclass raises the tested error
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 

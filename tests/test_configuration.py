@@ -29,7 +29,7 @@ def test_an_image_experiment_adds_no_field_to_the_base(name):
         {field for field, _ in flatten(config.to_dict())}
         for config in (config_of(name), base.get_config())
     )
-    # A classifier is told no label, so it has no say in which labels it knows.
+    # A classifier has no label input, so its config has no field for it.
     unused = {"model.label_input"} if config_of(name).network == "classifier" else set()
     assert fields == known - unused
 

@@ -1,4 +1,4 @@
-"""Data sets on disk and the pixels and labels they become."""
+"""Data sets on disk and their decoded pixels and labels."""
 
 import json
 import math
@@ -148,7 +148,7 @@ def test_an_unlabelled_split_is_refused_when_it_is_opened(tmp_path, monkeypatch)
 @pytest.mark.parametrize("side, size", [(75, 64), (200, 128), (96, 64), (40, 64), (5, 8), (64, 64)])
 def test_a_resized_image_is_the_mean_over_equal_areas(side, size):
     image = random_images(side, side, 3, seed=side)
-    # On a grid fine enough for both sizes, every area is a whole number of equal cells.
+    # On a grid fine enough for both sizes, every area is an integer number of equal cells.
     cells = math.lcm(side, size)
     share = np.repeat(np.eye(side), cells // side, axis=0).reshape(size, -1, side).mean(axis=1)
     mean = np.einsum("pi,qj,ijc->pqc", share, share, image.astype(np.float64), optimize=True)

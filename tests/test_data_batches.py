@@ -1,4 +1,4 @@
-"""The order in which examples are read, whatever the processes and wherever one starts."""
+"""Order of examples, for any number of processes and any start."""
 
 import itertools
 import time
@@ -10,7 +10,7 @@ from cfg_jax.data import batches, iterate, open_source
 
 
 class Numbered:
-    """Example i is an image of i with columns +0, +1/4 and +1/2, so that mirroring shows."""
+    """Images i, i + 1/4 and i + 1/2 by column, so mirroring is visible."""
 
     name, split, shape, num_classes = "numbered", "train", (2, 3, 1), 1000
     columns = np.broadcast_to(np.float32([0, 0.25, 0.5])[None, :, None], shape)

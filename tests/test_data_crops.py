@@ -1,4 +1,4 @@
-"""Random squares of images: where they lie, what they show, and in which batches."""
+"""Random crops: position, pixels and batches."""
 
 import math
 import socket
@@ -14,7 +14,7 @@ from tests.data_files import random_images, write_dataset
 
 
 def image_source(images, image_size=None, memory=None):
-    """The images as a data set in which example i has the label i."""
+    """Data set of the images in which example i has label i."""
     side = len(images[0]) if image_size is None else image_size
     return ImageSource(
         name="album",
@@ -29,7 +29,7 @@ def image_source(images, image_size=None, memory=None):
 
 
 def places(height, width):
-    """The image whose two channels are four times the row and the column of each pixel."""
+    """Image whose two channels are four times the row and the column of each pixel."""
     return 4 * np.stack(np.mgrid[:height, :width], axis=-1).astype(np.uint8)
 
 
@@ -55,7 +55,7 @@ def test_the_central_square_whole_is_the_plain_example(height, width, size):
 
 
 def overlaps(start, side, size, count):
-    """[size, count]: the share of output interval i that lies in pixel j."""
+    """[size, count]: fraction of output interval i that lies in pixel j."""
     edges = [start + side * i / size for i in range(size + 1)]
     return np.array(
         [
@@ -68,7 +68,7 @@ def overlaps(start, side, size, count):
 @pytest.mark.parametrize(
     "top, left, side, size",
     [
-        (0.3, 7.9, 19.4, 8),  # averaged down
+        (0.3, 7.9, 19.4, 8),  # area average
         (2.75, 0.0, 6.5, 8),  # enlarged
         (20.6, 28.6, 0.8, 4),  # across one edge of a pixel
         (3.0, 5.0, 16.0, 8),  # blocks
@@ -87,7 +87,7 @@ def test_a_ramp_stays_a_ramp_with_the_slope_and_the_ends_of_the_square(top, left
     size = 12
     square = area_crop(places(60, 63), top, left, side, size).astype(np.float64)
     centres = (np.arange(size) + 0.5) * side / size
-    # The integral of the steps that pixels are lies 0 to 1/8 below that of a ramp of slope 1.
+    # The integral of piecewise constant pixels is 0 to 1/8 below that of a ramp of slope 1.
     atol = 4 / 8 * size / side + 0.5
     np.testing.assert_allclose(square[:, 3, 0], 4 * (top + centres - 0.5), atol=atol)
     np.testing.assert_allclose(square[3, :, 1], 4 * (left + centres - 0.5), atol=atol)
@@ -115,7 +115,7 @@ def test_sides_are_shares_of_whole_numbers_and_places_reach_both_ends(
     np.testing.assert_array_equal(values, range(size, math.ceil(size / min_crop) + 1))
     share = 1 / len(values)
     assert (abs(counts / count - share) < 5 * np.sqrt(share / count)).all()
-    smaller = resized > size + 0.5  # than the shorter side, so that both places are free
+    smaller = resized > size + 0.5  # larger than the shorter side: both offsets vary
     shares = []
     for start, length in ((top, height), (left, width)):
         assert (start >= 0).all() and (start <= length - side).all()
@@ -158,7 +158,7 @@ def test_every_epoch_and_seed_crops_anew_and_the_same_seed_alike():
     again = read(source)[0]["x"]
     np.testing.assert_array_equal(again, first)
     for other in (second, read(source, seed=1)[0]["x"]):
-        # Examples are all one image, so that no order makes two epochs differ.
+        # All examples are one image, so the order of examples cannot distinguish epochs.
         assert len({x.tobytes() for x in (*first, *other)}) > 80
 
 
@@ -193,7 +193,7 @@ def test_crops_come_from_all_of_the_stored_image_and_not_its_central_square(axis
     shape = [24, 60] if axis else [60, 24]
     source = image_source([places(*shape)] * 300, image_size=6)
     pixels = to_levels(read(source)[0]["x"])[..., axis] / 4
-    # The outer pixels are means of areas of 2 to 4 rows, centred 1 to 2 rows from the square's end.
+    # The outer pixels average 2 to 4 rows, centered 1 to 2 rows from the edge of the crop.
     assert pixels.min() < 1.5 and pixels.max() > 57.5
     assert len(np.unique(pixels.min(axis=(1, 2)))) > 40
 
@@ -204,7 +204,7 @@ def test_flips_do_not_depend_on_crops():
     mirrored = x[:, 0, 0, 1] > x[:, 0, -1, 1]
     sides = x[:, -1, 0, 0] - x[:, 0, 0, 0]
     for half in (sides > np.median(sides), x[:, 0, 0, 0] > np.median(x[:, 0, 0, 0])):
-        # An eighth is five standard deviations.
+        # 1/8 is five standard deviations.
         assert abs(mirrored[half].mean() - 1 / 2) < 1 / 8
 
 
@@ -215,7 +215,7 @@ def test_crops_of_digits_are_enlarged_to_eight_by_eight(data_dir):
     assert -1 <= batch["x"].min() and batch["x"].max() <= 1
     plain = np.stack([source[i]["x"] for i in range(len(source))])
     whole = (batch["x"][:, None] == plain).all(axis=(2, 3, 4)).any(axis=1)
-    # One of the shares 8/8, 8/9 and 8/10 is the whole image.
+    # Of the fractions 8/8, 8/9 and 8/10 one is the complete image.
     assert abs(whole.mean() - 1 / 3) < 5 * np.sqrt(2 / 9 / 64)
 
 
@@ -226,7 +226,7 @@ def test_crops_of_imagenet_are_cut_from_the_stored_image(tmp_path, monkeypatch):
     batch = read(source, batch_size=60, min_crop=0.8)[0]
     assert batch["x"].shape == (60, 8, 8, 3) and (batch["labels"] == 7).all()
     levels = to_levels(batch["x"])
-    assert levels.min() < 36 - 10 and levels.max() > 60 + 10  # the central square is 36..59
+    assert levels.min() < 36 - 10 and levels.max() > 60 + 10  # the center crop has 36..59
 
 
 @pytest.mark.parametrize(

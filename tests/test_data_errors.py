@@ -1,4 +1,4 @@
-"""What is refused, and in which words: data sets, arguments and examples that cannot be used."""
+"""Error messages for invalid data sets, arguments and examples."""
 
 import itertools
 import json
@@ -145,7 +145,7 @@ def image_source(records):
 
 
 class Failing(list):
-    """Records of which reading number `when` raises OSError."""
+    """Records whose read number `when` raises OSError."""
 
     def __init__(self, records, when):
         super().__init__(records)

@@ -1,4 +1,4 @@
-"""The points of the embedded Gaussian mixture."""
+"""Points of the embedded Gaussian mixture."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Marginals, posterior and the conversions between eps, x and v."""
+"""Marginals, posterior, and conversions between eps, x and v."""
 
 import jax
 import numpy as np
@@ -38,7 +38,7 @@ def test_alpha_and_sigma_are_cosine_and_sine_of_one_angle_out_to_both_ends():
     np.testing.assert_allclose(alpha, cosine, rtol=2e-6)
     np.testing.assert_allclose(sigma, sine, rtol=2e-6)
     np.testing.assert_allclose(alpha**2 + sigma**2, 1, rtol=0, atol=3e-7)
-    # Printed in the notes to the paper: an error of eps counts 22 026 times in x at -20.
+    # From the notes to the paper: an error of eps is 22,026 times larger in x at -20.
     assert abs(1 / alpha[0] - 22_026) < 1 and abs(1 / sigma[-1] - 22_026) < 1
 
 
@@ -92,7 +92,7 @@ def test_the_posterior_is_that_of_discrete_ddpm():
 
 
 def coefficients(logsnr_t, logsnr_s):
-    """The package's mean = a z_t + b x and its variance, read off at unit arguments."""
+    """Coefficients of the package's mean = a z_t + b x, and its variance, from unit arguments."""
     one, zero = np.ones((8, 3), np.float32), np.zeros((8, 3), np.float32)
     a, logvar = posterior(one, zero, logsnr_t, logsnr_s)
     b, _ = posterior(zero, one, logsnr_t, logsnr_s)
@@ -105,7 +105,7 @@ def test_posterior_times_marginal_is_the_joint_of_two_noise_levels():
     alpha_s, sigma_s = alpha_sigma(LOGSNR_S)
     np.testing.assert_allclose(a * alpha_t + b, alpha_s, rtol=1e-5)
     np.testing.assert_allclose(a**2 * sigma_t**2 + variance, sigma_s**2, rtol=1e-5)
-    # The covariance, seen from z_s: q(z_t | z_s) carries alpha_t / alpha_s of it forward.
+    # Covariance of z_t and z_s: q(z_t | z_s) scales z_s by alpha_t / alpha_s.
     np.testing.assert_allclose(a * sigma_t**2, alpha_t / alpha_s * sigma_s**2, rtol=1e-5)
 
 
@@ -119,7 +119,7 @@ def test_two_steps_towards_data_are_one_longer_step():
 
 
 def test_noising_twice_is_noising_once():
-    """q(z_t | z_s) q(z_s | z_r) = q(z_t | z_r), and q(z_s | x) is the step from no noise at all."""
+    """q(z_t | z_s) q(z_s | z_r) = q(z_t | z_r), and q(z_s | x) is the step from clean data."""
     z = np.zeros((8, 3), np.float32)
 
     def step_variance(low, high):
@@ -191,7 +191,7 @@ def test_two_heads_are_averaged_in_x_by_the_noise_and_the_signal_share():
 @pytest.mark.parametrize("learned_variance", [False, True])
 @pytest.mark.parametrize("prediction", ["eps", "x", "v", "x_and_eps"])
 def test_a_network_may_answer_in_any_parametrization(prediction, learned_variance):
-    """And with the variance's channels behind the others, -1 the lower bound and 1 the upper."""
+    """Optional variance channels follow the others; -1 is the lower bound, 1 the upper."""
     x, eps, logsnr = normal(16, (8, 2, 2, 3)), normal(17, (8, 2, 2, 3)), LOGSNRS[0]
     labels, exponent = np.arange(8), np.random.default_rng(18).random(x.shape, np.float32)
     alpha, sigma = (like(value, x) for value in alpha_sigma(logsnr))

@@ -1,4 +1,4 @@
-"""Numbers of a model over a data set, against the same sums taken by hand."""
+"""Likelihood and accuracy over a data set, against explicit sums."""
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ def test_the_bound_does_not_depend_on_the_batches(model, digits, found, batch_si
 
 
 def nearest_image(digits):
-    """log_probs of a classifier that knows the data set: the label of the closest image."""
+    """log_probs of a classifier that returns the label of the nearest image of the data set."""
     examples = [digits[i] for i in range(len(digits))]
     x = jnp.asarray(np.stack([example["x"].ravel() for example in examples]))
     labels = np.array([example["label"] for example in examples])
@@ -90,7 +90,7 @@ def test_accuracy_falls_from_one_to_chance_as_noise_grows(digits, monkeypatch):
     assert list(by_level) == [20.0, 0.0, -20.0]
     assert by_level[20.0] == 1.0
     assert 0.2 < by_level[0.0] < 1.0
-    # 297 guesses that see nothing: three standard errors about the largest class's share.
+    # 297 uninformed guesses: three standard errors above the largest class's fraction.
     assert by_level[-20.0] < 0.1 + 3 * 0.018
 
 

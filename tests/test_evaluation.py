@@ -1,4 +1,4 @@
-"""Cells of a sweep against the metrics of the same samples, drawn and looked at by hand."""
+"""Cells of a sweep against metrics of the same samples, computed step by step."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ def result(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn(model):
-    """The same samples by the model alone, in one batch."""
+    """The same samples from one call of the model."""
     keys = keys_lib.indexed(jax.random.key(0), np.arange(N))
     return model.sample(keys, labels=np.tile(np.arange(10), 2), w=1.5)
 
@@ -129,7 +129,7 @@ def test_a_finished_cell_is_read_back_and_can_be_asked_for_more(model, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(model, "draw", None)
         assert evaluate(model, tmp_path, metrics=["fid"]) == first
-        # The sums are there: the score costs no samples. Another reference has its own file.
+        # The sums exist, so the score needs no samples. Another reference has its own file.
         scored = evaluate(model, tmp_path, metrics=["is"])
         other = evaluate(
             model, tmp_path, reference=REFERENCE._replace(sha256="e" * 64), metrics=["is"]
@@ -159,7 +159,7 @@ def test_other_settings_are_other_cells_and_the_number_one_is_one_number(model, 
 
 @pytest.fixture
 def asked(model, monkeypatch):
-    """What the model is asked for, without drawing it."""
+    """Records the requests to the model, without sampling."""
     calls = []
 
     def draw(keys, settings, *, labels, **rest):
@@ -177,7 +177,7 @@ def test_random_labels_depend_on_seed_and_index_alone(model, asked):
     first, later, other = (call["labels"] for call in asked)
     np.testing.assert_array_equal(later[:-7], first[7:])
     counts = np.bincount(first, minlength=10)
-    # 400 of each expected, standard deviation 19.
+    # Expected count 400 each, standard deviation 19.
     assert counts.size == 10 and np.abs(counts - 400).max() < 80
     assert (other == first).mean() < 0.2
 
@@ -212,7 +212,7 @@ MISTAKES = {
     "no rows": ({"reference": noise_reference(NETWORK, rows=False)}, "reference with rows"),
     "another network": (
         {"reference": noise_reference(plain_network("other"))},
-        "seen through another network",
+        "embedded with another network",
     ),
     "another size": (
         {"reference": REFERENCE._replace(shape=(16, 16, 1))},
@@ -253,7 +253,7 @@ def changed(result, **protocol):
     ],
 )
 def test_results_of_unlike_protocols_are_not_compared(result, field, value):
-    with pytest.raises(ValueError, match=f"unlike protocols: {field} is ") as error:
+    with pytest.raises(ValueError, match=f"different protocols: {field} is ") as error:
         evaluation.check_comparable(result, result, changed(result, **{field: value}))
     assert str(value) in str(error.value)
 
@@ -308,5 +308,5 @@ def pixels(images):
 def test_a_file_that_is_no_result_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"metrics": {}}')
     for name in ("a.json", "b.json"):
-        with pytest.raises(ValueError, match=f"{name} is no result"):
+        with pytest.raises(ValueError, match=f"{name} is not an evaluation result"):
             evaluation.read_result(tmp_path / name)

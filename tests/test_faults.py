@@ -1,7 +1,7 @@
-"""What a long run meets, done to real runs; docs/reliability.md is the list.
+"""Faults injected into real training runs; docs/reliability.md lists them.
 
-Whole processes are killed, hung and starved in `faulty_run`, on the suite's two devices, and end
-or go on to the parameters of `finished`, a run to which nothing happened.
+`faulty_run` kills, hangs and starves processes on the suite's two devices. Each ends as documented,
+or resumes to the parameters of `finished`, an undisturbed run.
 """
 
 import ast
@@ -40,7 +40,7 @@ EIGHT_STEPS = {"train.num_steps": 8, "train.log_every": 1}
 
 
 def faulty_run(workdir, *flags, config="points", overrides=EIGHT_STEPS, devices=2, **happens):
-    """A program that trains while something happens to it."""
+    """Starts a training process with an injected fault."""
     wanted = {"workdir": str(workdir), "config": config, "overrides": overrides, **happens}
     told = {"FAULTY_RUN": json.dumps(wanted)}
     return start_program("tests.faulty_run", *flags, devices=devices, environment=told)
@@ -54,14 +54,14 @@ def ended(*arguments, seconds=900, **keywords):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The workdir of eight steps to which nothing happened."""
+    """Workdir of eight undisturbed steps."""
     workdir = tmp_path_factory.mktemp("finished")
     train(tiny_points(**EIGHT_STEPS), workdir)
     return workdir
 
 
 def digests(workdir):
-    """Of every leaf of state and average in the last checkpoint, and its step."""
+    """Digests of every leaf of state and average in the last checkpoint, and its step."""
     loaded = load_ema(workdir / "checkpoints")
     return loaded.step, [loaded.meta["digests"][item] for item in ("state", "ema")]
 
@@ -78,7 +78,7 @@ def steps_of(workdir):
 
 
 def after_step(monkeypatch, step, action):
-    """Has the training of this process do `action` after `step`."""
+    """Patches training in this process to call `action` after `step`."""
     own = Loop._between
 
     def between(self, done, *arguments):
@@ -89,7 +89,7 @@ def after_step(monkeypatch, step, action):
     monkeypatch.setattr(Loop, "_between", between)
 
 
-# Killed, and asked to stop.
+# Kill and termination signals.
 
 
 def test_a_run_killed_inside_its_saves_resumes_from_whole_steps_to_the_same_end(finished, tmp_path):
@@ -127,7 +127,7 @@ def test_with_jax_distributed_sigterm_is_left_to_it_and_does_the_same(tmp_path):
     assert code == 75, err
     (step,) = steps_of(tmp_path)
     assert f"stop requested: step {step} of 100000 saved" in out and int(step) >= 3
-    # A signal that comes before the first step of a resumed run is not lost either.
+    # A signal before the first step of a resumed run is not lost either.
     code, out, err = ended(tmp_path, *alone, overrides=rare, terminate="early")
     assert code == 75, err
     assert f"stop requested: step {int(step) + 1} of 100000 saved" in out
@@ -170,7 +170,7 @@ def test_sigterm_after_the_last_step_is_a_finished_run(tmp_path, monkeypatch):
 
 
 def ended_together(workdir, *happens, overrides):
-    """What `ended` gives, for two processes to each of which something happens."""
+    """`ended` for two processes, each with its own fault."""
     address = f"--coordinator_address=127.0.0.1:{free_port()}"
     count = f"--num_processes={len(happens)}"
     with contextlib.ExitStack() as stack:
@@ -200,7 +200,7 @@ def test_when_one_of_two_processes_dies_the_other_ends_too(tmp_path):
 
 def test_when_one_of_two_processes_hangs_both_end(tmp_path):
     short = EIGHT_STEPS | {"train.checkpoint_every": 100, "train.hang_seconds": 8}
-    longer = {"overrides": short | {"train.hang_seconds": 60}}  # one dog barks, the other misses it
+    longer = {"overrides": short | {"train.hang_seconds": 60}}  # a watchdog fires in one only
     said = ended_together(tmp_path, longer, {"hang": 7}, overrides=short)
     assert said[1][0] == 1, said
     assert "Timeout (0:00:08)!" in said[1][2] and "in happens" in said[1][2]
@@ -223,7 +223,7 @@ def test_a_run_goes_on_with_four_devices_then_two_then_one(finished, tmp_path):
 
 
 def test_a_step_that_forgets_to_average_shows_in_the_copies_of_its_state():
-    # The test double of `test_every_device_holds_the_same_parameters_after_some_steps`.
+    # The stand-in of `test_every_device_holds_the_same_parameters_after_some_steps`.
     from tests.test_train_state import batch_of, fresh, quadratic
 
     optimizer = tiny_optimizer()
@@ -241,7 +241,7 @@ def tiny_optimizer():
     return create_optimizer(learning_rate=0.1, warmup_steps=0, b1=0.9, b2=0.99, grad_clip=1.0)
 
 
-# Stuck.
+# Hangs.
 
 
 def test_a_run_that_hangs_prints_its_stacks_and_ends(tmp_path):
@@ -261,8 +261,8 @@ def test_what_compiles_saves_or_draws_may_take_ten_times_as_long(tmp_path, monke
     monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: ends.append(True))
     rare = {"train.num_steps": 11, "train.checkpoint_every": 6}
     train(tiny_points(**rare, **{"train.hang_seconds": 7}), tmp_path / "watched")
-    # While the run is opened and before the first step; after it, the sixth and the last, which are
-    # slow, and after the three steps that may have to wait for another process to do the same.
+    # While the run opens and before the first step; after the first, the sixth and the last, which
+    # are slow; after the three steps that may wait for another process.
     assert seconds == 2 * [70] + 4 * [70] + [7] + 4 * [70] + [7, 70] and ends
     train(tiny_points(**rare, **{"train.hang_seconds": 0}), tmp_path / "free")
     assert len(seconds) == 13 and len(ends) == 1
@@ -291,7 +291,7 @@ def test_a_save_that_failed_before_a_last_one_that_did_not_is_no_failure(finishe
 def test_a_last_step_that_cannot_be_saved_is_an_error_and_made_again(finished, tmp_path):
     code, out, err = ended(tmp_path, full_disk=[7, 9])
     assert code == 1
-    # Tasks that orbax gave up may be told of after it.
+    # Reports of abandoned orbax tasks may follow it.
     (told,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert told.startswith("error: step 8 was not written") and "done" not in out
     assert "6" in steps_of(tmp_path) and "8" not in steps_of(tmp_path)
@@ -314,7 +314,7 @@ def test_numbers_that_cannot_be_written_cost_one_warning_and_whole_lines_stay(tm
     log.write(1, {"loss": 0.5})
     size = (tmp_path / "metrics.jsonl").stat().st_size
     with file_size(size + 5):
-        for step in range(2, 40):  # tensorboardX's own writer waits for ever after ten
+        for step in range(2, 40):  # tensorboardX's own writer blocks forever after ten
             log.write(step, {"loss": 0.5})
     log.write(40, {"loss": 0.25})
     log.close()
@@ -326,12 +326,12 @@ def test_a_workdir_on_a_full_or_read_only_disk_is_refused_in_one_line(tmp_path):
     with file_size(0), pytest.raises(ValueError, match="File too large.*free some space") as full:
         train(tiny_points(), tmp_path / "new")
     with pytest.raises(ValueError, match="cannot be written.*another folder") as read_only:
-        train(tiny_points(), "/proc/run")  # where not even root may
+        train(tiny_points(), "/proc/run")  # not even root may write there
     assert "\n" not in str(full.value) + str(read_only.value)
     assert not list((tmp_path / "new").iterdir())
 
 
-# Two at once.
+# Two runs in one workdir.
 
 
 def test_a_second_trainer_on_a_workdir_is_refused_and_touches_nothing(finished, tmp_path):
@@ -387,13 +387,13 @@ def test_where_there_are_no_locks_one_warning_says_so(tmp_path, monkeypatch, cap
     assert "no locks" in caplog.text and not list(tmp_path.iterdir())
 
 
-# Data that changed, and data that is poison.
+# Changed data, and data that is not finite.
 
 
 def test_a_run_goes_on_with_data_that_changed_only_when_told_to(tmp_path, monkeypatch, data_dir):
     record = ImageSource._record
 
-    def changed(self, index):  # prepared anew, with the same name and number of examples
+    def changed(self, index):  # prepared again, with the same name and number of examples
         found = record(self, index)
         return {**found, "image": found["image"][::-1]} if index == len(self) - 1 else found
 
@@ -441,7 +441,7 @@ def test_a_run_of_a_config_without_hang_seconds_goes_on():
     check_same_run(now, before, "runs/x")
 
 
-# The list itself, and all of it at once.
+# The list of faults, and all of them in one run.
 
 
 def test_every_test_that_the_list_of_faults_names_is_there():

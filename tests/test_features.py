@@ -1,4 +1,4 @@
-"""Feature networks against their own parts, and against the sums that they are."""
+"""Feature networks against their parts and against explicit sums."""
 
 import jax
 import numpy as np
@@ -79,7 +79,7 @@ def test_images_of_another_size_are_refused_before_anything_is_compiled(classifi
 
 @pytest.fixture
 def small_inception(tmp_path, monkeypatch):
-    """A file of "weights", and in Inception's place a network that takes the mean of channels."""
+    """A file of "weights", and a network of channel means in place of Inception."""
     path = tmp_path / "inception.safetensors"
     safetensors.numpy.save_file({"factor": np.float32([2.0])}, path)
     monkeypatch.setattr(inception_weights, "checked", dict)

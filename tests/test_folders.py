@@ -1,4 +1,4 @@
-"""A bucket of fsspec's memory stands in for one of Google's, whose library is not needed for it."""
+"""Bucket folders, with fsspec's memory file system in place of Google's library."""
 
 import contextlib
 import importlib.util

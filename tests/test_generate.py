@@ -1,4 +1,4 @@
-"""Rows, columns and files of drawn samples, against calls of the model one at a time."""
+"""Rows, columns and files of samples, against single calls of the model."""
 
 import copy
 import dataclasses
@@ -60,7 +60,7 @@ def test_a_row_is_one_key_and_one_label_at_every_weight(model):
 
 
 def test_each_column_has_its_own_weight_of_the_classifier(model, classifier):
-    # Random parameters give small gradients: weights that show.
+    # Random parameters give small gradients; the weights are large enough to be visible.
     x = Strip(model, LABELS, [-1.0], classifier_weights=[0.0, 50.0], classifier=classifier).draw()
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(np.arange(2))
     labels = np.array(LABELS)
@@ -99,7 +99,7 @@ def test_an_upsampler_has_noise_of_its_own(model, upsampler, monkeypatch):
     strip = Strip(model, LABELS, [0.0, 1.0])
     Upsampler(upsampler).draw(strip, strip.draw())
     assert keys["small"].shape == keys["large"].shape == (4, 2)
-    # Rows share their keys across columns in each, and share none with the other.
+    # Rows share keys across columns in each strip; the two strips share none.
     assert np.unique(keys["small"], axis=0).shape == np.unique(keys["large"], axis=0).shape
     both = np.concatenate([keys["small"], keys["large"]])
     assert np.unique(both, axis=0).shape[0] == 4
@@ -134,7 +134,7 @@ def test_an_upsampler_that_does_not_fit_is_refused(model, shape, overrides, labe
 
 @pytest.fixture(scope="module")
 def strip(model, classifier, upsampler, tmp_path_factory):
-    """A strip of both kinds of guidance, its upsampler, and the two files."""
+    """A strip with both kinds of guidance, its upsampler, and the two files."""
     by = {"classifier_weights": [0.0, 2.0], "classifier": classifier}
     strip, stage = Strip(model, LABELS, [0.0, -1.0], **by, seed=7), Upsampler(upsampler)
     folder = tmp_path_factory.mktemp("strip")
@@ -156,7 +156,7 @@ def test_the_files_hold_what_was_drawn_and_what_it_depends_on(model, strip):
 
 
 def older(trained):
-    """The same parameters of an earlier step."""
+    """The same parameters as of an earlier step."""
     other = copy.copy(trained)
     other.step -= 1
     return other

@@ -1,4 +1,4 @@
-"""Guided scores against the densities they belong to, and what each branch is given."""
+"""Guided scores against their densities, and the inputs of each branch."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ WEIGHTS = np.float32([0.5, 0.3, 0.2])
 MIXTURE = cfg_jax.GaussianMixture(MEANS, VARIANCE, WEIGHTS)
 NULL = 3
 
-# No two examples share a log-SNR, a label and a weight; the weights include every special one.
+# No two examples share log-SNR, label and weight; all special weights occur.
 LOGSNR = np.float32([-6, -2, -0.5, 0, 0.5, 1, 2, 4])
 LABELS = np.int32([0, 1, 2, 1, 0, 2, 0, 1])
 W = np.float32([-3, -1, -0.5, 0, 0.3, 1, 4, 30])
@@ -52,7 +52,7 @@ guided_score = jax.jit(jax.vmap(jax.grad(guided_log_density)))
 
 
 def assert_close_for_weight(actual, expected, w):
-    """Rounding grows with w, which multiplies the difference of two answers."""
+    """Asserts with a tolerance that grows with w, which multiplies a difference of two answers."""
     error = np.abs(np.float64(actual) - expected).max(axis=1)
     assert np.all(error < 3e-6 * (1 + np.abs(w)) * (1 + np.abs(expected).max(axis=1))), error
 
@@ -85,7 +85,7 @@ def test_weight_minus_one_is_the_unconditional_model_bit_for_bit():
 
 
 class Recorder:
-    """A Predict that keeps its arguments; eps_hat = z + logsnr + 10 label, row by row."""
+    """Predict that records its arguments; eps_hat = z + logsnr + 10 label per row."""
 
     def __init__(self):
         self.calls = []
@@ -104,7 +104,7 @@ def test_both_branches_are_one_forward_of_twice_the_batch(w):
     ((z, logsnr, labels),) = predict.calls
     np.testing.assert_array_equal(z, np.tile(Z, (2, 1)))
     np.testing.assert_array_equal(logsnr, np.tile(LOGSNR, 2))
-    # Every example once with its label and once without any.
+    # Every example once with its label and once with the null label.
     np.testing.assert_array_equal(np.sort(labels.reshape(2, 8), axis=0), [LABELS, [NULL] * 8])
     w = np.broadcast_to(w, 8)[:, None]
     expected = Z + LOGSNR[:, None] + 10 * ((1 + w) * LABELS[:, None] - w * NULL)
@@ -149,7 +149,7 @@ STEPS, SAMPLES = np.arange(6), np.arange(3)
         (STEPS, 3, STEPS[:, None]),
         (STEPS[:, None], 3, STEPS[:, None]),
         (10 * STEPS[:, None] + SAMPLES, 3, 10 * STEPS[:, None] + SAMPLES),
-        # As many samples as steps: a vector is per sample, a column per step.
+        # With equal numbers of samples and steps, a vector is per sample, a column per step.
         (STEPS, 6, STEPS[None]),
         (STEPS[:, None], 6, STEPS[:, None]),
         (STEPS, 1, STEPS[:, None]),
@@ -220,7 +220,7 @@ def test_eps_is_guided_and_the_variance_stays_the_conditional_branchs(w):
     np.testing.assert_array_equal(output.logvar_interp, own + like(labels, z))
 
 
-# From end to end of the paper's log-SNRs, with z a diffused example of its class.
+# The paper's range of log-SNRs, with z a diffused example of its class.
 WIDE = np.float32([-20, -11, -5, -1, 0.5, 4, 11, 20])
 ALPHA, SIGMA = (value[:, None] for value in alpha_sigma(WIDE))
 X = MEANS[LABELS] + np.sqrt(VARIANCE[LABELS])[:, None] * Z
@@ -264,7 +264,7 @@ def test_the_two_guidances_combine_to_the_score_of_both_densities(w, w_others):
 
 
 def test_the_implicit_classifiers_gradient_is_the_exact_classifiers():
-    """Both as an eps, -sigma grad_z log p(c | z), in which rounding is alike at both ends."""
+    """Compared as eps, -sigma grad_z log p(c | z), whose rounding is similar at both ends."""
 
     def log_posterior(z, logsnr):
         return EXACT.log_prob(z, logsnr, LABELS) - EXACT.log_prob(z, logsnr)
@@ -296,7 +296,7 @@ def test_an_examples_classifier_guidance_does_not_depend_on_its_neighbours():
 
 
 def test_only_z_is_differentiated_whatever_else_is_traced():
-    """z also shapes the denoiser's answer; the classifier's slope may be trained through it."""
+    """z also enters the denoiser's answer; gradients of the classifier's slope may pass."""
 
     def log_prob_of(slope, xp):
         return lambda z, logsnr: xp.sum(xp.tanh(slope * z) + z**3, axis=1) * xp.exp(logsnr / 9)
@@ -321,7 +321,7 @@ def test_only_z_is_differentiated_whatever_else_is_traced():
 
 @pytest.mark.parametrize("w", [1.5, np.float32([0, -2])])
 def test_classifier_guidance_climbs_the_log_probability_by_w_sigma(w):
-    """log_prob = -|z - target|^2 / 2 pulls straight to the target, in every channel."""
+    """log_prob = -|z - target|^2 / 2 has its gradient towards the target in every channel."""
     rng = np.random.default_rng(4)
     z, target, base = rng.standard_normal((3, 2, 2, 2, 3)).astype(np.float32)
     logsnr = np.float32([-1, 3])
@@ -371,7 +371,7 @@ def test_labels_are_dropped_with_the_probability_asked_for(p_uncond):
 
 
 def test_dropped_labels_lie_anywhere_in_the_batch_and_elsewhere_for_another_key():
-    """Not the first n of each batch, as happened in a well-known program."""
+    """A well-known program dropped the first n labels of each batch."""
     dropped = np.asarray(drop(jax.random.key(1), 0.2)) == 10
     deviation = np.sqrt(0.2 * 0.8 / (SIZE / 20))
     for part in (*dropped.reshape(20, -1), *dropped.reshape(-1, 20).T):

@@ -1,4 +1,4 @@
-"""Files of weights, and the program that makes a run's folder of one."""
+"""Weight files, and the program that converts one to a run folder."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from tests import made_up
 
 ROOT = Path(__file__).parents[1]
 
-# The smallest networks of each kind, under the names that they are imported by here.
+# The smallest networks of each kind, under the names used by these tests.
 _TINY = {
     "image_size": 8,
     "model_channels": 32,
@@ -60,7 +60,7 @@ def tiny_weights(name):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A folder with files of weights, one whole and the others not."""
+    """Folder of weight files: one valid, the others damaged."""
     folder = tmp_path_factory.mktemp("weights")
     weights = tiny_weights("tiny_diffusion")
     save_file(weights, folder / "whole.safetensors")
@@ -76,7 +76,7 @@ def files(tmp_path_factory):
     return folder
 
 
-# file: (name to import it by, what is said)
+# file: (name to import, error text)
 REFUSED = {
     "cut.safetensors": ("tiny_diffusion", "cut.safetensors cannot be read .* truncated"),
     "cut_by_a_byte.safetensors": ("tiny_diffusion", "truncated"),
@@ -136,7 +136,7 @@ def test_a_write_that_fails_leaves_nothing_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def imported_run(files, tmp_path_factory):
-    """The workdir of an imported network, and the network."""
+    """Workdir of an imported network, and the network."""
     workdir = tmp_path_factory.mktemp("imported") / "run"
     path = files / "whole.safetensors"
     import_checkpoint(str(path), "tiny_diffusion", str(workdir))
@@ -186,7 +186,7 @@ def test_every_kind_of_network_is_loaded_as_what_it_is(tmp_path, name):
     model = cfg_jax.load(tmp_path / "run")
     exp = model.experiment
     expected = network.network
-    if name == "tiny_uncond":  # the data has classes, of which the network knows nothing
+    if name == "tiny_uncond":  # the data has classes, the network has none
         expected = expected.clone(num_classes=1000)
     assert exp.network == expected and exp.schedule == network.schedule
     fresh = jax.eval_shape(exp.init, jax.random.key(0))
@@ -225,7 +225,7 @@ def test_without_pytorch_its_files_say_what_to_install(files, monkeypatch):
 
 
 class Touch:
-    """Makes a file when it is unpickled."""
+    """Creates a file when unpickled."""
 
     def __init__(self, path):
         self.path = path

@@ -1,4 +1,4 @@
-"""The FID Inception network and the files of its weights, against torch-fidelity's numbers."""
+"""The FID Inception network and its weight files, against torch-fidelity's numbers."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 SHAPES = json.loads((GOLDEN / "inception_state_dict.json").read_text())
 
-# The scopes of TensorFlow's graph, block by block, in the order that the state dict has.
+# Scopes of TensorFlow's graph, per block, in the order of the state dict.
 STEM_SCOPES = "conv conv_1 conv_2 conv_3 conv_4"
 SCOPES_OF_35 = (
     "conv tower/conv tower/conv_1 tower_1/conv tower_1/conv_1 tower_1/conv_2 tower_2/conv"
@@ -55,7 +55,7 @@ SCOPES = STEM_SCOPES.split() + [
 
 
 def made_up(name, shape):
-    """The golden files' weights: noise from the name."""
+    """Weights of the golden files: noise seeded by the name."""
     if name.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
     noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
@@ -74,13 +74,13 @@ def state_dict():
 
 @pytest.fixture(scope="module")
 def weights(state_dict):
-    """The state dict as files are read: without PyTorch's counters of batches."""
+    """State dict as read from files, without PyTorch's batch counters."""
     return {k: v for k, v in state_dict.items() if not k.endswith("num_batches_tracked")}
 
 
 @pytest.fixture(scope="module")
 def features(state_dict):
-    """images -> Features, in two programs: images of another size recompile the resize alone."""
+    """images -> Features in two programs: another image size recompiles only the resize."""
     weights = jax.tree.map(jnp.asarray, inception.parameters(state_dict))
     resize = jax.jit(inception.resize_bilinear_tf1, static_argnums=1)
     network = jax.jit(inception.features_of_resized)
@@ -94,7 +94,6 @@ def golden():
 
 
 def constant(name, value):
-    """A node of a frozen graph."""
     return {"name": name, "op": "Const", "attr": {"value": {"tensor": make_tensor_proto(value)}}}
 
 
@@ -112,7 +111,7 @@ def batch_norm(scope, scaled=True, epsilon=0.001):
 
 
 def constants(weights):
-    """The frozen graph's constants for a state dict with 4-d kernels, among some others."""
+    """Constants of the frozen graph for a state dict with 4-d kernels, and some others."""
     convolutions = [k.removesuffix(".conv.weight") for k in weights if k.endswith(".conv.weight")]
     yield constant("ResizeBilinear/size", np.array([299, 299], np.int32))
     yield constant("softmax/weights", np.ascontiguousarray(weights["fc.weight"].T))
@@ -132,14 +131,14 @@ def graph_file(path, nodes):
 
 
 def small_nodes():
-    """All nodes of the graph with one number in each, to be found faulty before they are read."""
+    """All nodes of the graph with one number each, to be refused before they are read."""
     small = {k: np.zeros([1] * len(shape), np.float32) for k, shape in SHAPES.items()}
     return [*constants(small), *(batch_norm(scope) for scope in SCOPES)]
 
 
 @pytest.fixture(scope="module")
 def whole_graph(tmp_path_factory, weights):
-    """The weights as TensorFlow's graph has them, one batch norm without its gamma."""
+    """The weights as a TensorFlow graph, with one batch norm that ignores its gamma."""
     norms = [batch_norm(scope, scaled=scope != "mixed_6/tower_1/conv_4") for scope in SCOPES]
     path = tmp_path_factory.mktemp("graph") / "classify_image_graph_def.pb"
     return graph_file(path, [*constants(weights), *norms])
@@ -151,7 +150,7 @@ def message(error):
     return text
 
 
-# One compilation, of two images, serves the tests of the network.
+# All tests of the network share one compilation, for two images.
 
 
 @pytest.mark.parametrize(
@@ -210,7 +209,7 @@ def test_features_are_those_of_the_resized_images(golden, monkeypatch):
 
 
 def float32_reference(image, side):
-    """TF1's resize of one image, pixel by pixel in float32: columns between rows."""
+    """TF1's resize of one image per pixel in float32, columns before rows."""
     height, width, _ = image.shape
     source = image.astype(np.float32)
 
@@ -334,7 +333,7 @@ def test_the_program_writes_what_it_read_and_says_its_digest(tmp_path, whole_gra
     from_store = inception_weights.load_weights(out)
     assert from_store.keys() == weights.keys()
     assert all(np.array_equal(from_store[k], from_graph[k]) for k in from_graph)
-    # The same weights, the same bytes.
+    # The same weights give the same bytes.
     assert inception_weights.store(tmp_path / "again.safetensors", from_graph) == digests[1]
     assert inception_weights.sha256_of_weights(from_graph) == digests[1]
 
@@ -394,7 +393,7 @@ def test_a_pytorch_file_gives_the_state_dict(tmp_path, state_dict, weights):
 
 
 class Malicious:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when unpickled."""
 
     def __init__(self, path):
         self.path = path

@@ -38,7 +38,7 @@ def test_an_untrained_model_is_judged_to_guess_and_real_digits_are_known(tiny_ru
     strip = Strip(cfg_jax.load(tiny_run), range(10), [0.0, 1.0], **options)
     verdicts = svm_judge.judge(strip)
     assert [verdict.w for verdict in verdicts] == [None, 0.0, 1.0]
-    # 297 held-out digits of other writers.
+    # 297 held-out digits by other writers.
     assert verdicts[0].accuracy > 0.9
     assert verdicts[1].accuracy < 0.5
     assert all(0 < verdict.spread < 1 for verdict in verdicts)

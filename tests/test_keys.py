@@ -1,4 +1,4 @@
-"""Draws belong to examples, not to batches."""
+"""Random draws depend on the example, not on the batch."""
 
 import jax
 import jax.numpy as jnp
@@ -61,8 +61,8 @@ def test_folding_in_a_number_acts_on_every_key():
 
 
 def test_a_named_stream_is_the_key_folded_with_the_crc32_of_its_name():
-    # The checksum of "123456789" is printed in every table of CRCs; the others may never change,
-    # or seeds would draw other labels and images.
+    # The checksum of "123456789" is in every table of CRCs. The others must never change, or seeds
+    # would draw other labels and images.
     known = (("123456789", 0xCBF43926), ("label", 0x0EA750E8), ("upsampled", 0xF7400E6A))
     for name, crc in known:
         expected = [data(jax.random.fold_in(key, np.uint32(crc))) for key in KEYS]

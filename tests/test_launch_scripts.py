@@ -1,7 +1,7 @@
-"""Launch scripts with stand-ins for the clusters' own programs, and what they must agree on.
+"""Launch scripts with stand-ins for the clusters' programs, and the settings that must agree.
 
-The stand-ins write down how they were called and answer as a script says, so that what is tested is
-which commands are given, in which order, and what becomes of exit codes and signals.
+Stand-ins record their calls and give scripted answers. The tests check commands, their order, exit
+codes and signals.
 """
 
 import os
@@ -25,7 +25,7 @@ SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.sh"))
 PODS = (ROOT / "docs" / "pods.md").read_text()
 JOBSET = LAUNCH / "gke_jobset.yaml"
 
-# What the reference pages of gcloud list: cloud.google.com/sdk/gcloud/reference/compute/tpus/...
+# From the gcloud reference: cloud.google.com/sdk/gcloud/reference/compute/tpus/...
 WIDE = {"--project", "--quiet", "--format", "--zone"}
 GCLOUD = {
     "queued-resources create": {
@@ -39,7 +39,7 @@ GCLOUD = {
 
 
 def run(script, *arguments, dry=True, cwd=ROOT, **environment):
-    """A finished run of a script, without what the surroundings say of TPUs and Slurm."""
+    """Runs a script to its end, without environment variables of TPUs and Slurm."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "SLURM_", "DRY_RUN"))}
     return subprocess.run(
         ["bash", str(cwd / "launch" / script), *arguments],
@@ -52,7 +52,7 @@ def run(script, *arguments, dry=True, cwd=ROOT, **environment):
 
 
 def printed(*arguments, **environment):
-    """The commands that a dry run of tpu_vm.sh prints, as lists of words."""
+    """Commands printed by a dry run of tpu_vm.sh, as lists of words."""
     done = run("tpu_vm.sh", *arguments, **environment)
     assert done.returncode == 0, done.stderr
     return [shlex.split(line) for line in done.stdout.splitlines()]
@@ -77,7 +77,7 @@ def test_shellcheck_finds_nothing():
     assert done.returncode == 0, done.stdout
 
 
-# The dry run of tpu_vm.sh.
+# Dry runs of tpu_vm.sh.
 
 PLACE = ["--name=pod", "--zone=z"]
 RUN = ["--", "launch.train", "--config=configs/imagenet64.py", "--workdir=gs://b/run"]
@@ -226,7 +226,7 @@ def test_a_missing_gcloud_is_told_of(tmp_path):
     assert done.returncode == 2 and "gcloud is not installed" in done.stderr
 
 
-# What tpu_vm.sh does, with a service that answers from a list.
+# tpu_vm.sh with a service that gives scripted answers.
 
 
 def stand_in(folder, name, body):
@@ -261,9 +261,9 @@ esac
 
 @pytest.fixture
 def service(tmp_path):
-    """(states of the request, of the run, subcommand) -> what was done, and how it ended.
+    """(states of the request, of the run, subcommand) -> commands and exit code.
 
-    Each of `failing` is in a command that fails once, in this order.
+    Commands that contain the entries of `failing`, in this order, fail once.
     """
     stand_in(tmp_path / "bin", "gcloud", ANSWER)
     stand_in(tmp_path / "bin", "git", 'case $1 in status) printf "$CHANGES" ;; esac')
@@ -297,7 +297,7 @@ def service(tmp_path):
 
 BACK = ["delete", "create", "install", "start"]
 WATCHED = {
-    # name: (states of the request, of the run on its workers, what is done, exit code)
+    # name: (states of the request, of the run on its workers, commands, exit code)
     "a run that ends": (["ACTIVE"], ["running+running", "exited 0+exited 0"], [], 0),
     "a run that is preempted": (
         ["ACTIVE"],
@@ -361,7 +361,7 @@ def test_watch_starts_again_what_should_be_and_nothing_else(service, what):
 
 INSTALLED = ["install", "start"]
 STUMBLES = {
-    # name: (states, runs, what fails once, what is done, exit code)
+    # name: (states, runs, commands that fail once, commands, exit code)
     "an sshd that is not up yet": (
         ["ACTIVE"],
         ["idle", "idle", "running", "exited 0"],
@@ -469,7 +469,7 @@ def test_wait_ends_when_the_request_fails(service):
     assert code == 2 and "the request for pod is FAILED" in error
 
 
-# tpu_worker.sh, with a Python of the test's own.
+# tpu_worker.sh with a fake Python.
 
 PYTHON = f"""
 echo "$*"
@@ -481,7 +481,7 @@ exit "${{3#*=}}"
 
 @pytest.fixture
 def worker(tmp_path):
-    """A copy of the repository as far as tpu_worker.sh needs one: (command...) -> its output."""
+    """(command...) -> output of tpu_worker.sh, in a copy of the files that it needs."""
     stand_in(tmp_path / ".venv" / "bin", "python", PYTHON)
     (tmp_path / "launch").mkdir()
     shutil.copy(LAUNCH / "tpu_worker.sh", tmp_path / "launch")
@@ -519,14 +519,14 @@ def test_stop_lets_a_run_save_and_a_second_run_is_refused_before(worker):
     assert eventually(lambda: worker("status"), "run: exited 0")
 
 
-def process_state(pid):  # its state, such as S or Z, and its parent
+def process_state(pid):  # state, e.g. S or Z, and parent
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
 
 
 def test_the_code_is_kept_when_the_run_ends_as_its_shell_is_signalled(
     worker, tmp_path, monkeypatch
 ):
-    # The shell asks whether the run is still there only when it is not any more.
+    # The shell checks for the run only after it has ended.
     hold, asking = tmp_path / "hold", tmp_path / "asking"
     (tmp_path / "slow").write_text(
         f'kill() {{ [ ! -e "{hold}" ] || touch "{asking}"\n'
@@ -580,7 +580,7 @@ def test_a_worker_tells_of_a_mistake_in_one_line(worker, arguments, said):
     assert line.startswith("error: ") and said in line
 
 
-# slurm.sh, with Slurm's programs standing in.
+# slurm.sh with stand-ins for Slurm's programs.
 
 
 @pytest.fixture
@@ -669,7 +669,7 @@ def test_slurm_passes_sigterm_to_the_tasks_and_waits_for_their_code(tmp_path, wh
         stdout=subprocess.DEVNULL,
     )
     assert eventually((tmp_path / "ready").exists, True)
-    assert eventually(lambda: process_state(process.pid)[0], "S")  # in its wait
+    assert eventually(lambda: process_state(process.pid)[0], "S")  # waiting
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 75
     calls = (tmp_path / "calls").read_text().splitlines()
@@ -700,7 +700,7 @@ def test_slurm_is_asked_for_a_warning_that_reaches_the_tasks_and_for_requeueing(
     assert asked["ntasks-per-node"] == asked["gpus-per-node"]
 
 
-# What must agree.
+# Settings that must agree.
 
 
 @pytest.fixture(scope="module")
@@ -711,7 +711,7 @@ def jobset():
 @pytest.fixture(scope="module")
 def job(jobset):
     (replicated,) = jobset["spec"]["replicatedJobs"]
-    assert replicated["replicas"] == 1  # more would be several slices
+    assert replicated["replicas"] == 1  # more would mean several slices
     return replicated["template"]["spec"]
 
 
@@ -723,7 +723,7 @@ def test_the_jobset_has_a_pod_for_each_host_of_one_slice(jobset, job):
     chips = container["resources"]["limits"]["google.com/tpu"]
     assert job["parallelism"] == job["completions"] == int(x) * int(y) // chips
     assert pod["nodeSelector"]["cloud.google.com/gke-tpu-accelerator"] == "tpu-v5-lite-podslice"
-    assert f"--tpu-type=v5litepod-{int(x) * int(y)}" in JOBSET.read_text()  # xpk's name of it
+    assert f"--tpu-type=v5litepod-{int(x) * int(y)}" in JOBSET.read_text()  # xpk's name
     (annotation,) = jobset["metadata"]["annotations"].items()
     assert annotation[0].endswith("/exclusive-topology")
 
@@ -794,14 +794,14 @@ def test_the_page_takes_a_slice_from_request_to_removal_with_commands_that_the_s
     order = [words[2] for words in commands]
     assert order[:8] == "create wait install start status logs stop delete".split()
     assert "watch" in order
-    for words in commands:  # what reads the data has the disk that they are on
+    for words in commands:  # commands that read data mount its disk
         if any("data_dir=/mnt/data" in word for word in words):
             assert "DISK" in place and "--data_disk=$DISK" in words
 
 
 def test_the_page_builds_for_and_follows_every_host_of_a_slice(job):
     for text in (PODS, (LAUNCH / "Dockerfile").read_text()):
-        assert "docker build --platform=linux/amd64 " in text  # where it is made on another kind
+        assert "docker build --platform=linux/amd64 " in text  # for builds on other machines
     for text in (PODS, JOBSET.read_text()):
         (most,) = re.findall(r"kubectl logs -f .* --max-log-requests=(\d+)", text)
         assert int(most) >= job["completions"]

@@ -1,4 +1,4 @@
-"""The table of design: who may import whom, read from the source."""
+"""Layering: imports in the source against the table of allowed imports."""
 
 import ast
 import functools
@@ -32,7 +32,7 @@ FOLDERS = {
     "study": {"config", "core", "data", "evaluation", "io", "sampling", "storage"},
     "preflight": {"config", "data", "io", "runtime", "sampling", "storage", "training"},
 }
-"""What a folder may import, besides itself."""
+"""Folders that a folder may import, besides itself."""
 
 PURE = {
     "jax",
@@ -45,7 +45,7 @@ PURE = {
     "typing",
     "zlib",
 }
-"""The libraries of core."""
+"""Libraries that core may import."""
 
 HOMES = {
     "PIL": ["io/images.py", "data/"],
@@ -62,12 +62,11 @@ HOMES = {
     "torch": ["io/weight_files.py"],
     "tqdm": ["io/progress.py"],
 }
-"""Where alone a library is imported."""
+"""The only place that may import each library."""
 
 
 @functools.cache
 def imports(source):
-    """Full dotted names that a file imports."""
     names = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -97,7 +96,7 @@ def own_imports(source, modules):
 
 
 def faults(modules):
-    """What the layers forbid, a line each, of {path: text} of modules."""
+    """Forbidden imports in {path: text} of modules, one per line."""
     graph = {path: set(own_imports(text, modules)) for path, text in modules.items()}
     for path, imported in sorted(graph.items()):
         folder = path.split("/")[0]

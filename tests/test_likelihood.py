@@ -1,4 +1,4 @@
-"""The variational bound against quadrature, SciPy, limits, and data whose likelihood is known."""
+"""The variational bound against quadrature, SciPy, limits, and data of known likelihood."""
 
 from functools import partial
 
@@ -38,7 +38,7 @@ def kl(mean_q, variance_q, mean_p, variance_p):
 
 
 def step_kl(z_t, x, x_hat, v):
-    """The KL of a step in float64, element by element; PAIRS are the log-SNRs of the rows."""
+    """KL of a step per element in float64; PAIRS are the log-SNRs of the rows."""
     a, b, small = (like(value, z_t) for value in reverse(LOGSNR_T, LOGSNR_S))
     large = like(forward(LOGSNR_T, LOGSNR_S)[1], z_t)
     z_t, x, x_hat = (np.float64(value) for value in (z_t, x, x_hat))
@@ -48,7 +48,7 @@ def step_kl(z_t, x, x_hat, v):
 @pytest.mark.parametrize("error", [0.0, 1e-3, 1.0])
 @pytest.mark.parametrize("v_shape", [(), (8,), SHAPE])
 def test_a_step_costs_the_divergence_of_its_two_gaussians(v_shape, error):
-    """Exponents inside and outside of [0, 1], one for all, one each and one for every element."""
+    """Exponents inside and outside [0, 1]: one scalar, one per example, one per element."""
     z_t, x = normal(0, SHAPE), normal(1, SHAPE)
     x_hat = x + np.float32(error) * normal(2, SHAPE)
     v = np.float32(np.random.default_rng(3).uniform(-0.6, 1.6, v_shape))
@@ -60,7 +60,7 @@ def test_a_step_costs_the_divergence_of_its_two_gaussians(v_shape, error):
 
 
 def test_steps_of_equal_variance_cost_the_squared_distance_of_their_means():
-    """Also where the means are 1e4 and differ by 1e-3 of x, at either end of the log-SNRs."""
+    """Includes means of 1e4 that differ by 1e-3 of x, at either end of the log-SNRs."""
     x = normal(4, SHAPE)
     x_hat = x + np.float32(1e-3) * normal(5, SHAPE)
     _, b, variance = (like(value, x) for value in reverse(LOGSNR_T, LOGSNR_S))
@@ -79,9 +79,9 @@ def test_a_step_of_no_length_costs_nothing():
 
 @pytest.mark.parametrize("v", [0, 0.7])
 def test_many_steps_cost_half_the_integral_of_the_error_of_eps(v):
-    """Error^2 = 1 / (1 + logsnr^2) has the integral 2 arctan(20) over -20..20, whatever v is.
+    """Error^2 = 1 / (1 + logsnr^2) integrates to 2 arctan(20) over [-20, 20], for any v.
 
-    A row is a step; first order in its length.
+    Each row is one step; the difference is first order in its length.
     """
     errors = []
     for length in (0.04, 0.01):
@@ -111,7 +111,7 @@ def test_the_prior_costs_the_divergence_from_standard_normal(logsnr_min):
 
 
 def test_the_decoders_variance_is_that_of_discrete_ddpm():
-    """beta_1 for v = 1; beta_tilde_2, of the step before, stands in for beta_tilde_1 = 0."""
+    """beta_1 for v = 1; beta_tilde_2 replaces beta_tilde_1 = 0 for v = 0."""
     beta = np.linspace(1e-4, 0.02, 1000)
     alpha_bar = np.cumprod(1 - beta)
     last, before = np.float32(np.log(alpha_bar / (1 - alpha_bar)))[:2]
@@ -137,7 +137,7 @@ def levels(num_levels):
 
 @pytest.mark.parametrize("num_levels", [2, 5, 256])
 def test_the_probabilities_of_all_levels_sum_to_one(num_levels):
-    """x_hat inside and outside of the range, standard deviations from 5e-5 to 3."""
+    """x_hat inside and outside the range, standard deviations from 5e-5 to 3."""
     x_hat = np.float32([-1.3, -1, -0.999, -0.2, 0, 0.337, 1, 2.5])
     logvar = np.float32([-20, -14, -10, -6, -2, 0, 2])
     grid = np.meshgrid(levels(num_levels), x_hat, logvar, indexing="ij")
@@ -148,7 +148,7 @@ def test_the_probabilities_of_all_levels_sum_to_one(num_levels):
 
 
 def bins():
-    """x, x_hat, deviation: float32 triples that cover the middle, both tails and both open bins."""
+    """Float32 triples (x, x_hat, deviation) for the middle, both tails and both open bins."""
     x = levels(256)[[0, 1, 3, 60, 127, 128, 200, 254, 255]]
     x_hat = np.float32([-30, -1.5, -1, -0.996, -0.3, 0, 0.0039, 0.6, 1, 1.7, 300])
     deviation = np.float32(np.exp([-11, -10, -8, -6, -5, -4, -3, -2, -1, 0]))
@@ -156,7 +156,7 @@ def bins():
 
 
 def exact_bin(x, x_hat, deviation):
-    """The bin's edges as SciPy's deviates, mirrored into the lower tail, and log of its mass."""
+    """Standardized edges of the bin, mirrored into the lower tail, and log of its mass by SciPy."""
     x, x_hat, deviation = (np.float64(value) for value in (x, x_hat, deviation))
     mirror = np.where(x > x_hat, -1, 1)
     lower = np.where(x < -0.999, -np.inf, (x - 1 / 255 - x_hat) / deviation)
@@ -184,7 +184,7 @@ def test_the_decoders_gradients_are_finite_and_right_however_unlikely_the_data()
     by_logvar = (finite[0] * at_lower - finite[1] * at_upper) / 2
     logvar = np.float32(2 * np.log(np.float64(deviation)))
     gradient = jax.jit(jax.grad(lambda *given: -decoder_nll(x, *given).sum(), (0, 1)))
-    # Beyond, float64 itself has lost the difference of two log-probabilities.
+    # Further out, the difference of two log-probabilities cancels in float64 too.
     known = log_mass > -1e8
     assert 0.8 < known.mean() < 1
     for found, expected in zip(gradient(x_hat, logvar), (by_x_hat, by_logvar), strict=True):
@@ -205,24 +205,24 @@ def test_uniform_8_bit_data_cost_8_bits():
     np.testing.assert_allclose(likelihood.bits_per_dim(nats, (5, 2, 2, 3)), 8)
 
 
-# Gaussian data in DIM dimensions, the likelihood of which is known.
+# Gaussian data in DIM dimensions, of known likelihood.
 ROWS, DIM, MEAN, VARIANCE = 4000, 8, 0.4, 0.3
 GAUSSIAN = cfg_jax.GaussianMixture(np.full((1, DIM), MEAN), VARIANCE, np.ones(1))
 LABELS = np.zeros(ROWS, np.int32)
 X = np.asarray(GAUSSIAN.draw(jax.random.key(1), LABELS))
-# The noise end is noise; the other leaves enough of it that the decoder has something to do.
+# One end is pure noise; the other leaves enough noise to exercise the decoder.
 SCHEDULE = cfg_jax.cosine_schedule(logsnr_min=-20, logsnr_max=7)
 
 
 def uncertainty(logsnr):
-    """Variance of x given z: precisions add."""
+    """Variance of x given z, in which precisions add."""
     return 1 / (1 / VARIANCE + np.exp(logsnr))
 
 
 def best_exponents(logsnrs):
-    """v of every call with which the Gaussian p is the true p(z_s | z_t), and p(x | z_T).
+    """v of every call that makes the Gaussian p equal to p(z_s | z_t), and to p(x | z_T).
 
-    By the law of total variance: that of q(z_s | z_t, x), and that of its mean.
+    Law of total variance: variance of q(z_s | z_t, x) plus variance of its mean.
     """
     logsnrs = np.float64(logsnrs)
     _, b, small = reverse(logsnrs[:-1], logsnrs[1:])
@@ -236,7 +236,7 @@ def best_exponents(logsnrs):
 
 @jax.jit
 def gaussian_gap(key, x, logsnrs, exponents):
-    """Bound minus -log p(x) of every row, in nats per dimension."""
+    """Bound minus -log p(x) per row, in nats per dimension."""
 
     def predict(z, logsnr, labels):
         v = jnp.interp(logsnr, logsnrs, exponents)
@@ -252,14 +252,14 @@ def gaussian_gap(key, x, logsnrs, exponents):
 
 
 def gap(num_steps, exponents):
-    """Mean gap and its standard error; exponents(logsnrs) gives v of every call."""
+    """Mean gap and its standard error; exponents(logsnrs) returns v of every call."""
     logsnrs = np.asarray(cfg_jax.logsnr_grid(SCHEDULE, num_steps))
     each = np.float64(gaussian_gap(jax.random.key(2), X, logsnrs, exponents(logsnrs)))
     return each.mean(), each.std() / np.sqrt(ROWS)
 
 
 def expected_gap(num_steps):
-    """With v = 0: every step and the decoder are Gaussians of the right mean, too narrow."""
+    """Gap for v = 0: steps and decoder are Gaussians of correct mean, but too narrow."""
     logsnrs = np.float64(cfg_jax.logsnr_grid(SCHEDULE, num_steps))
     _, b, small = reverse(logsnrs[:-1], logsnrs[1:])
     true = np.append(small + b**2 * uncertainty(logsnrs[:-1]), uncertainty(logsnrs[-1]))
@@ -290,10 +290,7 @@ PARTS = ["prior", "diffusion", "decoder"]
 
 @partial(jax.jit, static_argnames=("learned", "clip_x"))
 def fixed_bound(x, x_hat, v, logsnrs=GRID, swing=0.0, *, learned=False, clip_x=True):
-    """The bound of a Predict that has one x_hat, whatever the noise.
-
-    Its exponent is v + swing sin(logsnr) when learned, v otherwise.
-    """
+    """Bound of a Predict with constant x_hat; exponent v, or v + swing sin(logsnr) if learned."""
 
     def predict(z, logsnr, labels):
         eps_hat = cfg_jax.predict_eps(z, x_hat, logsnr)
@@ -314,7 +311,7 @@ def fixed_bound(x, x_hat, v, logsnrs=GRID, swing=0.0, *, learned=False, clip_x=T
 
 @pytest.mark.parametrize(("clip_x", "answer"), [(True, 1.0), (False, 1.5)])
 def test_a_fixed_answer_costs_its_squared_distance_at_every_level(clip_x, answer):
-    """Sum of (snr_s - snr_t) / 2 (x - x_hat)^2 telescopes; 8-bit data decode as SciPy says."""
+    """Sum of (snr_s - snr_t) / 2 (x - x_hat)^2 telescopes; the 8-bit decoder is SciPy's."""
     x = levels(256)[np.random.default_rng(14).integers(1, 255, (4, 3))]
     parts = fixed_bound(x, np.full_like(x, 1.5), np.zeros_like(x), clip_x=clip_x)
     assert {name: part.shape for name, part in parts.items()} == dict.fromkeys(PARTS, (4,))
@@ -391,7 +388,7 @@ def test_the_bound_of_an_example_does_not_depend_on_its_neighbours():
 
 
 def test_terms_at_uniform_u_add_up_to_the_bound_of_their_steps():
-    """16 strata of each interval of u, against the bounds on 16 grids that take turns in u."""
+    """Terms in 16 strata of each interval of u, against the bounds on 16 shifted grids."""
     schedule, num_steps = cfg_jax.cosine_schedule(-12, 12), len(GRID)
     shifts = (np.arange(16) + 0.5) / 16
     x, x_hat = levels(256)[[100, 90, 3]], np.float32([-0.21, -0.3, -0.97])
@@ -420,9 +417,9 @@ def test_terms_at_uniform_u_add_up_to_the_bound_of_their_steps():
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
 def test_a_term_and_its_gradients_are_finite_at_every_u(kind):
-    """Far from trained: eps_hat of no use or three times too large, exponents outside of [0, 1].
+    """Untrained answers: eps_hat zero or three times too large, exponents outside [0, 1].
 
-    The discrete schedule has fewer levels than the bound has steps: some are of no length.
+    The discrete schedule has fewer levels than the bound has steps; some steps have length 0.
     """
     schedule = cfg_jax.cosine_schedule()
     if kind == "discrete":
@@ -446,7 +443,7 @@ def test_a_term_and_its_gradients_are_finite_at_every_u(kind):
 
         return jax.value_and_grad(total, (0, 1), has_aux=True)(eps_hat, v)
 
-    # Exponents that only the branch of their row survives: in the other, exp would overflow.
+    # Exponents for which exp overflows in the branch that a row does not select.
     ours = np.where(u < edge, -60 if kind == "continuous" else -1, 60)
     for size, v in [(0, 0.5), (3, -1), (3, 2), (1, ours)]:
         exponents = np.broadcast_to(np.float32(like(v, x) if np.ndim(v) else v), x.shape)

@@ -1,4 +1,4 @@
-"""Whole programs as a user runs them, for minutes. One run of the demo serves several tests."""
+"""Complete programs as users run them, for minutes; several tests share a run of the demo."""
 
 import copy
 import json
@@ -24,9 +24,11 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The folder of the demo's model and the standard output."""
+    """Folder of the demo's model, and its standard output."""
     workdir = tmp_path_factory.mktemp("demo") / "digits"
-    settings = environment(WORKDIR=str(workdir), VENV=sys.prefix)
+    settings = environment(
+        WORKDIR=str(workdir), VENV=sys.prefix, XLA_FLAGS=None
+    )  # compiled as for users
     done = subprocess.run(
         ["bash", "launch/demo.sh"], cwd=ROOT, env=settings, capture_output=True, text=True
     )
@@ -37,7 +39,7 @@ def demo(tmp_path_factory):
 def test_the_demo_trains_samples_and_passes_its_own_judgement(demo):
     assert "real images" in demo.stdout and "w = 3" in demo.stdout
     assert "w = -1, classifier 8" in demo.stdout
-    # The last table: the noisy classifier knows clean digits, and nothing at logsnr_min.
+    # Last table: the noisy classifier is accurate on clean digits, at chance at logsnr_min.
     rows = [line.split() for line in demo.stdout.splitlines() if line.strip()]
     start = rows.index(["logsnr", "accuracy"]) + 1
     levels = [(float(logsnr), float(found)) for logsnr, found in rows[start : start + 11]]
@@ -58,14 +60,14 @@ def test_digits_are_evaluated_through_a_classifier_of_their_own(demo):
 
     printed = evaluated()
     assert "Frechet distance in digits_features" in printed and "FID" not in printed
-    # Nothing is drawn or trained a second time.
+    # Nothing is sampled or trained twice.
     again = evaluated()
     assert "images/s" in printed and "images/s" not in again
     assert set(again.splitlines()) <= set(printed.splitlines())
     results = map(evaluation.read_result, demo.workdir.glob("evaluations/*/result_*.json"))
     plain, guided = sorted(results, key=lambda result: result.swept["w"])
     evaluation.check_comparable(plain, guided)
-    # Guidance of 3 is sure of its classes, and gives up variety for it.
+    # w = 3 trades diversity for confident classes.
     assert guided.metrics["is"] > plain.metrics["is"] > 9
     assert guided.metrics["precision"] > plain.metrics["precision"]
     assert guided.metrics["recall"] < plain.metrics["recall"] - 0.2
@@ -125,7 +127,7 @@ def test_a_network_trained_on_the_mixture_comes_close_to_the_exact_denoiser(tmp_
 
 
 def test_a_learned_variance_needs_fewer_bits_than_any_constant_one(tmp_path):
-    """The same network with its variance and without: eps_hat is the same, the variance is not."""
+    """The same network with and without its variance; eps_hat is equal."""
     learned = trained(
         "digits",
         tmp_path,

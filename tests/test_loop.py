@@ -1,4 +1,4 @@
-"""What is due after each step of a run, as a table."""
+"""Table of the actions due after each step of a run."""
 
 import pytest
 from ml_collections import ConfigDict
@@ -23,20 +23,20 @@ def due(step, *, start=0, asked_to_stop=False, draws=True, **every):
         (4, {}, {"log", "save"}),
         (5, {}, set()),
         (6, {}, {"log", "preview"}),
-        # The last step is logged, saved and drawn whatever its number.
+        # The last step is always logged, saved and drawn.
         (12, {}, {"log", "save", "preview", "end"}),
         (11, {"num_steps": 11}, {"log", "save", "preview", "end"}),
         (1, {"num_steps": 1}, {"first", "log", "save", "preview", "end"}),
         # A resumed run: its first step compiles again.
         (5, {"start": 4}, {"first"}),
         (6, {"start": 4}, {"log", "preview"}),
-        # Asked to stop: saved at once, and no time is spent on a preview.
+        # Stop requested: saved immediately, without a preview.
         (5, {"asked_to_stop": True}, {"log", "save", "end", "stop"}),
         (3, {"asked_to_stop": True}, {"log", "save", "end", "stop"}),
         (1, {"asked_to_stop": True}, {"first", "log", "save", "end", "stop"}),
         # At the last step there is nothing to stop.
         (12, {"asked_to_stop": True}, {"log", "save", "preview", "end"}),
-        # No previews: none asked for, or a network that cannot draw.
+        # No previews: none requested, or a network that cannot sample.
         (3, {"preview_every": 0}, set()),
         (12, {"preview_every": 0}, {"log", "save", "end"}),
         (3, {"draws": False}, set()),

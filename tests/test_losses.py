@@ -1,4 +1,4 @@
-"""The denoising loss where its expectation is known."""
+"""The denoising loss in cases of known expectation."""
 
 from functools import partial
 
@@ -25,10 +25,10 @@ X = (MEAN + VARIANCE**0.5 * np.random.default_rng(0).standard_normal((BATCH, SIZ
 
 @jax.jit
 def every_loss(key, x, labels, logsnr, mean, variance):
-    """Each weighting's loss, one aux, and what the Predict was given.
+    """Loss of each weighting, one aux, and the inputs of the Predict.
 
     The Predict is exact for data N(mean, variance): eps_hat = sigma (z - alpha mean) / Var z.
-    The schedule says `logsnr`, whatever u is: any function of u will do.
+    The schedule returns `logsnr` for any u.
     """
     calls = []
 
@@ -58,7 +58,7 @@ def every_loss(key, x, labels, logsnr, mean, variance):
 
 @pytest.fixture(scope="module")
 def exact():
-    """The losses of a network that knows the data's distribution."""
+    """Losses of a network that knows the data distribution."""
     return jax.device_get(every_loss(KEYS, X, LABELS, LOGSNR, MEAN, VARIANCE))
 
 
@@ -72,10 +72,10 @@ def test_losses_are_one_number_per_example(exact):
 
 
 def uncertainty(weighting, logsnr):
-    """Var(. | z) of what the weighting measures, from that of x: precisions add.
+    """Var(target | z) of a weighting's target, from Var(x | z), in which precisions add.
 
-    At fixed z an error of x is one of eps = (z - alpha x) / sigma, alpha / sigma times as large,
-    and of v = alpha eps - sigma x, 1 / sigma times as large.
+    At fixed z the error of eps = (z - alpha x) / sigma is alpha / sigma times the error of x, and
+    the error of v = alpha eps - sigma x is 1 / sigma times it.
     """
     alpha, sigma = alpha_sigma(logsnr)
     of_x = 1 / (1 / VARIANCE + (alpha / sigma) ** 2)
@@ -90,7 +90,7 @@ def uncertainty(weighting, logsnr):
 
 @pytest.mark.parametrize("weighting", ["eps", "x", "v", "truncated_snr"])
 def test_the_loss_of_an_exact_network_is_the_remaining_uncertainty(exact, weighting):
-    """Its error is Gaussian: loss / expectation is chi-squared over SIZE for every example."""
+    """The error is Gaussian: loss / expectation is chi-squared / SIZE for every example."""
     loss = exact[0][weighting].astype(np.float64)
     ratio = loss / uncertainty(weighting, LOGSNR)
     assert stats.kstest(ratio * SIZE, stats.chi2(SIZE).cdf).pvalue > 1e-3
@@ -99,7 +99,7 @@ def test_the_loss_of_an_exact_network_is_the_remaining_uncertainty(exact, weight
 
 
 def test_a_network_that_knows_the_noise_has_no_loss():
-    """With all data at one point, variance 0, z tells the noise exactly."""
+    """If all data are one point, variance 0, z determines the noise exactly."""
     point = np.full_like(X, MEAN)
     logsnr = np.minimum(LOGSNR, 6)
     found, aux, _ = every_loss(KEYS, point, LABELS, logsnr, MEAN, 0.0)
@@ -108,7 +108,7 @@ def test_a_network_that_knows_the_noise_has_no_loss():
 
 
 def test_each_weighting_is_the_squared_error_of_its_quantity():
-    """A wrong network: the errors of x and of v, formed from z and eps_hat in float64."""
+    """A wrong network: errors of x and v, computed from z and eps_hat in float64."""
     found, _, seen = jax.device_get(every_loss(KEYS, X, LABELS, LOGSNR, -0.7, 2.0))
     alpha, sigma = (value[:, None] for value in alpha_sigma(LOGSNR))
     z = np.float64(seen["z"])
@@ -166,7 +166,7 @@ MANY = 8192
 
 @pytest.fixture(scope="module")
 def scheduled():
-    """aux of a large batch under the paper's schedule, from one key, and u."""
+    """aux of a large batch under the paper's schedule and one key, and u."""
     schedule, us = cfg_jax.cosine_schedule(), []
 
     def record(u):
@@ -191,7 +191,7 @@ def scheduled():
 
 
 def test_log_snrs_follow_the_papers_density(scheduled):
-    """P(logsnr > l) = (arctan(exp(-l / 2)) - b) / a, with the ends at 20 and -20."""
+    """P(logsnr > l) = (arctan(exp(-l / 2)) - b) / a on [-20, 20]."""
     b = np.arctan(np.exp(-10))
     a = np.arctan(np.exp(10)) - b
 
@@ -203,7 +203,7 @@ def test_log_snrs_follow_the_papers_density(scheduled):
 
 
 def test_labels_are_dropped_at_their_rate_whatever_the_noise_level(scheduled):
-    """One key for both would drop exactly the cleanest examples."""
+    """A shared key would drop exactly the labels of the cleanest examples."""
     dropped, u = scheduled["dropped"], scheduled["u"]
     assert dropped.dtype == bool
     assert abs(dropped.mean() - 0.1) < 4.5 * np.sqrt(0.1 * 0.9 / MANY)
@@ -229,7 +229,7 @@ def test_an_unknown_weighting_is_refused_with_the_known_ones():
         refused(weighting="snr")
 
 
-# The hybrid loss with T = 2, so that about half of the examples meet the decoder.
+# The hybrid loss with T = 2: about half of the examples reach the decoder.
 ROWS, DIM, VLB_WEIGHT, VLB_STEPS = 48, 3, 0.3, 2
 RANGE = cfg_jax.cosine_schedule(-12, 12)
 BYTES = np.float32(np.random.default_rng(2).integers(0, 256, (ROWS, DIM)) / 127.5 - 1)
@@ -276,7 +276,7 @@ def x_hat_of(z, logsnr):
 
 
 def exact_terms(z, u, v):
-    """Every element's term of the bound, nats, by textbook formulas in float64."""
+    """Bound terms per element in nats, by textbook formulas in float64."""
     x, logsnr = np.float64(BYTES), np.float64(RANGE(u))
     cleaner, noisier = np.float64(RANGE(u - 1 / VLB_STEPS)), np.float64(RANGE(u + 1 / VLB_STEPS))
     x_hat = x_hat_of(z, logsnr)
@@ -324,7 +324,7 @@ def test_the_bound_trains_the_variance_and_leaves_the_rest_to_the_simple_loss():
 
 
 def test_the_variance_of_the_actual_error_is_where_training_rests():
-    """A step costs least where its variance is q's and the squared distance of the means."""
+    """KL is least if the variance is q's plus the squared distance of the means."""
     *_, z, u = jax.device_get(hybrid(EPS_HAT, V, vlb_weight=VLB_WEIGHT))
     logsnr, cleaner = np.float64(RANGE(u)), np.float64(RANGE(u - 1 / VLB_STEPS))
     _, b, small = (like(value, z) for value in reverse(logsnr, cleaner))
@@ -382,7 +382,7 @@ CLASSES = [[2.0, 0.0], [-1.0, 1.0], [0.0, -1.5]], [0.3, 0.5, 0.2], [0.5, 0.3, 0.
 
 @jax.jit
 def classified(key, x, labels, logsnr):
-    """The loss and aux of the perfect classifier of three classes, and the z that it saw."""
+    """Loss and aux of a classifier of three classes, and its input z."""
     calls = []
 
     def log_probs(z, logsnr):
@@ -420,14 +420,14 @@ def test_the_classifier_sees_what_a_denoiser_is_trained_on():
             schedule=cfg_jax.cosine_schedule(),
         )
     )
-    # The "log-probability" of label i is pixel i - 1 of z, and of label 0 the log-SNR.
+    # The "log-probability" of label i is pixel i - 1 of z; that of label 0 is the log-SNR.
     loss, aux = jax.device_get(scheduled(KEYS))
     alpha, sigma = alpha_sigma(aux["logsnr"])
     np.testing.assert_array_equal(-loss[0], aux["logsnr"][0])
     eps = (-loss[1:] - alpha[1:] * MEAN) / sigma[1:]
     noisy = sigma[1:] > 1e-2
     assert stats.kstest(eps[noisy], "norm").pvalue > 1e-3 and noisy.sum() > 50
-    # The paper's density between +-20, but for ends that hold 6e-5 of it.
+    # The paper's density in [-20, 20], except ends of mass 6e-5.
     u = np.arctan(np.exp(-np.float64(aux["logsnr"]) / 2)) / (np.pi / 2)
     assert stats.kstest(u, "uniform").pvalue > 1e-3
 

@@ -1,4 +1,4 @@
-"""Distances between sets of features, against closed forms and the reference programs' numbers."""
+"""Metrics against closed forms and the reference programs' numbers."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ def orthogonal(seed, width):
 
 
 def one_hot(classes, num_classes):
-    """Logits whose softmax is one-hot to the last bit of a float64."""
+    """Logits whose softmax is exactly one-hot in float64."""
     return 1e4 * np.eye(num_classes)[np.asarray(classes)]
 
 
@@ -60,7 +60,7 @@ def test_the_inception_score_is_that_of_the_reference_program():
 
 def test_precision_and_recall_are_those_of_the_reference_program():
     precision, recall = metrics.precision_recall(GOLDEN["generated"], GOLDEN["reference"])
-    # It stores shares of 400 and 500 rows in float32.
+    # The golden file stores fractions of 400 and 500 rows in float32.
     assert round(float(GOLDEN["precision"]) * 400) / 400 == precision
     assert round(float(GOLDEN["recall"]) * 500) / 500 == recall
 
@@ -97,7 +97,7 @@ def test_a_set_has_no_distance_from_itself_even_where_its_covariance_is_singular
 
 
 def test_sets_on_crossing_planes_are_as_far_apart_as_their_spreads():
-    # No axis in common: the root vanishes, and each rank is half the width.
+    # No common axis: the root vanishes, and each rank is half the width.
     rows = np.concatenate([normal(7, 9, 20), np.zeros((9, 20))], axis=1)
     cov1, cov2 = np.cov(rows.T), np.cov(rows[:, ::-1].T)
     distance = metrics.frechet_distance(np.zeros(40), cov1, np.zeros(40), cov2)
@@ -136,7 +136,7 @@ def test_the_score_of_rows_that_are_all_alike_is_one():
 
 
 def test_splits_are_consecutive_and_of_nearly_equal_size():
-    # Rows 0-2, 3-5 and 6-9, naming three, one and four classes.
+    # Splits are rows 0-2, 3-5 and 6-9, with three, one and four classes.
     logits = one_hot([0, 1, 2, 5, 5, 5, 0, 1, 2, 3], 6)
     score = metrics.inception_score(logits, splits=3)
     assert score == pytest.approx((8 / 3, np.std([3, 1, 4])), rel=1e-12)
@@ -209,10 +209,10 @@ def test_a_set_covers_itself_and_so_do_copies():
 
 @pytest.mark.parametrize("block", [100, 100_000])
 def test_copies_are_at_no_distance_however_their_products_are_rounded(monkeypatch, block):
-    # At 100 distances at a time the products are of one row here and of two there.
+    # 100 distances at a time give products of one row and of two rows.
     monkeypatch.setattr(neighbors, "_BLOCK", block)
     originals = normal(13, 50, 300)
-    copies = np.repeat(originals, 4, axis=0)  # so that every radius is 0 at k=3
+    copies = np.repeat(originals, 4, axis=0)  # every radius is 0 at k=3
     assert metrics.precision_recall(originals, copies).precision == 1
     assert metrics.precision_recall(copies, originals).recall == 1
     assert metrics.precision_recall(copies, copies[::-1]) == (1, 1)
@@ -248,7 +248,7 @@ def test_the_shares_do_not_depend_on_how_many_distances_fit_in_memory(monkeypatc
         (np.zeros((3, 2)), np.zeros((9, 2)), 3, "k=3 with 3 generated and 9 reference"),
         (np.zeros((9, 2)), np.zeros((2, 2)), 3, "2 reference"),
         (np.zeros((9, 2)), np.zeros((9, 2)), 0, "k=0"),
-        (np.zeros((9, 2)), np.zeros((9, 3)), 3, "of 2 numbers, reference of 3"),
+        (np.zeros((9, 2)), np.zeros((9, 3)), 3, "of width 2, reference of width 3"),
         (np.zeros((9, 2)), np.full((9, 2), np.inf), 3, "reference features have nan or inf"),
         (np.zeros((9, 2, 2)), np.zeros((9, 4)), 3, "flatten"),
     ],
@@ -269,7 +269,7 @@ def test_moments_in_pieces_are_those_of_exact_arithmetic(size, offset):
     mean, covariance = exact_moments(rows)
     assert stats.count == 201
     np.testing.assert_allclose(stats.mean, mean, rtol=1e-14, atol=1e-14)
-    # About the mean nothing but the mean's own rounding, 2e-9 of the spread at 1e7, can be lost.
+    # Centered sums lose only the mean's own rounding, 2e-9 of the spread at 1e7.
     np.testing.assert_allclose(
         stats.covariance, covariance, rtol=0, atol=1e-12 if not offset else 1e-7
     )
@@ -303,7 +303,7 @@ def test_merging_leaves_the_value_it_came_from_alone():
 
 
 def test_too_few_rows_are_said_with_their_number():
-    with pytest.warns(UserWarning, match="8 rows of 8 numbers: the covariance has rank 7"):
+    with pytest.warns(UserWarning, match="8 rows of 8 features: the covariance has rank at most 7"):
         _ = FeatureStatistics.of(normal(23, 8, 8)).covariance
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -316,7 +316,7 @@ def test_rows_that_cannot_be_counted_are_refused():
     holed[2, 1] = np.nan
     with pytest.raises(ValueError, match="in 1 of 4 rows, the first is row 2"):
         stats.merge(FeatureStatistics.of(holed))
-    with pytest.raises(ValueError, match="features of 2 numbers join those of 3"):
+    with pytest.raises(ValueError, match="features of widths 3 and 2 cannot be merged"):
         stats.merge(FeatureStatistics.of(np.zeros((4, 2))))
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         stats.merge(FeatureStatistics.of(np.zeros(3)))

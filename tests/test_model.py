@@ -39,7 +39,7 @@ def test_a_model_gives_images_of_the_data_it_was_trained_on(model):
 
 
 def on_one_device(model, labels, w):
-    """The same draw by the library's pieces under plain jit, on the first device alone."""
+    """The same samples from the library's functions under plain jit, on the first device."""
     logsnrs = cfg_jax.logsnr_grid(cfg_jax.cosine_schedule(), 4)
     params = jax.device_put(jax.device_get(model.params), jax.devices()[0])
 
@@ -122,8 +122,8 @@ def test_w_zero_is_the_conditional_model_and_minus_one_the_unconditional(model):
     conditional = draw(model, [3, 3], w=0.0)
     assert np.abs(conditional - draw(model, [4, 4], w=0.0)).max() > 1e-3
     np.testing.assert_allclose(draw(model, [3, 3], w=-1.0), draw(model, [4, 4], w=-1.0), atol=1e-5)
-    # Both branches of w = 5 are the null label's; x_hat at the first step is eps_hat times 22026,
-    # and so is the rounding of 6 eps_hat - 5 eps_hat.
+    # Both branches of w = 5 use the null label; x_hat at the first step multiplies eps_hat, and the
+    # rounding of 6 eps_hat - 5 eps_hat, by 22026.
     nulls = draw(model, [model.null_label] * 2, w=5.0)
     np.testing.assert_allclose(draw(model, [3, 3], w=-1.0), nulls, atol=0.05)
 
@@ -235,10 +235,10 @@ def test_loading_changes_nothing_on_disk(tiny_run, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
 
 
-# Pixel networks from here on: what is tested is how the pieces are put together.
+# Pixel networks from here on, since the tests check how functions are combined.
 
 
-# Between these ends x_hat has four digits more than eps_hat times 22026 leaves of it.
+# In this range x_hat keeps four more digits than with the factor 22026 on eps_hat.
 NEAR = {"diffusion.logsnr_min": -8.0, "diffusion.logsnr_max": 8.0}
 
 
@@ -249,7 +249,7 @@ def pixels():
 
 @pytest.fixture(scope="module")
 def classifier():
-    # Strong enough that its gradient shows beside the network's answer.
+    # Strong enough for a visible gradient beside the network's output.
     drawn = pixel_model(tiny_classifier(), key=1)
     drawn.params = devices.replicate(jax.tree.map(lambda a: 2 * a, drawn.params))
     return drawn
@@ -263,9 +263,9 @@ def alone(params):
 
 
 def by_hand(model, grid, *, step="ancestral", w=0.0, low_res=None, guide=None):
-    """Algorithm 2 as a Python loop without jit, the branches of guidance called on their own.
+    """Algorithm 2 as a Python loop without jit, calling the guidance branches separately.
 
-    guide: (classifier, its weight [B], form).
+    guide: (classifier, classifier_w [B], form).
     """
     predict = model.bind(alone(model.params), low_res)
     nulls, w = np.full_like(LABELS, model.null_label), np.float32(w)
@@ -351,7 +351,6 @@ def test_moving_the_classifiers_weight_or_parameters_compiles_nothing_new(classi
 
 
 def other_classifiers():
-    """A classifier of another shape, with fewer labels, with other names."""
     return {
         "shape": pixel_model(tiny_classifier(), shape=(16, 16, 1)),
         "number": pixel_model(tiny_classifier(), label_names=DIGITS[:9]),
@@ -456,7 +455,7 @@ def test_a_discrete_models_network_is_given_timesteps(discrete):
     alpha, sigma = (
         np.asarray(a).reshape(3, 1, 1, 1) for a in cfg_jax.alpha_sigma(linear_logsnrs(timesteps))
     )
-    # The digits' networks predict v.
+    # The digits networks predict v.
     eps_hat = discrete.bind(params)(z, linear_logsnrs(timesteps), LABELS)
     np.testing.assert_allclose(eps_hat, sigma * z + alpha * raw, rtol=1e-4, atol=1e-4)
 

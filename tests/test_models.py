@@ -48,7 +48,7 @@ def test_group_norm_equals_flax_with_any_scale_and_shift():
 
 
 def test_group_norm_in_bfloat16_loses_no_more_than_its_rounding():
-    # Far from zero, where a multiply-add in bfloat16 would cancel leading digits.
+    # Far from zero, a multiply-add in bfloat16 cancels leading digits.
     h = jnp.asarray(20 + RNG.standard_normal((2, 8, 8, 8)), jnp.bfloat16)
     layer = GroupNorm(groups=4)
     params = layer.init(jax.random.key(0), h)
@@ -105,7 +105,7 @@ def test_a_label_beyond_the_null_label_gives_nan_and_not_its_nearest_neighbour(l
 
 
 def test_the_unet_starts_at_zero_output(unet):
-    """By its last layer, whatever the ones before it: so no more of `init` need be compiled."""
+    """The last layer determines it, so no more of `init` is compiled."""
     net, params, apply = unet
     last = jax.jit(lambda key: net.init(key, *inputs())["params"]["conv_out"])(jax.random.key(0))
     np.testing.assert_array_equal(apply(params | {"conv_out": last}, *inputs()), 0)
@@ -148,7 +148,7 @@ def test_bfloat16_inside_gives_float32_outside_near_the_float32_answer(unet):
     small = small_unet(dtype="bfloat16")
     rough = jax.jit(lambda *a: small.apply({"params": params}, *a))(*given)
     assert rough.dtype == jnp.float32
-    # The yardstick is what rounding the parameters alone does, once.
+    # The tolerance is relative to the effect of rounding the parameters alone.
     rounded = jax.tree.map(lambda a: a.astype(jnp.bfloat16).astype(jnp.float32), params)
     unavoidable = np.std(apply(rounded, *given) - exact)
     assert 0 < np.std(rough - exact) < 5 * unavoidable < 0.1 * np.std(exact)
@@ -170,7 +170,7 @@ def test_rematerialisation_changes_neither_parameters_nor_gradients():
     ("config", "millions"), [(imagenet64, 296), (imagenet128, 422), (imagenet256_adm, 554)]
 )
 def test_an_imagenet_network_has_the_published_number_of_parameters(config, millions):
-    # Dhariwal & Nichol 2021, table 11. Theirs has 6 output channels and no null label.
+    # Dhariwal & Nichol 2021, table 11, with 6 output channels and no null label there.
     config = config.get_config()
     exp = build.assemble(config, (config.data.image_size, config.data.image_size, 3), 1000)
     params = jax.eval_shape(exp.init, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""A classifier of noisy images, from its training to what it may guide."""
+"""Noisy classifiers: training, and the models that they may guide."""
 
 import math
 import shutil
@@ -40,7 +40,7 @@ def test_a_run_records_its_accuracy_over_all_and_in_bands_of_noise_and_draws_no_
     assert all(0 <= share <= 1 for share in of_bands)
     assert min(of_bands) <= logged[0]["accuracy"] <= max(of_bands)
     assert not {"drop_rate", "eps_mse", "loss_conditional"} & logged[0].keys()
-    # Ten classes that it cannot tell apart yet.
+    # It cannot distinguish the ten classes yet.
     assert abs(logged[0]["loss"] - math.log(10)) < 0.3
     assert not (tiny_classifier_run / "previews").exists()
 

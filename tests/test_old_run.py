@@ -1,9 +1,8 @@
-"""A run of version 0.1.0, made when the package was flat, on two devices by `tests.tiny`'s config.
+"""A run of version 0.1.0, made on two devices with the config of `tests.tiny`.
 
 `tests/golden/run_0.1.0.tar.xz` holds the run's folder with a finished evaluation, a folder of 40
-samples, and in `expected.npz` samples and the averaged parameters two steps later, as that version
-gave them. On the machine that made them all were bit for bit the same; elsewhere compilers round
-differently, hence the tolerances.
+samples, and `expected.npz` with that version's samples and its averaged parameters two steps later.
+The results are bit-identical on the original machine; the tolerances allow for other compilers.
 """
 
 import json
@@ -55,7 +54,7 @@ def model(old):
 @pytest.mark.parametrize("case", CASES)
 def test_an_old_run_samples_as_it_did(model, expected, case):
     x = model.sample_x(jax.random.key(0), labels=np.arange(10), num_steps=4, **CASES[case])
-    np.testing.assert_allclose(x, expected[f"x_{case}"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(x, expected[f"x_{case}"], rtol=0, atol=5e-4)  # 1/16 of a grey level
 
 
 def test_an_old_run_is_resumed_to_the_same_end(old, expected, data_dir, tmp_path):

@@ -1,4 +1,4 @@
-"""OpenAI's ADM networks from their state dicts: golden files, and the list of all eleven."""
+"""OpenAI's ADM networks from their state dicts: golden files, and all eleven configs."""
 
 import functools
 import gzip
@@ -169,15 +169,14 @@ def test_settings_say_what_the_published_flags_say(name):
     ("name", "config"), [("64x64_diffusion", imagenet64), ("128x128_diffusion", imagenet128)]
 )
 def test_the_networks_of_the_guidance_paper_are_those_of_adm(name, config):
-    # Ho & Salimans 2022, section 4: the architectures of Dhariwal & Nichol. The order of q, k, v
-    # and the labels are the two things in which a network trained here may differ.
+    # Ho & Salimans 2022, section 4: the architectures of Dhariwal & Nichol. Networks trained here
+    # may differ in the order of q, k, v and in the labels.
     ours, settings = config.get_config().model, openai.settings(name)
     for field in set(ours) - {"qkv_order", "label_input", "dtype", "remat", "rescale_residual"}:
         assert settings[f"model.{field}"] == ours[field], field
 
 
 def broken(change):
-    """The weights of a golden network, changed."""
     _, _, shapes, _ = made_up.golden_network(CONDITIONAL)
     weights = made_up.weights(shapes)
     change(weights)

@@ -27,12 +27,12 @@ guided_log_density = jax.jit(MIXTURE.guided_log_density)
 
 
 def with_null(labels):
-    """Every other label replaced by none, so that one batch has both kinds."""
+    """Replaces every other label by the null label; one batch has both kinds."""
     return np.where(np.arange(len(labels)) % 2, NULL, labels)
 
 
 def exact_log_prob(z, logsnr):
-    """log p(z | label), or log p(z) where with_null has none."""
+    """log p(z | label), or log p(z) for the null labels of `with_null`."""
     given = EXACT.log_prob(z, logsnr, LABELS)
     return np.where(with_null(LABELS) == NULL, EXACT.log_prob(z, logsnr), given)
 
@@ -73,7 +73,7 @@ def test_label_probabilities_are_bayes_rule_and_sum_to_one():
     np.testing.assert_allclose(np.exp(np.float64(found)).sum(axis=1), 1, atol=1e-6)
     chosen = log_prob_label(Z, LOGSNR, LABELS)
     np.testing.assert_array_equal(chosen, found[np.arange(8), LABELS])
-    # Pure noise tells nothing: what is left is the class frequencies.
+    # Pure noise is uninformative, which leaves the class frequencies.
     np.testing.assert_allclose(np.exp(found[0]), [0.5, 0.3, 0.2], rtol=1e-3)
 
 
@@ -98,7 +98,7 @@ def test_automatic_differentiation_of_log_prob_gives_the_prediction():
 
 
 def test_the_prediction_without_a_label_is_the_labelled_ones_weighted_by_their_probability():
-    """Not their plain average, with which the unconditional score is sometimes replaced."""
+    """The plain average, sometimes used as unconditional score, would fail."""
     each = [np.float64(predict(Z, LOGSNR, np.full(8, c))) for c in range(3)]
     share = [np.exp(np.float64(log_prob_label(Z, LOGSNR, np.full(8, c)))) for c in range(3)]
     expected = sum(like(p, Z) * eps_hat for p, eps_hat in zip(share, each, strict=True))
@@ -156,7 +156,7 @@ def test_drawn_data_have_the_moments_of_their_class_and_their_own_noise():
         expected = VARIANCE[c] * np.eye(4)
         atol = 5 * VARIANCE[c] * np.sqrt(2 / len(points))
         np.testing.assert_allclose(np.cov(points.T), expected, atol=atol)
-    # Row i depends on its own label and place only; without a class there is nothing to draw.
+    # Row i depends on its label and index only; labels of no class give nan.
     unknown = np.where(labels == 1, np.arange(size) % 2 * 4 - 1, labels)
     others = np.asarray(draw(jax.random.key(0), unknown))
     np.testing.assert_array_equal(others[labels != 1], x[labels != 1])
@@ -165,7 +165,7 @@ def test_drawn_data_have_the_moments_of_their_class_and_their_own_noise():
 
 
 def test_a_label_that_does_not_exist_is_answered_with_nan():
-    """A null label beyond the last one, clamped to a class, would guide without a trace."""
+    """A null label out of range, silently clamped to a class, would guide unnoticed."""
     labels = np.array([0, 4, 1, -1, 2, 100, 3, 2])
     found = np.isnan(predict(Z, LOGSNR, labels))
     np.testing.assert_array_equal(found.all(axis=1), (labels < 0) | (labels > NULL))

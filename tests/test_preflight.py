@@ -1,5 +1,6 @@
-"""Preflight from a config to its report: the programs, the cache, the remedies. The suite's
-processors stand for a pod's devices; the long test alone has the TPU compiler."""
+"""Preflight from a config to its report: programs, cache, remedies.
+
+CPU devices stand in for a pod's devices; only the long test uses the TPU compiler."""
 
 import contextlib
 import importlib.util
@@ -33,7 +34,7 @@ def test_every_pod_slice_has_as_many_devices_as_its_shape_says():
     assert topology("v5e:1x1").num_devices == 1
     assert topology("v5e:4x4").num_devices == topology("v4:2x2x4").num_devices == 16
     assert topology("v4:8x8x16").num_devices == 1024
-    assert topology("v3:4x4").num_devices == 32  # two for each chip
+    assert topology("v3:4x4").num_devices == 32  # two per chip
     names = [f"{kind}:{shape}" for kind in SHAPES for shape in SHAPES[kind]]
     assert len(names) == len({topology(name) for name in names})
 
@@ -58,7 +59,7 @@ def test_without_the_compiler_the_error_has_the_line_that_installs_it(monkeypatc
 
 @contextlib.contextmanager
 def pod():
-    """The suite's processors for the devices of any pod slice, small networks for large ones."""
+    """Replaces the devices of any pod slice by CPU devices, and large networks by small ones."""
     with pytest.MonkeyPatch.context() as patch, pixel_networks():
         patch.setattr(compile, "devices", lambda where: jax.devices())
         patch.setattr(check, "check_compiler", lambda: None)
@@ -66,7 +67,7 @@ def pod():
 
 
 def preflight(folder, config):
-    """(whether all fits, the lines that are logged) of `check.run`."""
+    """(whether all programs fit, logged lines) of `check.run`."""
     lines = []
     fits = check.run(config, "tiny", ["v5e:2x2"], folder=folder, log=lines.append)
     return fits, "\n".join(lines)
@@ -74,7 +75,7 @@ def preflight(folder, config):
 
 @pytest.fixture(scope="module")
 def traced():
-    """{program: (lowered, facts)} of a tiny config on the suite's processors."""
+    """{program: (lowered, facts)} of a tiny config on CPU devices."""
     with pixel_networks():
         return {
             program: trace(tiny_config(), program, jax.devices()) for program in ("train", "sample")
@@ -83,7 +84,7 @@ def traced():
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory):
-    """(folder, whether all fits, the lines) of a preflight on the suite's processors."""
+    """(folder, whether all programs fit, logged lines) of a preflight on CPU devices."""
     folder = tmp_path_factory.mktemp("preflight")
     with pod():
         return folder, *preflight(folder, tiny_config())
@@ -143,7 +144,7 @@ def test_a_training_step_donates_its_state_and_sums_gradients_once(traced, compi
         "nothing else exchanged": True,
     }
     assert step.donated_arguments == step.num_donated == facts.num_donated
-    # Parameters, their average, two moments: four trees of the gradients' size and a few numbers.
+    # Parameters, EMA and two moments: four trees of the gradients' size and a few scalars.
     assert 0 <= step.memory.donated - 4 * step.gradient_bytes < 100
 
 
@@ -197,7 +198,7 @@ def test_an_error_about_memory_gives_the_bytes_that_are_needed():
         "hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.\n\nTotal hbm usage >= "
         "20.75G:\n    reserved        258.00M\n    program          20.50G"
     )
-    # Without what is reserved, which the 15.75 leave out too.
+    # Without reserved memory, which the 15.75 exclude too.
     assert compile.out_of_memory(message) == (int(20.5 * GIB), int(15.75 * GIB))
     newer = (
         "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
@@ -224,8 +225,8 @@ def test_a_compiler_that_lacks_memory_is_a_finding_and_another_failure_an_error(
         compile.in_full(Failing("INTERNAL: something"), facts).compile()
 
 
-# What libtpu 0.0.50.1 wrote of the gradient of a layer, summed over four devices; its own report of
-# the same program says "Memory Space: default (color=0)", "Total bytes: 591872".
+# Output of libtpu 0.0.50.1 for the gradient of a layer, summed over four devices. Its own report of
+# the program has "Memory Space: default (color=0)", "Total bytes: 591872".
 ALLOCATIONS = """\
 BufferAssignment:
 allocation 0: size 512, page 0, thread-local:
@@ -312,7 +313,7 @@ def test_a_usage_error_at_the_command_line_costs_one_line(tmp_path):
 
 
 def preflighted(*arguments):
-    """launch.preflight in an interpreter whose JAX is loaded after its environment is set."""
+    """Runs launch.preflight in an interpreter that imports JAX after setting its environment."""
     command = [sys.executable, "-m", "launch.preflight", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
 
@@ -333,7 +334,7 @@ def test_the_real_compiler_compiles_for_a_pod_that_is_not_there(tmp_path):
     step, sampler = found["train"], found["sample"]
     assert all(step.checks(4).values()) and all(sampler.checks(4).values())
     assert step.estimated_cycles > 0 and sampler.estimated_cycles > step.estimated_cycles
-    # 16 images in 32 steps of two networks each, against 16 examples forward and back.
+    # 16 images in 32 steps of two network calls, against 16 examples forward and backward.
     assert 10 < sampler.flops / step.flops < 64
 
     without = *tiny, "--code=False", "--programs=train", f"--out={tmp_path / 'planned'}"

@@ -1,5 +1,4 @@
-"""What is read of a compiled program's text: of one written here, and of what XLA compiles for the
-suite's processors."""
+"""Facts parsed from the text of compiled programs: a handwritten one, and XLA's for the CPU."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +7,9 @@ import pytest
 
 from cfg_jax.preflight import hlo
 
-# A loop of 7 rounds around a fusion of 100 cycles and a sum over devices of 6 float32, an
-# asynchronous gathering of 4 x 8 bfloat16, and a fusion of 30 cycles with a fusion's own note of
-# 1000 inside, which belongs to the 30.
+# A loop of 7 iterations around a fusion of 100 cycles and an all-reduce of 6 float32, an
+# asynchronous all-gather of 4 x 8 bfloat16, and a fusion of 30 cycles. The note of 1000 in a nested
+# fusion is part of the 30.
 WRITTEN = """\
 HloModule written, is_scheduled=true, input_output_alias={ {0}: (0, {}, may-alias), \
 {1}: (2, {}, must-alias) }, entry_computation_layout={(f32[2,3]{1,0}, bf16[8], s32[])->f32[2,3]}
@@ -138,7 +137,7 @@ def test_element_types_are_those_that_instructions_return(written):
     ],
 )
 def test_bytes_follow_from_a_shape(shape, size):
-    # c64 is two float32.
+    # A c64 is two float32.
     assert hlo.num_bytes(shape) == size
 
 
@@ -162,7 +161,7 @@ def test_products_in_a_loop_count_in_every_iteration():
 
 
 def multiplications(height, kernel, stride, low, high, spread):
-    """Of a convolution along one axis, by laying the kernel everywhere."""
+    """Multiplications of a convolution along one axis, by counting kernel positions."""
     padded = np.zeros(low + (height - 1) * spread + 1 + high)
     padded[low : low + (height - 1) * spread + 1 : spread] = 1
     starts = range(0, len(padded) - kernel + 1, stride)

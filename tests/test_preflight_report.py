@@ -1,5 +1,4 @@
-"""What is kept and reported of compiled programs: the verdict, remedies, files and text. Findings
-are written here; the programs they are about are `test_preflight`'s."""
+"""Preflight verdict, remedies, files and text, from handwritten findings."""
 
 import json
 from pathlib import Path
@@ -29,11 +28,11 @@ def needing(size, gradient_bytes=0):
 def test_a_program_fits_up_to_the_last_byte():
     assert needing(100).fits(100) and not needing(101).fits(100)
     lacking = Compiled(1.0, 0, 0, needed_bytes=90, limit_bytes=80)
-    assert not lacking.fits(100)  # whatever the table says, the compiler gave up
+    assert not lacking.fits(100)  # the compiler's refusal overrides the table
 
 
 def search(config, program, memory_of, usable):
-    """(remedies found, changes tried) where memory_of(config) is what a config needs."""
+    """(remedies found, changes tried) if memory_of(config) is the memory of a config."""
     tried = []
 
     def attempt(changes):
@@ -54,14 +53,14 @@ def search(config, program, memory_of, usable):
 def test_the_mildest_change_of_each_kind_that_fits_is_found():
     config = tiny_config(**{"train.batch_size": 64})
 
-    def memory(config):  # 50 for the state, and for every example at a time 20, or 8 with remat
+    def memory(config):  # 50 for the state, plus 20 per example, or 8 with remat
         at_a_time = config.train.batch_size / 4 / config.train.num_microbatches
         return 50 + at_a_time * (8 if config.model.remat else 20)
 
     assert memory(config) == 50 + 16 * 20
     found, tried = search(config, "train", memory, usable=190)
     assert found == [{"model.remat": True}, {"train.num_microbatches": 4}, {"train.batch_size": 16}]
-    # Dividing by 2 would leave 210 at most, so near that it is compiled; what is far off is not.
+    # Halving leaves at most 210, which is close enough to compile; distant options are not.
     assert {"train.num_microbatches": 2} in tried
     found, _ = search(config, "train", memory, usable=75)
     assert found == [{"train.num_microbatches": 16}, {"train.batch_size": 4}]
@@ -216,7 +215,7 @@ def test_a_program_without_a_remedy_needs_a_larger_chip():
 
 
 def preflight(folder, *topologies, **options):
-    """(whether all fits, the lines that are logged) of `check.run`."""
+    """(whether all programs fit, logged lines) of `check.run`."""
     lines = []
     names = topologies or ("v5e:2x2",)
     fits = check.run(tiny_config(), "tiny", names, folder=folder, log=lines.append, **options)
@@ -225,7 +224,7 @@ def preflight(folder, *topologies, **options):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Replaces `check.measure`; measured(compiled_of) says what is compiled of each config."""
+    """Replaces `check.measure`; measured(compiled_of) sets the result for each config."""
 
     def stand_in(compiled_of):
         asked = []

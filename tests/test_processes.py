@@ -1,4 +1,4 @@
-"""Two processes of two devices each on loopback are compared with one process of four."""
+"""Two processes of two devices each, on loopback, against one process of four devices."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ STEPS, BATCH = 6, 16
 
 
 def by_hand(process, port):
-    """Flags that a person gives to one of two processes."""
+    """Command-line flags of one of two processes."""
     return [
         f"--coordinator_address=127.0.0.1:{port}",
         "--num_processes=2",
@@ -33,7 +33,7 @@ def by_hand(process, port):
 
 
 def slurm(process, port):
-    """Variables that Slurm gives to one of two processes."""
+    """Slurm's variables of one of two processes."""
     return {
         "SLURM_JOB_ID": "1",
         "SLURM_STEP_NODELIST": "127.0.0.1",
@@ -49,14 +49,13 @@ DRIVER = "tests.process_driver"
 
 
 def job(do, **arguments):
-    """The flag that has a process do it."""
     values = {k: v if isinstance(v, int | float) else str(v) for k, v in arguments.items()}
     return f"--job={json.dumps({'do': do, **values})}"
 
 
 @contextlib.contextmanager
 def two_processes(module, *arguments, each=((), ()), devices=(2, 2)):
-    """Two connected processes of one program; `each` has the arguments of one alone."""
+    """Two connected processes of one program; `each` holds arguments per process."""
     port = free_port()
     with contextlib.ExitStack() as stack:
         yield [
@@ -72,12 +71,12 @@ def two_processes(module, *arguments, each=((), ()), devices=(2, 2)):
 
 
 def assert_ended(programs, code=0):
-    """They end, each with this exit code."""
+    """Asserts that all programs end with this exit code."""
     assert [each.wait(900) for each in programs] == [code] * len(programs), programs
 
 
 def one_and_two(do, folder, **arguments):
-    """Has one process of four devices do it, then two of two: each `folder / "one"` or "two"."""
+    """Runs the job in one process of four devices, then in two of two: folders "one", "two"."""
     alone = run_program(DRIVER, job(do, folder=folder / "one", **arguments), devices=4)
     assert_ended([alone])
     with two_processes(DRIVER, job(do, folder=folder / "two", **arguments)) as both:
@@ -107,7 +106,7 @@ def settings(digits):
 
 @pytest.fixture(scope="module")
 def trained(settings, tmp_path_factory):
-    """Runs `one` and `two`, by as many processes, and what these printed."""
+    """Runs `one` and `two`, named by their number of processes, and the output of `two`."""
     folder, port = tmp_path_factory.mktemp("trained"), free_port()
 
     def start(name, **options):
@@ -124,7 +123,7 @@ def trained(settings, tmp_path_factory):
 
 
 def without_last_step(run, copy):
-    """A copy of a run that was stopped two steps before its end."""
+    """Copy of a run as if stopped two steps before its end."""
     shutil.copytree(run, copy)
     shutil.rmtree(copy / "checkpoints" / str(STEPS))
     return copy
@@ -144,7 +143,7 @@ def test_two_processes_have_the_losses_of_one(trained):
     one, two = losses(folder / "one"), losses(folder / "two")
     assert list(one) == list(two) == list(range(1, STEPS + 1))
     np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-6)
-    assert max(one.values()) / min(one.values()) > 1.01  # the run does something
+    assert max(one.values()) / min(one.values()) > 1.01  # the losses differ between steps
 
 
 def test_two_processes_end_with_the_parameters_of_one(trained):
@@ -169,7 +168,7 @@ def test_each_process_reads_its_rows_of_the_batches_of_one_and_no_more(trained):
     two = [seen(folder / f"two_{process}.npz") for process in range(2)]
     for name in ("x", "labels", "index"):
         parts = [part[name] for part in two]
-        # [steps, devices of this process, examples of a device, ...]
+        # [steps, devices of this process, examples per device, ...]
         assert {part.shape[:3] for part in parts} == {(STEPS, 2, BATCH // 4)}
         np.testing.assert_array_equal(np.concatenate(parts, axis=1), one[name])
 
@@ -177,7 +176,7 @@ def test_each_process_reads_its_rows_of_the_batches_of_one_and_no_more(trained):
 def test_the_first_process_alone_speaks_logs_and_draws(trained):
     folder, (first, second) = trained
     assert f"step {STEPS} of {STEPS} done" in first and "first step, including compilation" in first
-    # What is left is said by the library that connects CPUs, and by no program of ours.
+    # The remaining lines come from the library that connects CPUs.
     assert "step" not in second
     assert sorted(path.name for path in (folder / "two").iterdir()) == sorted(
         path.name for path in (folder / "one").iterdir()
@@ -277,7 +276,7 @@ def test_on_needs_a_cluster_and_costs_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# Failures of connected processes. Those that fail alone are missed after some heartbeats.
+# Failures of connected processes; missing heartbeats reveal a process that fails alone.
 BRIEF = ("--heartbeat_seconds=4", "--grace_seconds=0.5")
 
 
@@ -311,7 +310,7 @@ def test_a_process_that_fails_alone_ends_and_the_other_misses_it(tmp_path):
 
 def test_a_process_at_its_end_waits_for_what_another_one_does_alone(tmp_path):
     until, at_end = tmp_path / "until", tmp_path / "at_end"
-    # jax alone would have the others end after so many seconds without the first.
+    # Without our wait, jax ends the others after this many seconds without process 0.
     limit = 4
     do = job("work_alone", until=until, others_at_end=at_end)
     with two_processes(DRIVER, do, f"--shutdown_seconds={limit}") as both:
@@ -424,7 +423,7 @@ def test_a_cluster_is_known_by_what_it_tells_its_processes(monkeypatch, cluster)
     assert processes.start("auto") == max(count, 1)
     assert len(connected) == (count > 1)
     assert processes.start("off") == 1
-    if count == 1:  # one process connects where a person insists
+    if count == 1:  # "on" connects a single process
         assert processes.start("on") == 1 and len(connected) == 1
     for how in connected:
         assert how["num_processes"] == count
@@ -510,7 +509,7 @@ def test_one_process_has_all_rows_and_the_last_word():
 
 
 def test_what_is_compiled_is_kept_in_the_workdir_and_found_again(tmp_path):
-    """Or where a person or the environment says, or nowhere."""
+    """A flag or the environment may name another folder, or none."""
     workdir, off = (f"--workdir={tmp_path / name}" for name in ("run", "off"))
     (tmp_path / "file").write_text("kept")
 

@@ -1,4 +1,4 @@
-"""A person's mistakes at the command line: one line, a code other than 0, nothing lost."""
+"""User errors at the command line: one line, a nonzero exit code, nothing lost."""
 
 import pytest
 
@@ -12,9 +12,8 @@ TRAIN = ["launch.train", "--config=configs/digits.py"]
 
 SAMPLE = ["launch.sample", "--workdir={run}"]
 
-# name: (arguments, what the line must say). {run} is a run of a model, {classifier} another of a
-# noisy classifier, {larger} of one for larger images, {new} a folder not made yet, {file} a file
-# where a folder is wanted.
+# name: (arguments, text of the line). {run} is a model's run, {classifier} a noisy classifier's,
+# {larger} a classifier's for larger images, {new} a missing folder, {file} a file instead of one.
 MISTAKES = {
     "an unknown field": ([*TRAIN, "--workdir={new}", "--config.optim.lrr=1"], "lrr"),
     "a wrong type": ([*TRAIN, "--workdir={new}", "--config.train.num_steps=many"], "num_steps"),
@@ -51,7 +50,7 @@ MISTAKES = {
             *("launch.sweep", "--workdir={run}", "--w=0", "--num_samples=10"),
             "--reference={new}/moments.npz",
         ],
-        "moments.npz is not there",
+        "moments.npz does not exist",
     ),
     "a strip where a file is": ([*SAMPLE, "--out={file}"], "--out={file} cannot be written"),
     "a log-SNR that is none": (
@@ -159,7 +158,7 @@ MISTAKES = {
 
 
 def write_run(workdir, config, side=8):
-    """A run of an untrained network of square images with the digits' labels."""
+    """Writes a run of an untrained network of square images with the digits' labels."""
     model = random_model(config, shape=(side, side, 1))
     data = {"shape": [side, side, 1], "label_names": list(DIGITS), "fingerprint": {}}
     run_folder.write(workdir, model.params, config=to_json(model.config), meta={"data": data})
@@ -167,7 +166,7 @@ def write_run(workdir, config, side=8):
 
 @pytest.fixture(scope="module")
 def places(data_dir, tmp_path_factory):
-    """A folder with all that the mistakes need, a home and a place for temporary files."""
+    """Folder with all paths that the cases need, a home and a temporary folder."""
     data.prepare("digits", data_dir)
     folder = tmp_path_factory.mktemp("mistakes")
     for name in ("home", "tmp"):
@@ -183,8 +182,8 @@ def places(data_dir, tmp_path_factory):
 
 
 def state(folder):
-    """Every file and folder in it, and when it was changed."""
-    # TFDS makes temporary folders, without a file in them, and leaves them behind.
+    """All files and folders, with modification times."""
+    # TFDS leaves empty temporary folders behind.
     temporary = {folder / "tmp", *(folder / "tmp").iterdir()}
     return {path: path.lstat().st_mtime_ns for path in {*folder.rglob("*")} - temporary}
 
@@ -198,7 +197,7 @@ def test_a_mistake_costs_one_line_and_nothing_on_disk(places, mistake):
     done = run_program(
         *(argument.format(**paths) for argument in arguments),
         devices=2,
-        # All that is compiled would be kept in the workdir.
+        # The compilation cache would be written to the workdir.
         environment={
             "JAX_COMPILATION_CACHE_DIR": None,
             "HOME": str(places / "home"),
@@ -244,6 +243,6 @@ def test_guided_densities_are_densities_and_move_away_from_the_other_classes():
         np.testing.assert_allclose(densities.sum((1, 2)) * cell**2, 1, rtol=1e-6)
         axis = np.linspace(-mixture_figure.REACH, mixture_figure.REACH, 151)
         heights.append((densities[0].sum(1) * axis).sum() * cell**2)
-    # Class 0 is the upper one, at (0, 1); without guidance its mean is there.
+    # Class 0 has its mean at (0, 1) without guidance.
     np.testing.assert_allclose(heights[0], 1.0, atol=2e-3)
     assert heights[0] < heights[1] < heights[2]

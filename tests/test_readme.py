@@ -40,7 +40,7 @@ def test_the_mathematics_example_runs_as_printed():
     names = {}
     exec(example, names)
     assert names["x"].shape == (1000, 2)
-    # Guidance moves each class away from the others, so beyond its mean.
+    # Guidance moves each class away from the others, beyond its mean.
     assert np.abs(names["x"]).max() < 10
 
 

@@ -1,4 +1,4 @@
-"""The moments of real images: computed once, read back, and refused where they do not fit."""
+"""Reference moments: computed once, read from files, and refused if mismatched."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,6 @@ def source(data_dir):
 
 @pytest.fixture(scope="module")
 def stored(source):
-    """The digits as their records have them, uint8."""
     return np.stack([source.records[i]["image"] for i in range(len(source))])
 
 
@@ -73,13 +72,13 @@ def test_a_file_of_ours_is_the_reference_it_was_written_for(source, tmp_path):
 def test_a_file_of_another_network_is_refused_with_what_differs(source, tmp_path, field, value):
     path = statistics(tmp_path, source, plain_network())
     said = {"name": "network", "sha256": "network_sha256", "resize": "resize"}[field]
-    with pytest.raises(ValueError, match=rf"computed with {said} .*seen with {value}"):
+    with pytest.raises(ValueError, match=rf"computed with {said} .*embedded with {value}"):
         file_reference(plain_network()._replace(**{field: value}), path)
 
 
 @pytest.fixture
 def inception(monkeypatch):
-    """A network called Inception, as wide as the plain one."""
+    """A network named Inception with the plain network's width."""
     monkeypatch.setattr(reference, "INCEPTION_WIDTHS", {"pool": 6, "spatial": 4})
     return plain_network(networks.INCEPTION, spatial=True)
 
@@ -102,7 +101,7 @@ def test_a_file_of_adms_gives_moments_and_the_rows_of_its_images(inception, stor
     rows = seen(stored, spatial=True).spatial.astype(np.float64)
     np.testing.assert_allclose(found.spatial.covariance, np.cov(rows.T))
     assert (found.name, found.count, found.shape) == ("adm.npz", None, None)
-    # Known by its numbers, not by its name.
+    # The numbers identify it, not the file name.
     renamed = foreign(tmp_path / "renamed.npz", stored)
     assert file_reference(inception, renamed).sha256 == found.sha256
     other = foreign(tmp_path / "other.npz", stored[:-1])
@@ -120,5 +119,5 @@ def test_a_foreign_file_that_does_not_fit_is_refused(inception, stored, tmp_path
         file_reference(inception, objects, with_rows=True)
     narrow = FeatureStatistics.of(np.random.default_rng(0).standard_normal((9, 3)))
     save_statistics(tmp_path / "narrow.npz", narrow)
-    with pytest.raises(ValueError, match="pool features of 3 numbers, Inception's have 6"):
+    with pytest.raises(ValueError, match="pool features of width 3, Inception's have 6"):
         file_reference(inception, tmp_path / "narrow.npz")

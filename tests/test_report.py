@@ -17,7 +17,7 @@ WEIGHTS = (0, 0.1, 0.3, 1, 4)
 
 
 def digits_results():
-    """Two runs; in the second the score falls at the end."""
+    """Results of two runs; the score of the second falls at the end."""
     config = digits.get_config()
     config.diffusion.p_uncond = 0.5
     config.seed = 7
@@ -29,7 +29,7 @@ def digits_results():
 
 
 class Page(HTMLParser):
-    """Tags as they open and close, addresses, and text."""
+    """Parsed tags, addresses and text."""
 
     def __init__(self, text):
         super().__init__()
@@ -130,7 +130,7 @@ def test_plots_are_there_for_what_was_measured_and_points_lie_where_they_should(
         "frontier_T",
         "frontier_ways",
     ]
-    # The temperature's curve starts from the cell without it, w = 0.
+    # The temperature curve starts at the cell without one, w = 0.
     assert drawn[-1].lines[1].get_xydata().tolist() == [[2.0, 8.0], [3.0, 8.1]]
     plots.frontier(families(paper_results(TABLE_1)).over_p)
     assert [line.get_linestyle() for line in drawn[-1].lines] == ["-", "--"] * 3

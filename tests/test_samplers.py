@@ -1,4 +1,4 @@
-"""Samplers on data for which every step, and the limit of many, is known."""
+"""Samplers on data with closed forms for every step and for the limit of many steps."""
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,16 @@ SCHEDULE = cfg_jax.cosine_schedule()
 
 
 def grid(num_steps, length):
-    """The paper's grid after a wait at its first log-SNR: grids of one length compile once.
+    """The paper's grid, padded with its first log-SNR: grids of one length compile once.
 
-    A step of no length changes nothing (tested in test_diffusion).
+    A step of length 0 changes nothing (tested in test_diffusion).
     """
     logsnrs = np.asarray(cfg_jax.logsnr_grid(SCHEDULE, num_steps))
     return np.concatenate([np.full(length - num_steps, logsnrs[0]), logsnrs])
 
 
 def exact_denoiser(mean, variance):
-    """eps_hat for data N(mean[i], variance[i]) in example i."""
+    """Denoiser for data N(mean[i], variance[i]) in example i."""
 
     def denoiser(z, logsnr):
         alpha, sigma = cfg_jax.alpha_sigma(logsnr)
@@ -32,7 +32,7 @@ def exact_denoiser(mean, variance):
     return denoiser
 
 
-# Two data distributions, each with three variances of the reverse process, side by side.
+# Two data distributions, each with three variances of the reverse process.
 MEAN = np.float32([0.5, -0.8] * 3)
 VARIANCE = np.float32([0.3, 1.5] * 3)
 V = np.float32(np.repeat([0, 0.3, 1], 2))
@@ -52,10 +52,10 @@ def draw_ancestral(key, logsnrs):
 
 
 def moments_after(logsnrs, mean, variance, v):
-    """Mean and variance of Algorithm 2's result: every step is affine plus noise, in float64."""
+    """Mean and variance of Algorithm 2's result in float64; every step is affine plus noise."""
 
     def x_hat(logsnr):
-        """x_hat = gain z + offset: data of known precision, seen through noise."""
+        """x_hat = gain z + offset, the posterior mean of Gaussian data under noise."""
         alpha, sigma = alpha_sigma(logsnr)
         precision = 1 / variance + (alpha / sigma) ** 2
         return alpha / sigma**2 / precision, mean / variance / precision
@@ -81,7 +81,7 @@ def test_ancestral_samples_have_the_moments_of_the_exact_recursion(num_steps):
 
 
 def test_the_error_of_ancestral_sampling_falls_like_one_over_the_number_of_steps():
-    """For large reverse variances, where the leading term rules from 8 steps on."""
+    """For large reverse variances the leading term dominates from 8 steps on."""
     steps = np.array([8, 16, 32])
     x = [np.float64(draw_ancestral(jax.random.key(0), grid(num, 32))) for num in steps]
     error = [np.log(draws[4].var() - VARIANCE[4]) for draws in x]
@@ -99,16 +99,16 @@ def draw_ddim(key, logsnrs):
 
 
 def test_ddim_approaches_the_probability_flow_at_first_order():
-    """The flow keeps (z - alpha mean) / std(z), so it ends in x = mean + sqrt(variance) z_1."""
+    """The flow preserves (z - alpha mean) / std(z): x = mean + sqrt(variance) z_1."""
     key, steps = jax.random.key(1), np.array([16, 32, 64, 128])
-    # Where no noise is left, a sampler hands back the noise that it started from.
+    # Without added noise, a sampler returns the noise that it started from.
     z_1 = np.float64(draw_ddim(key, np.full(128, 40, np.float32)))
     assert abs(z_1.std() - 1) < 0.1
     errors = []
     for num_steps in steps:
         x = np.float64(draw_ddim(key, grid(num_steps, 128)))
         lines = [np.polyfit(*pair, 1) for pair in zip(z_1, x, strict=True)]
-        # No noise is added on the way: the result is a straight line in z_1.
+        # No noise is added: the result is linear in z_1.
         straight = [np.polyval(*pair) for pair in zip(lines, z_1, strict=True)]
         np.testing.assert_allclose(x, straight, atol=2e-4)
         slope, offset = np.transpose(lines)
@@ -135,7 +135,7 @@ def test_a_ddim_step_turns_x_hat_and_the_noise_it_implies_to_the_next_angle():
 
 
 def test_each_step_is_one_forward_of_both_branches_with_its_own_weight():
-    """Counted while the compiled program runs; eps_hat = (1 + w) - w 0 shows the weight."""
+    """Counts calls of the compiled program; eps_hat = (1 + w) - w 0 reveals the weight."""
     logsnrs = cfg_jax.logsnr_grid(SCHEDULE, 5)
     w = 10 * np.arange(5, dtype=np.float32)[:, None] + np.arange(2, dtype=np.float32)
     forwards, answers = [], []
@@ -183,9 +183,9 @@ def test_each_step_is_one_forward_of_both_branches_with_its_own_weight():
 def test_the_guided_x_hat_is_clipped_before_the_step_and_the_last_one_is_returned(
     step, clip_x, expected
 ):
-    """First x_hat = 0.9 and 0.3 guide to 1.5, clipped 1; the last answers half of what it sees.
+    """First x_hat 0.9 and 0.3 guide to 1.5, clipped to 1; the last call returns half its input.
 
-    Were each branch clipped, 1.5 would come through; were z returned, 1 or 1.5.
+    Clipping each branch would pass 1.5 on; returning z would give 1 or 1.5.
     """
 
     def predict(z, logsnr, labels):
@@ -218,13 +218,13 @@ def test_clipping_works_on_both_sides():
     np.testing.assert_allclose(found, [-1, -0.5, 0.25, 1], atol=1e-5)
 
 
-# A variance exponent for every coordinate of two examples.
+# A variance exponent per coordinate of two examples.
 EXPONENTS = np.float32([[0, 0.3, 1, 0.7], [1, 0.5, 0, 0.1]])
 
 
 @jax.jit(static_argnames=("step", "learned"))
 def draw_with_exponents(v, constant, step=cfg_jax.ancestral_step, learned=False):
-    """Five steps; with `learned` the denoiser gives v, `constant` is the keyword either way."""
+    """Draws in five steps; if `learned` the denoiser returns v; `constant` is the keyword."""
 
     def denoiser(z, logsnr):
         eps_hat = exact_denoiser(MEAN[:2], VARIANCE[:2])(z, logsnr)
@@ -242,7 +242,7 @@ def draw_with_exponents(v, constant, step=cfg_jax.ancestral_step, learned=False)
 
 
 def test_a_learned_variance_takes_the_place_of_the_constant_one_at_every_step():
-    """Coordinate by coordinate, since nothing here mixes them; the keyword then is without use."""
+    """Compares per coordinate, since nothing mixes them; the keyword has no effect."""
     learned = draw_with_exponents(EXPONENTS, np.float32(0.9), learned=True)
     for row, column in np.ndindex(EXPONENTS.shape):
         constant = draw_with_exponents(EXPONENTS, EXPONENTS[row, column])
@@ -309,7 +309,7 @@ def test_moving_weight_labels_seed_and_variance_compiles_nothing_anew():
 
 @pytest.fixture(scope="module")
 def clouds():
-    """600 samples each at w = 0, -1 and 3 in 64 steps, and the labels they were given."""
+    """600 samples each at w = 0, -1 and 3 in 64 steps, and their labels."""
     labels = np.arange(1800) % 3
     w = np.repeat(np.float32([0, -1, 3]), 600)
 
@@ -339,7 +339,7 @@ def test_conditional_samples_are_distributed_as_their_class(clouds):
         points = x[0][labels == c]
         error = np.sqrt(CLASS_VARIANCE[c] / len(points))
         np.testing.assert_allclose(points.mean(axis=0), MEANS[c], atol=4.5 * error)
-        # 64 steps leave the variance a tenth short at most.
+        # 64 steps reduce the variance by at most a tenth.
         spread = np.mean((points - points.mean(axis=0)) ** 2)
         assert 0.75 < spread / CLASS_VARIANCE[c] < 1.2
     assert np.mean(log_prob_each(x[0]).argmax(axis=1) == labels) > 0.98
@@ -379,7 +379,7 @@ def test_a_descending_grid_is_refused():
 def test_noise_temperature_scales_the_deviation_of_an_ancestral_step():
     key, z_t, x_hat = jax.random.key(3), jnp.full((4, 1000), 0.7), jnp.full((4, 1000), -0.2)
     options = {"logvar_interp": 0.4}
-    # Per pixel the draws of 4,000 normals: their mean and deviation are those of the posterior.
+    # Per pixel, mean and deviation of 4,000 normal draws match the posterior.
     mean, logvar = cfg_jax.posterior(z_t, x_hat, -1.0, 1.0, **options)
     for temperature in (0.0, 0.5, 2.0):
         z_s = cfg_jax.ancestral_step(

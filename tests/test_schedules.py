@@ -1,4 +1,4 @@
-"""u <-> log-SNR over all of [0, 1], its density, and the sampler's grid."""
+"""u <-> log-SNR on [0, 1], its density, and the sampler's grid."""
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,7 @@ def test_the_density_is_the_change_of_u_per_log_snr():
 
 
 def test_log_snrs_fall_into_the_bands_that_the_density_says():
-    """Shares of a uniform u: integrals of sech(x / 2) / (4 a), printed to a tenth of a percent."""
+    """Fractions of uniform u: integrals of sech(x / 2) / (4 a), to a tenth of a percent."""
     u = np.float32((np.arange(len(U)) + 0.5) / len(U))
     shares = np.histogram(np.abs(standard(u)), [0, 2, 5, 10, 20.1])[0] / len(U)
     np.testing.assert_allclose(shares, [0.551, 0.345, 0.096, 0.009], atol=6e-4)

@@ -1,4 +1,4 @@
-"""One request for samples: settings, their checks on the host, and what a program is given."""
+"""Sampling settings: checks on the host, and the inputs of a compiled program."""
 
 import ast
 
@@ -98,7 +98,7 @@ def test_json_holds_the_number_of_steps_of_any_grid_and_one_is_one():
 
 
 def test_the_flags_offer_the_same_choices_as_the_library():
-    """Read from the source, since flags are global and the suite imports other programs."""
+    """Parses the source, since flags are global and the suite imports other programs."""
     tree = ast.parse((ROOT / "launch" / "flags.py").read_text())
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     enums = [call for call in calls if getattr(call.func, "attr", "") == "DEFINE_enum"]

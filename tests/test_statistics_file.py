@@ -1,4 +1,4 @@
-"""Files of statistics, ours and other programs'."""
+"""Statistics files, ours and other programs'."""
 
 import pickle
 
@@ -69,13 +69,13 @@ def stored(**arrays):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: None, "is not there"),
+        (lambda path: None, "does not exist"),
         (lambda path: path.mkdir(), "cannot be read"),
         (lambda path: path.write_bytes(b""), "cannot be read"),
         (write_damaged, "cannot be read"),
         (write_one_array, "a single array"),
-        (lambda path: path.write_bytes(pickle.dumps({"mu": Trap()})), "is no .npz of plain"),
-        (stored(mu=np.array([Trap()], object), sigma=np.eye(1)), "is no .npz of plain"),
+        (lambda path: path.write_bytes(pickle.dumps({"mu": Trap()})), "is not an .npz of plain"),
+        (stored(mu=np.array([Trap()], object), sigma=np.eye(1)), "is not an .npz of plain"),
         (stored(arr_0=np.zeros((2, 4, 4, 3))), "holds arr_0, no mu and sigma"),
         (stored(mu=np.zeros(3), sigma=np.eye(2)), r"mu float64\[3\] and sigma float64\[2, 2\]"),
         (stored(mu=np.array(["a"]), sigma=np.eye(1)), "give numbers"),

@@ -25,7 +25,7 @@ SHAPE = (8, 8, 1)
 
 
 def line(fids, scores, weights=(0, 0.1, 0.3, 1, 4), **swept):
-    """A cell for each weight."""
+    """Results of one cell per weight."""
     return [made_result(*cell, **swept) for cell in zip(weights, fids, scores, strict=True)]
 
 
@@ -44,7 +44,7 @@ def test_the_tables_of_the_paper_pass_the_paper_s_claims():
 def test_verdicts_come_with_the_numbers_they_rest_on():
     _, dips, worse, _ = claims.check_claims(paper_results(TABLE_1))
     assert dips.numbers[0].startswith("p_uncond = 0.1: lowest 1.550 at w = 0.1, 1.800 at w = 0")
-    # 13 of the 14 IS of p_uncond = 0.5 are reached by the 0.1 curve, which starts at 53.71.
+    # The curve of p_uncond = 0.1, from 53.71, reaches 13 of the 14 IS of p_uncond = 0.5.
     assert worse.numbers[0].endswith(
         "minimum distance 1.550, against 1.910 for p_uncond = 0.5, which has the larger distance "
         "at 13 of 13 points of equal score"
@@ -92,7 +92,7 @@ def test_a_distance_that_does_not_dip_at_a_small_weight_breaks_the_second_claim(
 def test_a_better_curve_of_p_uncond_one_half_breaks_the_third_claim():
     better = line([1.9, 1.4, 1.7, 2.9, 5.9], [8.0, 8.5, 8.9, 9.3, 9.6], p_uncond=0.5)
     assert verdicts(GOOD + better)[2] == FAILS
-    # A lower least distance, yet a greater one where the scores are high.
+    # A lower minimum distance, but a larger distance at high scores.
     mixed = line([1.9, 1.4, 2.7, 3.9, 6.9], [8.0, 8.5, 8.9, 9.3, 9.6], p_uncond=0.5)
     assert verdicts(GOOD + mixed)[2] == IN_PART
 
@@ -118,7 +118,7 @@ def test_temperatures_and_classifiers_are_judged_against_the_cells_without_them(
     trades, temperatures = claims.check_claims(GOOD + colder + classifier)[4:]
     assert (trades.verdict, temperatures.verdict) == (HOLDS, HOLDS)
     assert "0.9: 3.000 / 8.200 (beaten)" in temperatures.numbers[0]
-    # The curve over the classifier's weight starts from the cell without it.
+    # The curve over classifier_w starts at the cell without a classifier.
     (curve,) = curves.families(GOOD + classifier).others
     assert curve.values == [0.0, 0.5, 2.0] and curve.metric("fid") == [2.0, 1.7, 3.5]
     unbeaten = [made_result(0, 1.0, 9.9, noise_temperature=0.9)]
@@ -156,7 +156,7 @@ def test_columns_are_steps_in_the_other_table_and_cells_of_other_samplers_stay_o
         "p_uncond = 0.1, T = 32, w = 0",
         "p_uncond = 0.2, T = 32, w = 0",
     ]
-    # 5,000 samples are one split of the score, which has no deviation.
+    # 5,000 samples are one split of the score, without deviation.
     assert found["table_cells"].rows[0][1:] == ["9.0000", "9.0000"]
     several = paper_results(TABLE_1)
     assert curves.tables(several)["table_cells"].head[-1] == "IS, deviation over splits"
@@ -226,7 +226,6 @@ def test_results_are_read_back_as_they_were_and_the_csv_has_every_number(tmp_pat
 
 @pytest.fixture(scope="module")
 def model():
-    """Of the tiny config, its parameters noise."""
     config = tiny_config(**{"model.attention_resolutions": ()})
     shapes = jax.eval_shape(build.assemble(config, SHAPE, 10).init, jax.random.key(0))
     rng = np.random.default_rng(0)
@@ -235,7 +234,7 @@ def model():
 
 
 def with_config(model, **overrides):
-    """The same parameters under another config, compiled anew."""
+    """The same parameters under another config, compiled again."""
     config = model.config.copy_and_resolve_references()
     config.update_from_flattened_dict(overrides)
     names = model.label_names
@@ -243,7 +242,7 @@ def with_config(model, **overrides):
 
 
 def four_pixels(images):
-    """A feature network that looks at eight pixels."""
+    """Features are four pixels, logits four others."""
     flat = images.reshape(len(images), -1).astype(np.float32) / 255
     return Outputs(flat[:, 20:24], flat[:, 30:34], None)
 
@@ -259,14 +258,14 @@ def test_a_sweep_measures_every_cell_once(model, tmp_path, capsys, monkeypatch):
         weights=[0, 1],
         other_weights=[1],
         num_steps=[2],
-        # Temperature 1 is the cell at w = 0, which is there.
+        # Temperature 1 is the existing cell at w = 0.
         older=sweep.OlderWays(score_temperatures=[1, 1.5]),
     )
     assert [cell.run.model.config.diffusion.p_uncond for cell in cells] == [0.1, 0.1, 0.5, 0.1]
     calls = []
 
     def drawn(self, key, settings, *, labels, **rest):
-        """Noise of the keys, moved by what is swept; no sampler is compiled."""
+        """Noise from the keys, shifted by the swept settings, without compiling a sampler."""
         w = np.asarray(settings.w)
         calls.append(float(np.mean(w)))
         seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
@@ -281,7 +280,7 @@ def test_a_sweep_measures_every_cell_once(model, tmp_path, capsys, monkeypatch):
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cell")]
     assert len(said) == 4 and said[2].startswith("cell 3/4  p_uncond = 0.5, T = 2, w = 1: Frechet")
     assert list(sweep.measure(cells, network, reference, **options)) == first and len(calls) == 4
-    # The same parameters and noise under another p_uncond: the same samples.
+    # Equal parameters and noise give equal samples under another p_uncond.
     assert first[1].metrics == first[2].metrics
     assert len({result.metrics["fid"] for result in first}) == 3
     assert [result.swept["p_uncond"] for result in first] == [0.1, 0.1, 0.5, 0.1]
@@ -369,7 +368,7 @@ def test_the_experiment_on_digits_ends_in_a_report_and_started_again_measures_no
         )
         assert done.returncode == 0, done.stdout + done.stderr
         results = sorted(tmp_path.rglob("result_*.json"))
-        # Three w and two of the other run at T = 3, two w, classifier and temperature at T = 2.
+        # T = 3: three w, two of the other run. T = 2: two w, a classifier, a temperature.
         assert len(results) == 3 + 2 + 2 + 2
         found = {path: path.stat().st_mtime_ns for path in results}
         assert times in ({}, found)

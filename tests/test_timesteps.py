@@ -1,4 +1,4 @@
-"""Discrete processes in log-SNR: published ranges, golden respacings, and DDPM's own formulas."""
+"""Discrete processes in log-SNR: published ranges, golden respacings, DDPM's formulas."""
 
 import itertools
 from pathlib import Path
@@ -13,7 +13,7 @@ from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_ti
 
 LINEAR, COSINE = linear_timesteps(), cosine_timesteps()
 GOLDEN = {"linear_50": (LINEAR, 50), "cosine_25": (COSINE, 25)}
-# Log-SNRs so uneven that a step's neighbour, or the wrong end, cannot pass for it.
+# Uneven log-SNRs: a neighboring step, or the wrong end, would fail.
 UNEVEN = DiscreteSchedule((9.5, 3.0, 2.75, -1.0, -1.5, -12.0))
 SCHEDULES = {"linear": LINEAR, "cosine": COSINE, "uneven": UNEVEN}
 
@@ -28,7 +28,7 @@ def golden(name):
 
 
 def timesteps_of(schedule, grid):
-    """The timesteps, cleanest first, of an ascending float32 grid of table entries."""
+    """Timesteps, cleanest first, of an ascending float32 grid of table entries."""
     grid = np.asarray(grid)
     assert grid.dtype == np.float32 and np.all(np.diff(grid) > 0)
     where = {np.float32(entry): t for t, entry in enumerate(schedule.logsnrs)}
@@ -105,7 +105,7 @@ def test_a_golden_reverse_step_is_reproduced_from_its_x(name, clip):
     assert steps[0] == 1 and steps[-1] == num_steps - 1
     for i in steps:
         t = data["timestep_map"][i] / 1000
-        # The linear file's network answers with a variance too, -1 the lower and 1 the upper.
+        # The network of the linear file also returns a variance, from -1 (lower) to 1 (upper).
         learned = np.tanh(0.5 * data["x"] + t - 0.5) if name == "linear_50" else -1.0
         mean, logvar = cfg_jax.posterior(
             data["x"],
@@ -168,7 +168,7 @@ def test_timestep_and_log_snr_are_each_others_inverse(name):
 
 
 def test_between_two_timesteps_both_maps_are_straight_lines():
-    """By hand: 3.0 and 2.75 are timesteps 1 and 2, -1.5 and -12.0 are 4 and 5."""
+    """Computed by hand: 3.0 and 2.75 are timesteps 1 and 2, -1.5 and -12.0 are 4 and 5."""
     logsnr, t = [[2.9375, 2.8125], [-3.6, -6.75]], [[1.25, 1.75], [4.2, 4.5]]
     np.testing.assert_allclose(timestep(UNEVEN, jnp.asarray(logsnr)), t, rtol=1e-6)
     np.testing.assert_allclose(logsnr_of(UNEVEN, jnp.asarray(t)), logsnr, rtol=1e-6)
@@ -195,7 +195,7 @@ def test_the_shortest_grid_has_both_ends():
 
 @pytest.mark.parametrize("num_steps", [21, 27, 100, 107, 250, 999])
 def test_halves_round_as_in_the_running_sum_of_the_original(num_steps):
-    """At 21 the exact tenth timestep is 499.5; its sum of ten strides says which way it goes."""
+    """At 21 steps the exact tenth timestep is 499.5; the sum of ten strides sets its rounding."""
     sums = itertools.accumulate(itertools.repeat(999 / (num_steps - 1), num_steps - 1), initial=0.0)
     assert timesteps_of(LINEAR, LINEAR.grid(num_steps)) == [round(value) for value in sums]
 
@@ -221,7 +221,7 @@ def test_the_lsun_sections_are_dense_where_the_data_is_clean():
 
 
 def test_the_first_sections_are_longer_where_they_do_not_divide():
-    """Six timesteps in four sections: 0 1, 2 3, 4, 5."""
+    """Six timesteps in four sections are 0 1, 2 3, 4, 5."""
     assert timesteps_of(UNEVEN, UNEVEN.respaced("2,1,1,1")) == [0, 1, 2, 4, 5]
     assert timesteps_of(UNEVEN, UNEVEN.respaced(" 1, 2, 1, 1 ")) == [0, 2, 3, 4, 5]
     assert timesteps_of(UNEVEN, UNEVEN.respaced("1,1")) == [0, 3]
@@ -361,7 +361,7 @@ def test_sampling_on_fifty_of_a_thousand_linear_timesteps_gives_the_data():
         beta = 1 - now / before
         weight_z = np.sqrt(1 - beta) * (1 - before) / (1 - now)
         weight_x = np.sqrt(before) * beta / (1 - now)
-        # E[x | z] is mean + sqrt(abar) (z - sqrt(abar) mean) where the data has unit variance.
+        # E[x | z] is mean + sqrt(abar) (z - sqrt(abar) mean) for data of unit variance.
         variance *= (weight_z + weight_x * np.sqrt(now)) ** 2
         variance += (1 - before) / (1 - now) * beta
     np.testing.assert_allclose(x[4:].std(), np.sqrt(variance), rtol=4.5 / np.sqrt(40_000))

@@ -17,7 +17,7 @@ from tests.tiny import RUN_ONCE, parameters, randomised, records, tiny_points
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of `tiny_points` that was never stopped."""
+    """An uninterrupted run of `tiny_points`."""
     workdir = tmp_path_factory.mktemp("finished")
     train(tiny_points(**{"train.checkpoint_every": 1, "checkpoint.keep_every": 1}), workdir)
     return workdir
@@ -45,8 +45,8 @@ def test_the_record_tells_losses_bands_drop_rate_norms_and_speed(tiny_run):
         "loss_logsnr_2_to_inf",
     } <= last.keys()
     assert 0 <= last["drop_rate"] <= 1 and last["skipped"] == 0
-    # A network that starts at zero answers v_hat = 0, and v has unit variance at noise: E|v|^2
-    # lies between the data's mean square and one.
+    # A network that starts at zero predicts v_hat = 0, and v has unit variance at noise, which puts
+    # E|v|^2 between the data's mean square and 1.
     assert 0.4 < records(tiny_run)[0]["loss"] < 1.2
 
 
@@ -64,7 +64,7 @@ def test_a_run_cut_in_the_middle_and_resumed_ends_bit_for_bit_as_the_unbroken_on
 
 
 def test_what_is_loaded_is_the_average_and_not_the_last_parameters(finished):
-    # Replayed: step 4 has three good steps before it, so its decay is (1 + 3) / (10 + 3).
+    # Replayed: three good steps precede step 4, so its decay is (1 + 3) / (10 + 3).
     from orbax.checkpoint import StandardCheckpointer
 
     def saved(step, item):
@@ -79,7 +79,7 @@ def test_what_is_loaded_is_the_average_and_not_the_last_parameters(finished):
 
 
 def test_dropout_acts_in_training():
-    # A network that is all dropout: the same batch and noise give another loss without it.
+    # A network of dropout only: equal batch and noise give another loss without dropout.
     source = data.open_source("mixture", "train", std=0.25, size=64)
     batch = data.batches(source, seed=0, batch_size=16)[0]
     keys = jax.random.split(jax.random.key(0), 16)

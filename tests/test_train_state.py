@@ -12,15 +12,14 @@ BATCH = 16
 
 
 def quadratic(params, keys, batch):
-    """Loss |p - x_i - noise_i|^2, so that gradient and noise are known per example."""
+    """Loss |p - x_i - noise_i|^2, with known gradient and noise per example."""
     noise = jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
     loss = jnp.sum((params["p"][None] - batch["x"] - 0.1 * noise) ** 2, axis=1)
     return loss, {"first": (batch["x"][:, 0], (batch["x"][:, 1] > 0).astype(jnp.float32))}
 
 
 def batch_of(step, size=BATCH):
-    # One direction dominates some rows, so that clipping a part of the batch differs from
-    # clipping the whole.
+    # One direction dominates some rows: clipping part of the batch differs from clipping all of it.
     x = np.random.default_rng(step).standard_normal((size, 3)).astype(np.float32)
     x[0] *= 30
     return {"x": x, "index": np.arange(size, dtype=np.int32)}
@@ -63,7 +62,7 @@ def test_several_devices_and_one_agree_on_parameters_average_and_metrics():
 
 
 def test_every_device_holds_the_same_parameters_after_some_steps():
-    # pmap calls its outputs replicated without looking: a forgotten pmean shows only here.
+    # pmap does not check that outputs are replicated; only this test detects a forgotten pmean.
     state, _ = run(3, pmapped=True)
     for leaf in jax.tree.leaves(state):
         copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
@@ -153,7 +152,7 @@ def test_stopping_and_going_on_is_bit_for_bit_the_unbroken_run():
 
 
 def moves(optimizer, count):
-    """How far Adam takes a parameter of constant gradient: at each step the learning rate."""
+    """Total movement by Adam at constant gradient: the learning rate per step."""
     params = {"p": jnp.zeros(1)}
     state = optimizer.init(params)
     moved = []

@@ -1,4 +1,4 @@
-"""Configs small enough to train in seconds, and networks that compile in none."""
+"""Configs that train in seconds, and networks that compile immediately."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from configs import digits, digits_classifier, mixture
 DIGITS = tuple("0123456789")
 
 RUN_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Compiler options where generated code need not be fast: half the time to compile it."""
+"""Compiler options that halve compile time at the cost of slower code."""
 
 _SHORT = {
     "model.channels": 8,
@@ -48,12 +48,12 @@ def _changed(config, overrides):
 
 
 def tiny_config(**overrides):
-    """configs/digits.py shrunk; overrides are "section.field" names with values."""
+    """Shrunk configs/digits.py; overrides map "section.field" to values."""
     return _changed(digits.get_config(), _SHORT | _NETWORK | overrides)
 
 
 def tiny_classifier(**overrides):
-    """configs/digits_classifier.py shrunk; previews are asked for, and none is to be drawn."""
+    """Shrunk configs/digits_classifier.py; previews are requested, but none must be drawn."""
     own = {
         "model.attention_resolutions": (),
         "optim.learning_rate": 2e-2,
@@ -64,13 +64,13 @@ def tiny_classifier(**overrides):
 
 
 def tiny_points(**overrides):
-    """configs/mixture.py shrunk: the same program around a network that compiles fast."""
+    """Shrunk configs/mixture.py with a fast-compiling network."""
     small = {"model.num_blocks": 1, "data.size": 64}
     return _changed(mixture.get_config(), _SHORT | small | overrides)
 
 
 def small_unet(**overrides):
-    """The smallest network with every part of a U-Net in it."""
+    """The smallest network with every part of a U-Net."""
     settings = dict(
         out_channels=1,
         num_classes=3,
@@ -85,7 +85,7 @@ def small_unet(**overrides):
 
 
 class PixelUNet(UNet):
-    """A U-Net's arguments and call, each pixel for itself: two layers, to compile at once."""
+    """Interface of a U-Net with two layers per pixel, which compile immediately."""
 
     @nn.compact
     def __call__(self, z, noise, labels=None, dropout_keys=None, low_res=None):
@@ -98,7 +98,7 @@ class PixelUNet(UNet):
 
 
 class PixelClassifier(Classifier):
-    """A classifier's arguments and call: two layers on all pixels."""
+    """Interface of a classifier with two layers on all pixels."""
 
     @nn.compact
     def __call__(self, z, noise, dropout_keys=None):
@@ -108,7 +108,7 @@ class PixelClassifier(Classifier):
 
 @contextlib.contextmanager
 def pixel_networks():
-    """What is assembled inside has these two networks for the U-Net and the classifier."""
+    """Context in which these two networks replace the U-Net and the classifier."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(build.NETWORKS, "unet", PixelUNet)
         patch.setitem(build.NETWORKS, "classifier", PixelClassifier)
@@ -116,7 +116,7 @@ def pixel_networks():
 
 
 def randomised(params, key=0):
-    """Parameters of the same shapes that are nowhere zero, so that every path counts."""
+    """Random parameters of the same shapes, without zeros, which makes every path matter."""
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(key)
     drawn = []
@@ -128,7 +128,7 @@ def randomised(params, key=0):
 
 
 def shaken_model(workdir):
-    """A run's model, its parameters shaken so that no layer is still at zero and labels count."""
+    """A run's model with perturbed parameters: no layer is zero, and labels matter."""
     loaded = cfg_jax.load(workdir)
     rng = np.random.default_rng(0)
     shaken = jax.tree.map(
@@ -138,7 +138,7 @@ def shaken_model(workdir):
 
 
 def random_model(config, *, shape=(8, 8, 1), label_names=DIGITS, key=0):
-    """A model, or a classifier, with parameters that no training made."""
+    """Model or classifier with random parameters."""
     described = build.assemble(config, shape, len(label_names))
     params = randomised(jax.eval_shape(described.init, jax.random.key(0)), key)
     kind = NoisyClassifier if config.network == "classifier" else cfg_jax.Model
@@ -146,16 +146,16 @@ def random_model(config, *, shape=(8, 8, 1), label_names=DIGITS, key=0):
 
 
 def pixel_model(config, **arguments):
-    """`random_model` with a network that compiles at once."""
+    """`random_model` with a network that compiles immediately."""
     with pixel_networks():
         return random_model(config, **arguments)
 
 
 def parameters(workdir):
-    """The averaged parameters that a run ended with."""
+    """EMA parameters at the end of a run."""
     return checkpoint.load_ema(workdir / "checkpoints").ema
 
 
 def records(workdir):
-    """What a run logged, a dict for each line."""
+    """Log records of a run, one dict per line."""
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -1,13 +1,13 @@
-"""How good are a model's samples, measured how?
+"""Evaluation of a model's samples by a recorded protocol.
 
     network = networks.trained_network(load_classifier("runs/digits/features"))
     reference = evaluation.data_reference(network, open_data(model, "train"), folder)
     samples = evaluation.Samples(model, num_samples=5000, sampling=SamplingSettings(w=1.0))
     result = evaluation.evaluate(samples, network, reference, folder=folder)
 
-`evaluate` draws samples, sums a feature network's outputs and compares them with a reference; one
-call is one cell of a sweep, kept in a folder of its own, and resumed or read back when requested
-again. A `Result` is numbers and the protocol they were measured by.
+`evaluate` draws samples, sums the outputs of a feature network and compares them with a reference.
+One call is one cell of a sweep; repeating it resumes the cell or reads the finished `Result`, which
+holds the metrics and their protocol.
 """
 
 from cfg_jax.evaluation.cell import METRICS, check_request, evaluate

@@ -1,12 +1,11 @@
-"""How are many images looked at, so that the work survives being killed?
+"""Resumable accumulation of statistics over many images.
 
-Images 0, 1, ... come in batches, and every so often all that is known of the first n of them is
-written as one file `state.npz`, n with it. What grows with n, features or the images themselves, is
-written before that as a file of its own since the last time; files from beyond n are left by a run
-that was killed, and removed. So nothing is counted twice, and nothing is missed.
+Every SAVE_SECONDS process 0 writes n and the sums of the first n images to one file, `state.npz`.
+Before it, the features and images since the last save go to a file of their own. A resumed run
+continues at n and removes files beyond n, which an interrupted run left; no image is counted twice.
 
-Several processes look at their parts of each batch; all of them then know what is seen in it, and
-process 0 writes. So the work may be continued by another number of processes.
+Each process evaluates its part of a batch, and all gather the outputs of the complete batch. A
+resumed run may therefore have another number of processes.
 """
 
 import itertools
@@ -33,7 +32,7 @@ STATE = "state.npz"
 
 
 class Accumulated(NamedTuple):
-    """sums: of all images. rows: their features float32 [N, D] in order, None if not kept."""
+    """Sums over all images, and their features float32 [N, D] in order or None if not kept."""
 
     sums: Sums
     rows: np.ndarray | None
@@ -50,17 +49,17 @@ def accumulate(
     keep_rows: bool = False,
     keep_images: bool = False,
 ) -> Accumulated:
-    """The sums of images 0..total - 1, continued from what is in `folder`.
+    """Sums of images 0..total - 1, resumed from the state in `folder`.
 
-    The result differs by rounding only from one batch size to another. Memory does not depend on
-    `total` unless rows are kept; on disk the state is that of the sums, 70 MB for Inception.
+    Batch sizes change the result by rounding only. Memory does not depend on `total` unless rows
+    are kept. The state on disk has the size of the sums, 70 MB for Inception.
 
     Args:
-      images_at: (index [batch_size]) -> uint8 images [batch_size, H, W, C], each a function of its
-        index alone; called from another thread, a batch ahead.
-      total: N, 1 or more.
-      folder: of this work alone, seen by all processes.
-      identity: what the images and the network are, as JSON; a state of others is not continued.
+      images_at: (index [n]) -> uint8 images [n, H, W, C], each a function of its index alone;
+        called from another thread, one batch ahead.
+      total: number of images N, at least 1.
+      folder: exclusive to this work, shared by all processes.
+      identity: JSON description of images and network; a state with another one is discarded.
       keep_rows: also keep the features.
       keep_images: also keep the images, in files `images_*.npz`.
     """
@@ -77,13 +76,7 @@ def accumulate(
 
 
 class _Work:
-    """Sums of the first images, continued from a folder; process 0 writes them there.
-
-    position, sums: number of images done, and their sums.
-
-    Raises:
-      ValueError: the processes find unlike states.
-    """
+    """Sums of the first `position` images; ValueError if the processes find different states."""
 
     position: int
     sums: Sums | None
@@ -96,14 +89,14 @@ class _Work:
         found = processes.of_each(self.position if folder.is_dir() else -1)
         if len(set(found)) > 1:
             raise ValueError(
-                f"{folder} holds {found} images as the processes see it, -1 where it is not there: "
-                "give a folder that all of them share"
+                f"the processes find {found} images in {folder}, -1 if it does not exist: give a "
+                "folder that all of them share"
             )
         self._pending: dict[str, list] = {name: [] for name, kept in keeps.items() if kept}
         self._saved, self._saved_at = self.position, time.monotonic()
 
     def add(self, index: np.ndarray, outputs: Outputs, images: np.ndarray | None) -> None:
-        """Counts the next images, those of `index`."""
+        """Adds the next images, numbered `index`."""
         seen = Sums.of(outputs, index)
         self.sums = seen if self.sums is None else self.sums.merge(seen)
         self.position += len(index)
@@ -112,7 +105,7 @@ class _Work:
                 parts.append({"rows": outputs.features, "images": images}[name])
 
     def save(self, *, last: bool) -> None:
-        """Writes all that is known, if it is time to."""
+        """Writes the state if SAVE_SECONDS have passed or this is the last batch."""
         due = last or time.monotonic() - self._saved_at >= SAVE_SECONDS
         if not due or not processes.is_first():
             return
@@ -126,7 +119,7 @@ class _Work:
         self._saved, self._saved_at = self.position, time.monotonic()
 
     def read_rows(self) -> np.ndarray:
-        """The features of all images, in order."""
+        """Features of all images, in order."""
         files, parts = RangeFiles(self._folder, "rows"), []
         for items in files.found():
             with open_npz(files.path(items)) as file:
@@ -144,11 +137,11 @@ class _Work:
             described = json.loads(str(named["described"]))
             return int(named["position"]), Sums.from_arrays(named), described
         except Exception as error:  # a damaged file raises many types
-            logging.warning("%s cannot be read (%s): starting anew", path, type(error).__name__)
+            logging.warning("%s cannot be read (%s): starting again", path, type(error).__name__)
             return 0, None, {}
 
     def _clear(self) -> None:
-        """Removes the state of other work, and files that the state does not know."""
+        """Removes the state of other work, and files beyond the state's position."""
         folder, wanted = self._folder, self._described
         if jax.process_count() > 1:
             folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +152,7 @@ class _Work:
         same = described.get("identity") == wanted["identity"]
         if sums is not None and (lacking or not same or not complete):
             missing = f" without {' and '.join(lacking)}" if lacking else ""
-            logging.warning("%s holds another state%s: starting anew", folder, missing)
+            logging.warning("%s holds another state%s: starting again", folder, missing)
             position = 0
         if position == 0:
             (folder / STATE).unlink(missing_ok=True)
@@ -175,10 +168,7 @@ class _Work:
 def _ahead(
     images_at: Callable[[np.ndarray], np.ndarray], start: int, total: int, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(index [n], this process's share of images [batch_size]) from `start` on.
-
-    The next batch is made while one is used.
-    """
+    """Yields (index [n], this process's part of images [batch_size]), prefetching one batch."""
     with ThreadPoolExecutor(1) as thread:
         batches = (
             (index[:count], thread.submit(images_at, processes.share(index)))

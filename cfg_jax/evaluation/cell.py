@@ -1,8 +1,7 @@
-"""How near are the samples of one setting to real images?
+"""Metrics of one cell: a checkpoint, its guidance and sampler, a label plan and a seed.
 
-One cell: a checkpoint, its guidance and sampler, a number of samples, a plan of labels and a seed.
-Sample i has label plan(i) and draws from fold_in(key(seed), i), so the samples are the same for any
-batch size and number of devices, and cells of one seed share their noise.
+Sample i has label plan(i) and noise from fold_in(key(seed), i), independent of batch size and
+devices. Cells of one seed share their noise.
 """
 
 import warnings
@@ -37,25 +36,21 @@ def evaluate(
     batch_size: int = 256,
     save_images: bool = False,
 ) -> Result:
-    """Metrics of samples, in float64 on the host, with the protocol.
+    """Metrics of samples, in float64 on the host, with their protocol.
 
-    Killed at any moment and called again, it goes on from the last state in its folder and counts
-    nothing twice; a finished cell is read back. Memory does not depend on the number of samples,
-    except for precision_recall, which holds the features of all. Every process of a program calls
-    it and gets the same result, whatever their number.
+    An interrupted call resumes from the last state in its folder, and a finished cell is read from
+    its file. Memory does not depend on the number of samples, except for precision_recall, which
+    holds all features. Every process must call it; all get the same result, for any process count.
 
     Args:
-      reference: computed through `network`; with rows for precision_recall.
-      folder: e.g. `<workdir>/evaluations`, seen by all processes; the cell is a folder in it,
-        named by a digest.
+      reference: computed with `network`; needs rows for precision_recall.
+      folder: e.g. `<workdir>/evaluations`, shared by all processes; a cell is a subfolder.
       metrics: some of METRICS.
       batch_size: samples at a time; not recorded.
       save_images: also write the images, as `images_*.npz` in the cell's folder.
 
-    Raises:
-      ValueError: what `check_request` refuses, a metric that network or reference cannot give,
-        features not finite.
-      FloatingPointError: samples not finite.
+    Raises ValueError as for `check_request`, for a metric that network or reference do not support
+    and for features not finite, FloatingPointError for samples not finite.
     """
     check_request(samples, metrics)
     _check_reference(samples.model, network, reference, metrics)
@@ -88,10 +83,7 @@ def evaluate(
 
 
 def check_request(samples: Samples, metrics: Sequence[str]) -> None:
-    """Refuses what `evaluate` could not do, before a reference is computed for it.
-
-    ValueError for an unknown metric, and what `Samples.check` refuses.
-    """
+    """ValueError for an unknown metric or invalid samples, before a reference is computed."""
     samples.check()
     unknown = [name for name in metrics if name not in METRICS]
     if unknown or not metrics:
@@ -103,22 +95,22 @@ def _check_reference(
 ) -> None:
     if reference.network_sha256 != network.sha256:
         raise ValueError(
-            f"the reference {reference.name} was seen through another network "
-            f"({reference.network_sha256[:12]}) than the samples ({network.sha256[:12]}): compute "
-            "it anew"
+            f"the reference {reference.name} was embedded with another network "
+            f"({reference.network_sha256[:12]}) than the samples ({network.sha256[:12]}): "
+            "recompute it"
         )
     if reference.shape not in (None, model.shape):
         raise ValueError(
             f"the reference {reference.name} has images of {reference.shape}, the model makes "
-            f"{model.shape}: give one of the same size"
+            f"{model.shape}: give a reference of the same size"
         )
     if "sfid" in metrics and reference.spatial is None:
         raise ValueError(
-            f"sfid needs spatial features, of which {reference.name} as seen through "
-            f"{network.name} has none: leave it out, or use Inception and a reference with them"
+            f"sfid needs spatial features, and {reference.name} has none from {network.name}: "
+            "omit sfid, or use Inception and a reference with spatial features"
         )
     if "precision_recall" in metrics and reference.rows is None:
-        raise ValueError("precision_recall needs a reference with rows: ask for them, with_rows")
+        raise ValueError("precision_recall needs a reference with rows: pass with_rows=True")
 
 
 def _reference_fields(reference: Reference, metrics: Sequence[str]) -> dict[str, Any]:
@@ -134,7 +126,7 @@ def _reference_fields(reference: Reference, metrics: Sequence[str]) -> dict[str,
 
 
 def _numbers(metrics: Sequence[str]) -> set[str]:
-    """The names that metrics have in a result."""
+    """Keys of the requested metrics in a result."""
     several = {"is": {"is", "is_std"}, "precision_recall": {"precision", "recall"}}
     return set().union(*(several.get(name, {name}) for name in metrics))
 
@@ -142,7 +134,7 @@ def _numbers(metrics: Sequence[str]) -> set[str]:
 def _measured(metrics: Sequence[str], seen: Accumulated, reference: Reference) -> dict[str, float]:
     found = {}
     for name, ours, theirs in _frechet_pairs(metrics, seen, reference):
-        with warnings.catch_warnings(action="ignore"):  # of the rank: the result has its own
+        with warnings.catch_warnings(action="ignore"):  # the result records its own rank warnings
             found[name] = frechet_distance(
                 ours.mean, ours.covariance, theirs.mean, theirs.covariance
             )
@@ -163,7 +155,7 @@ def _frechet_pairs(
 
 
 def _rank_warnings(seen: Accumulated, reference: Reference, metrics: Iterable[str]) -> list[str]:
-    """One sentence for each set of images that is too small for the covariance of its features."""
+    """One sentence per set of images that is too small for a covariance of full rank."""
     said = []
     for name, ours, _ in _frechet_pairs(metrics, seen, reference):
         sets = {"samples": ours.count, f"images of {reference.name}": reference.count}

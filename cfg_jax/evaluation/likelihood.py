@@ -1,10 +1,9 @@
-"""How good is a trained model on a data set, in numbers?
+"""Likelihood of a diffusion model, and accuracy of a noisy classifier, on a data set.
 
     bits/dim <= (KL(q(z_min | x) || N(0, I)) + sum of KL(q || p) + E -log p(x | z_max)) / (D ln 2)
     accuracy(logsnr) = P(the most probable label of z is the label of x)
 
-The first for a model that draws samples, the second for a classifier of noisy images. Both are
-means over the examples of a split, each with noise of its own that depends on its index alone.
+Both are means over the examples of a split. The noise of an example depends on its index alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,12 +26,12 @@ from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 
 
 class Likelihood(NamedTuple):
-    """The bound on -log2 p(x | label) of a model, in bits per dimension.
+    """Upper bound on -log2 p(x | label) of a model, in bits per dimension.
 
-    prior, diffusion, decoder: its three parts, means over the examples; in prior and decoder the
-      model counts for little, the noise levels at the ends for much.
-    standard_error: of their sum, over the examples.
-    num_examples, num_steps: N, and T network calls for each.
+    prior, diffusion, decoder: parts of the bound, means over the examples; prior and decoder depend
+      more on the end points of the log-SNR grid than on the model.
+    standard_error: standard error over the examples of the total.
+    num_examples, num_steps: N, and T network calls per example.
     """
 
     prior: float
@@ -44,11 +43,11 @@ class Likelihood(NamedTuple):
 
     @property
     def total(self) -> float:
-        """The bound."""
+        """prior + diffusion + decoder."""
         return self.prior + self.diffusion + self.decoder
 
     def report(self) -> str:
-        """The parts and the total, a line each."""
+        """The parts and the total, one per line."""
         parts = ("prior", "diffusion", "decoder")
         lines = [f"{part:10}{getattr(self, part):9.4f}" for part in parts]
         total = f"{'total':10}{self.total:9.4f} +- {self.standard_error:.4f} bits/dim, "
@@ -66,24 +65,23 @@ def likelihood(
     batch_size: int = 256,
     num_examples: int | None = None,
 ) -> Likelihood:
-    """The bound of `likelihood.variational_bound` over a data set, each x with its own label.
+    """Mean of `core.likelihood.variational_bound` over a data set, each x with its own label.
 
-    Images count as 8-bit values, points as continuous ones. A learned variance is used.
+    Images are 8-bit values, points are continuous. A learned variance is used.
 
     Args:
-      num_steps: T; the config's if None. A bound at few steps is that of a coarse sampler.
-      logsnr_max: where the grid ends and the decoder begins; the schedule's own end if None. For
-        8-bit data about 10: beyond it the steps are finer than what they are rounded to.
-      logvar_interp: the constant v where the variance is not learned; the config's if None.
+      num_steps: T, the config's if None; few steps give the bound of a coarse sampler.
+      logsnr_max: end of the grid, where the decoder begins; the schedule's if None. About 10 suits
+        8-bit data, since finer steps vanish in its rounding.
+      logvar_interp: constant v for models without a learned variance; the config's if None.
       seed: example i draws from fold_in(key(seed), i).
-      num_examples: only the first ones; all if None.
+      num_examples: number of leading examples; all if None.
 
-    Raises:
-      ValueError: data of another shape or number of labels, an upsampler.
+    Raises ValueError for data of another shape or number of labels, and for an upsampler.
     """
     _check_source(model, source)
     if model.low_res_shape:
-        raise ValueError("this model is an upsampler: its likelihood needs a low_res image")
+        raise ValueError("this model is an upsampler: give a model that needs no low_res image")
     num_steps = model.config.sampling.num_steps if num_steps is None else num_steps
     logsnrs = logsnr_grid(_ending_at(model.schedule, logsnr_max), num_steps)
     interp = model.config.sampling.logvar_interp if logvar_interp is None else logvar_interp
@@ -120,10 +118,10 @@ def accuracy(
     batch_size: int = 256,
     num_examples: int | None = None,
 ) -> dict[float, float]:
-    """{logsnr: fraction of examples whose z the classifier labels right}, in [0, 1].
+    """{logsnr: fraction of examples whose z the classifier labels correctly}, in [0, 1].
 
-    An example has the same noise at each of the noise levels `logsnrs`; other arguments as for
-    `likelihood`. ValueError for data of another shape or number of labels.
+    An example has the same noise at each of `logsnrs`; other arguments as for `likelihood`. Raises
+    ValueError for data of another shape or number of labels.
     """
     _check_source(classifier, source)
     levels = jnp.asarray(logsnrs, jnp.float32)
@@ -153,7 +151,7 @@ def _ending_at(schedule: build.Schedule, logsnr_max: float | None) -> build.Sche
     if not schedule.logsnr_min < logsnr_max <= schedule.logsnr_max:
         raise ValueError(
             f"logsnr_max={logsnr_max}: need a value above {schedule.logsnr_min:g} and up to "
-            f"{schedule.logsnr_max:g}, which the model was trained on"
+            f"{schedule.logsnr_max:g}, the range of the model's training"
         )
     return cosine_schedule(schedule.logsnr_min, logsnr_max)
 
@@ -175,10 +173,7 @@ def _over_examples(
     batch_size: int,
     num_examples: int | None,
 ) -> dict[str, np.ndarray]:
-    """function(params, {x, labels, keys}) of every example, over all devices: float64 [N, ...].
-
-    Several processes share each batch, and all of them get all of it.
-    """
+    """function(params, {x, labels, keys}) of every example, over all devices: float64 [N, ...]."""
     count = min(len(source), num_examples or len(source))
     compiled = devices.pmap_batch(function)
     batches = devices.index_batches(0, count, min(batch_size, count))
@@ -192,5 +187,5 @@ def _over_examples(
 
 
 def open_data(trained: Model | NoisyClassifier, split: str) -> data.Source:
-    """A split of the data set that a model was trained on."""
+    """Opens a split of the data set that a model was trained on."""
     return data.open_source(split=split, **build.data_arguments(trained.config))

@@ -1,10 +1,10 @@
-"""Through which network are images compared?
+"""Feature networks that embed images for the metrics.
 
     images uint8 [B, H, W, C]  ->  features [B, D], logits [B, K], spatial [B, S]
 
-The Inception network of 2015, which FID, sFID and IS are defined with, or any classifier of our
-own. A number measured through one network says nothing about that through another, so each is
-known by its name, the SHA-256 of its parameters and what it does to the size of an image.
+The network is the Inception of 2015, which defines FID, sFID and IS, or a classifier of ours. Its
+name, the SHA-256 of its parameters and its resize identify it, since metrics of different networks
+are not comparable.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,7 @@ INCEPTION = "inception-2015-12-05"
 
 
 class Outputs(NamedTuple):
-    """Outputs of a network for B images: float32 features [B, D], logits [B, K], spatial [B, S].
-
-    `spatial` is None for a network without a map of sFID's kind.
-    """
+    """Float32 features [B, D], logits [B, K] and spatial [B, S] (None without sFID's map)."""
 
     features: np.ndarray
     logits: np.ndarray
@@ -37,12 +34,12 @@ class Outputs(NamedTuple):
 
 
 class FeatureNetwork(NamedTuple):
-    """A network that images are compared through.
+    """Network that embeds images.
 
-    name: INCEPTION for the one of FID; its own for any other, and its numbers are called by it.
-    sha256: of its parameters, in hexadecimal.
-    resize: what happens to the images first, "TF1 bilinear to 299" or "none".
-    function: uint8 images [B, H, W, C] -> Outputs, over all devices; compiled once for each shape.
+    name: INCEPTION for FID's; another name appears in the titles of its metrics.
+    sha256: SHA-256 of the parameters, in hexadecimal.
+    resize: resize before the network, "TF1 bilinear to 299" or "none".
+    function: uint8 images [B, H, W, C] -> Outputs, over all devices; compiled once per shape.
     """
 
     name: str
@@ -52,14 +49,14 @@ class FeatureNetwork(NamedTuple):
 
     @property
     def identity(self) -> dict[str, str]:
-        """Fields that have to agree for numbers to be comparable, as JSON values."""
+        """Fields that must agree for comparable metrics, as JSON values."""
         return {"network": self.name, "network_sha256": self.sha256, "resize": self.resize}
 
 
 def inception_network(path: str | Path) -> FeatureNetwork:
-    """The Inception network of FID with the weights in a file; grey images become grey RGB.
+    """Inception network of FID with the weights in a file; ValueError as for `load_weights`.
 
-    ValueError as `inception_weights.load_weights`; nothing is downloaded.
+    The channel of grayscale images is repeated. Nothing is downloaded.
     """
     state_dict = inception_weights.load_weights(path)
 
@@ -77,10 +74,10 @@ def inception_network(path: str | Path) -> FeatureNetwork:
 
 
 def trained_network(classifier: NoisyClassifier) -> FeatureNetwork:
-    """A classifier of nearly clean images: features are the input of its last projection.
+    """Feature network of a classifier: features are the input of its last projection.
 
-    x = image / 127.5 - 1 is taken for a z at the schedule's logsnr_max, and not resized. The
-    network is called "<data>_features"; ValueError for images of another shape.
+    z = x = image / 127.5 - 1 at the schedule's logsnr_max, without resize. The network is named
+    "<data>_features"; it raises ValueError for images of another shape.
     """
 
     def outputs(params, images):
@@ -92,7 +89,7 @@ def trained_network(classifier: NoisyClassifier) -> FeatureNetwork:
         if images.shape[1:] != classifier.shape:
             raise ValueError(
                 f"images of {images.shape[1:]}, the feature network takes {classifier.shape}: "
-                "give one trained on the same data"
+                "use a network trained on the same data"
             )
         return spread(images)
 
@@ -105,7 +102,7 @@ def trained_network(classifier: NoisyClassifier) -> FeatureNetwork:
 
 
 def trained_once(config: Any, workdir: Path) -> NoisyClassifier:
-    """The classifier of a config's last step in `workdir`, trained where it is not there yet."""
+    """Classifier at the last step of a config, from `workdir` or else trained there."""
     last = config.train.num_steps
     if not (workdir / "checkpoints" / str(last)).exists():
         print(f"training the feature network of {config.data.name}, once, in {workdir}", flush=True)
@@ -116,7 +113,7 @@ def trained_once(config: Any, workdir: Path) -> NoisyClassifier:
 def _on_all_devices(
     outputs: Callable[[Any, jax.Array], Outputs], params: Any
 ) -> Callable[[np.ndarray], Outputs]:
-    """images [B, ...] -> Outputs on the host, with the parameters on every device once."""
+    """images [B, ...] -> Outputs on the host, with the parameters replicated once."""
     compiled, params = devices.pmap_batch(outputs), devices.replicate(params)
 
     def function(images: np.ndarray) -> Outputs:

@@ -1,8 +1,7 @@
-"""What are samples compared with?
+"""Reference statistics of real images, which samples are compared with.
 
-The moments of a split of a data set, computed through a feature network once and kept, or those in
-a file of ours, of ADM or of pytorch-fid; and for precision and recall the features themselves, of
-as many as 10,000 images.
+The moments come from a split of a data set, computed once per feature network and stored, or from
+a file of ours, ADM or pytorch-fid. Precision and recall use the features of up to 10,000 images.
 """
 
 import warnings
@@ -23,23 +22,22 @@ from cfg_jax.runtime import processes
 from cfg_jax.storage import manifest
 
 MOST_ROWS = 10_000
-"""Reference images of precision and recall: the customary number."""
+"""Customary maximum of reference images for precision and recall."""
 
 INCEPTION_WIDTHS = {"pool": 2048, "spatial": 2023}
 STATISTICS = "statistics.npz"
 
 
 class Reference(NamedTuple):
-    """Moments of real images, and what they are.
+    """Moments of real images and their source.
 
-    name: of the data set with its split, "digits train", or of the file.
-    sha256: of what they depend on: network, data and number of images; of a file that does not
-      say, of the numbers in it.
-    network_sha256: of the network they were computed through.
-    shape: of one image (H, W, C); None where a file is silent.
-    count: images; None where a file is silent.
-    pool, spatial: mean and covariance; spatial is None where there are none.
-    rows: pool features [M, D] for precision and recall; None if not asked for.
+    name: data set with split, e.g. "digits train", or the file name.
+    sha256: SHA-256 of network, data and number of images, or of the moments if these are unknown.
+    network_sha256: SHA-256 of the feature network.
+    shape: (H, W, C) of one image; None if unknown.
+    count: number of images; None if unknown.
+    pool, spatial: mean and covariance; spatial may be None.
+    rows: pool features [M, D] for precision and recall; None if not requested.
     """
 
     name: str
@@ -61,20 +59,18 @@ def data_reference(
     batch_size: int = 256,
     num_threads: int = 2,
 ) -> Reference:
-    """The reference of an opened split; computed on first use, kept in `folder`, resumable.
-
-    Precision and recall get all images, or MOST_ROWS of them, drawn with a fixed seed.
+    """Reference of an opened split; computed on first use, stored in `folder`, resumable.
 
     Args:
-      folder: where references are kept, e.g. `<workdir>/evaluations`; seen by all processes.
-      with_rows: also the features, for precision and recall.
+      folder: folder of all references, e.g. `<workdir>/evaluations`; shared by all processes.
+      with_rows: also compute the features for precision and recall: of all images, or of MOST_ROWS
+        drawn with a fixed seed.
       num_threads: threads that read and decode images.
 
-    Raises:
-      ValueError: data of points, features that are not finite.
+    Raises ValueError for examples that are not images, and features that are not finite.
     """
     if len(source.shape) != 3:
-        raise ValueError(f"{source.name} has examples of shape {source.shape}: give images")
+        raise ValueError(f"{source.name} has examples of shape {source.shape}: need [H, W, C]")
     identity = network.identity | {
         "data": source.fingerprint(),
         "name": f"{source.name} {source.split}",
@@ -103,7 +99,7 @@ def data_reference(
     if not processes.of_first((place / STATISTICS).exists()):
         sums = look(np.arange(len(source)), place).sums
         if processes.is_first():
-            with warnings.catch_warnings(action="ignore"):  # of the rank: a result has its own
+            with warnings.catch_warnings(action="ignore"):  # results record their rank warnings
                 save_statistics(place / STATISTICS, sums.pool, spatial=sums.spatial, **identity)
             (place / STATE).unlink()
         processes.wait_for_all("the reference is written")
@@ -119,15 +115,14 @@ def data_reference(
 def file_reference(
     network: FeatureNetwork, path: str | Path, *, with_rows: bool = False, batch_size: int = 256
 ) -> Reference:
-    """The reference in an `.npz` of ours, of ADM or of pytorch-fid.
+    """Reference in an `.npz` of ours, ADM or pytorch-fid.
 
     Args:
-      network: that the samples are seen through; the file's own, where it says.
-      with_rows: also the features, computed from the images `arr_0` that ADM's files hold.
+      network: network of the samples; must match the network that the file names, if any.
+      with_rows: also compute the features, from the images `arr_0` of ADM's files.
 
-    Raises:
-      ValueError: what `load_statistics` refuses, moments of another network or width, no images
-        where rows are asked for.
+    Raises ValueError as for `load_statistics`, for moments of another network or width, and for
+    missing images if rows are requested.
     """
     saved = load_statistics(path)
     if saved.manifest:
@@ -141,7 +136,7 @@ def file_reference(
 def _reference(
     network: FeatureNetwork, path: str | Path, saved: SavedStatistics, rows: np.ndarray | None
 ) -> Reference:
-    """The reference in a file, known by what it says of itself, or else by its numbers."""
+    """Reference in a file, identified by its manifest, or by its numbers without a manifest."""
     said = saved.manifest
     numbers = [array for moments in saved[:2] if moments is not None for array in moments[:2]]
     return Reference(
@@ -160,23 +155,22 @@ def _check_network(network: FeatureNetwork, said: dict[str, Any], path: str | Pa
     for field, value in network.identity.items():
         if said.get(field) != value:
             raise ValueError(
-                f"{path} was computed with {field} {said.get(field)}, the samples are seen with "
-                f"{value}: use the same network for both, or compute the reference anew"
+                f"{path} was computed with {field} {said.get(field)}, the samples are embedded "
+                f"with {value}: use the same network for both, or recompute the reference"
             )
 
 
 def _check_foreign(network: FeatureNetwork, saved: SavedStatistics, path: str | Path) -> None:
     if network.name != INCEPTION:
         raise ValueError(
-            f"{path} does not say which network it was computed through, as Inception's do, and "
-            f"the samples are seen through {network.name}: give --inception, or leave --reference "
-            "out"
+            f"{path} does not say its feature network, which implies Inception, and the samples "
+            f"are embedded with {network.name}: use the same network for both"
         )
     for layer, width in INCEPTION_WIDTHS.items():
         moments = getattr(saved, layer)
         if moments is not None and moments.mean.size != width:
             raise ValueError(
-                f"{path} has {layer} features of {moments.mean.size} numbers, Inception's have "
+                f"{path} has {layer} features of width {moments.mean.size}, Inception's have "
                 f"{width}: give statistics of the FID Inception network"
             )
 
@@ -190,8 +184,8 @@ def _rows_of_images(network: FeatureNetwork, path: str | Path, batch_size: int) 
     if images is None or images.dtype != np.uint8 or images.ndim != 4:
         found = "none" if images is None else f"{images.dtype}{list(images.shape)}"
         raise ValueError(
-            f"precision and recall need real images, {path} has {found} under arr_0: give a file "
-            "of ADM's with uint8 [N, H, W, 3], or leave precision_recall out"
+            f"precision and recall need real images, {path} has {found} under arr_0: give an ADM "
+            "file with uint8 [N, H, W, 3], or omit precision_recall"
         )
     images = images[:MOST_ROWS]
     starts = range(0, len(images), batch_size)

@@ -1,7 +1,7 @@
-"""What was measured, by which protocol, and which results may stand side by side?
+"""Metrics of a cell, their protocol, and which results are comparable.
 
-`protocol` is what has to agree for two numbers to be comparable; `swept` is what they are compared
-over; `record` is the rest that a reader needs to measure again. All are JSON.
+`protocol` must agree for two results to be comparable, `swept` may differ between them, and
+`record` holds the rest that reproduces a result. All are JSON.
 """
 
 import json
@@ -20,20 +20,20 @@ NAMES = {
     "precision": ("precision", "precision"),
     "recall": ("recall", "recall"),
 }
-"""The name of each number, measured with Inception and otherwise."""
+"""Title of each metric, with Inception and with another network."""
 
 
 class Result(NamedTuple):
-    """One cell.
+    """Result of one cell.
 
-    metrics: {"fid", "sfid", "is", "is_std", "precision", "recall"}, those measured.
+    metrics: measured values of "fid", "sfid", "is", "is_std", "precision" and "recall".
     protocol: network, network_sha256, resize, reference, reference_sha256, reference_count,
-      image_shape, num_samples, label_plan, ema and score_split; where measured also
-      precision_recall: the k of neighbors, and the reference_rows.
-    swept: the fields of `SamplingSettings` as they were used, with classifier (SHA-256 or None),
-      model (SHA-256), checkpoint (its training step) and p_uncond.
+      image_shape, num_samples, label_plan, ema, score_split and, if measured, precision_recall
+      (k in neighbors, reference_rows).
+    swept: fields of `SamplingSettings` as used, with classifier (SHA-256 or None), model (SHA-256),
+      checkpoint (training step) and p_uncond.
     record: seed, config of the model, classifier's config, versions of packages, warnings.
-    path: of its JSON file.
+    path: path of the JSON file.
     """
 
     metrics: dict[str, float]
@@ -44,7 +44,7 @@ class Result(NamedTuple):
 
 
 def write_result(result: Result) -> None:
-    """Writes the result at its path, complete or not at all; process 0 does."""
+    """Writes the result to its path atomically, from process 0."""
     if not processes.is_first():
         return
     fields = {name: value for name, value in result._asdict().items() if name != "path"}
@@ -52,48 +52,45 @@ def write_result(result: Result) -> None:
 
 
 def read_result(path: str | Path) -> Result:
-    """The result in a JSON file; ValueError where `write_result` did not write it."""
+    """Reads a result; ValueError for a file that `write_result` did not write."""
     try:
         return Result(**json.loads(files.folder(path).read_text()), path=files.folder(path))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
-            f"{path} is no result of an evaluation ({type(error).__name__}): give a result_*.json "
-            "of python -m launch.evaluate"
+            f"{path} is not an evaluation result ({type(error).__name__}): give a result_*.json of "
+            "python -m launch.evaluate"
         ) from error
 
 
 def check_comparable(*results: Result) -> None:
-    """Refuses results of unlike protocols: a ValueError names the first field that differs."""
+    """ValueError for results of different protocols, naming the first field that differs."""
     for other in results[1:]:
         first = results[0]
         for field in first.protocol | other.protocol:
             ours, theirs = first.protocol.get(field), other.protocol.get(field)
-            # Where one result alone has precision, the rest compares.
+            # If only one result has precision, the other metrics remain comparable.
             if ours != theirs and not (field == "precision_recall" and None in (ours, theirs)):
                 raise ValueError(
-                    f"results of unlike protocols: {field} is {ours} in {first.path} and {theirs} "
-                    f"in {other.path}; evaluate both with the same"
+                    f"results of different protocols: {field} is {ours} in {first.path} and "
+                    f"{theirs} in {other.path}; evaluate both with the same {field}"
                 )
 
 
 def title(metric: str, protocol: dict[str, Any]) -> str:
-    """The name of a number of `Result.metrics`: "FID" only where Inception measured it.
-
-    Through another network "fid" is "Frechet distance in digits_features".
-    """
+    """Title of a metric: "FID" with Inception, else e.g. "Frechet distance in digits_features"."""
     with_inception, otherwise = NAMES[metric]
     network = protocol["network"]
     return with_inception if network == INCEPTION else f"{otherwise} in {network}"
 
 
 def shown(result: Result) -> dict[str, float]:
-    """The metrics that say something: no deviation over splits where there is one split."""
+    """Metrics without "is_std" if there is only one split."""
     several_splits = result.protocol["num_samples"] > result.protocol["score_split"]
     return {k: v for k, v in result.metrics.items() if several_splits or k != "is_std"}
 
 
 def report(result: Result) -> str:
-    """The numbers by their names, and the protocol beside them, as lines of text."""
+    """Metrics with titles and the protocol, as lines of text."""
     protocol, swept = result.protocol, result.swept
     split = min(protocol["num_samples"], protocol["score_split"])
     lines = {title(name, protocol): f"{value:.4f}" for name, value in shown(result).items()}
@@ -106,7 +103,7 @@ def report(result: Result) -> str:
         "samples": f"{protocol['num_samples']}, {protocol['label_plan']} labels, seed "
         f"{result.record['seed']}, EMA of step {swept['checkpoint']}",
         "sampler": _sampler(swept),
-        "score": f"of splits of {split} images",
+        "score": f"splits of {split} images",
     }
     if "precision_recall" in protocol:
         lines["neighbors"] = "k = {neighbors}, {reference_rows} real images".format(
@@ -119,18 +116,18 @@ def report(result: Result) -> str:
 
 
 def grid(swept: dict[str, Any]) -> str:
-    """The steps of a cell in words, "T = 25 (ddim25)"."""
+    """Steps of a cell as text, "T = 25 (ddim25)"."""
     return f"T = {swept['num_steps']}" + (f" ({swept['respacing']})" if swept["respacing"] else "")
 
 
 def temperatures(swept: dict[str, Any]) -> list[str]:
-    """The temperatures of a cell that are not 1 in words, "noise temperature 0.9"."""
+    """Temperatures of a cell other than 1 as text, "noise temperature 0.9"."""
     names = ("noise_temperature", "score_temperature")
     return [f"{name.replace('_', ' ')} {swept[name]:g}" for name in names if swept[name] != 1]
 
 
 def _sampler(swept: dict[str, Any]) -> str:
-    """Guidance and sampler in words, what is as usual left out."""
+    """Guidance and sampler as text, without default settings."""
     parts = [f"w = {swept['w']:g}", swept["step"], grid(swept), f"v = {swept['logvar_interp']:g}"]
     parts.append("clipped" if swept["clip_x"] else "not clipped")
     if swept["classifier"]:

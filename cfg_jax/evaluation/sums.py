@@ -1,7 +1,7 @@
-"""What is kept of the images seen so far?
+"""Mergeable sums over images: moments of pool and spatial features, and sums of the score.
 
-Moments of pool and spatial features, and the sums of the score: of a size that does not depend on
-their number, exact however batches, devices and processes divide them, and merged, never averaged.
+Neither their size depends on the number of images, nor their values on batches, devices or
+processes. Merge sums of parts, never average them.
 """
 
 import dataclasses
@@ -13,17 +13,16 @@ from cfg_jax.evaluation.networks import Outputs
 from cfg_jax.metrics import FeatureStatistics, ScoreSums
 
 SCORE_SPLIT = 5_000
-"""Images of a split of the score: ADM's, and the customary ten splits of 50,000 images."""
+"""Images per split of the score, as in ADM and in ten splits of 50,000 images."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sums:
-    """Sums over images; a value, `merge` returns another.
+    """Sums over images; immutable, `merge` returns a new value.
 
-    Attributes:
-      pool: of features [n, D].
-      spatial: of spatial features [n, S]; None for a network without.
-      score: of logits [n, K], splits of SCORE_SPLIT images.
+    pool: statistics of features [n, D].
+    spatial: statistics of spatial features [n, S]; None if the network has none.
+    score: sums of logits [n, K], in splits of SCORE_SPLIT images.
     """
 
     pool: FeatureStatistics
@@ -32,10 +31,7 @@ class Sums:
 
     @classmethod
     def of(cls, outputs: Outputs, index: np.ndarray) -> "Sums":
-        """The sums of B images, row i of `outputs` being that of image index[i] of all.
-
-        ValueError for features or logits that are not finite.
-        """
+        """Sums of B images; `outputs` row i belongs to image index[i]. ValueError if not finite."""
         return cls(
             FeatureStatistics.of(outputs.features),
             None if outputs.spatial is None else FeatureStatistics.of(outputs.spatial),
@@ -43,7 +39,7 @@ class Sums:
         )
 
     def merge(self, other: "Sums") -> "Sums":
-        """The sums over the images of both; ValueError as the merges of its parts."""
+        """Sums over the images of both; ValueError as for the merges of the parts."""
         return Sums(
             self.pool.merge(other.pool),
             None if self.spatial is None else self.spatial.merge(other.spatial),
@@ -51,7 +47,7 @@ class Sums:
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All numbers as named arrays, for a file or another process; `from_arrays` reads them."""
+        """Named arrays for a file or another process; the inverse of `from_arrays`."""
         named = {"score_count": self.score.count, "p": self.score.p, "p_log_p": self.score.p_log_p}
         for name in ("pool", "spatial"):
             moments = getattr(self, name)
@@ -62,7 +58,7 @@ class Sums:
 
     @classmethod
     def from_arrays(cls, named: Mapping[str, np.ndarray]) -> "Sums":
-        """The sums whose `arrays` these are; KeyError where one is missing."""
+        """Inverse of `arrays`; KeyError for a missing array."""
 
         def moments(name: str) -> FeatureStatistics:
             count, mean, scatter = (

@@ -1,9 +1,9 @@
-"""How near are generated images to real ones, and how varied are they?
+"""How close are generated images to real ones, and how diverse are they?
 
-Distances between sets of features, in float64 NumPy on the host: the Frechet distance (FID, sFID)
-from `FeatureStatistics`, the inception score from `ScoreSums`, `precision_recall` from the features
-themselves. The first two are streaming sums that can be merged, so that batches, devices and
-processes may divide the images in any way. The feature networks are imported by their own names.
+Metrics of feature sets, in float64 NumPy on the host: the Frechet distance (FID, sFID) from
+`FeatureStatistics`, the inception score from `ScoreSums`, `precision_recall` from all features.
+The first two are mergeable sums, independent of how images are divided into batches, devices and
+processes. Feature networks are submodules, not re-exported here.
 """
 
 from cfg_jax.metrics.frechet import frechet_distance

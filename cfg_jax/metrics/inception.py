@@ -1,13 +1,13 @@
-"""What does the Inception network that FID is defined with see in an image?
+"""Features of the Inception network that defines FID.
 
     images -> TF1's bilinear resize to 299 x 299 -> (x - 128) / 128 -> 94 convolutions -> Features
     batch norm: scale = gamma / sqrt(variance + 0.001),  shift = beta - scale * mean
 
 The network is TensorFlow's release of 2015-12-05. It differs from the later Inception-v3 of
-torchvision and Keras in its resize, in average pools that do not count the padding, in the maximum
-pool of the last block and in its 1008 classes; the scores of another network are not comparable.
-Its weights are a state dict with the names of the pytorch-fid and torch-fidelity projects;
-`inception_weights` reads and converts the files, `inception_layers` has the layers.
+torchvision and Keras in its resize, in average pools that exclude the padding, in the maximum pool
+of the last block and in its 1008 classes; scores of other networks are not comparable. The weights
+are a state dict with the names of pytorch-fid and torch-fidelity; `inception_weights` reads and
+converts the files, `inception_layers` defines the layers.
 
 Sources: Szegedy et al. 2015 (arXiv 1512.00567); Heusel et al. 2017 for FID, Nash et al. 2021
 (arXiv 2103.03841) for the 17 x 17 map of sFID.
@@ -30,13 +30,13 @@ SPATIAL_LAYER, SPATIAL_CHANNELS = "Mixed_6d.branch1x1", 7
 
 
 class Features(NamedTuple):
-    """The numbers of N images that metrics use, float32.
+    """Features of N images that metrics use, float32.
 
     Attributes:
-      pool3: [N, 2048], the last map's mean over its 8 x 8 places: FID, precision and recall.
-      logits_unbiased: [N, 1008], pool3 times the classifier's weights without its bias, as the
-        Inception score of the original programs has it.
-      spatial: [N, 2023], seven channels of a 17 x 17 map, in the order row, column, channel: sFID.
+      pool3: [N, 2048], mean of the last map over its 8 x 8 pixels; for FID, precision and recall.
+      logits_unbiased: [N, 1008], pool3 times the classifier's weights without its bias, as in the
+        original Inception score.
+      spatial: [N, 2023], seven channels of a 17 x 17 map, ordered row, column, channel; for sFID.
     """
 
     pool3: jax.Array
@@ -47,7 +47,7 @@ class Features(NamedTuple):
 def parameters(state_dict: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """Weights for `apply`: each convolution's `kernel` [h, w, in, out], `scale` and `shift` [out].
 
-    ValueError as `checked`; `fc.bias` has to be there too, though none of the `Features` uses it.
+    ValueError as for `checked`; `fc.bias` is required although no feature uses it.
     """
     state_dict = checked(state_dict)
     weights = {"fc": {"kernel": np.asarray(state_dict["fc.weight"]).T}}
@@ -66,18 +66,16 @@ def parameters(state_dict: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.n
 
 
 def apply(weights: Mapping[str, Mapping[str, jax.Array]], images: jax.Array) -> Features:
-    """Features of uint8 images [N, H, W, 3], as a pure function for the caller to jit or pmap.
+    """Features of uint8 RGB images [N, H, W, 3], a pure function for the caller to jit or pmap.
 
-    Args:
-      weights: as `parameters` gives them; an argument of the compiled function, or the compiler
-        takes 90 MB of constants.
-      images: RGB; ValueError for another shape or dtype.
+    Pass `weights`, from `parameters`, as an argument of the compiled function; closed over, they
+    become 90 MB of constants. ValueError for images of another shape or dtype.
     """
     shape, dtype = np.shape(images), getattr(images, "dtype", None)
     if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
         raise ValueError(
             f"images {dtype}{list(shape)}: need uint8 [N, H, W, 3] in RGB; repeat the channel of "
-            "grey ones three times"
+            "grayscale images three times"
         )
     return features_of_resized(weights, resize_bilinear_tf1(images, SIDE))
 
@@ -85,10 +83,10 @@ def apply(weights: Mapping[str, Mapping[str, jax.Array]], images: jax.Array) -> 
 def checked(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The network's 472 float32 arrays; ValueError for other names, shapes or types.
 
-    PyTorch's counters `*.num_batches_tracked`, which some files have, are left out.
+    PyTorch's counters `*.num_batches_tracked` are dropped.
     """
     arrays = {k: v for k, v in state_dict.items() if not k.endswith(".num_batches_tracked")}
-    remedy = "give the FID Inception network's, those of pt_inception-2015-12-05-6726825d"
+    remedy = "give the weights of the FID Inception network, pt_inception-2015-12-05-6726825d"
     check(arrays, layers.expected_shapes(), np.float32, remedy)
     return arrays
 
@@ -96,9 +94,9 @@ def checked(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def resize_bilinear_tf1(images: jax.Array, side: int) -> jax.Array:
     """TF1's ResizeBilinear (align_corners=False, no half-pixel centres): [N, side, side, C].
 
-    Pixel i lies at i H / side of the images [N, H, W, C], between two source pixels that are
-    interpolated linearly, rows after columns, float32 throughout; past the last source pixel there
-    is only that. Equal to TensorFlow's bit for bit.
+    Pixel i lies at i H / side of the images [N, H, W, C] and interpolates its two source pixels
+    linearly, rows after columns, in float32; positions past the last source pixel repeat it.
+    Bit-identical to TensorFlow's.
     """
     images = jnp.asarray(images, jnp.float32)
     for axis in (2, 1):
@@ -108,8 +106,8 @@ def resize_bilinear_tf1(images: jax.Array, side: int) -> jax.Array:
         high = np.minimum(low + 1, size - 1)
         share = (place - low.astype(np.float32)).reshape([-1 if a == axis else 1 for a in range(4)])
         before, after = (jnp.take(images, index, axis=axis) for index in (low, high))
-        # Compilers fuse a product and a sum and round them once, where TF rounds each. A maximum
-        # that changes no finite number stands between the two; XLA drops its own barriers first.
+        # Compilers fuse product and sum and round once; TF rounds each. A maximum that changes no
+        # finite value prevents the fusion; XLA drops its own barriers before fusing.
         step = jnp.maximum((after - before) * share, np.finfo(np.float32).min)
         images = before + step
     return images
@@ -118,7 +116,7 @@ def resize_bilinear_tf1(images: jax.Array, side: int) -> jax.Array:
 def features_of_resized(
     weights: Mapping[str, Mapping[str, jax.Array]], images: jax.Array
 ) -> Features:
-    """Features of images [N, 299, 299, 3] with values in 0..255, float32."""
+    """Features of float32 images [N, 299, 299, 3] with values in [0, 255]."""
     maps = {}
 
     def convolve(x: jax.Array, name: str, conv: layers.Conv) -> jax.Array:

@@ -1,10 +1,10 @@
-"""Of which layers does the Inception network of FID consist, and what does each compute?
+"""Layers of the FID Inception network.
 
     y = relu(scale * (kernel * x) + shift)      every convolution, its batch norm folded in
 
-`STEM` and `BLOCKS` are the network as data: a block sends its input through branches and joins
-their channels, a branch is a sequence of steps. `walk` follows them, whatever goes through: maps,
-or mere channel counts. Names and order are those of the pytorch-fid and torch-fidelity state dict.
+`STEM` and `BLOCKS` describe the network as data: a block concatenates the channels of its branches,
+a branch is a sequence of steps. `walk` traverses them with feature maps or with channel counts.
+Names and order match the state dict of pytorch-fid and torch-fidelity.
 
 Sources: Szegedy et al. 2015 (arXiv 1512.00567), figures 5 to 7; TensorFlow's release of 2015-12-05.
 """
@@ -20,7 +20,7 @@ NUM_CLASSES = 1008
 
 
 class Conv(NamedTuple):
-    """A convolution, its batch norm and a ReLU; stride 2 comes without padding."""
+    """A convolution, its batch norm and a ReLU; stride 2 has no padding."""
 
     name: str
     channels: int
@@ -29,7 +29,7 @@ class Conv(NamedTuple):
     padding: str = "SAME"
 
 
-# The pools, all of 3 x 3: the mean of the pixels that are there, the maximum, every other maximum.
+# 3 x 3 pools: mean without the padding, maximum, maximum with stride 2.
 MEAN, MAX, HALVE = "mean", "max", "halve"
 Branch = tuple[Any, ...]  # steps: a Conv, a pool, or a tuple of Convs side by side
 
@@ -39,7 +39,7 @@ def _halving(name: str, channels: int) -> Conv:
 
 
 def _chain(name: str, *convs: tuple[int, int, int]) -> Branch:
-    """Convolutions (channels, height, width) in turn, called <name>_1, <name>_2, ..."""
+    """Successive convolutions (channels, height, width), named <name>_1, <name>_2, ..."""
     return tuple(Conv(f"{name}_{i}", c, (h, w)) for i, (c, h, w) in enumerate(convs, start=1))
 
 
@@ -110,7 +110,7 @@ BLOCKS: dict[str, tuple[Branch, ...]] = {
 
 
 def expected_shapes() -> dict[str, tuple[int, ...]]:
-    """The network's state dict: each name with its shape, kernels [out, in, h, w]."""
+    """Name and shape of each array of the state dict; kernels are [out, in, h, w]."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note(in_channels: int, name: str, conv: Conv) -> int:
@@ -126,12 +126,10 @@ def expected_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def walk(x: Any, convolve: Callable, pool: Callable, join: Callable) -> Any:
-    """x through the stem and every block; what x is, only the three functions know.
+    """Passes x through the stem and every block; the three functions define the type of x.
 
-    Args:
-      convolve: (x, name of the state dict, Conv) -> x.
-      pool: (x, MEAN, MAX or HALVE) -> x.
-      join: list of x -> x, side by side.
+    convolve: (x, name in the state dict, Conv) -> x; pool: (x, MEAN, MAX or HALVE) -> x;
+    join: list of x -> x, which concatenates channels.
     """
 
     def branch(x: Any, prefix: str, steps: Branch) -> Any:
@@ -151,10 +149,9 @@ def walk(x: Any, convolve: Callable, pool: Callable, join: Callable) -> Any:
 
 
 def convolve(x: jax.Array, weights: Mapping[str, jax.Array], conv: Conv) -> jax.Array:
-    """relu(scale * (kernel * x) + shift): [N, H, W, channels], x [N, H, W, C].
+    """relu(scale * (kernel * x) + shift), x [N, H, W, C] -> [N, H, W, channels].
 
-    Args:
-      weights: `kernel` [h, w, C, channels], `scale` and `shift` [channels].
+    `weights` holds `kernel` [h, w, C, channels], `scale` and `shift` [channels].
     """
     y = lax.conv_general_dilated(
         x,
@@ -162,14 +159,14 @@ def convolve(x: jax.Array, weights: Mapping[str, jax.Array], conv: Conv) -> jax.
         (conv.stride, conv.stride),
         conv.padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        # The default of TPUs and recent GPUs rounds to 8 or 10 bits, which moves FID.
+        # The default on TPUs and recent GPUs rounds to 8 or 10 bits, which changes FID.
         precision=lax.Precision.HIGHEST,
     )
     return jax.nn.relu(y * weights["scale"][None, None, None] + weights["shift"][None, None, None])
 
 
 def pool(x: jax.Array, kind: str) -> jax.Array:
-    """Mean or maximum of the 3 x 3 places around each of x [N, H, W, C], padding not counted."""
+    """3 x 3 mean or maximum pool of x [N, H, W, C], excluding the padding."""
     window = (1, 3, 3, 1)
     if kind == MEAN:
         total = lax.reduce_window(x, 0.0, lax.add, window, (1, 1, 1, 1), "SAME")

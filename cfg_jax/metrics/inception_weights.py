@@ -1,11 +1,11 @@
-"""From which files do the weights of the FID Inception network come?
+"""Files that hold the weights of the FID Inception network.
 
-    pt_inception-2015-12-05-6726825d.pth   of the pytorch-fid project, or torch-fidelity's: PyTorch
-    classify_image_graph_def.pb            of TensorFlow's inception-2015-12-05.tgz: no TensorFlow
-    *.safetensors                          of `store`: only this needs nothing beyond the package
+    pt_inception-2015-12-05-6726825d.pth   pytorch-fid or torch-fidelity; needs PyTorch
+    classify_image_graph_def.pb            TensorFlow's inception-2015-12-05.tgz; needs TensorBoard
+    *.safetensors                          written by `store`; needs no other package
 
 All three give the same state dict. TensorFlow's kernels [h, w, in, out] become [out, in, h, w].
-Files that could run code when opened are refused, and nothing is ever downloaded.
+Files that could run code when opened are refused. Nothing is downloaded.
 """
 
 import hashlib
@@ -35,11 +35,10 @@ _BATCH_NORM = {
 
 
 def load_weights(path: str | Path) -> dict[str, np.ndarray]:
-    """The state dict in a file, as `inception.parameters` takes it.
+    """State dict of a file, for `inception.parameters`.
 
-    Raises:
-      ValueError: no such file, a damaged one, one that would run code, or another network's;
-        PyTorch (`.pth`) or TensorBoard (`.pb`) is needed and not installed.
+    Raises ValueError for a file that is missing, damaged, would run code or holds another network,
+    and if the needed PyTorch (`.pth`) or TensorBoard (`.pb`) is not installed.
     """
     try:
         path = weight_files.existing(path, (*weight_files.SUFFIXES, ".pb"))
@@ -53,13 +52,10 @@ def load_weights(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def store(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> str:
-    """Writes a state dict as safetensors, complete or not at all; returns the file's SHA-256.
+    """Writes a state dict as safetensors, atomically; returns the SHA-256 of the file.
 
-    The same weights give the same bytes, whichever file they were read from.
-
-    Raises:
-      ValueError: `path` does not end in .safetensors, or another network's weights.
-      OSError: a path that cannot be written.
+    The same weights give the same bytes, independent of the file they were read from. Raises
+    ValueError for another suffix or another network's weights, OSError if `path` is not writable.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
@@ -71,7 +67,7 @@ def store(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> str:
 
 
 def sha256_of_weights(state_dict: Mapping[str, np.ndarray]) -> str:
-    """The SHA-256 of the file that `store` writes; ValueError for another network's weights."""
+    """SHA-256 of the file that `store` writes; ValueError for another network's weights."""
     return hashlib.sha256(_serialised(state_dict)).hexdigest()
 
 
@@ -81,10 +77,10 @@ def _serialised(state_dict: Mapping[str, np.ndarray]) -> bytes:
 
 
 def graph_scopes() -> dict[str, str]:
-    """Each convolution of the state dict, with its scope in TensorFlow's graph.
+    """Scope in TensorFlow's graph of each convolution of the state dict.
 
-    A branch of one convolution alone is `conv` in the block's scope; the others are `tower`,
-    `tower_1`, ... and count their convolutions; two side by side are in a scope `mixed` of theirs.
+    A branch of a single convolution is `conv` in the block's scope. Longer branches are `tower`,
+    `tower_1`, ... with numbered convolutions; parallel convolutions share a scope `mixed`.
     """
     scopes = _scopes_of_branch("", "", STEM)
     for number, (block, branches) in enumerate(BLOCKS.items()):
@@ -122,12 +118,12 @@ def _read_graph(path: Path) -> dict[str, np.ndarray]:
     except ImportError as error:
         raise ValueError(
             f"{path} is a TensorFlow graph: pip install tensorboard to convert it once (TensorFlow "
-            "is not needed), or give the .safetensors of python -m launch.import_inception"
+            "is not needed), or give a .safetensors from python -m launch.import_inception"
         ) from error
     try:
         graph = GraphDef.FromString(path.read_bytes())
     except DecodeError as error:
-        raise ValueError(f"{path} is damaged or no TensorFlow graph ({error})") from error
+        raise ValueError(f"{path} is damaged or not a TensorFlow graph ({error})") from error
     nodes = {node.name: node for node in graph.node}
     scopes = graph_scopes()
     _check_nodes(path, nodes, scopes)
@@ -148,7 +144,7 @@ def _read_graph(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_nodes(path: Path, nodes: Iterable[str], scopes: Mapping[str, str]) -> None:
-    """Refuses a graph that lacks a constant or has more convolutions."""
+    """Refuses a graph with missing constants or additional convolutions."""
     parts = ["conv2d_params", *(f"batchnorm/{node}" for node in _BATCH_NORM.values())]
     needed = [f"{scope}/{part}" for scope in scopes.values() for part in parts]
     needed += ["softmax/weights", "softmax/biases"]
@@ -161,7 +157,7 @@ def _check_nodes(path: Path, nodes: Iterable[str], scopes: Mapping[str, str]) ->
 
 
 def _gammas_without_effect(path: Path, graph: Any) -> set[str]:
-    """The constants that a batch norm with `scale_after_normalization` off does not look at."""
+    """Constants that batch norms ignore because `scale_after_normalization` is off."""
     unscaled = set()
     for node in graph.node:
         if node.op == "BatchNormWithGlobalNormalization":

@@ -1,10 +1,10 @@
-"""What are the mean and covariance of features that arrive in pieces?
+"""Streaming mean and covariance of features, mergeable in any order.
 
     n = n_a + n_b,   d = mean_b - mean_a,   mean = mean_a + d n_b / n
     scatter = scatter_a + scatter_b + d d^T n_a n_b / n,   covariance = scatter / (n - 1)
 
-The sums are kept about the mean: plain sums of x and x x^T would lose as many digits as the mean is
-larger than the spread. A merge of any pieces in any order differs from one pass by rounding only.
+Sums are centered on the mean, since plain sums of x and x x^T cancel if the mean is much larger
+than the spread. Any order of merging differs from a single pass by rounding only.
 
 Source: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
 """
@@ -19,10 +19,10 @@ from cfg_jax.metrics.rows import as_rows
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureStatistics:
-    """Count, mean and scatter of rows seen so far; a value, `merge` returns another.
+    """Count, mean and scatter of rows; immutable, `merge` returns a new value.
 
-    The fields are float64 arrays. Send them to another process as bytes or through a file: without
-    `jax_enable_x64`, jax would round them to float32.
+    The arrays are float64. Send them to another process as bytes or in a file, since jax rounds
+    them to float32 without `jax_enable_x64`.
 
     Attributes:
       count: number of rows, N.
@@ -36,18 +36,18 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "FeatureStatistics":
-        """The statistics of features [n, D], any real dtype, n >= 0; ValueError as `as_rows`."""
+        """Statistics of features [n, D], any real dtype, n >= 0; ValueError as for `as_rows`."""
         rows = as_rows(features, "features")
         mean = rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
         rows = rows - mean
         return cls(len(rows), mean, rows.T @ rows)
 
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
-        """The statistics of the rows of both; ValueError for unlike widths."""
+        """Statistics of the rows of both; ValueError for different widths."""
         if self.mean.shape != other.mean.shape:
             raise ValueError(
-                f"features of {other.mean.size} numbers join those of {self.mean.size}: take both "
-                "from the same layer"
+                f"features of widths {self.mean.size} and {other.mean.size} cannot be merged: take "
+                "both from the same layer"
             )
         if not (self.count and other.count):
             return self if self.count else other
@@ -59,14 +59,14 @@ class FeatureStatistics:
 
     @property
     def covariance(self) -> np.ndarray:
-        """scatter / (N - 1), [D, D]; ValueError for N < 2, a warning for N <= D: rank below D."""
+        """scatter / (N - 1), [D, D]; ValueError for N < 2, warning for N <= D (rank below D)."""
         if self.count < 2:
-            raise ValueError(f"a covariance of {self.count} rows: give 2 or more")
+            raise ValueError(f"a covariance of {self.count} rows: needs at least 2")
         if self.count <= self.mean.size:
             warnings.warn(
-                f"{self.count} rows of {self.mean.size} numbers: the covariance has rank "
-                f"{self.count - 1} at most, and a Frechet distance from it is not comparable with "
-                f"published ones; use more than {self.mean.size} images, 50,000 are customary.",
+                f"{self.count} rows of {self.mean.size} features: the covariance has rank at most "
+                f"{self.count - 1}, and its Frechet distance is not comparable with published "
+                f"ones; use more than {self.mean.size} images, 50,000 are customary.",
                 stacklevel=2,
             )
         return self.scatter / (self.count - 1)

@@ -1,10 +1,10 @@
-"""Do generated images look real, and are all real ones covered?
+"""Precision (fidelity) and recall (coverage) of generated images.
 
     precision = fraction of generated rows within the manifold of the reference
     recall    = fraction of reference rows within the manifold of the generated
 
-A set's manifold is the union of balls about its rows; the radius of each is the distance to its
-k-th nearest other row of the same set. Precision asks about fidelity, recall about variety.
+The manifold of a set is the union of balls around its rows. The radius of a ball is the distance to
+the k-th nearest other row of the same set.
 
 Source: Kynkaanniemi et al. 2019, arXiv 1904.06991, equations 1 and 2.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from cfg_jax.metrics.rows import as_rows
 
 _BLOCK = 2**23
-"""Distances held at a time, 64 MiB."""
+"""Distances in memory at a time, 64 MiB."""
 
 
 class PrecisionRecall(NamedTuple):
@@ -28,35 +28,32 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(generated: np.ndarray, reference: np.ndarray, k: int = 3) -> PrecisionRecall:
-    """Fraction of generated rows near reference ones, and of reference rows near generated ones.
+    """Fraction of generated rows near reference rows, and of reference rows near generated rows.
 
-    A row on the surface of a ball is inside. The fractions depend on the numbers of rows; 50,000
-    generated and 10,000 reference ones are customary.
-
-    Distances are float64. Two rows nearer than its rounding, 1e-6 of their norm about the median
-    for 2,048 columns, count as one, so that copies are at distance 0. Memory: two float64 copies of
-    the rows, and less than 512 MiB; time: N^2 + N M + M^2 times D multiplications.
+    Balls include their surface. Distances are float64; those within rounding, 1e-6 of the norm
+    about the median for 2,048 columns, become 0, since copies must coincide. Memory: two float64
+    copies of the rows, and less than 512 MiB; time: N^2 + N M + M^2 times D multiplications.
 
     Args:
-      generated, reference: features [N, D] and [M, D].
-      k: which neighbor gives the radius, 1 to min(N, M) - 1; 3 in the paper and in ADM.
+      generated, reference: features [N, D] and [M, D]. The fractions depend on N and M; 50,000
+        and 10,000 are customary.
+      k: rank of the neighbor at the radius, 1 to min(N, M) - 1; 3 in the paper and in ADM.
 
-    Raises:
-      ValueError: k out of range, unlike widths, not [n, D], or a number not finite.
+    Raises ValueError for k out of range, different widths, rows not [n, D], or values not finite.
     """
     generated = as_rows(generated, "generated features")
     reference = as_rows(reference, "reference features")
     if generated.shape[1] != reference.shape[1]:
         raise ValueError(
-            f"generated features of {generated.shape[1]} numbers, reference of "
+            f"generated features of width {generated.shape[1]}, reference of width "
             f"{reference.shape[1]}: take both from the same layer"
         )
     if not 1 <= k < min(len(generated), len(reference)):
         raise ValueError(
-            f"k={k} with {len(generated)} generated and {len(reference)} reference rows: choose "
-            "from 1 to one less than the rows of either, 3 is customary"
+            f"k={k} with {len(generated)} generated and {len(reference)} reference rows: k must be "
+            "at least 1 and less than the rows of either, 3 is customary"
         )
-    # About the middle of the data |a|^2 + |b|^2 - 2 a.b loses least; whole numbers stay whole.
+    # Centering reduces cancellation in |a|^2 + |b|^2 - 2 a.b. Medians keep integer data exact.
     middle = np.median(reference, axis=0)
     generated, reference = generated - middle, reference - middle
     generated_radii, reference_radii = _radii(generated, k), _radii(reference, k)
@@ -72,14 +69,14 @@ def _radii(features: np.ndarray, k: int) -> np.ndarray:
     """Squared distance of each row to its k-th nearest other row, [N]."""
     radii = np.empty(len(features))
     for rows, distances in _blocks(features, features):
-        radii[rows] = np.partition(distances, k, axis=1)[:, k]  # the row itself is at place 0
+        radii[rows] = np.partition(distances, k, axis=1)[:, k]  # index 0 is the row itself
     return radii
 
 
 def _blocks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Slices of the rows of a, and their squared distances to all rows of b."""
+    """Yields slices of the rows of a, and their squared distances to all rows of b."""
     norms_a, norms_b = (np.einsum("nd,nd->n", rows, rows) for rows in (a, b))
-    # Bound on the rounding of three sums of D products, relative to |a|^2 + |b|^2.
+    # Rounding bound of three sums of D products, relative to |a|^2 + |b|^2.
     rounding = (a.shape[1] + 4) * np.finfo(np.float64).eps
     height = max(1, _BLOCK // len(b))
     for start in range(0, len(a), height):

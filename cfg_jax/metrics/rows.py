@@ -1,26 +1,22 @@
-"""What may be counted as a set of rows: finite numbers [n, D], as float64."""
+"""Validation of feature rows: finite float64 [n, D]."""
 
 import numpy as np
 
 
 def as_rows(values: np.ndarray, name: str) -> np.ndarray:
-    """`values` as float64 [n, D].
+    """`values` as float64 [n, D]; `name` is a plural noun for error messages.
 
-    Args:
-      name: of the values in a message, a plural.
-
-    Raises:
-      ValueError: another rank, no columns, or a number that is not finite.
+    Raises ValueError for another rank, no columns, or values that are not finite.
     """
     rows = np.asarray(values, np.float64)
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise ValueError(
-            f"{name} of shape {rows.shape}: give one row per image, [n, D]; flatten maps first"
+            f"{name} of shape {rows.shape}: need one row per image, [n, D]; flatten maps first"
         )
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
         raise ValueError(
             f"{name} have nan or inf in {(~finite).sum()} of {len(rows)} rows, the first is row "
-            f"{finite.argmin()}: leave no image out, find what made it"
+            f"{finite.argmin()}: fix the source of the value, do not drop the image"
         )
     return rows

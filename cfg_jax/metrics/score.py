@@ -1,12 +1,11 @@
-"""Are images recognised with confidence, and as many different things?
+"""Inception score: are images classified with confidence, and into many classes?
 
     score of a split = exp(mean over its rows of KL(p(y|x) || p(y))),   p(y) = mean of p(y|x)
     KL summed = (sum of p log p) / n - p(y) log p(y)
 
-A split is a run of consecutive rows in the order of the images, not shuffled; the inception score
-is the mean over splits. A small split scores lower, so only scores of equal split sizes compare;
-10 splits of 50,000 images are customary, ADM's splits of 5,000 rows. ADM takes its logits from
-Inception's last layer without the bias.
+The inception score is the mean over splits, runs of consecutive rows that are not shuffled. Small
+splits score lower; compare scores only at equal split sizes. 10 splits of 50,000 images are
+customary; ADM uses splits of 5,000 rows and logits without the bias of Inception's last layer.
 
 Source: Salimans et al. 2016, arXiv 1606.03498, section 4.
 """
@@ -22,7 +21,7 @@ from cfg_jax.metrics.rows import as_rows
 
 
 class InceptionScore(NamedTuple):
-    """Mean and population standard deviation of the scores of the splits, each in [1, K]."""
+    """Mean and population standard deviation of the split scores, each score in [1, K]."""
 
     mean: float
     std: float
@@ -31,14 +30,13 @@ class InceptionScore(NamedTuple):
 def inception_score(logits: np.ndarray, splits: int = 10) -> InceptionScore:
     """Mean and deviation over splits of exp(mean KL(p(y|x) || p(y))), p = softmax of the logits.
 
-    Split s is rows floor(N s / splits) to floor(N (s + 1) / splits), in the order given.
-
-    ValueError for splits below 1 or above N, logits not [N, K], or a number that is not finite.
+    Split s is rows floor(N s / splits) to floor(N (s + 1) / splits). Raises ValueError for splits
+    outside [1, N], logits not [N, K], or values that are not finite.
     """
     total = len(as_rows(logits, "logits"))
     if not 1 <= splits <= total:
         raise ValueError(
-            f"splits={splits} of {total} rows: choose from 1 to the number of rows, 10 is customary"
+            f"splits={splits} of {total} rows: choose 1 to the number of rows, 10 is customary"
         )
     sums = ScoreSums.empty(np.shape(logits)[1], Fraction(total, splits))
     return sums.update(logits, np.arange(total)).score()
@@ -46,15 +44,15 @@ def inception_score(logits: np.ndarray, splits: int = 10) -> InceptionScore:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScoreSums:
-    """Per split, the sums that its score needs; a value, `update` and `merge` return another.
+    """Sums for the score of each split; immutable, `update` and `merge` return new values.
 
-    Each row comes with its place among all images, so batches, devices and processes may divide
-    them in any way. Send the fields to another process as those of `FeatureStatistics`.
+    Each row has the global index of its image, so the sums are independent of how images are
+    divided into batches, devices and processes. Send the arrays as those of `FeatureStatistics`.
 
     Attributes:
-      split_size: rows of a split: 5,000 for ADM's; for a known number of splits
-        `Fraction(total, splits)`, whose splits differ by one row where it does not divide.
-      count: rows seen of each split, int64 [S]; S grows with the rows.
+      split_size: rows per split, 5,000 in ADM; `Fraction(total, splits)` for a known number of
+        splits, whose sizes differ by at most one row.
+      count: rows so far per split, int64 [S]; S grows with the rows.
       p: sum of p, [S, K].
       p_log_p: sum over rows and classes of p log p, [S].
     """
@@ -66,30 +64,29 @@ class ScoreSums:
 
     @classmethod
     def empty(cls, num_classes: int, split_size: int | Fraction = 5_000) -> "ScoreSums":
-        """The sums of no rows; ValueError for a split_size below 1."""
+        """Sums of no rows; ValueError for a split_size below 1."""
         if not split_size >= 1:
-            raise ValueError(f"split_size={split_size}: give 1 row or more, 5000 is customary")
+            raise ValueError(f"split_size={split_size}: must be at least 1 row, 5000 is customary")
         counts = np.zeros(0, np.int64)
         return cls(Fraction(split_size), counts, np.zeros((0, num_classes)), np.zeros(0))
 
     def update(self, logits: np.ndarray, index: np.ndarray) -> "ScoreSums":
-        """The sums of the rows so far and of logits [n, K], row i being image index[i] of all.
+        """Sums with logits [n, K] added; row i belongs to image index[i].
 
-        Raises:
-          ValueError: not [n, K], a number that is not finite, an index that is no integer from 0,
-            or more rows in a split than it has, as when an image is counted twice.
+        Raises ValueError for logits not [n, K] or not finite, indices that are not integers of at
+        least 0, and more rows in a split than its size, e.g. an image counted twice.
         """
         logits, index = as_rows(logits, "logits"), np.asarray(index)
         fits = np.issubdtype(index.dtype, np.integer) and index.shape == logits.shape[:1]
         if not fits or (index < 0).any():
             raise ValueError(
                 f"index of shape {index.shape} and dtype {index.dtype} for {len(logits)} rows: "
-                "give each row the place of its image among all, an integer from 0"
+                "give each row the index of its image, an integer from 0"
             )
         logits = logits - logits.max(axis=1, keepdims=True)
         log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         p = np.exp(log_p)
-        # The split s with floor(size s) <= index < floor(size (s + 1)), in whole numbers.
+        # Split s with floor(size s) <= index < floor(size (s + 1)), in integer arithmetic.
         size = self.split_size
         split = ((index.astype(np.int64) + 1) * size.denominator - 1) // size.numerator
         member = (np.arange(split.max(initial=-1) + 1)[:, None] == split).astype(np.float64)
@@ -97,11 +94,11 @@ class ScoreSums:
         return self.merge(ScoreSums(size, *sums))
 
     def merge(self, other: "ScoreSums") -> "ScoreSums":
-        """The sums of the rows of both; ValueError for unlike sums, or too many rows in a split."""
+        """Sums of the rows of both; ValueError for mismatched sums or too many rows in a split."""
         if (self.split_size, self.p.shape[1]) != (other.split_size, other.p.shape[1]):
             raise ValueError(
-                f"sums over splits of {other.split_size} rows and {other.p.shape[1]} classes join "
-                f"those of {self.split_size} and {self.p.shape[1]}: use the same of both"
+                f"sums over splits of {other.split_size} rows and {other.p.shape[1]} classes do "
+                f"not match {self.split_size} rows and {self.p.shape[1]} classes: make both equal"
             )
         splits = max(len(self.count), len(other.count))
         count, p, p_log_p = (
@@ -114,22 +111,22 @@ class ScoreSums:
             split = surplus[0]
             raise ValueError(
                 f"split {split} has {count[split]} rows of {merged._sizes()[split]}: images were "
-                "counted twice; give each its own index, and leave padding out"
+                "counted twice; give each its own index, and exclude padding"
             )
         return merged
 
     def score(self) -> InceptionScore:
-        """The inception score of the rows so far; the last split may be a short one, as in ADM.
+        """Inception score; ValueError for no rows, or missing rows in a split before the last.
 
-        ValueError for no rows, or a split before the last that lacks some.
+        The last split may be short, as in ADM.
         """
         if not self.count.size:
-            raise ValueError("no rows to score: update with the logits of one image or more")
+            raise ValueError("no rows to score: update with the logits of at least one image")
         lacking = np.flatnonzero(self.count[:-1] < self._sizes()[:-1])
         if lacking.size:
             split = lacking[0]
             raise ValueError(
-                f"split {split} has {self.count[split]} of {self._sizes()[split]} rows while later "
+                f"split {split} has {self.count[split]} of {self._sizes()[split]} rows but later "
                 "splits have some: merge the sums of all processes before scoring"
             )
         marginal = self.p / self.count[:, None]
@@ -139,7 +136,7 @@ class ScoreSums:
         return InceptionScore(float(scores.mean()), float(scores.std()))
 
     def _sizes(self) -> np.ndarray:
-        """Rows of each full split, int64 [S]."""
+        """Size of each split when complete, int64 [S]."""
         starts = [math.floor(self.split_size * s) for s in range(len(self.count) + 1)]
         return np.diff(starts).astype(np.int64)
 

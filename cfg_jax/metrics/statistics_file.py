@@ -1,10 +1,9 @@
-"""How are the moments of a reference set kept?
+"""File of reference statistics, readable by ADM and pytorch-fid.
 
-In one `.npz`: `mu` [D] and `sigma` [D, D], where wanted `mu_s` and `sigma_s` of the spatial
-features (sFID), `count` and `count_s`, and `manifest`, a JSON text that says what they were
-computed from. The four arrays have the names of ADM's reference batches and of pytorch-fid's
-statistics, so either program reads these files, and `load_statistics` reads theirs. Nothing is ever
-unpickled.
+One `.npz` holds `mu` [D] and `sigma` [D, D], optionally `mu_s` and `sigma_s` of the spatial
+features (sFID), `count` and `count_s`, and `manifest`, a JSON text that describes their source.
+ADM's reference batches and pytorch-fid's statistics use the same names, and `load_statistics` reads
+them. Nothing is unpickled.
 """
 
 import json
@@ -18,7 +17,7 @@ from cfg_jax.metrics.moments import FeatureStatistics
 
 
 class Moments(NamedTuple):
-    """mean [D] and covariance [D, D], float64, of `count` rows; None where the file is silent."""
+    """Mean [D] and covariance [D, D], float64, of `count` rows; None if the count is unknown."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -26,7 +25,7 @@ class Moments(NamedTuple):
 
 
 class SavedStatistics(NamedTuple):
-    """The contents of a file; `spatial` is None and `manifest` empty where it has none."""
+    """Contents of a statistics file; missing `spatial` is None, a missing `manifest` is empty."""
 
     pool: Moments
     spatial: Moments | None
@@ -40,15 +39,11 @@ def save_statistics(
     spatial: FeatureStatistics | None = None,
     **manifest: Any,
 ) -> None:
-    """Writes the moments of pool features, and of spatial ones, at `path`, complete or not at all.
+    """Writes the moments of pool features, and of spatial features, to `path` atomically.
 
-    Args:
-      stats, spatial: of two rows or more each. ADM's evaluator asks for both.
-      **manifest: where the numbers come from, as JSON can hold it: data set, resize, weights.
-
-    Raises:
-      ValueError: fewer than two rows, or a manifest that JSON cannot hold.
-      OSError: a path that cannot be written.
+    ADM's evaluator needs both. `manifest` describes the source as JSON values, e.g. data set,
+    resize, weights. Raises ValueError for fewer than two rows or a manifest that JSON cannot hold,
+    OSError if `path` is not writable.
     """
     try:
         arrays = {"manifest": json.dumps(manifest)}
@@ -63,13 +58,10 @@ def save_statistics(
 
 
 def load_statistics(path: str | Path) -> SavedStatistics:
-    """The moments in a file of `save_statistics`, of ADM or of pytorch-fid.
+    """Moments in a file of `save_statistics`, ADM or pytorch-fid; images in it are not read.
 
-    Images that the file holds beside them, as ADM's do, are not read.
-
-    Raises:
-      ValueError: no such file, not an `.npz`, damaged, one that asks to be unpickled, without
-        `mu` and `sigma`, or whose moments do not fit each other or are not finite.
+    Raises ValueError for a file that is missing, damaged, no `.npz`, pickled or without `mu` and
+    `sigma`, and for moments with mismatched shapes or values that are not finite.
     """
     try:
         with open_npz(folder(path)) as file:
@@ -81,8 +73,8 @@ def load_statistics(path: str | Path) -> SavedStatistics:
         raise ValueError(f"{path} {_complaint(error)}") from error
     if not {"mu", "sigma"} <= set(arrays):
         raise ValueError(
-            f"{path} holds {', '.join(names) or 'nothing'}, no mu and sigma: give a file of "
-            "statistics, or compute them from the images"
+            f"{path} holds {', '.join(names) or 'nothing'}, no mu and sigma: give a statistics "
+            "file, or compute them from the images"
         )
     spatial = _moments(path, arrays, "_s") if {"mu_s", "sigma_s"} <= set(arrays) else None
     return SavedStatistics(_moments(path, arrays, ""), spatial, manifest)
@@ -90,14 +82,14 @@ def load_statistics(path: str | Path) -> SavedStatistics:
 
 def _complaint(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return "is not there: give an .npz with mu and sigma, or compute it from the images"
+        return "does not exist: give an .npz with mu and sigma, or compute it from the images"
     if "pickle" in str(error):
         return (
-            "is no .npz of plain arrays; pickles and Python objects could run code and are not "
+            "is not an .npz of plain arrays; pickles and Python objects could run code and are not "
             "opened: give an .npz with mu and sigma, or compute the statistics from the images"
         )
     what = " ".join(str(error).split())
-    return f"cannot be read ({type(error).__name__}: {what}): give a whole .npz with mu and sigma"
+    return f"cannot be read ({type(error).__name__}: {what}): give a valid .npz with mu and sigma"
 
 
 def _moments(path: str | Path, arrays: dict[str, np.ndarray], suffix: str) -> Moments:
@@ -110,7 +102,7 @@ def _moments(path: str | Path, arrays: dict[str, np.ndarray], suffix: str) -> Mo
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(
-            f"{path} has nan or inf in mu{suffix} or sigma{suffix}: compute the statistics anew"
+            f"{path} has nan or inf in mu{suffix} or sigma{suffix}: recompute the statistics"
         )
     count = arrays.get(f"count{suffix}")
     return Moments(
