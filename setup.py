@@ -18,7 +18,15 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["cfg_jax", "cfg_jax.*"]),
+    # Programs and configs keep their short names in a checkout; installed, theirs would be in the
+    # way of others.
+    packages=[
+        *find_packages(include=["cfg_jax", "cfg_jax.*"]),
+        *("cfg_jax_launch", "cfg_jax_configs"),
+    ],
+    package_dir={"cfg_jax_launch": "launch", "cfg_jax_configs": "configs"},
+    package_data={"cfg_jax": ["py.typed"]},
+    entry_points={"console_scripts": ["cfg-jax = cfg_jax_launch.__main__:main"]},
     # Lower bounds are the versions that the test suite was run with; upper bounds stop before the
     # release whose names are announced to change.
     install_requires=[

@@ -77,7 +77,7 @@ def get_config() -> ConfigDict:
     checkpoint.keep_every = 0  # also keep steps divisible by this; 0 for none
     checkpoint.keep_best = 1  # number with lowest mean training loss since the previous checkpoint
 
-    config.sampling = sampling = ConfigDict()  # defaults of model.sample and launch.sample
+    config.sampling = sampling = ConfigDict()  # defaults of model.sample and cfg-jax sample
     sampling.num_steps = 256  # T, number of network calls
     sampling.respacing = ""  # discrete schedules: "ddim25", "90,60,60,20,20"; "" uses num_steps
     sampling.step = "ancestral"  # "ancestral" or "ddim"

@@ -1,7 +1,7 @@
 """CIFAR-10, 32 x 32, class-conditional with 10 labels. Not in the CFG paper.
 
-    pip install -e '.[tf]' && python -m launch.prepare --dataset=cifar10
-    python -m launch.train --config=configs/cifar10.py --workdir=runs/cifar10
+    pip install -e '.[tf]' && cfg-jax prepare --dataset=cifar10
+    cfg-jax train --config=cifar10 --workdir=runs/cifar10
 
 Nichol & Dhariwal 2021 (arXiv 2102.09672) use width 128, three blocks, dropout 0.3 and 500k steps at
 batch 128 for this data set; the rest is our choice. Hardware, time and score: not yet run.

@@ -1,6 +1,6 @@
 """Handwritten digits, 8 x 8, from scikit-learn: the demo.
 
-    python -m launch.train --config=configs/digits.py --workdir=runs/digits
+    cfg-jax train --config=digits --workdir=runs/digits
 
 No download; about three minutes on two CPU cores. `bash launch/demo.sh` makes the result in README.
 """

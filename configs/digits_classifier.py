@@ -1,6 +1,6 @@
 """A classifier of noisy digits that guides `configs/digits.py`.
 
-    python -m launch.train --config=configs/digits_classifier.py --workdir=runs/digits_classifier
+    cfg-jax train --config=digits_classifier --workdir=runs/digits_classifier
 
 The U-Net's trunk with attention pooling (Dhariwal & Nichol 2021, section 4), with the noise
 schedule and data of `digits`. min_crop exceeds ADM's 0.8, because smaller crops, enlarged to 8 x 8,

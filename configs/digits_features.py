@@ -1,9 +1,9 @@
-"""A classifier of clean digits, the feature network of `launch.evaluate` for digits.
+"""A classifier of clean digits, the feature network of `cfg-jax evaluate` for digits.
 
-    python -m launch.train --config=configs/digits_features.py --workdir=runs/digits_features
+    cfg-jax train --config=digits_features --workdir=runs/digits_features
 
-`digits_classifier` on randomly cropped digits with almost no noise. If it is missing,
-`launch.evaluate` trains it into the folder `features` of the evaluated run. About 40 seconds on two
+`digits_classifier` on randomly cropped digits with almost no noise. If it is missing, `cfg-jax
+evaluate` trains it into the folder `features` of the evaluated run. About 40 seconds on two
 CPU cores. Result: 97.6 per cent accuracy on the test digits, which are by other writers.
 """
 

@@ -1,7 +1,7 @@
 """ImageNet 128 x 128 of the CFG paper (Ho & Salimans 2022), table 2 and figure 5.
 
-    pip install -e '.[tf]' && python -m launch.prepare --dataset=imagenet2012 --manual_dir=...
-    python -m launch.train --config=configs/imagenet128.py --workdir=runs/imagenet128
+    pip install -e '.[tf]' && cfg-jax prepare --dataset=imagenet2012 --manual_dir=...
+    cfg-jax train --config=imagenet128 --workdir=runs/imagenet128
 
 From the paper: log-SNR +-20, v = 0.2, 2.7M steps, T in 128, 256, 1024; ADM's network and optimizer
 (Dhariwal & Nichol 2021, table 11) by reference. As in imagenet64, since not given: p_uncond (0.1

@@ -1,7 +1,7 @@
 """The ablations of ADM (Dhariwal & Nichol 2021, tables 1 to 3), ImageNet 128 x 128.
 
-    python -m launch.train --config=configs/imagenet128_adm.py --workdir=runs/adm_base
-    python -m launch.train --config=configs/imagenet128_adm.py --workdir=runs/adm_updown \\
+    cfg-jax train --config=imagenet128_adm --workdir=runs/adm_base
+    cfg-jax train --config=imagenet128_adm --workdir=runs/adm_updown \\
         --config.model.biggan_updown=True
 
 The config is the base of table 1: 160 channels, depth 2, one head, attention at 16 x 16. Its

@@ -1,8 +1,8 @@
 """ADM's classifier of noisy 128 x 128 images (Dhariwal & Nichol 2021, table 12).
 
-    python -m launch.train --config=configs/imagenet128_classifier.py \\
+    cfg-jax train --config=imagenet128_classifier \\
         --workdir=runs/imagenet128_classifier
-    python -m launch.sample --workdir=runs/imagenet128 --w=-1 --labels=0,207,979 \\
+    cfg-jax sample --workdir=runs/imagenet128 --w=-1 --labels=0,207,979 \\
         --classifier_workdir=runs/imagenet128_classifier --classifier_w=1
 
 It guides `configs/imagenet128.py` and equals imagenet64_classifier.py except for depth 2, weight

@@ -1,7 +1,7 @@
 """ADM at 256 x 256 (Dhariwal & Nichol 2021, tables 4, 5 and 11), 554M parameters.
 
-    pip install -e '.[tf]' && python -m launch.prepare --dataset=imagenet2012 --manual_dir=...
-    python -m launch.train --config=configs/imagenet256_adm.py --workdir=runs/imagenet256_adm
+    pip install -e '.[tf]' && cfg-jax prepare --dataset=imagenet2012 --manual_dir=...
+    cfg-jax train --config=imagenet256_adm --workdir=runs/imagenet256_adm
 
 From table 11: 256 channels, depth 2, heads of 64 channels, attention at 32, 16 and 8, BigGAN up-
 and downsampling, AdaGN, linear schedule, learned variance, no dropout, batch 256, lr 1e-4, 1980K

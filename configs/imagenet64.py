@@ -1,7 +1,7 @@
 """ImageNet 64 x 64 of the CFG paper (Ho & Salimans 2022), table 1 and figure 4.
 
-    pip install -e '.[tf]' && python -m launch.prepare --dataset=imagenet2012 --manual_dir=...
-    python -m launch.train --config=configs/imagenet64.py --workdir=runs/imagenet64
+    pip install -e '.[tf]' && cfg-jax prepare --dataset=imagenet2012 --manual_dir=...
+    cfg-jax train --config=imagenet64 --workdir=runs/imagenet64
 
 From the paper: log-SNR +-20, p_uncond 0.1 (it also studies 0.2 and 0.5), v = 0.3, 400k steps; ADM's
 network and optimizer (Dhariwal & Nichol 2021, table 11) by reference. Not given there: warm-up and

@@ -1,8 +1,8 @@
 """ADM's classifier of noisy 64 x 64 images (Dhariwal & Nichol 2021, table 12).
 
-    python -m launch.train --config=configs/imagenet64_classifier.py \\
+    cfg-jax train --config=imagenet64_classifier \\
         --workdir=runs/imagenet64_classifier
-    python -m launch.sample --workdir=runs/imagenet64 --w=-1 --labels=0,207,979 \\
+    cfg-jax sample --workdir=runs/imagenet64 --w=-1 --labels=0,207,979 \\
         --classifier_workdir=runs/imagenet64_classifier --classifier_w=1
 
 It guides `configs/imagenet64.py` and has the same noise. From the table: 128 channels, depth 4, 64

@@ -1,9 +1,9 @@
 """Three Gaussian classes in the plane, after the paper's figure 2, with a learned denoiser.
 
-    python -m launch.train --config=configs/mixture.py --workdir=runs/mixture
-    python -m launch.sample --workdir=runs/mixture --w=0,1,3 --labels=all --samples_per_label=500
+    cfg-jax train --config=mixture --workdir=runs/mixture
+    cfg-jax sample --workdir=runs/mixture --w=0,1,3 --labels=all --samples_per_label=500
 
-`python -m launch.mixture` makes the figure of the exact denoiser; tests/test_long.py bounds the
+`cfg-jax mixture` makes the figure of the exact denoiser; tests/test_long.py bounds the
 difference of the learned one.
 """
 

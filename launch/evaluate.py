@@ -1,8 +1,8 @@
 """Evaluates a trained model on a split of its data.
 
-    python -m launch.evaluate --workdir=runs/digits --metrics=fid,is --num_samples=5000 --w=0,1
-    python -m launch.evaluate --workdir=runs/digits --likelihood --split=test --num_steps=256
-    python -m launch.evaluate --workdir=runs/digits_classifier --accuracy --split=test
+    cfg-jax evaluate --workdir=runs/digits --metrics=fid,is --num_samples=5000 --w=0,1
+    cfg-jax evaluate --workdir=runs/digits --likelihood --split=test --num_steps=256
+    cfg-jax evaluate --workdir=runs/digits_classifier --accuracy --split=test
 
 --metrics compares samples with the training split, one cell per --w, and keeps and resumes results
 in <workdir>/evaluations. Metrics are called FID, sFID and IS only with --inception; by default
@@ -12,9 +12,9 @@ diffusion model in bits per dimension, --accuracy the accuracy of a noisy classi
 
 from absl import flags
 
-from launch import features
-from launch import flags as sampling
-from launch.program import numbers, run
+from . import features
+from . import flags as sampling
+from .program import numbers, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _LIKELIHOOD = flags.DEFINE_bool("likelihood", False, "Bits per dimension of a diffusion model.")

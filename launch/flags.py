@@ -2,13 +2,13 @@
 
 from absl import flags
 
-from launch.program import numbers, one_number, whole_numbers
+from .program import numbers, one_number, whole_numbers
 
 W = flags.DEFINE_string(
     "w", "0", "Comma-separated guidance weights w; 0 is conditional, -1 unconditional."
 )
 NUM_STEPS = flags.DEFINE_string(
-    "num_steps", None, "Sampling steps T, 2 or more; a list in launch.sweep; the config's if unset."
+    "num_steps", None, "Sampling steps T, 2 or more; a list in sweep; the config's if unset."
 )
 STEP = flags.DEFINE_enum("step", None, ["ancestral", "ddim"], "Step rule; the config's if unset.")
 LOGVAR_INTERP = flags.DEFINE_float(
@@ -51,7 +51,7 @@ BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 256, "Number of samples or examples computed at a time.", lower_bound=1
 )
 NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", None, "Total number of samples; launch.sample then writes .npz shards to --out."
+    "num_samples", None, "Total number of samples; sample then writes .npz shards to --out."
 )
 LABEL_PLAN = flags.DEFINE_enum(
     "label_plan",

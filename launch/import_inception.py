@@ -1,6 +1,6 @@
 """Converts FID Inception weights to .safetensors, which is read without another library.
 
-    python -m launch.import_inception --weights=FILE --out=inception.safetensors
+    cfg-jax import_inception --weights=FILE --out=inception.safetensors
 
 FILE is `pt_inception-2015-12-05-6726825d.pth`, which the pytorch-fid project publishes (needs
 `pip install -e '.[torch]'`), or `classify_image_graph_def.pb` of TensorFlow's
@@ -11,7 +11,8 @@ from absl import flags
 
 from cfg_jax.io import weight_files
 from cfg_jax.metrics import inception_weights
-from launch.program import run
+
+from .program import run
 
 _WEIGHTS = flags.DEFINE_string("weights", None, "File to convert, .pth or .pb.", required=True)
 _OUT = flags.DEFINE_string("out", None, "File to write, .safetensors.", required=True)

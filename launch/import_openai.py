@@ -1,9 +1,9 @@
 """Imports a checkpoint that OpenAI published with ADM as a run's folder.
 
-    python -m launch.import_openai --checkpoint=64x64_diffusion.pt --name=64x64_diffusion \\
+    cfg-jax import_openai --checkpoint=64x64_diffusion.pt --name=64x64_diffusion \\
         --workdir=runs/adm64
 
-`launch.sample` and `cfg_jax.load` then take --workdir. Reading .pt needs
+`cfg-jax sample` and `cfg_jax.load` then take --workdir. Reading .pt needs
 `pip install -e '.[torch]'`; .safetensors does not.
 """
 
@@ -18,7 +18,8 @@ from cfg_jax.data import label_names
 from cfg_jax.interop import openai, run_folder
 from cfg_jax.io import weight_files
 from configs import base
-from launch.program import run
+
+from .program import run
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "File to import.", required=True)
 _NAME = flags.DEFINE_string("name", None, "Published name, as 64x64_diffusion.", required=True)

@@ -1,12 +1,12 @@
 """Judges samples of a trained model by a support vector machine trained on the real images.
 
-    python -m launch.judge --workdir=runs/digits --w=0,1,3 --min_accuracy=0.97,0.99,0.99
+    cfg-jax judge --workdir=runs/digits --w=0,1,3 --min_accuracy=0.97,0.99,0.99
 
 Prints accuracy and spread within the classes at each w. Exits with 1 if an accuracy is below
 --min_accuracy or the spread does not fall as w grows. With classifier guidance of the unconditional
 branch:
 
-    python -m launch.judge --workdir=runs/digits --w=-1 --min_accuracy=0.7,0.9,0.9 \\
+    cfg-jax judge --workdir=runs/digits --w=-1 --min_accuracy=0.7,0.9,0.9 \\
         --classifier_workdir=runs/digits_classifier --classifier_w=1,2,4
 """
 
@@ -14,8 +14,8 @@ import sys
 
 from absl import flags
 
-from launch import flags as sampling
-from launch.program import numbers, run
+from . import flags as sampling
+from .program import numbers, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _MIN_ACCURACY = flags.DEFINE_string(

@@ -1,6 +1,6 @@
 """Draws the effect of guidance on three Gaussians: figure 2 of Ho & Salimans 2022.
 
-    python -m launch.mixture --out=runs/mixture.png --w=0,0.5,1,2,4
+    cfg-jax mixture --out=runs/mixture.png --w=0,0.5,1,2,4
 
 The upper row has the guided densities, solved on a grid, the lower row samples of the real sampler
 with the exact denoiser. Nothing is trained.
@@ -13,7 +13,8 @@ from absl import flags
 
 from cfg_jax.io import files, images
 from cfg_jax.study import mixture_figure
-from launch.program import numbers, run
+
+from .program import numbers, run
 
 _OUT = flags.DEFINE_string("out", "runs/mixture.png", "PNG file to write.")
 _W = flags.DEFINE_string("w", "0,0.5,1,2,4", "Comma-separated guidance weights w.")

@@ -1,8 +1,8 @@
 """Compiles a config's programs for a TPU pod slice without a TPU, and prints whether they fit.
 
     pip install -e '.[tpu]'
-    python -m launch.preflight --config=configs/imagenet64.py --topology=v5e:4x4
-    python -m launch.preflight --config=configs/imagenet64.py \\
+    cfg-jax preflight --config=imagenet64 --topology=v5e:4x4
+    cfg-jax preflight --config=imagenet64 \\
         --topologies=v5e:4x4,v4:2x2x4 --batch_sizes=8,16,32 --programs=train
 
 One topology prints devices, memory, FLOPs, communication and the compiler's estimate of cycles. If
@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from launch.program import numbers, run
+from .program import numbers, run
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string(

@@ -1,6 +1,6 @@
 """Prepares a data set on disk, in the format that `cfg_jax.data` reads.
 
-    python -m launch.prepare --dataset=cifar10 --data_dir=~/tensorflow_datasets
+    cfg-jax prepare --dataset=cifar10 --data_dir=~/tensorflow_datasets
 
 Most TFDS data sets need `pip install -e '.[tf]'`; imagenet2012 also needs the tar files of
 ILSVRC2012 in --manual_dir. Training and sampling never prepare these data sets.
@@ -9,7 +9,8 @@ ILSVRC2012 in --manual_dir. Training and sampling never prepare these data sets.
 from absl import flags
 
 from cfg_jax.data import prepare
-from launch.program import run
+
+from .program import run
 
 _DATASET = flags.DEFINE_string("dataset", None, "TFDS name, such as cifar10.", required=True)
 _DATA_DIR = flags.DEFINE_string(

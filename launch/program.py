@@ -8,9 +8,11 @@ import contextlib
 import logging as std_logging
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from absl import app, flags, logging
 
@@ -167,24 +169,49 @@ def _leave(code: int) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        for flag in defined if module.startswith("launch.") else ():
+        for flag in defined if module.startswith(f"{__package__}.") else ():
             # --help lists them with the program's own.
             flags.FLAGS.register_key_flag_for_module(argv[0], flag)
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(_with_config_path(argv))
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # orbax logs every step
             logging.get_absl_logger().addFilter(_matters)
         if "config" in flags.FLAGS and flags.FLAGS["config"].present:
             flags.FLAGS["config"].value.keys()  # an unreadable file fails at first use
         return rest
+    except SystemExit:  # absl exits with 1 after --help
+        sys.exit(0)
     except flags.Error as error:
-        message = f"{error} (--help lists the flags)"
+        missing = re.match(r"flag (--\w+)=None", str(error))
+        message = f"{missing[1]} is missing" if missing else error
+        message = f"{message} (--help lists the flags)"
     except (AttributeError, KeyError) as error:
-        message = f"{error} (configs/base.py lists the fields)"
+        text = str(error).removeprefix("'").removesuffix("'")  # a KeyError's is quoted
+        text = text.replace("\\n", " ").replace("\\'", "'")
+        message = f"{text} (configs/base.py lists the fields)"
     except (OSError, ImportError, SyntaxError, TypeError, ValueError) as error:
         message = f"cannot read the config: {error}"
     sys.exit(_fail(message))
+
+
+def _with_config_path(argv: list[str]) -> list[str]:
+    """The arguments with --config=NAME, or --config NAME, replaced by --config=PATH.
+
+    Raises flags.Error if there is neither a config of that name nor a file.
+    """
+    import configs
+
+    paths = {path.stem: path for path in sorted(Path(configs.__path__[0]).glob("[!_]*.py"))}
+    found, rest = [], iter(argv)
+    for argument in rest:
+        if argument.partition("=")[0] in ("--config", "-config"):
+            name = argument.partition("=")[2] if "=" in argument else next(rest, "")
+            argument = f"--config={paths.get(name, name)}"
+            if name not in paths and not os.path.exists(name.partition(":")[0]):
+                raise flags.Error(f"{argument}: give a file or one of {', '.join(paths)}")
+        found.append(argument)
+    return found
 
 
 def _matters(record: std_logging.LogRecord) -> bool:

@@ -1,25 +1,25 @@
 """Draws guided samples from a trained model, at several guidance weights side by side.
 
-    python -m launch.sample --workdir=runs/digits --w=0,1,3 --labels=all --num_steps=256
+    cfg-jax sample --workdir=runs/digits --w=0,1,3 --labels=all --num_steps=256
 
 Writes an .npz and a PNG strip: rows are labels, columns are w, and a row has the same noise.
 
 --w and --classifier_w are paired. This example compares classifier-free guidance with classifier
 guidance of the unconditional branch. --classifier_form=adm, with --upsampler_workdir, is ADM-G.
 
-    python -m launch.sample --workdir=runs/digits --w=0,1,3,-1,-1,-1 \\
+    cfg-jax sample --workdir=runs/digits --w=0,1,3,-1,-1,-1 \\
         --classifier_workdir=runs/digits_classifier --classifier_w=0,0,0,1,2,4
 
 With --num_samples, all devices draw samples of one weight into files of --shard_size each. The same
 command resumes. --batch_size and the number of devices change samples by rounding only.
 
-    python -m launch.sample --workdir=runs/imagenet64 --w=0.1 --num_samples=50000 --out=samples
+    cfg-jax sample --workdir=runs/imagenet64 --w=0.1 --num_samples=50000 --out=samples
 """
 
 from absl import flags
 
-from launch import flags as sampling
-from launch.program import numbers, run, whole_numbers
+from . import flags as sampling
+from .program import numbers, run, whole_numbers
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/samples if unset.")

@@ -1,6 +1,6 @@
 """Evaluates runs over guidance weights and numbers of sampling steps, and writes a report.
 
-    python -m launch.sweep --workdir=runs/p01,runs/p02 --w=0,0.1,0.3,1,4 --num_steps=256,128 \\
+    cfg-jax sweep --workdir=runs/p01,runs/p02 --w=0,0.1,0.3,1,4 --num_steps=256,128 \\
         --inception=inception.safetensors --reference=VIRTUAL_imagenet64.npz
 
 The first run is evaluated at every T of --num_steps, the others at the first. A classifier and
@@ -10,9 +10,9 @@ Writes tables in the paper's format, results.csv, results.json, plots and report
 
 from absl import flags
 
-from launch import features
-from launch import flags as sampling
-from launch.program import numbers, run, whole_numbers
+from . import features
+from . import flags as sampling
+from .program import numbers, run, whole_numbers
 
 _WORKDIR = flags.DEFINE_list(
     "workdir", None, "Comma-separated folders of runs, one per p_uncond.", required=True

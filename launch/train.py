@@ -1,6 +1,6 @@
 """Trains a model, resuming from the newest checkpoint in --workdir.
 
-    python -m launch.train --config=configs/digits.py --workdir=runs/digits \\
+    cfg-jax train --config=digits --workdir=runs/digits \\
         --config.train.batch_size=64
 
 Every field of configs/base.py is a flag, --config.SECTION.FIELD. Exits with 0 after all steps, 75
@@ -11,7 +11,7 @@ failure. docs/reliability.md lists the failures that a run survives.
 from absl import flags
 from ml_collections import config_flags
 
-from launch.program import run
+from .program import run
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)

@@ -27,7 +27,7 @@ def edit_metadata(builder, **changes):
 @pytest.mark.parametrize(
     "name, parts",
     [
-        ("cifar10", ["python -m launch.prepare --dataset=cifar10 --data_dir=", "'.[tf]'"]),
+        ("cifar10", ["cfg-jax prepare --dataset=cifar10 --data_dir=", "'.[tf]'"]),
         ("imagenet2012", ["--dataset=imagenet2012", "--manual_dir=DIR", "ILSVRC2012_img_val.tar"]),
         ("imagenet_resized/64x64", ["--dataset=imagenet_resized/64x64"]),
         ("cifr10", ["'cifr10' is unknown", "digits, mixture, cifar10"]),

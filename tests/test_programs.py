@@ -1,10 +1,14 @@
 """User errors at the command line: one line, a nonzero exit code, nothing lost."""
 
+import re
+
 import pytest
 
 from cfg_jax import data
 from cfg_jax.config.validate import to_json
 from cfg_jax.interop import run_folder
+from launch import program as start
+from launch.__main__ import PROGRAMS
 from tests.programs import ROOT, run_program
 from tests.tiny import DIGITS, random_model, tiny_classifier, tiny_config
 
@@ -31,7 +35,7 @@ MISTAKES = {
     ),
     "no such config": (
         ["launch.train", "--config=configs/no.py", "--workdir={new}"],
-        "cannot read the config",
+        "--config=configs/no.py: give a file or one of base, cifar10",
     ),
     "no such version of a data set": (
         ["launch.prepare", "--dataset=cifar10:9.9.9", "--data_dir={new}"],
@@ -67,9 +71,9 @@ MISTAKES = {
             "--workdir={new}",
             "--config.data.data_dir={new}",
         ],
-        "python -m launch.prepare --dataset=cifar10",
+        "cfg-jax prepare --dataset=cifar10",
     ),
-    "no checkpoint": (["launch.sample", "--workdir={new}"], "python -m launch.train"),
+    "no checkpoint": (["launch.sample", "--workdir={new}"], "cfg-jax train"),
     "a foreign checkpoint": (["launch.sample", "--workdir={foreign}"], "of another program"),
     "a label out of range": (["launch.sample", "--workdir={run}", "--labels=3,11"], "0..9"),
     "a label that is a word": (
@@ -213,12 +217,49 @@ def test_a_mistake_costs_one_line_and_nothing_on_disk(places, mistake):
     assert after == before and set(ROOT.iterdir()) == beside
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_is_no_error_and_its_flags_are_described(program):
+    done = run_program("launch", program.replace("_", "-"), "--help")
+    assert done.returncode == 0 and not done.stderr, done
+    usage, _, described = done.stdout.partition(f"\ncfg-jax {program}:\n")
+    assert f"cfg-jax {program} --" in usage and "launch." not in usage, done
+    assert "  --distributed:" in described
+    for line in re.findall(r"^  --.*", described, re.MULTILINE):
+        flag = re.match(r"  --(\[no\])?[\w.]+: (<[\w|]+>: )?(?P<help>.*)", line)
+        assert flag and re.match(r"[A-Z$]", flag["help"]), line
+
+
 @pytest.mark.parametrize("program", ["sample", "evaluate", "sweep", "judge"])
 def test_help_lists_the_flags_of_a_request_for_samples(program):
     done = run_program(f"launch.{program}", "--help")
     for flag in ("w", "num_steps", "step", "respacing", "score_temperature", "classifier_w"):
         assert f"  --{flag}:" in done.stdout, done
     assert "--distributed" in done.stdout and "--workdir" in done.stdout
+
+
+def test_every_program_can_be_named():
+    sources = {path.stem: path.read_text() for path in ROOT.glob("launch/[!_]*.py")}
+    programs = {name for name, text in sources.items() if 'if __name__ == "__main__"' in text}
+    assert programs == set(PROGRAMS)
+
+
+def test_without_a_name_the_programs_are_listed():
+    done = run_program("launch")
+    assert done.returncode == 0, done
+    for name in PROGRAMS:
+        assert re.search(rf"^  {name} +[A-Z].*\.$", done.stdout, re.MULTILINE), done
+
+
+def test_an_unknown_name_costs_one_line_with_the_known_ones():
+    done = run_program("launch", "smaple", "--w=1")
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("error: program 'smaple' is unknown: choose one of train, sample")
+
+
+def test_a_config_is_given_by_name_or_path():
+    path = f"--config={ROOT / 'configs' / 'digits.py'}"
+    for given in (["--config=digits"], ["--config", "digits"], ["-config=digits"], [path]):
+        assert start._with_config_path(["x", *given, "--w=1"]) == ["x", path, "--w=1"]
 
 
 def test_a_figure_of_the_mixture_is_drawn(tmp_path):

@@ -220,7 +220,7 @@ def test_results_are_read_back_as_they_were_and_the_csv_has_every_number(tmp_pat
     assert rows[-1]["noise_temperature"] == "0.9" and rows[0]["seed"] == "0"
     assert json.loads(rows[0]["image_shape"]) == [8, 8, 1]
     (tmp_path / "results.json").write_text("[1]")
-    with pytest.raises(ValueError, match="python -m launch.sweep"):
+    with pytest.raises(ValueError, match="cfg-jax sweep"):
         files.read_results(tmp_path / "results.json")
 
 

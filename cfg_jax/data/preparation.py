@@ -70,7 +70,7 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 def prepare_command(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> str:
     """The command that prepares the builder's data set in `data_dir`, and its requirements."""
     dataset = builder.name + (f"/{builder.builder_config.name}" if builder.builder_config else "")
-    command = f"python -m launch.prepare --dataset={dataset}"
+    command = f"cfg-jax prepare --dataset={dataset}"
     if data_dir is not None:
         command += f" --data_dir={os.fspath(data_dir)}"
     needs = "after `pip install -e '.[tf]'`, as preparing needs TensorFlow"

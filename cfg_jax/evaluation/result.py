@@ -58,7 +58,7 @@ def read_result(path: str | Path) -> Result:
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"{path} is not an evaluation result ({type(error).__name__}): give a result_*.json of "
-            "python -m launch.evaluate"
+            "cfg-jax evaluate"
         ) from error
 
 

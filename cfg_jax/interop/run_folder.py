@@ -1,6 +1,6 @@
 """Writing of an imported network as the folder of a run.
 
-    <workdir>/checkpoints/0     read by `cfg_jax.load` and `launch.sample`
+    <workdir>/checkpoints/0     read by `cfg_jax.load` and `cfg-jax sample`
 
 The step is 0, since a weight file does not record it. Without optimizer state the run can be
 sampled from but not trained further.

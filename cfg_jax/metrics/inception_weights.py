@@ -24,7 +24,7 @@ from cfg_jax.metrics.inception_layers import BLOCKS, STEM, Conv
 ORIGIN = (
     "get pt_inception-2015-12-05-6726825d.pth, which the pytorch-fid project publishes, or "
     "classify_image_graph_def.pb of TensorFlow's inception-2015-12-05.tgz, and convert it: "
-    "python -m launch.import_inception --weights=FILE --out=FILE.safetensors"
+    "cfg-jax import_inception --weights=FILE --out=FILE.safetensors"
 )
 _BATCH_NORM = {
     "weight": "gamma",
@@ -118,7 +118,7 @@ def _read_graph(path: Path) -> dict[str, np.ndarray]:
     except ImportError as error:
         raise ValueError(
             f"{path} is a TensorFlow graph: pip install tensorboard to convert it once (TensorFlow "
-            "is not needed), or give a .safetensors from python -m launch.import_inception"
+            "is not needed), or give a .safetensors from cfg-jax import_inception"
         ) from error
     try:
         graph = GraphDef.FromString(path.read_bytes())

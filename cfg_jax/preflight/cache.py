@@ -120,7 +120,7 @@ def read(path: Path) -> Result:
         return Result(**{**values, "compiled": Compiled.from_json(values["compiled"])})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{path} is not a preflight result ({error}): give a file written by launch.preflight"
+            f"{path} is not a preflight result ({error}): give a file written by cfg-jax preflight"
         ) from error
 
 

@@ -56,7 +56,7 @@ def describe_remedies(remedies: Sequence[Remedy], result: Result) -> str:
         images = remedy.changes["train.batch_size"] // result.num_devices
         return (
             f"{program} fits with {images} images on each device: "
-            f"{_gib(remedy.compiled.total_bytes)}; launch.sample --batch_size counts the images "
+            f"{_gib(remedy.compiled.total_bytes)}; cfg-jax sample --batch_size counts the images "
             "of all devices of one host"
         )
     lines = [f"{program} fits with one of"]

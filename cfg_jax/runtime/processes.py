@@ -1,6 +1,6 @@
 """Several processes as one program.
 
-    python -m launch.train --config=... --workdir=...      the same command on every host
+    cfg-jax train --config=... --workdir=...      the same command on every host
 
 `start` connects the processes before anything uses a device. Each process then computes on its own
 devices and its own rows of a batch, and process 0 prints and writes for all:

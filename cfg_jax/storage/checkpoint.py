@@ -215,7 +215,7 @@ def load_ema(directory: str | os.PathLike[str], step: int | None = None) -> Rest
         if not steps:
             raise ValueError(
                 f"no checkpoint in {directory}: expected a directory of checkpoints as "
-                "`python -m launch.train --workdir=...` writes them."
+                "`cfg-jax train --workdir=...` writes them."
             )
         if step is not None and step not in steps:
             raise ValueError(f"no step {step} in {directory}: choose one of {steps}.")

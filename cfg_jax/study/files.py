@@ -39,7 +39,7 @@ def read_results(path: str | Path) -> list[Result]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} does not hold sweep results ({type(error).__name__}): give a results.json of "
-            "python -m launch.sweep"
+            "cfg-jax sweep"
         ) from error
 
 

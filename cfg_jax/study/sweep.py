@@ -140,7 +140,7 @@ def measure(
 ) -> Iterator[Result]:
     """Yields the result of every cell and prints a line for it.
 
-    Results are stored in `<workdir>/evaluations`, like those of `launch.evaluate`. Arguments are
+    Results are stored in `<workdir>/evaluations`, like those of `cfg-jax evaluate`. Arguments are
     those of `evaluate` and `Samples`; raises as `check_measurable` and `evaluate`.
     """
     check_measurable(cells, metrics, **numbered)
