@@ -44,7 +44,7 @@ def _run(name: str, arguments: list[str]) -> None:
 
 
 def _overview() -> str:
-    """The usage and a line per program, the first one of its docstring."""
+    """The usage, and the first line of each program's docstring."""
     lines = [__doc__.rstrip(), ""]
     for name in PROGRAMS:
         source = Path(__file__).with_name(f"{name}.py").read_text("utf-8")

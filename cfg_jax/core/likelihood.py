@@ -243,7 +243,7 @@ def variational_bound(
 
     Returns `prior`, `diffusion` and `decoder`, each [B], nats; their sum is the bound.
 
-    Raises ValueError for num_levels below 2, a grid that is no vector of at least 2 log-SNRs, and
+    Raises ValueError for num_levels below 2, a grid that is not a vector of 2 or more log-SNRs, and
     concrete log-SNRs that are not strictly ascending.
     """
     _check_levels(num_levels)

@@ -54,7 +54,7 @@ def complete(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     for key in config:
         if key not in _REQUIRED and key not in _DEFAULTS:
             known = ", ".join([*_REQUIRED, *_DEFAULTS])
-            raise ValueError(f"{key} is no argument of guided-diffusion's networks: give {known}")
+            raise ValueError(f"{key} is not an argument of guided-diffusion: give {known}")
     full = _DEFAULTS | dict(config)
     upsample = full["num_heads_upsample"]
     supported = {

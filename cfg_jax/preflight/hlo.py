@@ -90,7 +90,7 @@ def _instruction(name: str, rest: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Index of the parenthesis that closes the first one at or after `start`."""
+    """Index of the parenthesis that closes the first open one from `start` on."""
     depth = 0
     for found in re.compile(r"[()]").finditer(text, start):
         depth += 1 if found[0] == "(" else -1

@@ -36,7 +36,7 @@ def describe(result: Result) -> str:
         lines.append(f"{found.unknown_loops} loops of unknown trip count are counted once")
     if checks := found.checks(devices):
         line = "; ".join(f"{name}: {'yes' if ok else 'NO'}" for name, ok in checks.items())
-        lines.append(line.replace("exchanged", "communicated"))  # stored as "exchanged"
+        lines.append(line.replace("exchanged", "communicated"))  # stored under an older word
     versions = ", ".join(f"{name} {result.versions[name]}" for name in ("jax", "libtpu"))
     lines.append(f"compiled in {found.seconds:.0f} s with {versions}")
     lines.append(_verdict(result))
