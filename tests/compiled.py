@@ -21,16 +21,20 @@ _ZSTANDARD = b"\x28\xb5\x2f\xfd"  # jax's other compression, used if installed
 
 
 _XLA_FLAGS = (  # the same everywhere, or a program that one has compiled is compiled again
-    "--xla_backend_optimization_level=0",  # LLVM takes most of the time, and programs are small
     "--xla_cpu_experimental_ynn_fusion_type=",  # see launch/environment.sh
     "--xla_cpu_collective_timeout_seconds=1200",  # a busy machine keeps a process waiting
     "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
 )
 
 
-def xla_flags(devices):
-    """XLA_FLAGS for so many virtual CPU devices."""
-    return " ".join([f"--xla_force_host_platform_device_count={devices}", *_XLA_FLAGS])
+# LLVM's optimizations take most of the time to compile, and the suite's programs are small.
+_UNOPTIMIZED = "--xla_backend_optimization_level=0"
+
+
+def xla_flags(devices, *, optimized=False):
+    """XLA_FLAGS for this number of virtual CPU devices; `optimized` as for users."""
+    own = [f"--xla_force_host_platform_device_count={devices}"]
+    return " ".join([*own, *_XLA_FLAGS, *([] if optimized else [_UNOPTIMIZED])])
 
 
 def _processor():

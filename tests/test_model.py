@@ -318,9 +318,9 @@ def test_a_classifier_guides_as_the_pieces_composed_by_hand(pixels, classifier, 
     got = draw(pixels, LABELS, w=0.5, step=step, **guide)
     grid = grid_of_four()
     expected = by_hand(pixels, grid, w=0.5, step=step, guide=(classifier, by, form))
-    np.testing.assert_allclose(got, expected, atol=1e-4)
+    np.testing.assert_allclose(got, expected, atol=5e-4)
     plain = by_hand(pixels, grid, w=0.5, step=step)
-    np.testing.assert_allclose(got[1], plain[1], atol=1e-4)
+    np.testing.assert_allclose(got[1], plain[1], atol=5e-4)
     assert np.abs(got - plain).max((1, 2, 3))[[0, 2]].min() > 1e-2
 
 
@@ -490,7 +490,7 @@ def test_an_upsampler_gives_each_sample_its_own_small_image_in_both_branches(ups
     low_res = np.random.default_rng(0).uniform(-1, 1, (3, 4, 4, 1)).astype(np.float32)
     got = draw(upsampler, LABELS, w=1.5, low_res=low_res)
     expected = by_hand(upsampler, grid_of_four(), w=1.5, low_res=low_res)
-    np.testing.assert_allclose(got, expected, atol=1e-4)
+    np.testing.assert_allclose(got, expected, atol=5e-4)
     changed = draw(
         upsampler, LABELS, w=1.5, low_res=low_res * np.float32([1, -1, 1])[:, None, None, None]
     )
