@@ -217,7 +217,7 @@ def test_arguments_that_make_no_sense_are_refused_in_one_line(model, arguments, 
 
 
 def test_loading_needs_a_run_and_says_so(tmp_path):
-    with pytest.raises(ValueError, match="launch.train"):
+    with pytest.raises(ValueError, match="cfg-jax train"):
         cfg_jax.load(tmp_path / "nothing")
 
 
