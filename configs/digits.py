@@ -2,7 +2,8 @@
 
     cfg-jax train --config=digits --workdir=runs/digits
 
-No download; about three minutes on two CPU cores. `bash launch/demo.sh` makes the result in README.
+No download; about three minutes on two CPU cores. `bash launch/demo.sh` makes the result in
+docs/digits.md.
 """
 
 from configs import base

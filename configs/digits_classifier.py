@@ -5,7 +5,7 @@
 The U-Net's trunk with attention pooling (Dhariwal & Nichol 2021, section 4), with the noise
 schedule and data of `digits`. min_crop exceeds ADM's 0.8, because smaller crops, enlarged to 8 x 8,
 do not look like samples. About a minute on two CPU cores. `bash launch/demo.sh` makes the result in
-README.
+docs/digits.md.
 """
 
 from configs import digits

@@ -4,7 +4,8 @@
 
 After the 900 steps of `digits`, a sample at w = 0 is classified with more confidence than a real
 digit by another writer, so guidance only reduces variety. After 150 steps it is not: as in the
-paper, the Frechet distance first falls with w. About 40 seconds on two CPU cores. Result: README.
+paper, the Frechet distance first falls with w. About 40 seconds on two CPU cores. Result:
+docs/digits.md.
 """
 
 from configs import digits

@@ -1,3 +1,5 @@
+"""The front page and the pages of docs/: examples run, commands and links lead to files."""
+
 import re
 import shlex
 from pathlib import Path
@@ -5,57 +7,89 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import cfg_jax
 from cfg_jax.training.run import train
 from tests.tiny import pixel_networks, tiny_config
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in [README, *sorted((ROOT / "docs").rglob("*.md"))]
+}
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language, pages=PAGES):
+    """(page, text) of every code block in a language."""
+    for page in pages:
+        for block in re.findall(rf"```{language}\n(.*?)```", PAGES[page], flags=re.DOTALL):
+            yield page, block
+
+
+def example(fragment):
+    """The only Python example that contains the fragment."""
+    (found,) = [block for _, block in blocks("python") if fragment in block]
+    return found
+
+
+def test_the_front_page_is_short():
+    lines = PAGES["README.md"].splitlines()
+    assert len(lines) <= 130
+    assert max(map(len, lines)) <= 100
 
 
 def test_the_library_example_runs_as_printed(tiny_run, monkeypatch):
-    example = next(block for block in blocks("python") if "num_steps=64" in block)
-    assert len(example.strip().splitlines()) <= 12
+    text = example("# uint8 [10, 8, 8, 1]")
+    assert ("README.md", text) in blocks("python")
+    assert len(text.strip().splitlines()) <= 12
     monkeypatch.chdir(tiny_run)
     names = {}
-    exec(example.replace("runs/digits", str(tiny_run)), names)
+    exec(text.replace("runs/digits", str(tiny_run)), names)
     assert names["images"].shape == (10, 8, 8, 1) and names["images"].dtype == np.uint8
 
 
 def test_the_classifier_example_runs_as_printed(tiny_classifier_run, tmp_path, data_dir):
-    (example,) = [block for block in blocks("python") if "classifier_w=" in block]
+    text = example("classifier_w=")
     names = {}
     with pixel_networks():
         train(tiny_config(**{"data.data_dir": data_dir}), tmp_path)
-        example = example.replace("runs/digits_classifier", str(tiny_classifier_run))
-        exec(example.replace("runs/digits", str(tmp_path)), names)
+        text = text.replace("runs/digits_classifier", str(tiny_classifier_run))
+        exec(text.replace("runs/digits", str(tmp_path)), names)
     assert names["images"].shape == (10, 8, 8, 1) and names["images"].dtype == np.uint8
 
 
 def test_the_mathematics_example_runs_as_printed():
-    example = next(block for block in blocks("python") if "GaussianMixture" in block)
+    text = example("GaussianMixture")
+    assert ("README.md", text) in blocks("python")
     names = {}
-    exec(example, names)
+    exec(text, names)
     assert names["x"].shape == (1000, 2)
     # Guidance moves each class away from the others, beyond its mean.
     assert np.abs(names["x"]).max() < 10
 
 
 def commands():
-    for block in blocks("bash"):
+    """Every command of every page once, with the page that it is on first."""
+    seen = set()
+    for page, block in blocks("bash"):
         for line in block.replace("\\\n", " ").splitlines():
             if line.strip() and not line.startswith("#"):
-                yield shlex.split(line.split(" # ")[0])
+                words = tuple(shlex.split(line.split(" # ")[0]))
+                if words not in seen:
+                    seen.add(words)
+                    yield pytest.param(words, id=f"{page} {' '.join(words)}")
 
 
-@pytest.mark.parametrize("command", list(commands()), ids=" ".join)
+@pytest.mark.parametrize("command", list(commands()))
 def test_what_a_command_names_is_there(command):
+    program = command[1] if command[0] == "cfg-jax" else None
+    if program:
+        assert (ROOT / "launch" / f"{program}.py").exists(), program
     for part in command:
         if part.startswith("--config="):
             part = part.removeprefix("--config=")
+            if program and "/" not in part:
+                part = f"configs/{part}.py"
         if part.startswith(("launch.", "configs/", "launch/", "notebooks/")):
             path = (
                 part.replace("launch.", "launch/") + ".py" if part.startswith("launch.") else part
@@ -63,6 +97,17 @@ def test_what_a_command_names_is_there(command):
             assert (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
-def test_a_link_leads_to_a_file(link):
-    assert (ROOT / link).exists()
+def links():
+    for page, text in PAGES.items():
+        for link in sorted(set(re.findall(r"\]\((?!http)([^)#]+)", text))):
+            yield pytest.param(page, link, id=f"{page} {link}")
+
+
+@pytest.mark.parametrize(("page", "link"), list(links()))
+def test_a_link_leads_to_a_file(page, link):
+    assert ((ROOT / page).parent / link).exists()
+
+
+def test_the_reference_has_every_public_name_once():
+    named = re.findall(r"^::: cfg_jax\.(\w+)$", "\n".join(PAGES.values()), flags=re.MULTILINE)
+    assert sorted(named) == sorted({*cfg_jax.__all__, "metrics"})
