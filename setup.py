@@ -54,6 +54,7 @@ setup(
             "pytest>=9.2,<10",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17.6,<0.18",
+            "mypy>=2.4.1,<3",
             "scipy>=1.17,<2",
             "tensorboard>=2.21,<3",
             "ipykernel>=7,<8",
