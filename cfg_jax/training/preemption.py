@@ -36,7 +36,8 @@ def watched() -> Iterator[Callable[[], bool]]:
     in connected processes with `jax_enable_preemption_service` off.
     """
     connected = jax.distributed.is_initialized()
-    if connected and jax.config.jax_enable_preemption_service:
+    # jax adds its options at run time.
+    if connected and jax.config.jax_enable_preemption_service:  # type: ignore[attr-defined]
         # Counts from 1 in a resumed run too: after an early signal the processes agree on 1.
         questions = itertools.count(1)
         yield lambda: multihost_utils.reached_preemption_sync_point(next(questions))
