@@ -84,7 +84,7 @@ class CosineSchedule:
         u = np.linspace(1.0, 0.0 if inclusive else 1.0 / num_steps, num_steps)
         return self._logsnr(u, np).astype(np.float32)
 
-    def respaced(self, sections: str) -> Array:
+    def respaced(self, sections: str) -> np.ndarray:
         """Raises ValueError: only a `timesteps.DiscreteSchedule` has timesteps to select."""
         raise ValueError(
             f"respacing={sections!r}: this model's schedule is continuous and has no timesteps; "

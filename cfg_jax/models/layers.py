@@ -153,7 +153,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, h: Array) -> Array:
         # "SAME" would pad one side only and shift the image by half a pixel at every level.
-        conv = nn.Conv(h.shape[-1], (3, 3), 2, padding=1, dtype=self.dtype, name="conv")
+        conv = nn.Conv(h.shape[-1], (3, 3), strides=2, padding=1, dtype=self.dtype, name="conv")
         return conv(h)
 
 

@@ -72,7 +72,7 @@ def start(
         _wait_for_first(by_hand["coordinator_address"], timeout_seconds)
     try:
         jax.distributed.initialize(
-            **({"num_processes": total} | by_hand),
+            **(by_hand | {"num_processes": total}),
             initialization_timeout=timeout_seconds,
             heartbeat_timeout_seconds=heartbeat_seconds,
         )

@@ -40,7 +40,7 @@ class Run(NamedTuple):
     workdir: Path
     source: data.Source
     order: Any
-    task: build.Task
+    task: build.Experiment | build.ClassifierExperiment
 
     def meta(self) -> dict[str, Any]:
         """Metadata of the data for a checkpoint, as JSON values."""

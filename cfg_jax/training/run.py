@@ -72,7 +72,9 @@ def make_create(
 
 
 def make_step(
-    task: build.Task, optimizer: optax.GradientTransformation, config: ConfigDict
+    task: build.Experiment | build.ClassifierExperiment,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
 ) -> Callable:
     """The training step of `config` for one device of a pmap."""
     diffusion = config.diffusion
