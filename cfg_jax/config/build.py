@@ -14,12 +14,10 @@ from ml_collections import ConfigDict
 
 from cfg_jax.core.diffusion import as_predict
 from cfg_jax.core.samplers import ancestral_step, ddim_step
-from cfg_jax.core.schedules import CosineSchedule, cosine_schedule
+from cfg_jax.core.schedules import Schedule, cosine_schedule
 from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
 from cfg_jax.core.types import Array, Predict
 from cfg_jax.models import MLP, Classifier, UNet
-
-Schedule = CosineSchedule | DiscreteSchedule
 
 NETWORKS = {"unet": UNet, "mlp": MLP, "classifier": Classifier}
 STEPS: dict[str, Callable] = {"ancestral": ancestral_step, "ddim": ddim_step}

@@ -104,16 +104,9 @@ def _vlb(
 ) -> Array:
     """num_steps times the bound's term at u, bits/dim [B]; differentiable in logvar_interp only."""
     x_hat = predict_x(z, jax.lax.stop_gradient(output.eps_hat), schedule(u))
-    term = bound_term(
-        z,
-        x,
-        x_hat,
-        u,
-        schedule=schedule,
-        num_steps=num_steps,
-        logvar_interp=output.logvar_interp,
-    )
-    return num_steps * bits_per_dim(term, x.shape)
+    interp = output.logvar_interp
+    nats = bound_term(z, x, x_hat, u, schedule=schedule, num_steps=num_steps, logvar_interp=interp)
+    return num_steps * bits_per_dim(nats, x.shape)
 
 
 def classifier_loss(

@@ -35,7 +35,7 @@ class GaussianMixture:
     Raises ValueError for mismatched shapes and for a variance or weight that is not positive.
     """
 
-    def __init__(self, means: Array, variance: ArrayLike, weights: Array):
+    def __init__(self, means: ArrayLike, variance: ArrayLike, weights: ArrayLike):
         num_classes = np.shape(means)[0] if np.ndim(means) else 0
         if np.shape(weights) != (num_classes,) or np.ndim(means) < 2:
             raise ValueError(

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfg_jax.core.timesteps import DiscreteSchedule
 from cfg_jax.core.types import Array
 
 
@@ -92,6 +93,9 @@ class CosineSchedule:
         )
 
 
+Schedule = CosineSchedule | DiscreteSchedule
+
+
 def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> CosineSchedule:
     """logsnr(u) = -2 log tan(a u + b): Ho & Salimans 2022, section 2.
 
@@ -107,7 +111,7 @@ def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Cosi
     return CosineSchedule(float(logsnr_min), float(logsnr_max))
 
 
-def logsnr_grid(schedule: CosineSchedule, num_steps: int, *, inclusive: bool = True) -> Array:
+def logsnr_grid(schedule: Schedule, num_steps: int, *, inclusive: bool = True) -> Array:
     """The T log-SNRs of a sampler, ascending: schedule.grid(num_steps, inclusive).
 
     Uniform in u for a `CosineSchedule`, evenly spaced timesteps for a `timesteps.DiscreteSchedule`.

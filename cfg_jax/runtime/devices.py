@@ -143,14 +143,7 @@ def pmap_step(step: Callable, devices: Sequence[Any] | None = None) -> Callable:
     outputs are replicated, and without the mean every device would get a different state. The state
     is donated. `devices` are the devices to compile for, by default all present ones.
     """
-    return jax.pmap(
-        step,
-        axis_name=AXIS,
-        in_axes=(None, 0),
-        out_axes=None,
-        donate_argnums=0,
-        devices=devices,
-    )
+    return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
 
 
 def pmap_rows(function: Callable, devices: Sequence[Any] | None = None) -> Callable:

@@ -66,7 +66,7 @@ def start(
             "distributed mode=on: jax detects no cluster (Cloud TPU, GKE, Slurm, Open MPI); "
             "give coordinator_address=HOST:PORT, num_processes and process_id"
         )
-    if total <= (mode == "auto") and not by_hand:
+    if not by_hand and total <= (mode == "auto"):
         return 1
     if process_id:
         _wait_for_first(by_hand["coordinator_address"], timeout_seconds)

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax.config import build
 from cfg_jax.config.validate import from_json
+from cfg_jax.core.schedules import Schedule
 from cfg_jax.core.types import Array, ArrayLike, Key, Predict, eps_of
 from cfg_jax.io import images
 from cfg_jax.io.files import folder
@@ -59,7 +60,7 @@ class Model(Trained):
         return model
 
     @property
-    def schedule(self) -> build.Schedule:
+    def schedule(self) -> Schedule:
         """Training schedule u -> logsnr; `logsnr_grid(model.schedule, T)` samples it."""
         return self.experiment.schedule
 
