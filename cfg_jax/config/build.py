@@ -6,7 +6,7 @@ checks the values of a config.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,10 @@ from ml_collections import ConfigDict
 
 from cfg_jax.core.diffusion import as_predict
 from cfg_jax.core.samplers import ancestral_step, ddim_step
-from cfg_jax.core.schedules import CosineSchedule, cosine_schedule
+from cfg_jax.core.schedules import Schedule, cosine_schedule
 from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
 from cfg_jax.core.types import Array, Predict
 from cfg_jax.models import MLP, Classifier, UNet
-
-Schedule = CosineSchedule | DiscreteSchedule
 
 NETWORKS = {"unet": UNet, "mlp": MLP, "classifier": Classifier}
 STEPS: dict[str, Callable] = {"ancestral": ancestral_step, "ddim": ddim_step}
@@ -32,7 +30,7 @@ SCHEDULES: dict[str, Callable[[ConfigDict], Schedule]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A network without parameters, and the form of its input; hashable, with `init(key)`.
+    """A network without parameters, and the form of its input; hashable.
 
     network: module called with (z, noise, ...).
     schedule: u -> logsnr.
@@ -49,10 +47,16 @@ class Task:
     draws: ClassVar[bool]
     low_res_size = 0
 
+    def init(self, key: Array) -> Any:
+        """Fresh parameters; key is consumed."""
+        raise NotImplementedError
+
     def _apply(self, params: Any, z: Array, logsnr: Array, *inputs, **options) -> Any:
         """Output of the network, which gets logsnr or the timestep as its noise level."""
-        timestep = self.network.noise_input == "timestep"
-        noise = self.schedule.timestep(logsnr) if timestep else logsnr
+        noise = logsnr
+        if self.network.noise_input == "timestep":
+            assert isinstance(self.schedule, DiscreteSchedule)  # see `assemble`
+            noise = self.schedule.timestep(logsnr)
         return self.network.apply({"params": params}, z, noise, *inputs, **options)
 
 
@@ -70,7 +74,7 @@ class Experiment(Task):
     learned_variance: bool
     label_input: str
     low_res_size: int
-    draws = True
+    draws: ClassVar[Literal[True]] = True
 
     @property
     def null_label(self) -> int:
@@ -95,7 +99,6 @@ class Experiment(Task):
         return as_predict(network, self.prediction, learned_variance=self.learned_variance)
 
     def init(self, key: Array) -> Any:
-        """Fresh parameters; key is consumed."""
         example = jnp.zeros((1, *self.shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
         side, extra = self.low_res_size, {}
         if side:
@@ -107,7 +110,7 @@ class Experiment(Task):
 class ClassifierExperiment(Task):
     """A network that classifies noisy data: a module (z, noise, dropout_keys) -> logits."""
 
-    draws = False
+    draws: ClassVar[Literal[False]] = False
 
     def log_probs(
         self, params: Any, dropout_keys: Array | None = None
@@ -122,7 +125,6 @@ class ClassifierExperiment(Task):
         return found["intermediates"]["pool"]["pooled"][0], logits
 
     def init(self, key: Array) -> Any:
-        """Fresh parameters; key is consumed."""
         return self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros(1))["params"]
 
 
@@ -151,9 +153,9 @@ def assemble(
     arguments = dict(config.model, num_classes=num_classes)
     if config.network != "mlp" and isinstance(schedule, DiscreteSchedule):
         arguments["noise_input"] = "timestep"
-    known = {"schedule": schedule, "shape": tuple(shape), "num_classes": num_classes}
+    form = schedule, tuple(shape), num_classes
     if not kind(config).draws:
-        return ClassifierExperiment(NETWORKS[config.network](**arguments), **known)
+        return ClassifierExperiment(NETWORKS[config.network](**arguments), *form)
     if diffusion.low_res_size and shape[0] % diffusion.low_res_size:
         raise ValueError(
             f"config.diffusion.low_res_size={diffusion.low_res_size} for images of {shape}: need "
@@ -162,7 +164,7 @@ def assemble(
     heads = (2 if diffusion.prediction == "x_and_eps" else 1) + diffusion.learned_variance
     return Experiment(
         NETWORKS[config.network](out_channels=heads * shape[-1], **arguments),
-        **known,
+        *form,
         prediction=diffusion.prediction,
         learned_variance=diffusion.learned_variance,
         label_input=config.model.get("label_input", "with_null"),

@@ -79,7 +79,7 @@ _FREE_AT_RESUME = set(
 _FREE_SECTIONS = ("checkpoint.", "sampling.")
 
 # Fields missing from configs of earlier checkpoints, with the values used then.
-_ADDED = {
+_ADDED: dict[str, dict[str, Any]] = {
     "data": {"min_crop": 1.0},
     "diffusion": {
         "schedule": "continuous",

@@ -14,10 +14,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cfg_jax.core.types import Array, Predict, Prediction
+from cfg_jax.core.types import Array, ArrayLike, Output, Predict, Prediction
 
 
-def expand(value: Array | float, z: Array) -> Array:
+def expand(value: ArrayLike, z: Array) -> Array:
     """`value` [], [B] or of z's rank, with trailing axes of size 1 to broadcast against z [B, ...].
 
     Raises ValueError for any other shape.
@@ -49,7 +49,7 @@ def diffuse(x: Array, eps: Array, logsnr: Array) -> Array:
 
 
 def posterior(
-    z_t: Array, x: Array, logsnr_t: Array, logsnr_s: Array, *, logvar_interp: Array | float = 0.0
+    z_t: Array, x: Array, logsnr_t: Array, logsnr_s: Array, *, logvar_interp: ArrayLike = 0.0
 ) -> tuple[Array, Array]:
     """Mean and log-variance of q(z_s | z_t, x), logsnr_s > logsnr_t: one step towards data.
 
@@ -145,7 +145,7 @@ def as_predict(
         raise ValueError(f"prediction={prediction!r}: choose one of {', '.join(HEADS)}")
     to_eps = HEADS[prediction]
 
-    def predict(z: Array, logsnr: Array, labels: Array) -> Array | Prediction:
+    def predict(z: Array, logsnr: Array, labels: Array) -> Output:
         output = network(z, logsnr, labels)
         if not learned_variance:
             return to_eps(z, output, logsnr)

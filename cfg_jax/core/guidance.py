@@ -24,7 +24,16 @@ import numpy as np
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import alpha_sigma, expand, posterior, predict_eps, predict_x
 from cfg_jax.core.samplers import ancestral_step
-from cfg_jax.core.types import Array, Denoiser, Key, Predict, Prediction, eps_of, with_eps
+from cfg_jax.core.types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    Key,
+    Output,
+    Predict,
+    eps_of,
+    with_eps,
+)
 
 LogProb = Callable[[Array, Array], Array]
 """(z [B, ...], logsnr [B]) -> log p(label | z) [B]; entry i depends on z[i] and logsnr[i] only."""
@@ -40,7 +49,7 @@ def drop_labels(key: Key, labels: Array, *, p_uncond: float, null_label: int) ->
     return jnp.where(dropped, null_label, labels)
 
 
-def weight_per_step(w: Array | float, num_steps: int, batch_size: int) -> np.ndarray:
+def weight_per_step(w: ArrayLike, num_steps: int, batch_size: int) -> np.ndarray:
     """w as [T, B], float32 on the host, from a scalar, [B], [T], [T, 1] or [T, B].
 
     A vector of length B is per sample, even if T equals B; [T, 1] is always per step. Raises
@@ -58,7 +67,7 @@ def weight_per_step(w: Array | float, num_steps: int, batch_size: int) -> np.nda
     return np.broadcast_to(w, (num_steps, batch_size))
 
 
-def cfg(conditional: Array, unconditional: Array, w: Array | float) -> Array:
+def cfg(conditional: Array, unconditional: Array, w: ArrayLike) -> Array:
     """(1 + w) conditional - w unconditional: Ho & Salimans 2022, equation 6.
 
     Both are eps_hat [B, ...], with the label and without it; w is [] or [B].
@@ -68,7 +77,7 @@ def cfg(conditional: Array, unconditional: Array, w: Array | float) -> Array:
 
 
 def classifier_free_guidance(
-    predict: Predict, labels: Array, w: Array | float, *, null_label: int
+    predict: Predict, labels: Array, w: ArrayLike, *, null_label: int
 ) -> Denoiser:
     """`cfg` of predict(z, labels) and predict(z, null), in one forward pass of batch 2B.
 
@@ -98,7 +107,7 @@ def classifier_free_guidance(
             "goes through per_step of sample"
         )
 
-    def denoiser(z: Array, logsnr: Array) -> Array | Prediction:
+    def denoiser(z: Array, logsnr: Array) -> Output:
         logsnr = _one_each(logsnr, z, labels)
         both = predict(
             jnp.concatenate([z, z]),
@@ -121,7 +130,7 @@ def _one_each(logsnr: Array, z: Array, labels: Array) -> Array:
     return jnp.broadcast_to(logsnr, labels.shape)
 
 
-def classifier_guidance(denoiser: Denoiser, log_prob: LogProb, w: Array | float) -> Denoiser:
+def classifier_guidance(denoiser: Denoiser, log_prob: LogProb, w: ArrayLike) -> Denoiser:
     """eps_hat = denoiser(z) - w sigma grad_z log p(label | z): Ho & Salimans 2022, section 3.1.
 
     w on a conditional denoiser corresponds to w + 1 on an unconditional one.
@@ -132,7 +141,7 @@ def classifier_guidance(denoiser: Denoiser, log_prob: LogProb, w: Array | float)
       w: guidance weight, [] or [B].
     """
 
-    def guided(z: Array, logsnr: Array) -> Array | Prediction:
+    def guided(z: Array, logsnr: Array) -> Output:
         _, sigma = alpha_sigma(expand(logsnr, z))
         output = denoiser(z, logsnr)
         shift = expand(w, z) * sigma * _gradient(log_prob, z, logsnr)
@@ -148,7 +157,7 @@ def clipped(denoiser: Denoiser) -> Denoiser:
     is ADM's guided DDIM, algorithm 2: x_hat is clipped before guidance and not afterwards.
     """
 
-    def denoise(z: Array, logsnr: Array) -> Array | Prediction:
+    def denoise(z: Array, logsnr: Array) -> Output:
         output = denoiser(z, logsnr)
         x_hat = jnp.clip(predict_x(z, eps_of(output), logsnr), -1.0, 1.0)
         return with_eps(output, predict_eps(z, x_hat, logsnr))
@@ -156,14 +165,14 @@ def clipped(denoiser: Denoiser) -> Denoiser:
     return denoise
 
 
-def tempered(denoiser: Denoiser, temperature: Array | float) -> Denoiser:
+def tempered(denoiser: Denoiser, temperature: ArrayLike) -> Denoiser:
     """eps_hat / temperature, the score of p(z)^(1 / temperature): sharper below 1.
 
     A baseline that uses no label. Dhariwal & Nichol 2021, appendix G, find that neither this nor
     less sampling noise replaces guidance. temperature is [], above 0; denoiser may be guided.
     """
 
-    def denoise(z: Array, logsnr: Array) -> Array | Prediction:
+    def denoise(z: Array, logsnr: Array) -> Output:
         output = denoiser(z, logsnr)
         return with_eps(output, eps_of(output) / temperature)
 
@@ -171,7 +180,7 @@ def tempered(denoiser: Denoiser, temperature: Array | float) -> Denoiser:
 
 
 def mean_shift(
-    log_prob: LogProb, w: Array | float, step: Callable[..., Array] = ancestral_step
+    log_prob: LogProb, w: ArrayLike, step: Callable[..., Array] = ancestral_step
 ) -> Callable[..., Array]:
     """z_s + w Sigma grad_z log p(label | z_t), z_s from an ancestral step of variance Sigma.
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfg_jax.core.types import Array, Key
+from cfg_jax.core.types import Array, ArrayLike, Key
 
 
 def per_example(key: Key, batch_size: int) -> Key:
@@ -32,12 +32,12 @@ def per_example(key: Key, batch_size: int) -> Key:
     )
 
 
-def indexed(key: Key, indices: Array) -> Key:
+def indexed(key: Key, indices: ArrayLike) -> Key:
     """fold_in(key, index) for every index: [B] keys from one key (consumed) and [B] integers."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
-def fold_in(keys: Key, data: int | Array) -> Key:
+def fold_in(keys: Key, data: ArrayLike) -> Key:
     """fold_in(keys[i], data) for every example: [B] keys from [B] keys (consumed)."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import diffuse, expand, predict_x
 from cfg_jax.core.schedules import ascending
-from cfg_jax.core.types import Array, Key, Predict, Prediction, eps_of
+from cfg_jax.core.types import Array, ArrayLike, Key, Predict, Prediction, eps_of
 
 
 def _sum_data_axes(values: Array) -> Array:
@@ -41,7 +41,7 @@ def _gaussian_kl(log_ratio: Array, distance: Array) -> Array:
     return (jnp.where(small, series, log_ratio + jnp.expm1(-log_ratio)) + distance) / 2
 
 
-def prior_kl(x: Array, logsnr_min: Array | float) -> Array:
+def prior_kl(x: Array, logsnr_min: ArrayLike) -> Array:
     """KL(q(z | x) || N(0, I)) = sum (alpha^2 x^2 + sigma^2 - 1 - log sigma^2) / 2: [B], nats.
 
     x [B, ...]; logsnr_min [] or [B], the log-SNR of z.
@@ -57,7 +57,7 @@ def transition_kl(
     logsnr_t: Array,
     logsnr_s: Array,
     *,
-    logvar_interp: Array | float = 0.0,
+    logvar_interp: ArrayLike = 0.0,
 ) -> Array:
     """KL(q(z_s | z_t, x) || p(z_s | z_t)), the cost of one step: [B], nats.
 
@@ -83,7 +83,7 @@ def transition_kl(
 
 
 def decoder_logvar(
-    logsnr_before: Array | float, logsnr_last: Array | float, logvar_interp: Array | float
+    logsnr_before: ArrayLike, logsnr_last: ArrayLike, logvar_interp: ArrayLike
 ) -> Array:
     """logvar of p(x | z_T) = log sigma_T^2 + (1 - v) log(1 - exp(logsnr_before - logsnr_last)).
 
@@ -139,7 +139,7 @@ def _log_bin_mass(x: Array, x_hat: Array, logvar: Array, num_levels: int) -> Arr
 
 
 def decoder_nll(
-    x: Array, x_hat: Array, logvar: Array | float, *, num_levels: int | None = 256
+    x: Array, x_hat: Array, logvar: ArrayLike, *, num_levels: int | None = 256
 ) -> Array:
     """-log p(x | z_T) with p = N(x_hat, exp logvar).
 
@@ -174,7 +174,7 @@ def bound_term(
     *,
     schedule: Callable[[Array], Array],
     num_steps: int,
-    logvar_interp: Array | float = 0.0,
+    logvar_interp: ArrayLike = 0.0,
     num_levels: int | None = 256,
 ) -> Array:
     """The term of the bound of T network calls at noise level u: [B], nats.
@@ -222,7 +222,7 @@ def variational_bound(
     labels: Array,
     logsnrs: Array,
     *,
-    logvar_interp: Array | float = 0.0,
+    logvar_interp: ArrayLike = 0.0,
     num_levels: int | None = 256,
     clip_x: bool = True,
 ) -> dict[str, Array]:

@@ -19,7 +19,7 @@ from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import diffuse, expand, predict_x
 from cfg_jax.core.guidance import drop_labels
 from cfg_jax.core.likelihood import bits_per_dim, bound_term
-from cfg_jax.core.types import Array, Key, Predict, Prediction, eps_of
+from cfg_jax.core.types import Array, Key, Output, Predict, Prediction, eps_of
 
 WEIGHTINGS: dict[str, Callable[[Array], Array]] = {
     "eps": lambda logsnr: jnp.ones_like(logsnr),
@@ -84,8 +84,7 @@ def diffusion_loss(
     aux = {"logsnr": logsnr, "dropped": seen == null_label}
     aux["eps_mse"] = _mean_square(eps_of(output) - eps)
     if vlb_weight > 0:
-        _check_learned(output, vlb_weight)
-        aux["vlb"] = _vlb(z, x, output, u, schedule, vlb_steps)
+        aux["vlb"] = _vlb(z, x, _learned(output, vlb_weight), u, schedule, vlb_steps)
         loss = loss + vlb_weight * aux["vlb"]
     return loss, aux
 
@@ -105,8 +104,9 @@ def _vlb(
 ) -> Array:
     """num_steps times the bound's term at u, bits/dim [B]; differentiable in logvar_interp only."""
     x_hat = predict_x(z, jax.lax.stop_gradient(output.eps_hat), schedule(u))
-    options = {"schedule": schedule, "num_steps": num_steps, "logvar_interp": output.logvar_interp}
-    return num_steps * bits_per_dim(bound_term(z, x, x_hat, u, **options), x.shape)
+    interp = output.logvar_interp
+    nats = bound_term(z, x, x_hat, u, schedule=schedule, num_steps=num_steps, logvar_interp=interp)
+    return num_steps * bits_per_dim(nats, x.shape)
 
 
 def classifier_loss(
@@ -151,10 +151,11 @@ def _check(weighting: str, p_uncond: float, vlb_weight: float, vlb_steps: int) -
         raise ValueError(f"vlb_steps={vlb_steps}: need at least 2 (ADM has 1000)")
 
 
-def _check_learned(output: Array | Prediction, vlb_weight: float) -> None:
-    """Raises ValueError for a network without a learned variance."""
+def _learned(output: Output, vlb_weight: float) -> Prediction:
+    """The output; raises ValueError for a network without a learned variance."""
     if not isinstance(output, Prediction):
         raise ValueError(
             f"vlb_weight={vlb_weight} for a network without a learned variance: use 0, or a "
             "predict that returns a Prediction"
         )
+    return output

@@ -18,7 +18,7 @@ import numpy as np
 
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import alpha_sigma, expand
-from cfg_jax.core.types import Array, Key, chosen
+from cfg_jax.core.types import Array, ArrayLike, Key, chosen
 
 
 class GaussianMixture:
@@ -35,7 +35,7 @@ class GaussianMixture:
     Raises ValueError for mismatched shapes and for a variance or weight that is not positive.
     """
 
-    def __init__(self, means: Array, variance: Array | float, weights: Array):
+    def __init__(self, means: ArrayLike, variance: ArrayLike, weights: ArrayLike):
         num_classes = np.shape(means)[0] if np.ndim(means) else 0
         if np.shape(weights) != (num_classes,) or np.ndim(means) < 2:
             raise ValueError(

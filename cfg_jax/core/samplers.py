@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import diffuse, posterior, predict_eps, predict_x
 from cfg_jax.core.schedules import ascending
-from cfg_jax.core.types import Array, Denoiser, Key, Prediction, eps_of
+from cfg_jax.core.types import Array, ArrayLike, Denoiser, Key, Prediction, eps_of
 
 
 def ancestral_step(
@@ -28,8 +28,8 @@ def ancestral_step(
     logsnr_t: Array,
     logsnr_s: Array,
     *,
-    logvar_interp: Array | float = 0.0,
-    noise_temperature: Array | float = 1.0,
+    logvar_interp: ArrayLike = 0.0,
+    noise_temperature: ArrayLike = 1.0,
 ) -> Array:
     """z_s ~ N(mean, exp(logvar)) of q(z_s | z_t, x_hat): Ho & Salimans 2022, Algorithm 2.
 
@@ -53,8 +53,8 @@ def ddim_step(
     logsnr_t: Array,
     logsnr_s: Array,
     *,
-    logvar_interp: Array | float = 0.0,
-    noise_temperature: Array | float = 1.0,
+    logvar_interp: ArrayLike = 0.0,
+    noise_temperature: ArrayLike = 1.0,
 ) -> Array:
     """z_s = alpha_s x_hat + sigma_s eps, eps = (z_t - alpha_t x_hat) / sigma_t; no noise is drawn.
 
@@ -100,9 +100,11 @@ def sample(
             raise ValueError(f"per_step of shape {leaf.shape}: need {num_steps} rows, one per step")
     keys = keys_lib.per_example(key, shape[0])
 
+    bind: Any = denoiser  # a Denoiser, or the function that makes one from a row
+
     def body(z_t: Array, inputs: tuple[Array, Array, Array, Any]) -> tuple[Array, None]:
         t, logsnr_t, logsnr_s, row = inputs
-        denoise = denoiser if per_step is None else denoiser(row)
+        denoise: Denoiser = bind if per_step is None else bind(row)
         output = denoise(z_t, jnp.broadcast_to(logsnr_t, shape[:1]))
         x_hat = predict_x(z_t, eps_of(output), logsnr_t)
         x_hat = jnp.clip(x_hat, -1.0, 1.0) if clip_x else x_hat

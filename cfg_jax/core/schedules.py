@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfg_jax.core.timesteps import DiscreteSchedule
 from cfg_jax.core.types import Array
 
 
@@ -84,12 +85,15 @@ class CosineSchedule:
         u = np.linspace(1.0, 0.0 if inclusive else 1.0 / num_steps, num_steps)
         return self._logsnr(u, np).astype(np.float32)
 
-    def respaced(self, sections: str) -> Array:
+    def respaced(self, sections: str) -> np.ndarray:
         """Raises ValueError: only a `timesteps.DiscreteSchedule` has timesteps to select."""
         raise ValueError(
             f"respacing={sections!r}: this model's schedule is continuous and has no timesteps; "
             "give num_steps"
         )
+
+
+Schedule = CosineSchedule | DiscreteSchedule
 
 
 def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> CosineSchedule:
@@ -107,7 +111,7 @@ def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Cosi
     return CosineSchedule(float(logsnr_min), float(logsnr_max))
 
 
-def logsnr_grid(schedule: CosineSchedule, num_steps: int, *, inclusive: bool = True) -> Array:
+def logsnr_grid(schedule: Schedule, num_steps: int, *, inclusive: bool = True) -> Array:
     """The T log-SNRs of a sampler, ascending: schedule.grid(num_steps, inclusive).
 
     Uniform in u for a `CosineSchedule`, evenly spaced timesteps for a `timesteps.DiscreteSchedule`.

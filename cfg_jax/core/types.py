@@ -5,7 +5,7 @@
 
 A network or an exact oracle is a Predict, and guidance turns a Predict into a Denoiser. The loss
 calls a Predict; a sampler scans a Denoiser. Both return a `Prediction` instead of eps_hat if the
-network also learns the variance of its steps.
+network also learns the variance of its steps; `Output` is either.
 
 Shape letters: B batch; H, W, C image height, width and channels (images are NHWC; `...` is any data
 shape); T sampling steps; K classes or mixture components; D devices.
@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+ArrayLike = jax.typing.ArrayLike
 Key = jax.Array
-Predict = Callable[[Array, Array, Array], Array]
-Denoiser = Callable[[Array, Array], Array]
 
 
 class Prediction(NamedTuple):
@@ -35,12 +34,17 @@ class Prediction(NamedTuple):
     logvar_interp: Array
 
 
-def eps_of(output: Array | Prediction) -> Array:
+Output = Array | Prediction
+Predict = Callable[[Array, Array, Array], Output]
+Denoiser = Callable[[Array, Array], Output]
+
+
+def eps_of(output: Output) -> Array:
     """eps_hat of the output of a Predict or Denoiser."""
     return output.eps_hat if isinstance(output, Prediction) else output
 
 
-def with_eps(output: Array | Prediction, eps_hat: Array) -> Array | Prediction:
+def with_eps(output: Output, eps_hat: Array) -> Output:
     """`output` with eps_hat replaced; a learned variance is kept."""
     return output._replace(eps_hat=eps_hat) if isinstance(output, Prediction) else eps_hat
 

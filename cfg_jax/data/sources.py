@@ -20,9 +20,10 @@ class Source(Protocol):
     square images may also have `ImageSource.random_crop`.
     """
 
-    name: str
-    split: str
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def split(self) -> str: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
@@ -41,7 +42,7 @@ class ImageSource:
     Attributes:
       records: `records[i]` is {"image": uint8 [h, w, C], "label": int} as stored.
       image_size: side in pixels to crop and average to, or None to keep images as stored.
-      memory: cache of images and labels by (index, resized), or None to read every time. Images
+      memory: cache of images and labels by index and image_size, or None to read every time. Images
         larger than examples are not cached, because the data set may not fit.
     """
 
@@ -52,7 +53,7 @@ class ImageSource:
     shape: tuple[int, int, int]
     label_names: tuple[str, ...]
     image_size: int | None = None
-    memory: dict[tuple[int, bool], tuple[np.ndarray, np.int32]] | None = None
+    memory: dict[tuple[int, int | None], tuple[np.ndarray, np.int32]] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -67,7 +68,7 @@ class ImageSource:
         Raises IndexError outside the source, and RuntimeError for an example that cannot be read,
         after one retry on OSError, or whose shape or label does not match the data set.
         """
-        image, label = self._read(index, resize=self.image_size is not None)
+        image, label = self._read(index, self.image_size)
         return {"x": to_x(image), "label": label}
 
     def random_crop(
@@ -78,25 +79,25 @@ class ImageSource:
         Averages a square of the stored image to H = W pixels a side; `self[index]` is the central
         square. Consumes `rng`; raises as `self[index]`.
         """
-        image, label = self._read(index, resize=False)
-        size = self.shape[0]
-        square = random_square(rng, *image.shape[:2], size, min_crop)
+        image, label = self._read(index, None)
+        (height, width), size = image.shape[:2], self.shape[0]
+        square = random_square(rng, height, width, size, min_crop)
         return {"x": to_x(area_crop(image, *square, size)), "label": label}
 
-    def _read(self, index: int, *, resize: bool) -> tuple[np.ndarray, np.int32]:
-        """The image, uint8 `shape` if `resize` and else as stored, and its label."""
+    def _read(self, index: int, size: int | None) -> tuple[np.ndarray, np.int32]:
+        """The image, uint8, `size` pixels a side or, for None, as stored; and its label."""
         index = range(len(self))[index]
-        known = None if self.memory is None else self.memory.get((index, resize))
+        known = None if self.memory is None else self.memory.get((index, size))
         if known is not None:
             return known
         try:
             image, label = self._checked(self._record(index))
-            image = to_square(image, self.image_size) if resize else image
+            image = image if size is None else to_square(image, size)
         except Exception as error:
             where = f"{self.name}, split {self.split}: example {index}"
             raise RuntimeError(f"{where} cannot be used: {one_line(error)}") from error
         if self.memory is not None and image.size <= math.prod(self.shape):
-            self.memory[index, resize] = image, label
+            self.memory[index, size] = image, label
         return image, label
 
     def _record(self, index: int) -> Mapping[str, Any]:
@@ -133,8 +134,8 @@ class ImageSource:
         """crc32 of the first, the middle and the last example as stored."""
         crc, last = 0, len(self) - 1
         for index in sorted({0, last // 2, last}):
-            for part in self._read(index, resize=False):
-                crc = zlib.crc32(np.ascontiguousarray(part), crc)
+            for part in self._read(index, None):
+                crc = zlib.crc32(np.ascontiguousarray(part).data, crc)
         return crc
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 BUCKETS = "gs://"
 
@@ -78,10 +79,10 @@ def save_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def save_npz(path: Path, **arrays: np.ndarray) -> None:
-    """Writes named arrays, compressed and atomically."""
+def save_npz(path: Path, **arrays: ArrayLike) -> None:
+    """Writes named arrays, none pickled, compressed and atomically."""
     with whole_file(path) as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 @contextlib.contextmanager

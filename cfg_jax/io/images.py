@@ -3,7 +3,7 @@
 images = round(127.5 (x + 1)),   x = images / 127.5 - 1,   x in [-1, 1], images uint8
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def grid(images: np.ndarray, *, gap: int = 2) -> np.ndarray:
 
 
 def captioned_grid(
-    images: np.ndarray, row_captions: Sequence[str], column_captions: Sequence[str]
+    images: np.ndarray, row_captions: Collection[str], column_captions: Collection[str]
 ) -> Picture:
     """`grid` with captions left of rows and above columns; column captions may have two lines."""
     picture = Image.fromarray(grid(images))
@@ -65,7 +65,7 @@ def captioned_grid(
 
 
 def scatter(
-    points: np.ndarray, row_captions: Sequence[str], column_captions: Sequence[str]
+    points: np.ndarray, row_captions: Collection[str], column_captions: Collection[str]
 ) -> Picture:
     """Plots points [rows, columns, N, 2]: a plot per column, a colour per row, equal axes."""
     from matplotlib.figure import Figure

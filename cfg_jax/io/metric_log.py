@@ -27,7 +27,7 @@ class MetricLog:
     def __init__(self, workdir: Path, start: int):
         self._path = workdir / "metrics.jsonl"
         self._warned = False
-        self._events = None
+        self._events: _Events | None = None
         self._guarded(self._take_out_beyond, start)
         self._guarded(self._open_events, workdir / "events", start)
 

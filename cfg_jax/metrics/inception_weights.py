@@ -158,7 +158,7 @@ def _check_nodes(path: Path, nodes: Iterable[str], scopes: Mapping[str, str]) ->
 
 def _gammas_without_effect(path: Path, graph: Any) -> set[str]:
     """Constants that batch norms ignore because `scale_after_normalization` is off."""
-    unscaled = set()
+    unscaled: set[str] = set()
     for node in graph.node:
         if node.op == "BatchNormWithGlobalNormalization":
             epsilon = node.attr["variance_epsilon"].f

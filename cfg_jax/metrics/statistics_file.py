@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cfg_jax.io.files import UNREADABLE, folder, open_npz, save_npz
 from cfg_jax.metrics.moments import FeatureStatistics
@@ -21,7 +22,7 @@ class Moments(NamedTuple):
 
     mean: np.ndarray
     covariance: np.ndarray
-    count: int | None
+    count: int | None  # type: ignore[assignment]  # hides tuple.count, which no caller needs
 
 
 class SavedStatistics(NamedTuple):
@@ -46,7 +47,7 @@ def save_statistics(
     OSError if `path` is not writable.
     """
     try:
-        arrays = {"manifest": json.dumps(manifest)}
+        arrays: dict[str, ArrayLike] = {"manifest": json.dumps(manifest)}
     except TypeError as error:
         raise ValueError(f"the manifest must be what JSON can hold: {error}") from error
     for suffix, moments in (("", stats), ("_s", spatial)):

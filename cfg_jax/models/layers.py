@@ -10,6 +10,7 @@ The last layer of every residual branch is initialised to zero.
 Source: Dhariwal & Nichol 2021 (ADM), sections 3 and 3.1.
 """
 
+import functools
 import math
 import zlib
 
@@ -79,8 +80,8 @@ class GroupNorm(nn.Module):
     Applied as one multiply-add per element with coefficients [B, C]: plain and adaptive norm cost
     the same, and the backward pass needs no intermediate.
 
-    The call takes h [B, ..., C] and AdaGN's conditioning vectors scale and shift, both [B, C] or
-    both None. Statistics are float32, the result has h's dtype.
+    The call takes h [B, ..., C] and AdaGN's conditioning vectors scale and shift, each [B, C] or
+    None. Statistics are float32, the result has h's dtype.
     """
 
     groups: int
@@ -100,7 +101,9 @@ class GroupNorm(nn.Module):
         offset = bias[None] - mean * factor
         if scale is not None:
             gain = 1 + scale.astype(jnp.float32)
-            factor, offset = factor * gain, offset * gain + shift.astype(jnp.float32)
+            factor, offset = factor * gain, offset * gain
+        if shift is not None:
+            offset = offset + shift.astype(jnp.float32)
         spread = (h.shape[0],) + (1,) * (h.ndim - 2) + (channels,)
         return (wide * factor.reshape(spread) + offset.reshape(spread)).astype(h.dtype)
 
@@ -150,8 +153,8 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, h: Array) -> Array:
         # "SAME" would pad one side only and shift the image by half a pixel at every level.
-        options = {"strides": 2, "padding": 1, "dtype": self.dtype}
-        return nn.Conv(h.shape[-1], (3, 3), name="conv", **options)(h)
+        conv = nn.Conv(h.shape[-1], (3, 3), strides=2, padding=1, dtype=self.dtype, name="conv")
+        return conv(h)
 
 
 class Upsample(nn.Module):
@@ -187,11 +190,11 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, emb: Array, dropout_keys: Array | None) -> Array:
-        conv3 = {"kernel_size": (3, 3), "dtype": self.dtype}
+        conv3 = functools.partial(nn.Conv, self.channels, (3, 3), dtype=self.dtype)
         resample = {None: lambda h: h, "down": downsample, "up": upsample}[self.resample]
         skip = resample(h)
         h = nn.silu(GroupNorm(self.norm_groups, name="norm_in")(h))
-        h = nn.Conv(self.channels, name="conv_in", **conv3)(resample(h))
+        h = conv3(name="conv_in")(resample(h))
         width = 2 * self.channels if self.adagn else self.channels
         modulation = nn.Dense(width, dtype=self.dtype, name="emb")(nn.silu(emb))
         norm = GroupNorm(self.norm_groups, name="norm_out")
@@ -200,7 +203,7 @@ class ResBlock(nn.Module):
         else:
             h = norm(h + modulation[:, None, None])
         h = Dropout(self.dropout, name="dropout")(nn.silu(h), dropout_keys)
-        h = nn.Conv(self.channels, kernel_init=zeros, name="conv_out", **conv3)(h)
+        h = conv3(kernel_init=zeros, name="conv_out")(h)
         if skip.shape[-1] != self.channels:
             skip = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_skip")(skip)
         return residual_sum(skip, h, self.rescale)

@@ -107,6 +107,8 @@ class Trunk(nn.Module, kw_only=True):
         emb = NoiseEmbedding(self.channels, self._type, name="logsnr_embedding")(position)
         if not num_labels:
             return emb
+        if labels is None:
+            raise ValueError(f"labels are missing: this network of {num_labels} labels needs them")
         embed = LabelEmbedding(num_labels, emb.shape[-1], name="label_embedding")
         return emb + embed(labels).astype(self._type)
 

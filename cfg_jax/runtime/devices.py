@@ -127,7 +127,7 @@ def even_batch(total: int, batch_size: int) -> int:
 
 def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
     """`split_batch` of each batch, transferred to the devices `size` batches ahead."""
-    ahead = collections.deque()
+    ahead: collections.deque[Any] = collections.deque()
     for batch in batches:
         ahead.append(split_batch(batch))
         if len(ahead) > size:
@@ -143,8 +143,7 @@ def pmap_step(step: Callable, devices: Sequence[Any] | None = None) -> Callable:
     outputs are replicated, and without the mean every device would get a different state. The state
     is donated. `devices` are the devices to compile for, by default all present ones.
     """
-    axes = {"axis_name": AXIS, "in_axes": (None, 0), "out_axes": None}
-    return jax.pmap(step, **axes, donate_argnums=0, devices=devices)
+    return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
 
 
 def pmap_rows(function: Callable, devices: Sequence[Any] | None = None) -> Callable:

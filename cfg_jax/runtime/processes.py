@@ -60,30 +60,29 @@ def start(
     by_hand = _by_hand(mode, coordinator_address, num_processes, process_id)
     if mode == "off":
         return 1
-    if not by_hand:
-        num_processes = _detected()
-        if mode == "on" and not num_processes:
-            raise ValueError(
-                "distributed mode=on: jax detects no cluster (Cloud TPU, GKE, Slurm, Open MPI); "
-                "give coordinator_address=HOST:PORT, num_processes and process_id"
-            )
-        if num_processes <= (mode == "auto"):
-            return 1
-    elif process_id:
-        _wait_for_first(coordinator_address, timeout_seconds)
+    total = by_hand["num_processes"] if by_hand else _detected()
+    if mode == "on" and not total:
+        raise ValueError(
+            "distributed mode=on: jax detects no cluster (Cloud TPU, GKE, Slurm, Open MPI); "
+            "give coordinator_address=HOST:PORT, num_processes and process_id"
+        )
+    if not by_hand and total <= (mode == "auto"):
+        return 1
+    if process_id:
+        _wait_for_first(by_hand["coordinator_address"], timeout_seconds)
     try:
         jax.distributed.initialize(
-            **({"num_processes": num_processes} | by_hand),
+            **(by_hand | {"num_processes": total}),
             initialization_timeout=timeout_seconds,
             heartbeat_timeout_seconds=heartbeat_seconds,
         )
     except RuntimeError as error:
         raise RuntimeError(
-            f"process {process_id or 0} of {num_processes} cannot connect to the others at "
+            f"process {process_id or 0} of {total} cannot connect to the others at "
             f"{coordinator_address or 'the address from the cluster'} ({error}): if its port is "
             "in use, choose another"
         ) from error
-    return num_processes
+    return total
 
 
 def _by_hand(
@@ -92,14 +91,18 @@ def _by_hand(
     """The explicit arguments of `jax.distributed.initialize`; empty if none is given."""
     if mode not in MODES:
         raise ValueError(f"distributed mode={mode}: choose one of {', '.join(MODES)}")
-    names = ("coordinator_address", "num_processes", "process_id")
-    said = dict(zip(names, (coordinator_address, num_processes, process_id), strict=True))
+    said: dict[str, Any] = {
+        "coordinator_address": coordinator_address,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
     given = [f"{name}={value}" for name, value in said.items() if value is not None]
     if not given:
         return {}
     if mode == "off":
         raise ValueError(f"{given[0]} with distributed mode=off: leave one of them out")
-    if lacking := [name for name, value in said.items() if value is None]:
+    if coordinator_address is None or num_processes is None or process_id is None:
+        lacking = [name for name, value in said.items() if value is None]
         raise ValueError(f"{' '.join(given)} without {' and '.join(lacking)}: give all three")
     host, _, port = coordinator_address.rpartition(":")
     if not host or not port.isdigit():
@@ -243,10 +246,7 @@ def wait_for_end() -> None:
     Process 0 may work alone for hours, while jax by default ends the others after five minutes of
     waiting. Heartbeats detect a dead process. Raises RuntimeError after a week.
     """
-    # The public function waits on the devices, and some of them time out earlier.
-    from jax._src.distributed import global_state
-
-    global_state.client.wait_at_barrier("the program ends", _WEEK_MILLISECONDS)
+    _wait_at("the program ends", _WEEK_MILLISECONDS)
 
 
 def disconnect_if_all_fail(seconds: float) -> None:
@@ -254,8 +254,15 @@ def disconnect_if_all_fail(seconds: float) -> None:
 
     Otherwise the exit of process 0 ends the others before they have printed their errors.
     """
+    with contextlib.suppress(RuntimeError):
+        _wait_at("the program fails", int(1000 * seconds))
+        jax.distributed.shutdown()
+
+
+def _wait_at(barrier: str, milliseconds: int) -> None:
+    """Returns once all processes call it, connected by `start`; RuntimeError after the time."""
+    # The public function waits on the devices, and some of them time out earlier.
     from jax._src.distributed import global_state
 
-    with contextlib.suppress(RuntimeError):
-        global_state.client.wait_at_barrier("the program fails", int(1000 * seconds))
-        jax.distributed.shutdown()
+    assert global_state.client is not None
+    global_state.client.wait_at_barrier(barrier, milliseconds)

@@ -10,14 +10,15 @@ import copy
 import functools
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from cfg_jax.config import build
 from cfg_jax.config.validate import from_json
-from cfg_jax.core.types import Array, Key, eps_of
+from cfg_jax.core.schedules import Schedule
+from cfg_jax.core.types import Array, ArrayLike, Key, Predict, eps_of
 from cfg_jax.io import images
 from cfg_jax.io.files import folder
 from cfg_jax.runtime import devices, processes
@@ -25,6 +26,8 @@ from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.program import check, make_sampler, request
 from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.sampling.trained import Trained
+
+_T = TypeVar("_T", bound=Trained)
 
 
 class Model(Trained):
@@ -34,6 +37,8 @@ class Model(Trained):
       null_label: num_classes, the label that means "no label".
       first_sample_seconds: seconds of the first `sample_x` call, with compilation; None before it.
     """
+
+    experiment: build.Experiment
 
     def __init__(self, config: ConfigDict, params: Any, **data):
         super().__init__(config, params, **data)
@@ -55,7 +60,7 @@ class Model(Trained):
         return model
 
     @property
-    def schedule(self) -> build.Schedule:
+    def schedule(self) -> Schedule:
         """Training schedule u -> logsnr; `logsnr_grid(model.schedule, T)` samples it."""
         return self.experiment.schedule
 
@@ -69,7 +74,7 @@ class Model(Trained):
         """
         return eps_of(self.bind(self.params, low_res)(z, logsnr, labels))
 
-    def bind(self, params: Any, low_res: Array | None = None):
+    def bind(self, params: Any, low_res: Array | None = None) -> Predict:
         """A Predict with other parameters; returns a `Prediction` if the variance is learned."""
         return self.experiment.predict(params, low_res=low_res)
 
@@ -94,9 +99,9 @@ class Model(Trained):
         self,
         key: Key,
         *,
-        labels: Array,
+        labels: ArrayLike,
         classifier: NoisyClassifier | None = None,
-        low_res: Array | None = None,
+        low_res: ArrayLike | None = None,
         **settings,
     ) -> np.ndarray:
         """Guided samples x [B, ...], float32: Ho & Salimans 2022, Algorithm 2.
@@ -115,13 +120,15 @@ class Model(Trained):
         Raises ValueError for arguments that `check` rejects, before compiling anything, and
         FloatingPointError if the samples are not finite.
         """
-        given = {"labels": labels, "classifier": classifier, "low_res": low_res}
-        return self.draw(key, SamplingSettings(**settings), **given)
+        chosen = SamplingSettings(**settings)
+        return self.draw(key, chosen, labels=labels, classifier=classifier, low_res=low_res)
 
-    def draw(self, key: Key, settings: SamplingSettings, *, labels: Array, **rest) -> np.ndarray:
+    def draw(
+        self, key: Key, settings: SamplingSettings, *, labels: ArrayLike, **inputs: Any
+    ) -> np.ndarray:
         """Guided samples as in `sample_x`, with the settings as one value."""
-        settings = self.check(settings, labels, **rest)
-        spec, shared, batch = request(self.experiment, settings, key, labels, **rest)
+        settings = self.check(settings, labels, **inputs)
+        spec, shared, batch = request(self.experiment, settings, key, labels, **inputs)
         begun = time.monotonic()
         x = np.asarray(self._compiled(spec)({"params": self.params, **shared}, batch))
         if self.first_sample_seconds is None:
@@ -133,10 +140,10 @@ class Model(Trained):
     def check(
         self,
         settings: SamplingSettings,
-        labels: Array | None = None,
+        labels: ArrayLike | None = None,
         *,
         classifier: NoisyClassifier | None = None,
-        low_res: Array | None = None,
+        low_res: ArrayLike | None = None,
     ) -> SamplingSettings:
         """Returns the settings with this model's defaults, after every check that needs no device.
 
@@ -198,7 +205,7 @@ def load_classifier(workdir: str | Path, step: int | None = None) -> NoisyClassi
     return _load_kind(workdir, step, NoisyClassifier, "no classifier: give the workdir of one")
 
 
-def _load_kind(workdir: str | Path, step: int | None, kind: type, otherwise: str):
+def _load_kind(workdir: str | Path, step: int | None, kind: type[_T], otherwise: str) -> _T:
     loaded = load(workdir, step)
     if not isinstance(loaded, kind):
         raise ValueError(f"{workdir} holds {otherwise}")

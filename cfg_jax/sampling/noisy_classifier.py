@@ -12,12 +12,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from cfg_jax.config.build import ClassifierExperiment
 from cfg_jax.core.types import Array, chosen
 from cfg_jax.sampling.trained import Trained
 
 
 class NoisyClassifier(Trained):
     """log p(label | z) of a trained network; `Trained` lists the attributes."""
+
+    experiment: ClassifierExperiment
 
     def log_probs(self, z: Array, logsnr: Array) -> Array:
         """log p(label | z) [B, K] for every label, z [B, H, W, C] and logsnr [] or [B]."""

@@ -17,7 +17,7 @@ from cfg_jax.config.build import STEPS, ClassifierExperiment, Experiment
 from cfg_jax.core import guidance
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.samplers import sample
-from cfg_jax.core.types import Array, Denoiser, Key, chosen
+from cfg_jax.core.types import Array, ArrayLike, Denoiser, Key, chosen
 from cfg_jax.runtime import devices
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.settings import SamplingSettings
@@ -41,10 +41,10 @@ class Spec(NamedTuple):
 def check(
     task: Experiment,
     settings: SamplingSettings,
-    labels: Array,
+    labels: ArrayLike,
     *,
     classifier: NoisyClassifier | None = None,
-    low_res: Array | None = None,
+    low_res: ArrayLike | None = None,
 ) -> None:
     """Checks a request with filled settings, without a key.
 
@@ -82,11 +82,11 @@ def request(
     task: Experiment,
     settings: SamplingSettings,
     key: Key,
-    labels: Array,
+    labels: ArrayLike,
     *,
     classifier: NoisyClassifier | None = None,
-    low_res: Array | None = None,
-) -> tuple[Spec, dict[str, Any], dict[str, Array]]:
+    low_res: ArrayLike | None = None,
+) -> tuple[Spec, dict[str, Any], dict[str, Array | np.ndarray]]:
     """Splits a request into (spec, arrays shared by all samples, arrays [B, ...]).
 
     The shared arrays exclude the parameters. Raises ValueError for a request that `check` rejects,
@@ -94,10 +94,11 @@ def request(
     """
     check(task, settings, labels, classifier=classifier, low_res=low_res)
     labels = np.asarray(labels, np.int32)
+    assert settings.step is not None  # see `check`
     spec = Spec(settings.grid(task), settings.step, bool(settings.clip_x))
     shared = settings.traced()
     w = guidance.weight_per_step(settings.w, len(spec.grid), labels.size)
-    batch = {"labels": labels, "w": w.T}
+    batch: dict[str, Array | np.ndarray] = {"labels": labels, "w": w.T}
     if low_res is not None:
         batch["low_res"] = np.asarray(low_res, np.float32)
     if classifier is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cfg_jax.config.build import STEPS, Experiment
-from cfg_jax.core.types import Array
+from cfg_jax.core.types import ArrayLike
 
 CLASSIFIER_FORMS = ("eps", "adm")
 
@@ -38,13 +38,13 @@ class SamplingSettings:
     score_temperature: divisor of the guided eps_hat, above 0 (Dhariwal & Nichol 2021, appendix G).
     """
 
-    w: Array | float = 0.0
+    w: ArrayLike = 0.0
     num_steps: int | None = None
     step: str | None = None
     logvar_interp: float | None = None
     clip_x: bool | None = None
     respacing: str | None = None
-    classifier_w: Array | float = 0.0
+    classifier_w: ArrayLike = 0.0
     classifier_form: str = "eps"
     noise_temperature: float = 1.0
     score_temperature: float = 1.0
@@ -70,8 +70,11 @@ class SamplingSettings:
 
     def grid(self, task: Experiment) -> tuple[float, ...]:
         """The T log-SNRs of filled settings; ValueError if the schedule has no such grid."""
-        schedule, respacing = task.schedule, self.respacing
-        grid = schedule.respaced(respacing) if respacing else schedule.grid(self.num_steps)
+        if self.respacing:
+            grid = task.schedule.respaced(self.respacing)
+        else:
+            assert self.num_steps is not None  # see `filled`
+            grid = task.schedule.grid(self.num_steps)
         return tuple(grid.tolist())
 
     def check(self, task: Experiment, *, guided_by_classifier: bool) -> None:
@@ -83,7 +86,7 @@ class SamplingSettings:
         for name, allowed in (("step", STEPS), ("classifier_form", CLASSIFIER_FORMS)):
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
-        if not 0 <= self.logvar_interp <= 1:
+        if self.logvar_interp is None or not 0 <= self.logvar_interp <= 1:
             raise ValueError(f"logvar_interp={self.logvar_interp}: need a number in [0, 1]")
         noise, score = self.noise_temperature, self.score_temperature
         scalars = np.ndim(noise) == np.ndim(score) == 0

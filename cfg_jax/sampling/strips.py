@@ -80,8 +80,9 @@ class Strip:
         def draw(place):
             row, (w, classifier_w) = place // len(pairs), pairs[place % len(pairs)].T
             settings = self.settings.replace(w=w, classifier_w=classifier_w)
-            given = {"labels": labels[row], "classifier": self.classifier}
-            return self.model.draw(keys[row], settings, **given)
+            return self.model.draw(
+                keys[row], settings, labels=labels[row], classifier=self.classifier
+            )
 
         x = _in_batches(draw, len(labels) * len(pairs), self.batch_size)
         return x.reshape(-1, self.samples_per_label, len(pairs), *self.model.shape)
@@ -145,8 +146,9 @@ class Upsampler:
 
         def draw(place):
             row = place // x.shape[2]
-            given = {"labels": labels[row], "low_res": small[place]}
-            return self.model.draw(keys[row], self.settings, **given)
+            return self.model.draw(
+                keys[row], self.settings, labels=labels[row], low_res=small[place]
+            )
 
         large = _in_batches(draw, len(small), self.batch_size)
         return large.reshape(*x.shape[:3], *self.model.shape)
@@ -207,10 +209,17 @@ def write_guidance_strip(
     settings = _settings(strip)
     w, classifier_w = np.asarray(strip.columns).T
     archive = directory / f"{_name(strip, settings, upsampler)}.npz"
-    described = {"labels": np.asarray(strip.labels), "label_names": strip.names}
-    described |= {"w": w, "classifier_w": classifier_w, "seed": strip.seed}
-    described |= {"num_steps": settings["num_steps"], "step": strip.model.step}
-    files.save_npz(archive, **described, **arrays)
+    files.save_npz(
+        archive,
+        labels=np.asarray(strip.labels),
+        label_names=strip.names,
+        w=w,
+        classifier_w=classifier_w,
+        seed=strip.seed,
+        num_steps=settings["num_steps"],
+        step=strip.model.step,
+        **arrays,
+    )
     png = archive.with_suffix(".png")
     images.save_png(png, strip.picture(x))
     return archive, png

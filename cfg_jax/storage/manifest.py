@@ -46,7 +46,7 @@ def describe(
         config, meta = json.loads(json.dumps([dict(config), dict(meta)]))
     except TypeError as error:
         raise ValueError(f"config and meta must be JSON-serialisable: {error}.") from error
-    digests = {name: _digests(tree) for name, tree in trees.items()}
+    digests: dict[str, Any] = {name: _digests(tree) for name, tree in trees.items()}
     meta |= {"schema": SCHEMA, "loss": float(loss), "versions": versions()}
     digests |= {"config": _crc_json(config), "meta": _crc_json(meta)}
     return config, meta | {"digests": digests}
@@ -151,7 +151,7 @@ def sha256(tree: Any) -> str:
     digest = hashlib.sha256()
     for path, leaf in sorted(_leaves(tree).items()):
         digest.update(f"{path} {_form(leaf)}\n".encode())
-        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -176,7 +176,7 @@ def _digests(tree: Any) -> dict[str, int]:
 
 
 def _crc_array(leaf: Any) -> int:
-    return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+    return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
 
 
 def _crc_json(value: Any) -> int:

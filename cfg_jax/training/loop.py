@@ -40,7 +40,7 @@ class Run(NamedTuple):
     workdir: Path
     source: data.Source
     order: Any
-    task: build.Task
+    task: build.Experiment | build.ClassifierExperiment
 
     def meta(self) -> dict[str, Any]:
         """Metadata of the data for a checkpoint, as JSON values."""
@@ -105,7 +105,7 @@ class Loop:
         self.run, self.checkpoints, self.start = run, checkpoints, start
         self.feed, self.asked_to_stop = feed, asked_to_stop
         self.total = run.config.train.num_steps
-        self.in_flight = collections.deque()
+        self.in_flight: collections.deque[tuple[int, dict]] = collections.deque()
         self.logged = _Window()
         self.since_checkpoint = _Window()
         self.skipped_in_row = 0
@@ -249,7 +249,7 @@ class _Window:
         self.clear()
 
     def clear(self) -> None:
-        self.sums = None
+        self.sums: dict[str, Any] | None = None
         self.restart_clock()
 
     def add(self, metrics: dict) -> None:

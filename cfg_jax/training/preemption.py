@@ -12,6 +12,7 @@ import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -36,7 +37,8 @@ def watched() -> Iterator[Callable[[], bool]]:
     in connected processes with `jax_enable_preemption_service` off.
     """
     connected = jax.distributed.is_initialized()
-    if connected and jax.config.jax_enable_preemption_service:
+    options: Any = jax.config  # jax adds its options as attributes at run time
+    if connected and options.jax_enable_preemption_service:
         # Counts from 1 in a resumed run too: after an early signal the processes agree on 1.
         questions = itertools.count(1)
         yield lambda: multihost_utils.reached_preemption_sync_point(next(questions))

@@ -53,8 +53,9 @@ def _train(run: Run, feed: Callable[[bool], None], asked_to_stop: Callable[[], b
         if state is None:
             state = devices.replicate(jax.jit(create)())
         step_fn = devices.pmap_step(make_step(run.task, optimizer, config))
-        watched = {"feed": feed, "asked_to_stop": asked_to_stop}
-        Loop(run, checkpoints, int(state.step), **watched)(state, step_fn)
+        start = int(state.step)
+        loop = Loop(run, checkpoints, start, feed=feed, asked_to_stop=asked_to_stop)
+        loop(state, step_fn)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -71,7 +72,9 @@ def make_create(
 
 
 def make_step(
-    task: build.Task, optimizer: optax.GradientTransformation, config: ConfigDict
+    task: build.Experiment | build.ClassifierExperiment,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
 ) -> Callable:
     """The training step of `config` for one device of a pmap."""
     diffusion = config.diffusion

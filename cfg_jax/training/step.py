@@ -23,8 +23,7 @@ Weighted = tuple[Array, Array]
 LossFn = Callable[[Any, Key, Batch], tuple[Array, dict[str, Weighted]]]
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Everything that a step changes.
 
     step: [] int32, batches consumed, skipped ones included.

@@ -24,9 +24,9 @@ def armed(seconds: float) -> Iterator[Callable[[bool], None]]:
     def feed(patient: bool) -> None:
         if seconds:
             # sys.stderr has no file descriptor in a notebook.
-            faulthandler.dump_traceback_later(
-                seconds * PATIENCE if patient else seconds, exit=True, file=sys.__stderr__
-            )
+            file = sys.__stderr__ or sys.stderr
+            timeout = seconds * PATIENCE if patient else seconds
+            faulthandler.dump_traceback_later(timeout, exit=True, file=file)
 
     feed(True)
     try:
