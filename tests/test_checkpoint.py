@@ -416,7 +416,7 @@ def test_the_ema_of_a_given_step_is_loaded_or_the_steps_there_are_named(run):
 def test_a_directory_without_checkpoints_is_named_with_what_is_expected(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing here")
     for directory in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(ValueError, match=f"{directory}.*launch.train") as error:
+        with pytest.raises(ValueError, match=f"{directory}.*cfg-jax train") as error:
             load_ema(directory)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "missing").exists()
