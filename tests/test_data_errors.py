@@ -76,7 +76,7 @@ def test_a_data_set_in_another_format_is_refused_with_the_command(tmp_path, monk
         lambda: open_source("cifar10", "train", data_dir=str(tmp_path)),
         lambda: prepare("cifar10", str(tmp_path)),
     ):
-        with pytest.raises(ValueError, match="holds tfrecord.*launch.prepare --dataset=cifar10"):
+        with pytest.raises(ValueError, match="holds tfrecord.*cfg-jax prepare --dataset=cifar10"):
             refused()
 
 
