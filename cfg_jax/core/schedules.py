@@ -99,9 +99,9 @@ Schedule = CosineSchedule | DiscreteSchedule
 def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> CosineSchedule:
     """logsnr(u) = -2 log tan(a u + b): Ho & Salimans 2022, section 2.
 
-    A callable schedule(u) -> logsnr with `.inverse(logsnr)` and `.density(logsnr)`, from logsnr_max
-    at u = 0 (data) to logsnr_min at u = 1 (noise). Raises ValueError for an end that is not finite,
-    or logsnr_min not below logsnr_max.
+    Returns a callable schedule(u) -> logsnr with `.inverse(logsnr)` and `.density(logsnr)`, from
+    logsnr_max at u = 0 (data) to logsnr_min at u = 1 (noise). Raises ValueError if logsnr_min or
+    logsnr_max is not finite, or if logsnr_min is not below logsnr_max.
     """
     if not (math.isfinite(logsnr_min) and math.isfinite(logsnr_max) and logsnr_min < logsnr_max):
         raise ValueError(
