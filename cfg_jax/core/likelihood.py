@@ -179,7 +179,7 @@ def bound_term(
 ) -> Array:
     """One term of the T-call variational bound, at noise level u: [B], nats.
 
-    If u >= 1 / T, the term is `transition_kl` from schedule(u) to schedule(u - 1 / T). Otherwise the
+    If u >= 1 / T, the term is `transition_kl` from schedule(u) to schedule(u - 1 / T). If not, the
     term is `decoder_nll` at schedule(u), with the log-variance
     `decoder_logvar(schedule(u + 1 / T), schedule(u), logvar_interp)`.
 

@@ -1,7 +1,7 @@
 """The part that ADM's U-Net and classifier share.
 
 The trunk embeds noise level and label. Residual blocks follow at each of several resolutions, each
-half the previous one, with attention at selected resolutions. The middle is block, attention, block.
+half the previous one, with attention at selected resolutions. Two blocks around attention are last.
 
 Source: Dhariwal & Nichol 2021 (ADM), section 3 and tables 1 to 3.
 """
