@@ -40,8 +40,8 @@ def open_source(
       image_size: side of the square that images are cropped and averaged to; None keeps the images.
       **mixture: arguments of `mixture.open_mixture`, for "mixture" only.
 
-    Raises ValueError for an unknown name or split, a data set that is not prepared, incomplete or
-    without labels, and images of varying shape without `image_size`.
+    Raises ValueError if name or split is unknown, if the data set is not prepared, incomplete or
+    without labels, or if images vary in shape and `image_size` is None.
     """
     if name == "mixture":
         if image_size is not None:
@@ -80,8 +80,9 @@ def describe(
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(shape of one example, class names) of a data set, prepared or not.
 
-    Arguments as for `open_source`; `data_dir` is ignored. Raises ValueError for an unknown name, no
-    8-bit images, no labels, and images of varying shape without `image_size`.
+    Arguments as for `open_source`; `data_dir` is ignored. Raises ValueError if the name is unknown,
+    if the data set has no 8-bit images or no labels, or if images vary in shape and `image_size` is
+    None.
     """
     del data_dir
     if name == "mixture":

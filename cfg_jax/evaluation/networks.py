@@ -2,9 +2,9 @@
 
     images uint8 [B, H, W, C]  ->  features [B, D], logits [B, K], spatial [B, S]
 
-The network is the Inception of 2015, which defines FID, sFID and IS, or a classifier of ours. Its
-name, the SHA-256 of its parameters and its resize identify it, since metrics of different networks
-are not comparable.
+The network is the Inception of 2015, which defines FID, sFID and IS, or a classifier trained by
+cfg_jax. Metrics of different networks are not comparable, so results record the name of the
+network, the SHA-256 of its parameters and its resize.
 """
 
 from collections.abc import Callable
