@@ -21,8 +21,10 @@ from configs import base
 
 from .program import run
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "File to import.", required=True)
-_NAME = flags.DEFINE_string("name", None, "Published name, as 64x64_diffusion.", required=True)
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "File to import: .pt, .pth or .safetensors.", required=True
+)
+_NAME = flags.DEFINE_string("name", None, "Published name, such as 64x64_diffusion.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "New folder of the run to write.", required=True)
 
 
