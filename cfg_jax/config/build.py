@@ -147,7 +147,7 @@ def data_arguments(config: ConfigDict) -> dict[str, Any]:
 def assemble(
     config: ConfigDict, shape: tuple[int, ...], num_classes: int
 ) -> Experiment | ClassifierExperiment:
-    """Builds the task of a config; ValueError if low_res_size does not divide the image side."""
+    """The task of a config; raises ValueError if low_res_size does not divide the image side."""
     diffusion = config.diffusion
     schedule = SCHEDULES[diffusion.schedule](diffusion)
     arguments = dict(config.model, num_classes=num_classes)

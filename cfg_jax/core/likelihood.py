@@ -156,7 +156,7 @@ def decoder_nll(
       logvar: [], [B] or the shape of x.
       num_levels: L, or None for continuous data.
 
-    Raises ValueError for num_levels below 2. Source: Ho et al. 2020, equation 13.
+    Raises ValueError if num_levels is below 2. Source: Ho et al. 2020, equation 13.
     """
     _check_levels(num_levels)
     logvar = expand(jnp.asarray(logvar, jnp.float32), x)
@@ -277,7 +277,7 @@ def variational_bound(
 
 
 def _check_levels(num_levels: int | None) -> None:
-    """Raises ValueError for fewer than two levels."""
+    """Raises ValueError if there are fewer than two levels."""
     if num_levels is not None and num_levels < 2:
         raise ValueError(
             f"num_levels={num_levels}: need at least 2 (8-bit data has 256), or None for "

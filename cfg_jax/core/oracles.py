@@ -32,7 +32,7 @@ class GaussianMixture:
       variance: [] or [K] variance of each class, positive.
       weights: [K] class probabilities, positive; normalised here.
 
-    Raises ValueError for mismatched shapes and for a variance or weight that is not positive.
+    Raises ValueError if shapes do not match, or if a variance or weight is not positive.
     """
 
     def __init__(self, means: ArrayLike, variance: ArrayLike, weights: ArrayLike):

@@ -77,7 +77,7 @@ class CosineSchedule:
         never reaches logsnr_max (Salimans & Ho 2022, arXiv 2202.00512). The result is [T] float32
         on the host, ascending, first exactly logsnr_min, last exactly logsnr_max if inclusive.
 
-        Raises ValueError for num_steps below 2 (below 1 if not inclusive).
+        Raises ValueError if num_steps is below 2 (below 1 if not inclusive).
         """
         least = 2 if inclusive else 1
         if num_steps < least:
@@ -116,7 +116,7 @@ def logsnr_grid(schedule: Schedule, num_steps: int, *, inclusive: bool = True) -
 
     Uniform in u for a `CosineSchedule`, evenly spaced timesteps for a `timesteps.DiscreteSchedule`.
     num_steps is T, the number of denoiser calls. Returns [T] float32, first exactly logsnr_min,
-    last exactly logsnr_max if inclusive. Raises ValueError for arguments that `grid` rejects.
+    last exactly logsnr_max if inclusive. Raises ValueError if `grid` rejects the arguments.
     """
     return jnp.asarray(schedule.grid(num_steps, inclusive=inclusive))
 
@@ -124,8 +124,8 @@ def logsnr_grid(schedule: Schedule, num_steps: int, *, inclusive: bool = True) -
 def ascending(logsnrs: Array, *, least: int = 1, strictly: bool = False) -> Array:
     """A sampler's grid as float32 [T], checked to ascend from noise to data.
 
-    Raises ValueError for anything but a vector of at least `least` values. Concrete values must
-    also be free of NaN and ascend, `strictly` if it is set.
+    Raises ValueError if logsnrs is not a vector of at least `least` values, or if concrete values
+    have a NaN or do not ascend (`strictly`, if set).
     """
     logsnrs = jnp.asarray(logsnrs, jnp.float32)
     if logsnrs.ndim != 1 or logsnrs.size < least:

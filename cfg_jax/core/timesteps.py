@@ -215,7 +215,7 @@ def linear_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
 def cosine_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
     """beta_t = min(1 - f((t + 1) / N) / f(t / N), 0.999), f(u) = cos^2((u + .008) / 1.008 pi/2).
 
-    Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17. Raises ValueError for N below 2.
+    Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17. Raises ValueError if N < 2.
     """
     if num_timesteps < 2:
         raise ValueError(f"num_timesteps={num_timesteps}: a discrete process needs at least 2")

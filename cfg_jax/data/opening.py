@@ -98,7 +98,7 @@ def label_names(name: str) -> tuple[str, ...]:
     "imagenet2012" has the 1,000 WordNet ids in ascending order, the order of ADM's labels;
     "imagenet_resized/64x64" has the same ids in another order. Names stored only with the data,
     such as CIFAR-10's, are numbers unless the data is in TFDS's default folder. Raises ValueError
-    for an unknown name or a data set without labels.
+    if the name is unknown or the data set has no labels.
     """
     if name == "mixture":
         raise ValueError("mixture has one class per mean: open it and read its label_names")
@@ -140,7 +140,7 @@ def _open_records(builder, name: str, split: str) -> Sequence[Mapping[str, Any]]
 
 
 def _image_shape(features: dict, name: str, image_size: int | None) -> tuple[int, int, int]:
-    """(H, W, C) of every example; ValueError for no 8-bit image or a varying shape."""
+    """(H, W, C) of every example; raises ValueError if not 8-bit images of one shape."""
     image = features.get("image")
     if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
         raise ValueError(f"{name} has no 8-bit feature `image`: give an image data set")

@@ -107,7 +107,7 @@ class ImageSource:
             return self.records[index]
 
     def _checked(self, record: Mapping[str, Any]) -> tuple[np.ndarray, np.int32]:
-        """The record's image and label; ValueError if they do not match the data set."""
+        """The record's image and label; raises ValueError if they do not match the data set."""
         image, label = record["image"], int(record["label"])
         sides = self.shape[:2] if self.image_size is None else image.shape[:2]
         if image.shape != (*sides, self.shape[2]):

@@ -80,7 +80,7 @@ def accumulate(
 
 
 class _Work:
-    """Sums of the first `position` images; ValueError if the processes find different states."""
+    """Sums of the first `position` images; raises ValueError if processes see other states."""
 
     position: int
     sums: Sums | None

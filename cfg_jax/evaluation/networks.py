@@ -54,7 +54,7 @@ class FeatureNetwork(NamedTuple):
 
 
 def inception_network(path: str | Path) -> FeatureNetwork:
-    """Inception network of FID with the weights in a file; ValueError as for `load_weights`.
+    """Inception network of FID with the weights in a file; raises ValueError as `load_weights`.
 
     The channel of grayscale images is repeated. Nothing is downloaded.
     """
@@ -77,7 +77,7 @@ def trained_network(classifier: NoisyClassifier) -> FeatureNetwork:
     """Feature network of a classifier: features are the input of its last projection.
 
     z = x = image / 127.5 - 1 at the schedule's logsnr_max, without resize. The network is named
-    "<data>_features"; it raises ValueError for images of another shape.
+    "<data>_features" and raises ValueError if images have a different shape.
     """
 
     def outputs(params, images):

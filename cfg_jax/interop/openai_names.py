@@ -1,6 +1,6 @@
-"""Which entry of a guided-diffusion state dict is which of our parameters?
+"""Which entry of a guided-diffusion state dict is which parameter of cfg_jax.models?
 
-One walk over the architecture pairs every entry with a parameter:
+One walk over the architecture pairs every entry (theirs) with a parameter (ours):
 
     theirs [out, in, ...] = ours [..., in, out]   kernels, and the positions of the pooling
     theirs = ours                                 everything else

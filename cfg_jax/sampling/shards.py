@@ -92,7 +92,7 @@ def _claim(
 
 
 def _check_settings(folder: Path, ours: dict[str, Any]) -> None:
-    """Raises ValueError for different or unknown settings, or a folder not visible everywhere."""
+    """Raises ValueError if settings are different or unknown, or a process cannot see `folder`."""
     path = folder / MANIFEST
     seen = processes.of_each(path.exists())
     if seen[0] and not all(seen):
@@ -124,7 +124,7 @@ def _check_settings(folder: Path, ours: dict[str, Any]) -> None:
 
 
 def _check_strays(place: RangeFiles, shards: Sequence[Range]) -> None:
-    """Raises OSError for a file that is named like a shard but is not one of `shards`."""
+    """Raises OSError if a file is named like a shard but is not one of `shards`."""
     for shard in sorted(set(place.found()).difference(shards)):
         raise OSError(
             f"{place.path(shard)} overlaps another file, or exceeds the {shards[-1].stop} "

@@ -66,7 +66,7 @@ class Strip:
         return np.asarray([*self.model.label_names, "no label"])[np.asarray(self.labels)]
 
     def check(self) -> None:
-        """Raises ValueError for a column that `Model.check` rejects; derives no key."""
+        """Raises ValueError if `Model.check` rejects a column; derives no key."""
         for w, classifier_w in np.asarray(self.columns, np.float32).tolist():
             settings = self.settings.replace(w=w, classifier_w=classifier_w)
             self.model.check(settings, np.asarray(self.labels), classifier=self.classifier)
@@ -117,7 +117,7 @@ class Upsampler:
     batch_size: int = 256
 
     def check(self, base: Model) -> None:
-        """Raises ValueError for a mismatched base model, or settings `Model.check` rejects."""
+        """Raises ValueError if `base` does not match or `Model.check` rejects the settings."""
         model = self.model
         if model.low_res_shape is None:
             raise ValueError("the upsampler's model has no low_res input: give an upsampler")

@@ -34,7 +34,7 @@ class Claim(NamedTuple):
 
 
 def check_claims(results: Sequence[Result]) -> list[Claim]:
-    """Verdicts on the paper's claims, including baselines if measured; ValueError as `families`."""
+    """Verdicts on the paper's claims, with measured baselines; raises ValueError as `families`."""
     over_p, over_t, others = families(results)
     known = [curve.results for curve in over_p]
     curves = over_p + [curve for curve in over_t if curve.results not in known]
