@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
 
 
 def _compare_samples() -> None:
-    """Evaluates and prints one cell per guidance weight."""
+    """Evaluates and prints one result per guidance weight."""
     from cfg_jax import evaluation
     from cfg_jax.io import files
     from cfg_jax.sampling.model import load_model

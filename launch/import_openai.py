@@ -40,8 +40,8 @@ def run_config(name: str) -> ConfigDict:
 def import_checkpoint(checkpoint: str, name: str, workdir: str) -> int:
     """Writes the run's folder and returns its number of parameters.
 
-    Raises ValueError for an unknown name, a file of another checkpoint or a workdir in use, and
-    OSError if writing fails. Neither leaves anything on disk.
+    Raises ValueError if the name is unknown, the file holds a different checkpoint or the workdir
+    is in use, and OSError if writing fails. Neither leaves anything on disk.
     """
     run_folder.check_free(workdir)
     network = openai.load(checkpoint, name)

@@ -141,8 +141,8 @@ class DiscreteSchedule:
         Returns [T] float32 on the host, ascending. The last value is exactly logsnr_max; the first
         is logsnr_min if timestep N - 1 is selected, which "ddim25" omits.
 
-        Raises ValueError if the string has another form, if a section has too few timesteps, or if
-        no integer stride gives the number of timesteps.
+        Raises ValueError if the string has a different form, if a section has too few timesteps, or
+        if no integer stride gives the number of timesteps.
         """
         text = sections.strip() if isinstance(sections, str) else ""
         if text.startswith("ddim") and text[4:].isdecimal():

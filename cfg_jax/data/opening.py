@@ -1,7 +1,7 @@
 """Opening of a data set by name, after checking that it is complete and labelled.
 
 `open_source` raises a one-line error, before anything is compiled, if a data set is missing,
-unlabelled, incomplete or in another format. `describe` needs only TFDS's metadata, no files.
+unlabelled, incomplete or in a different format. `describe` needs only TFDS's metadata, no files.
 """
 
 import math

@@ -5,7 +5,7 @@ Before that, it writes the features and images since the last save to separate f
 continues at n and removes the files beyond n that an interrupted run left; no image counts twice.
 
 Each process evaluates its part of a batch, and all gather the outputs of the complete batch. A
-resumed run may therefore have another number of processes.
+resumed run may therefore have a different number of processes.
 """
 
 import itertools

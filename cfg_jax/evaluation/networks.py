@@ -36,7 +36,7 @@ class Outputs(NamedTuple):
 class FeatureNetwork(NamedTuple):
     """Network that embeds images.
 
-    name: INCEPTION for FID's; another name appears in the titles of its metrics.
+    name: INCEPTION for FID's network; any other name appears in the titles of metrics.
     sha256: SHA-256 of the parameters, in hexadecimal.
     resize: resize before the network, "TF1 bilinear to 299" or "none".
     function: uint8 images [B, H, W, C] -> Outputs, over all devices; compiled once per shape.

@@ -35,8 +35,8 @@ def existing(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads {name: array} in the order of the file, in float32 or a narrower type of the file.
 
-    Raises ValueError if the file is missing, has another suffix, is truncated, has another format,
-    or holds code or entries other than arrays, or if PyTorch is needed and not installed.
+    Raises ValueError if the file is missing, has a different suffix or format, is truncated, or
+    holds code or entries other than arrays, or if PyTorch is needed and not installed.
     """
     path = existing(path)
     if path.suffix != ".safetensors":

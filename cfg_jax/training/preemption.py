@@ -33,7 +33,7 @@ def watched() -> Iterator[Callable[[], bool]]:
     """Yields `asked_to_stop() -> bool`; inside, SIGTERM does not end the process by itself.
 
     Every process calls `asked_to_stop` once after every step. The result turns True in all
-    processes at the same call and stays True. It is always False outside the main thread, which
+    processes at the same call and stays True. The result is False outside the main thread, which
     alone may handle signals, and in connected processes with `jax_enable_preemption_service` off.
     """
     connected = jax.distributed.is_initialized()
