@@ -4,10 +4,15 @@
     cfg-jax evaluate --workdir=runs/digits --likelihood --split=test --num_steps=256
     cfg-jax evaluate --workdir=runs/digits_classifier --accuracy --split=test
 
---metrics compares samples with the training split, one cell per --w, and keeps and resumes results
-in <workdir>/evaluations. Metrics are called FID, sFID and IS only with --inception; by default
-digits use a small classifier, named in the metrics. --likelihood prints the variational bound of a
-diffusion model in bits per dimension, --accuracy the accuracy of a noisy classifier.
+Needs exactly one of --metrics, --likelihood and --accuracy:
+
+    --metrics       compares generated samples with the training split, once per --w. Results are
+                    saved in <workdir>/evaluations, and an interrupted command resumes.
+    --likelihood    prints the variational bound of a diffusion model in bits per dimension.
+    --accuracy      prints the accuracy of a noisy classifier at several log-SNRs.
+
+Metrics are called FID, sFID and IS only with --inception. Otherwise their titles name the feature
+network; for digits it is by default a small classifier, trained on first use.
 """
 
 from absl import flags
@@ -17,18 +22,33 @@ from . import flags as sampling
 from .program import numbers, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
-_LIKELIHOOD = flags.DEFINE_bool("likelihood", False, "Bits per dimension of a diffusion model.")
-_ACCURACY = flags.DEFINE_bool("accuracy", False, "Accuracy of a noisy classifier.")
-_SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Also write the samples to images_*.npz.")
+_LIKELIHOOD = flags.DEFINE_bool(
+    "likelihood", False, "Print the variational bound of a diffusion model in bits per dimension."
+)
+_ACCURACY = flags.DEFINE_bool(
+    "accuracy", False, "Print the accuracy of a noisy classifier at each of --logsnrs."
+)
+_SAVE_IMAGES = flags.DEFINE_bool(
+    "save_images",
+    False,
+    "Also write the samples of --metrics as images_*.npz in <workdir>/evaluations.",
+)
 
 _LOGSNR_MAX = flags.DEFINE_float(
-    "logsnr_max", None, "Largest log-SNR of --likelihood; the schedule's if unset."
+    "logsnr_max",
+    None,
+    "Largest log-SNR of the grid for --likelihood; if unset, the largest of the noise schedule.",
 )
 _LOGSNRS = flags.DEFINE_string(
-    "logsnrs", None, "Comma-separated log-SNRs of --accuracy; eleven from noise to data if unset."
+    "logsnrs",
+    None,
+    "Comma-separated log-SNRs at which --accuracy is measured; if unset, 11 from noise to data.",
 )
 _NUM_EXAMPLES = flags.DEFINE_integer(
-    "num_examples", None, "Number of first examples of the split to use; all if unset.", 1
+    "num_examples",
+    None,
+    "Number of examples for --likelihood and --accuracy, the first of --split; all if unset.",
+    1,
 )
 flags.FLAGS.set_default("num_samples", 50_000)
 
@@ -50,7 +70,7 @@ def main(argv: list[str]) -> None:
 
 
 def _compare_samples() -> None:
-    """Evaluates and prints one cell per guidance weight."""
+    """Evaluates and prints one result per guidance weight."""
     from cfg_jax import evaluation
     from cfg_jax.io import files
     from cfg_jax.sampling.model import load_model

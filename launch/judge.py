@@ -4,7 +4,7 @@
 
 Prints accuracy and spread within the classes at each w. Exits with 1 if an accuracy is below
 --min_accuracy or the spread does not fall as w grows. With classifier guidance of the unconditional
-branch:
+model:
 
     cfg-jax judge --workdir=runs/digits --w=-1 --min_accuracy=0.7,0.9,0.9 \\
         --classifier_workdir=runs/digits_classifier --classifier_w=1,2,4
@@ -19,9 +19,11 @@ from .program import numbers, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _MIN_ACCURACY = flags.DEFINE_string(
-    "min_accuracy", "0.97,0.99,0.99", "Comma-separated least accuracies, one per --w."
+    "min_accuracy", "0.97,0.99,0.99", "Comma-separated minimum accuracies in [0, 1], one per --w."
 )
-_SAMPLES = flags.DEFINE_integer("samples_per_label", 50, "Samples per class at each w.", 2)
+_SAMPLES = flags.DEFINE_integer(
+    "samples_per_label", 50, "Number of samples per class at each w.", 2
+)
 flags.FLAGS.set_default("w", "0,1,3")
 
 

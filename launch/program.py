@@ -20,11 +20,14 @@ _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
     ["auto", "on", "off"],
-    "Connect several processes as one program: if a cluster (Cloud TPU, GKE, Slurm, Open MPI) "
-    "started several (auto), always (on), or never (off).",
+    "Connect several processes as one program: always (on), never (off), or (auto) if a cluster "
+    "(Cloud TPU, GKE, Slurm, Open MPI) started several processes or if --coordinator_address, "
+    "--num_processes and --process_id are given.",
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "HOST:PORT of process 0; needed only outside a detected cluster."
+    "coordinator_address",
+    None,
+    "Address HOST:PORT of process 0; needed only outside a detected cluster.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "Number of processes; needed only outside a detected cluster."

@@ -2,18 +2,23 @@
 
     cfg-jax sample --workdir=runs/digits --w=0,1,3 --labels=all --num_steps=256
 
-Writes an .npz and a PNG strip: rows are labels, columns are w, and a row has the same noise.
+Writes one .npz and one PNG: a row per label, a column per w, with the same noise along a row.
 
---w and --classifier_w are paired. This example compares classifier-free guidance with classifier
-guidance of the unconditional branch. --classifier_form=adm, with --upsampler_workdir, is ADM-G.
+--w and --classifier_w are lists of equal length, or one has length 1. This example compares
+classifier-free guidance (columns 1 to 3) with classifier guidance of the unconditional model
+(columns 4 to 6):
 
     cfg-jax sample --workdir=runs/digits --w=0,1,3,-1,-1,-1 \\
         --classifier_workdir=runs/digits_classifier --classifier_w=0,0,0,1,2,4
 
-With --num_samples, all devices draw samples of one weight into files of --shard_size each. The same
-command resumes. --batch_size and the number of devices change samples by rounding only.
+--classifier_form=adm is ADM-G (Dhariwal & Nichol 2021); --upsampler_workdir adds its upsampler.
+
+With --num_samples, all devices draw samples at one w and write .npz files of --shard_size samples:
 
     cfg-jax sample --workdir=runs/imagenet64 --w=0.1 --num_samples=50000 --out=samples
+
+After an interruption, run the same command to continue. --batch_size and the number of devices
+change samples by rounding only.
 """
 
 from absl import flags
@@ -23,16 +28,35 @@ from .program import numbers, run, whole_numbers
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/samples if unset.")
-_LABELS = flags.DEFINE_string("labels", "all", "Comma-separated labels of the strip, or all.")
-_SAMPLES = flags.DEFINE_integer("samples_per_label", 1, "Rows of the strip per label.", 1)
-_UPSAMPLER = flags.DEFINE_string("upsampler_workdir", None, "Folder of an upsampler's run.")
+_LABELS = flags.DEFINE_string(
+    "labels",
+    "all",
+    "Comma-separated class indices from 0, or all; not with --num_samples. The number of classes K "
+    "as an index means no label; all is 0 to K - 1, without it.",
+)
+_SAMPLES = flags.DEFINE_integer(
+    "samples_per_label",
+    1,
+    "Number of samples per label at each w, each in a row of its own; not with --num_samples.",
+    1,
+)
+_UPSAMPLER = flags.DEFINE_string(
+    "upsampler_workdir",
+    None,
+    "Folder of the training run of an upsampler that enlarges the samples; not with --num_samples.",
+)
 _UPSAMPLER_STEPS = flags.DEFINE_integer(
-    "upsampler_num_steps", None, "Sampling steps T of the upsampler; its config's if unset.", 2
+    "upsampler_num_steps",
+    None,
+    "Number of sampling steps T of the upsampler, at least 2; if unset, the value in its config.",
+    2,
 )
 _UPSAMPLER_BATCH = flags.DEFINE_integer(
-    "upsampler_batch_size", None, "Images upsampled at a time; --batch_size if unset.", 1
+    "upsampler_batch_size", None, "Number of images upsampled at a time; --batch_size if unset.", 1
 )
-_SHARD_SIZE = flags.DEFINE_integer("shard_size", 1000, "Samples per file for --num_samples.", 1)
+_SHARD_SIZE = flags.DEFINE_integer(
+    "shard_size", 1000, "Number of samples per .npz file; only with --num_samples.", 1
+)
 flags.FLAGS.set_default("w", "0,1,3")
 
 _OF_FILES = ["label_plan", "shard_size"]

@@ -3,9 +3,9 @@
     cfg-jax sweep --workdir=runs/p01,runs/p02 --w=0,0.1,0.3,1,4 --num_steps=256,128 \\
         --inception=inception.safetensors --reference=VIRTUAL_imagenet64.npz
 
-The first run is evaluated at every T of --num_steps, the others at the first. A classifier and
-temperatures add baselines to the first run. Each cell is evaluated once, in <workdir>/evaluations.
-Writes tables in the paper's format, results.csv, results.json, plots and report.html.
+The first run is evaluated at every T of --num_steps, the other runs at the first T. A classifier
+and temperatures add baselines to the first run. Results are saved in <workdir>/evaluations and
+reused. Tables in the paper's format, results.csv, results.json, plots and report.html go to --out.
 """
 
 from absl import flags
@@ -15,14 +15,30 @@ from . import flags as sampling
 from .program import numbers, run, whole_numbers
 
 _WORKDIR = flags.DEFINE_list(
-    "workdir", None, "Comma-separated folders of runs, one per p_uncond.", required=True
+    "workdir", None, "Comma-separated folders of training runs, one per p_uncond.", required=True
 )
-_OTHER_W = flags.DEFINE_string("other_w", None, "Weights w of the other runs and T; --w if unset.")
-_CLASSIFIER_ON = flags.DEFINE_float("classifier_on", 0.0, "Guidance weight w with --classifier_w.")
+_OTHER_W = flags.DEFINE_string(
+    "other_w",
+    None,
+    "Comma-separated guidance weights w for all runs but the first and all T but the first; --w if "
+    "unset.",
+)
+_CLASSIFIER_ON = flags.DEFINE_float(
+    "classifier_on",
+    0.0,
+    "Guidance weight w of the model that --classifier_workdir guides: 0 (conditional) or -1 "
+    "(unconditional).",
+)
 _OLDER_STEPS = flags.DEFINE_integer(
-    "older_num_steps", None, "T of the baselines; the first of --num_steps if unset.", 2
+    "older_num_steps",
+    None,
+    "Number of sampling steps T of the baselines (classifier guidance and temperatures), at least "
+    "2; the first of --num_steps if unset.",
+    2,
 )
-_STRIP_W = flags.DEFINE_string("strip_w", "0,1,4", "Guidance weights of the samples shown.")
+_STRIP_W = flags.DEFINE_string(
+    "strip_w", "0,1,4", "Comma-separated guidance weights w of the samples shown in the report."
+)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <first workdir>/sweep if unset.")
 flags.FLAGS.set_default("w", "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,2,3,4")
 flags.FLAGS.set_default("num_samples", 50_000)
