@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from .program import numbers, one_number, whole_numbers
+from .program import numbers, one_number, refuse, whole_numbers
 
 W = flags.DEFINE_string(
     "w",
@@ -111,6 +111,8 @@ def check() -> None:
         numbers(name)
     if any(count < 2 for count in whole_numbers("num_steps")):
         raise ValueError(f"--num_steps={NUM_STEPS.value}: give 2 steps or more")
+    if not CLASSIFIER_WORKDIR.value:
+        refuse(["classifier_form"], "needs --classifier_workdir: give that too, or leave it out")
     if (CLASSIFIER_WORKDIR.value is None) != (CLASSIFIER_W.value is None):
         raise ValueError(
             f"--classifier_workdir={CLASSIFIER_WORKDIR.value or ''} "

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -231,6 +231,13 @@ def _fail(message: object, code: int = 2) -> int:
         traceback.print_exception(message)
     print("error:", " ".join(str(message).split()), file=sys.stderr)
     return code
+
+
+def refuse(names: Iterable[str], why: str) -> None:
+    """Raises ValueError if one of these flags was given, which would have no effect."""
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} {why}")
 
 
 def numbers(name: str) -> list[float]:

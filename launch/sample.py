@@ -24,7 +24,8 @@ change samples by rounding only.
 from absl import flags
 
 from . import flags as sampling
-from .program import numbers, run, whole_numbers
+from . import upsampler
+from .program import numbers, refuse, run, whole_numbers
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/samples if unset.")
@@ -40,37 +41,24 @@ _SAMPLES = flags.DEFINE_integer(
     "Number of samples per label at each w, each in a row of its own; not with --num_samples.",
     1,
 )
-_UPSAMPLER = flags.DEFINE_string(
-    "upsampler_workdir",
-    None,
-    "Folder of the training run of an upsampler that enlarges the samples; not with --num_samples.",
-)
-_UPSAMPLER_STEPS = flags.DEFINE_integer(
-    "upsampler_num_steps",
-    None,
-    "Number of sampling steps T of the upsampler, at least 2; if unset, the value in its config.",
-    2,
-)
-_UPSAMPLER_BATCH = flags.DEFINE_integer(
-    "upsampler_batch_size", None, "Number of images upsampled at a time; --batch_size if unset.", 1
-)
 _SHARD_SIZE = flags.DEFINE_integer(
     "shard_size", 1000, "Number of samples per .npz file; only with --num_samples.", 1
 )
 flags.FLAGS.set_default("w", "0,1,3")
 
 _OF_FILES = ["label_plan", "shard_size"]
-_OF_UPSAMPLER = ["upsampler_workdir", "upsampler_num_steps", "upsampler_batch_size"]
 
 
 def check() -> None:
     """Raises ValueError for flags that cannot be read or conflict."""
     many = sampling.NUM_SAMPLES.value is not None
-    for name in ["labels", "samples_per_label", *_OF_UPSAMPLER] if many else _OF_FILES:
-        if flags.FLAGS[name].present:
-            is_refused = "conflicts with --num_samples: leave one of them out"
-            is_lacking = "needs --num_samples: give that too, or leave it out"
-            raise ValueError(f"--{name} {is_refused if many else is_lacking}")
+    if many:
+        conflicting = ["labels", "samples_per_label", *upsampler.FLAGS]
+        refuse(conflicting, "conflicts with --num_samples: leave one of them out")
+    else:
+        refuse(_OF_FILES, "needs --num_samples: give that too, or leave it out")
+    if not upsampler.WORKDIR.value:
+        refuse(upsampler.FLAGS, "needs --upsampler_workdir: give that too, or leave it out")
     sampling.check()
     _labels()
     for name in ("w", "classifier_w") if many else ():
@@ -114,22 +102,16 @@ def _write_files(drawn, out, settings, request) -> None:
 def _write_strip(drawn, out, settings, request) -> None:
     """Writes a strip of a few samples of each label at all weights."""
     from cfg_jax.runtime import processes
-    from cfg_jax.sampling import model, strips
+    from cfg_jax.sampling import strips
 
-    upsampler = None
-    if _UPSAMPLER.value:
-        upsampler = strips.Upsampler(
-            model.load_model(_UPSAMPLER.value),
-            strips.SamplingSettings(num_steps=_UPSAMPLER_STEPS.value),
-            _UPSAMPLER_BATCH.value or sampling.BATCH_SIZE.value,
-        )
+    enlarge = upsampler.load()
     if not processes.is_first():  # one process draws the few samples of a strip
         return
     labels = range(drawn.null_label) if _labels() is None else _labels()
     weights = numbers("w"), sampling.classifier_weights()
     request |= {"settings": settings, "samples_per_label": _SAMPLES.value}
     strip = strips.Strip(drawn, labels, *weights, **request)
-    for path in strips.write_guidance_strip(strip, out, upsampler):
+    for path in strips.write_guidance_strip(strip, out, enlarge):
         print(path)
 
 

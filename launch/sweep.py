@@ -10,7 +10,7 @@ reused. Tables in the paper's format, results.csv, results.json, plots and repor
 
 from absl import flags
 
-from . import features
+from . import baselines, features
 from . import flags as sampling
 from .program import numbers, run, whole_numbers
 
@@ -22,19 +22,6 @@ _OTHER_W = flags.DEFINE_string(
     None,
     "Comma-separated guidance weights w for all runs but the first and all T but the first; --w if "
     "unset.",
-)
-_CLASSIFIER_ON = flags.DEFINE_float(
-    "classifier_on",
-    0.0,
-    "Guidance weight w of the model that --classifier_workdir guides: 0 (conditional) or -1 "
-    "(unconditional).",
-)
-_OLDER_STEPS = flags.DEFINE_integer(
-    "older_num_steps",
-    None,
-    "Number of sampling steps T of the baselines (classifier guidance and temperatures), at least "
-    "2; the first of --num_steps if unset.",
-    2,
 )
 _STRIP_W = flags.DEFINE_string(
     "strip_w", "0,1,4", "Comma-separated guidance weights w of the samples shown in the report."
@@ -97,23 +84,15 @@ def _cells() -> list:
     from cfg_jax.sampling.model import load_model
     from cfg_jax.study import sweep
 
-    older = sweep.OlderWays(
-        sampling.load_classifier(),
-        numbers("classifier_w"),
-        sampling.CLASSIFIER_FORM.value,
-        _CLASSIFIER_ON.value,
-        numbers("noise_temperature"),
-        numbers("score_temperature"),
-        _OLDER_STEPS.value,
-    )
-    runs = [sweep.Run(folder(place), load_model(folder(place))) for place in _WORKDIR.value]
+    places, step = map(folder, _WORKDIR.value), sampling.CHECKPOINT.value
+    runs = [sweep.Run(place, load_model(place, step)) for place in places]
     return sweep.plan(
         sweep.share_programs(runs),
         weights=numbers("w"),
         num_steps=whole_numbers("num_steps"),
         other_weights=numbers("other_w") or None,
         common=sampling.settings(lists=True),
-        older=older,
+        older=baselines.requested(),
     )
 
 
