@@ -16,6 +16,8 @@ def get_config() -> ConfigDict:
     data.split = "train"  # TFDS split, e.g. "train[:90%]"
     data.data_dir = ""  # folder of data sets; "" is the TFDS default, ~/tensorflow_datasets
     data.image_size = 0  # pixels after centre crop and area downsampling; 0 for no resizing
+    data.channels = 0  # 1 for grey, 3 for colour; 0 for those of the data set
+    data.background = "white"  # colour behind transparent parts, such as "black" or "#ff8000"
     data.num_threads = 2  # threads that read and decode ahead; 16 for ImageNet's JPEGs
     data.random_flip = False  # mirror left to right with probability 1/2
     data.min_crop = 1.0  # (0, 1], least fraction of a side that a random crop keeps; 1 for none

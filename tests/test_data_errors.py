@@ -84,7 +84,7 @@ def test_a_data_set_in_another_format_is_refused_with_the_command(tmp_path, monk
     "name, message",
     [
         ("lsun/classroom", "lsun/classroom has no class feature `label`"),
-        ("imdb_reviews", "imdb_reviews has no 8-bit feature `image`"),
+        ("imdb_reviews", "imdb_reviews has no feature `image` of 8 or 16 bits"),
     ],
 )
 def test_data_sets_without_images_or_labels_are_refused(tmp_path, monkeypatch, name, message):

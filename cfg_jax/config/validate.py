@@ -55,6 +55,7 @@ RULES: dict[str, Rule] = {field: rule for rule, fields in _RANGES for field in f
     "network": _one_of(list(NETWORKS)),
     "data.name": (bool, "the name of a data set"),
     "data.min_crop": (lambda value: 0 < value <= 1, "in (0, 1]"),
+    "data.channels": _one_of([0, 1, 3]),
     "model.channel_mult": (
         lambda values: _are_numbers(values) and min(values) > 0,
         "numbers above 0, at least one",
@@ -80,7 +81,7 @@ _FREE_SECTIONS = ("checkpoint.", "sampling.")
 
 # Fields missing from configs of earlier checkpoints, with the values used then.
 _ADDED: dict[str, dict[str, Any]] = {
-    "data": {"min_crop": 1.0},
+    "data": {"min_crop": 1.0, "channels": 0, "background": "white"},
     "diffusion": {
         "schedule": "continuous",
         "learned_variance": False,

@@ -12,6 +12,7 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
+from cfg_jax.data.decoding import Decoded, background_colour, decoder_name, is_plain
 from cfg_jax.data.digits import prepare_digits
 from cfg_jax.data.mixture import open_mixture
 from cfg_jax.data.preparation import check_format, expand_user, find_builder, prepare_command
@@ -21,6 +22,8 @@ from cfg_jax.data.sources import ImageSource, Source, one_line
 # small network on a CPU.
 _MEMORY_BYTES = 2**28
 
+_NUM_PROBED = 16
+
 
 def open_source(
     name: str,
@@ -28,6 +31,8 @@ def open_source(
     *,
     data_dir: str | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    background: str = "white",
     **mixture: Any,
 ) -> Source:
     """Opens one split of a data set.
@@ -38,6 +43,8 @@ def open_source(
       split: TFDS split, such as "train", "train[:10%]", "train+test", "all".
       data_dir: folder of the data sets; None is the TFDS default.
       image_size: side of the square that images are cropped and averaged to; None keeps the images.
+      channels: 1 for grey, 3 for colour; None has those of the data set, without transparency.
+      background: colour behind transparent parts of an image, such as "white" or "#ff8000".
       **mixture: arguments of `mixture.open_mixture`, for "mixture" only.
 
     Raises ValueError for an unknown name or split, a data set that is not prepared, incomplete or
@@ -56,8 +63,9 @@ def open_source(
         raise ValueError(f"{name} is not in {where}: {prepare_command(builder, data_dir)}")
     check_format(builder, data_dir)
     features = _features(builder)
-    records = _open_records(builder, name, split)
-    shape = _image_shape(features, name, image_size)
+    shape = _image_shape(features, name, image_size, channels)
+    stored = _open_records(builder, name, split)
+    records = Decoded(stored, shape[2], background_colour(background))
     source = ImageSource(
         name=name,
         version=str(builder.version),
@@ -65,7 +73,8 @@ def open_source(
         records=records,
         shape=shape,
         label_names=_label_names(features, name),
-        image_size=None if shape == features["image"].shape else image_size,
+        image_size=None if shape[:2] == features["image"].shape[:2] else image_size,
+        identity=_decoder(stored, records.background),
         memory={} if len(records) * math.prod(shape) <= _MEMORY_BYTES else None,
     )
     try:
@@ -76,19 +85,25 @@ def open_source(
 
 
 def describe(
-    name: str, *, data_dir: str | None = None, image_size: int | None = None, **mixture: Any
+    name: str,
+    *,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    background: str = "white",
+    **mixture: Any,
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(shape of one example, class names) of a data set, prepared or not.
 
     Arguments as for `open_source`; `data_dir` is ignored. Raises ValueError for an unknown name, no
-    8-bit images, no labels, and images of varying shape without `image_size`.
+    images, no labels, and images of varying shape without `image_size`.
     """
-    del data_dir
+    del data_dir, background
     if name == "mixture":
         source = open_mixture("train", **mixture)
         return source.shape, source.label_names
     features = _features(find_builder(name, None))
-    return _image_shape(features, name, image_size), _label_names(features, name)
+    return _image_shape(features, name, image_size, channels), _label_names(features, name)
 
 
 def label_names(name: str) -> tuple[str, ...]:
@@ -120,7 +135,8 @@ def _open_records(builder, name: str, split: str) -> Sequence[Mapping[str, Any]]
         ) from error
     if not files:
         raise ValueError(f"split {split!r} of {name} has no examples: give a longer slice")
-    records = builder.as_data_source(split=split)
+    encoded = {"image": tfds.decode.SkipDecoding()}
+    records = builder.as_data_source(split=split, decoders=encoded)
     expected = {file.filename: file.examples_in_shard for file in files}
     try:
         # Counts complete files, because a slice takes its length from the metadata.
@@ -138,12 +154,28 @@ def _open_records(builder, name: str, split: str) -> Sequence[Mapping[str, Any]]
     return records
 
 
-def _image_shape(features: dict, name: str, image_size: int | None) -> tuple[int, int, int]:
-    """(H, W, C) of every example; ValueError for no 8-bit image or a varying shape."""
+def _decoder(records: Sequence[Mapping[str, Any]], background: tuple[int, int, int]) -> dict:
+    """The decoder as a part of the fingerprint; {} for plain images over white.
+
+    Data sets of plain images, judged by _NUM_PROBED examples, keep the fingerprint that they had
+    when TFDS decoded them, so that old runs resume.
+    """
+    probed = np.linspace(0, len(records) - 1, _NUM_PROBED).round().astype(int)
+    plain = (is_plain(records[index]["image"]) for index in np.unique(probed).tolist())
+    if background == background_colour("white") and all(plain):
+        return {}
+    return {"decoder": decoder_name(background)}
+
+
+def _image_shape(
+    features: dict, name: str, image_size: int | None, channels: int | None
+) -> tuple[int, int, int]:
+    """(H, W, C) of every example; ValueError for no images or a varying shape."""
     image = features.get("image")
-    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
-        raise ValueError(f"{name} has no 8-bit feature `image`: give an image data set")
-    height, width, channels = image.shape
+    if not isinstance(image, tfds.features.Image) or image.np_dtype == np.float32:
+        raise ValueError(f"{name} has no feature `image` of 8 or 16 bits: give an image data set")
+    height, width, stored = image.shape
+    channels = channels or (1 if stored in (1, 2) else 3)  # the second and fourth are transparency
     if image_size is not None:
         if image_size < 1:
             raise ValueError(f"image_size is {image_size}: give a side of at least 1 pixel")

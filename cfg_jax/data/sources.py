@@ -42,6 +42,7 @@ class ImageSource:
     Attributes:
       records: `records[i]` is {"image": uint8 [h, w, C], "label": int} as stored.
       image_size: side in pixels to crop and average to, or None to keep images as stored.
+      identity: further values that the examples depend on, such as the decoder.
       memory: cache of images and labels by index and image_size, or None to read every time. Images
         larger than examples are not cached, because the data set may not fit.
     """
@@ -53,6 +54,7 @@ class ImageSource:
     shape: tuple[int, int, int]
     label_names: tuple[str, ...]
     image_size: int | None = None
+    identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     memory: dict[tuple[int, int | None], tuple[np.ndarray, np.int32]] | None = None
 
     @property
@@ -127,6 +129,7 @@ class ImageSource:
             "shape": list(self.shape),
             "preprocessing": "none" if self.image_size is None else resized,
             "content": self._content,
+            **self.identity,
         }
 
     @functools.cached_property
