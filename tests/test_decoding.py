@@ -10,7 +10,7 @@ from PIL import Image
 from tensorflow_datasets.core.features import image_feature
 
 from cfg_jax.data import open_source
-from cfg_jax.data.decoding import background_colour, decode, header, is_plain
+from cfg_jax.data.decoding import background_colour, decode, is_plain, probe
 from cfg_jax.io.images import to_images
 from tests import encodings
 from tests.data_files import write_encoded
@@ -92,15 +92,15 @@ def test_every_exif_orientation_shows_the_upright_picture(orientation):
     image = Image.fromarray(np.ascontiguousarray(stored))
     encoded = encodings.saved(image, "PNG", exif=exif)
     np.testing.assert_array_equal(decode(encoded, 3), upright)
-    assert header(encoded) == (4, 6, False)
+    assert probe(encoded) == (4, 6, False)
     assert is_plain(encoded) == (orientation == 1)
 
 
 @pytest.mark.parametrize("name", READABLE)
-def test_a_header_gives_the_size_and_whether_it_is_grey(name):
+def test_a_probe_gives_the_size_and_whether_there_are_only_greys(name):
     encoded, shown = ENCODINGS[name]
     grey = "grey" in name or "1 bit" in name
-    assert header(encoded) == (*shown.shape[:2], grey)
+    assert probe(encoded) == (*shown.shape[:2], grey)
 
 
 def test_only_opaque_upright_grey_or_colour_is_plain():

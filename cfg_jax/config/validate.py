@@ -56,6 +56,7 @@ RULES: dict[str, Rule] = {field: rule for rule, fields in _RANGES for field in f
     "data.name": (bool, "the name of a data set"),
     "data.min_crop": (lambda value: 0 < value <= 1, "in (0, 1]"),
     "data.channels": _one_of([0, 1, 3]),
+    "data.on_error": _one_of(["raise", "skip"]),
     "model.channel_mult": (
         lambda values: _are_numbers(values) and min(values) > 0,
         "numbers above 0, at least one",
@@ -73,15 +74,15 @@ RULES: dict[str, Rule] = {field: rule for rule, fields in _RANGES for field in f
 _CONTENT = "meta.data.fingerprint.content"
 # Fields that may change when a run resumes: duration, intervals, paths and memory use.
 _FREE_AT_RESUME = set(
-    "data.data_dir data.num_threads model.remat train.num_steps train.num_microbatches "
-    "train.log_every train.checkpoint_every train.preview_every train.preview_w "
-    "train.max_skipped_in_row train.hang_seconds train.allow_config_change".split()
+    "data.data_dir data.on_error data.num_threads model.remat train.num_steps "
+    "train.num_microbatches train.log_every train.checkpoint_every train.preview_every "
+    "train.preview_w train.max_skipped_in_row train.hang_seconds train.allow_config_change".split()
 )
 _FREE_SECTIONS = ("checkpoint.", "sampling.")
 
 # Fields missing from configs of earlier checkpoints, with the values used then.
 _ADDED: dict[str, dict[str, Any]] = {
-    "data": {"min_crop": 1.0, "channels": 0, "background": "white"},
+    "data": {"min_crop": 1.0, "channels": 0, "background": "white", "on_error": "raise"},
     "diffusion": {
         "schedule": "continuous",
         "learned_variance": False,

@@ -9,7 +9,7 @@ import dataclasses
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageOps
@@ -80,16 +80,20 @@ def is_plain(encoded: bytes) -> bool:
         return True
 
 
-def header(encoded: bytes) -> tuple[int, int, bool]:
-    """(height, width, whether it is grey) as `decode` gives them, without reading the pixels."""
-    try:
-        with _open(encoded) as image:
-            grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I;16")
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            width, height = image.size[::-1] if turned else image.size
-            return height, width, grey
-    except Exception as error:
-        raise ValueError(f"picture cannot be decoded: {_reason(error)}") from error
+class Probe(NamedTuple):
+    """Height and width in pixels as `decode` gives them, and whether there are only greys."""
+
+    height: int
+    width: int
+    grey: bool
+
+
+def probe(encoded: bytes) -> Probe:
+    """Size and channels of a picture, after decoding it completely; ValueError as `decode`."""
+    height, width, _ = decode(encoded, 3).shape
+    with _open(encoded) as image:
+        grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I;16")
+    return Probe(height, width, grey)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Decoded(Sequence[Mapping[str, Any]]):
     """Records with their "image" decoded: bytes to uint8 [h, w, channels].
 
     Attributes:
-      records: `records[i]` is {"image": bytes, "label": int, ...}.
+      records: `records[i]` is {"image": bytes, "label": int, ...}, with a "file" that errors name.
       channels, background: arguments of `decode`.
     """
 
@@ -110,7 +114,11 @@ class Decoded(Sequence[Mapping[str, Any]]):
 
     def __getitem__(self, index):
         record = self.records[index]
-        return {**record, "image": decode(record["image"], self.channels, self.background)}
+        try:
+            image = decode(record["image"], self.channels, self.background)
+        except ValueError as error:
+            raise ValueError(f"{record['file']}: {error}" if "file" in record else error) from error
+        return {**record, "image": image}
 
 
 def _open(encoded: bytes) -> Image.Image:

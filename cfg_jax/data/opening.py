@@ -1,10 +1,9 @@
 """Opening of a data set by name, after checking that it is complete and labelled.
 
 `open_source` raises a one-line error, before anything is compiled, if a data set is missing,
-unlabelled, incomplete or in another format. `describe` needs only TFDS's metadata, no files.
+unlabelled, incomplete or in another format. `describe` needs only TFDS's metadata, no files of it.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,13 +13,17 @@ import tensorflow_datasets as tfds
 
 from cfg_jax.data.decoding import Decoded, background_colour, decoder_name, is_plain
 from cfg_jax.data.digits import prepare_digits
+from cfg_jax.data.examining import examine, readable
+from cfg_jax.data.folders import open_folder
 from cfg_jax.data.mixture import open_mixture
-from cfg_jax.data.preparation import check_format, expand_user, find_builder, prepare_command
-from cfg_jax.data.sources import ImageSource, Source, one_line
-
-# Largest data set to cache, more than CIFAR-10: decoding an example takes 0.25 ms, which slows a
-# small network on a CPU.
-_MEMORY_BYTES = 2**28
+from cfg_jax.data.preparation import (
+    WITHOUT_TFDS,
+    check_format,
+    expand_user,
+    find_builder,
+    prepare_command,
+)
+from cfg_jax.data.sources import ImageSource, Source, new_memory, one_line
 
 _NUM_PROBED = 16
 
@@ -33,18 +36,24 @@ def open_source(
     image_size: int | None = None,
     channels: int | None = None,
     background: str = "white",
+    on_error: str = "raise",
     **mixture: Any,
 ) -> Source:
     """Opens one split of a data set.
 
     Args:
-      name: "digits" (written on first use), "mixture" (drawn), or a TFDS name prepared with
-        `prepare`, such as "cifar10", "imagenet_resized/64x64" or "imagenet2012".
-      split: TFDS split, such as "train", "train[:10%]", "train+test", "all".
-      data_dir: folder of the data sets; None is the TFDS default.
+      name: "folder" (pictures, see `layout`), "digits" (written on first use), "mixture" (drawn),
+        or a TFDS name prepared with `prepare`, such as "cifar10", "imagenet_resized/64x64" or
+        "imagenet2012".
+      split: TFDS split, such as "train", "train[:10%]", "train+test", "all"; of a folder "train",
+        "test" or "all".
+      data_dir: the folder, or the folder of TFDS data sets; None is the TFDS default.
       image_size: side of the square that images are cropped and averaged to; None keeps the images.
       channels: 1 for grey, 3 for colour; None has those of the data set, without transparency.
       background: colour behind transparent parts of an image, such as "white" or "#ff8000".
+      on_error: "raise" for a ValueError that names pictures of a folder that cannot be decoded, and
+        for a RuntimeError when such a TFDS example comes up; "skip" reads all examples once, and
+        leaves them out with a warning.
       **mixture: arguments of `mixture.open_mixture`, for "mixture" only.
 
     Raises ValueError for an unknown name or split, a data set that is not prepared, incomplete or
@@ -56,7 +65,56 @@ def open_source(
         return open_mixture(split, **mixture)
     if mixture:
         raise ValueError(f"{', '.join(mixture)} given with {name}: only mixture takes arguments")
-    data_dir = expand_user(data_dir)
+    form: dict[str, Any] = {
+        "image_size": image_size,
+        "channels": channels,
+        "background": background,
+    }
+    source, bad = open_unchecked(name, split, data_dir=data_dir, **form)
+    if bad is None and on_error == "skip":
+        bad = examine(source).bad
+    source = readable(source, bad or {}, on_error)
+    try:
+        source.fingerprint()  # reads three: raises for labels that are all -1, and damage there
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    return source
+
+
+def open_unchecked(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | None,
+    image_size: int | None,
+    channels: int | None,
+    background: str,
+) -> tuple[ImageSource, dict[int, str] | None]:
+    """An image data set as `open_source` opens it, with the examples that cannot be read.
+
+    Returns {index: reason} of these with it, or None where nothing was decoded yet.
+    """
+    form: dict[str, Any] = {
+        "image_size": image_size,
+        "channels": channels,
+        "background": background,
+    }
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size is {image_size}: give a side of at least 1 pixel")
+    if name == "folder":
+        return open_folder(split, data_dir=data_dir, **form)
+    return _open_tfds(name, split, data_dir=expand_user(data_dir), **form), None
+
+
+def _open_tfds(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | None,
+    image_size: int | None,
+    channels: int | None,
+    background: str,
+) -> ImageSource:
     builder = prepare_digits(data_dir) if name == "digits" else find_builder(name, data_dir)
     if not builder.is_prepared():
         where = builder.data_path
@@ -66,7 +124,7 @@ def open_source(
     shape = _image_shape(features, name, image_size, channels)
     stored = _open_records(builder, name, split)
     records = Decoded(stored, shape[2], background_colour(background))
-    source = ImageSource(
+    return ImageSource(
         name=name,
         version=str(builder.version),
         split=split,
@@ -74,14 +132,9 @@ def open_source(
         shape=shape,
         label_names=_label_names(features, name),
         image_size=None if shape[:2] == features["image"].shape[:2] else image_size,
+        memory=new_memory(len(records), shape),
         identity=_decoder(stored, records.background),
-        memory={} if len(records) * math.prod(shape) <= _MEMORY_BYTES else None,
     )
-    try:
-        source[0]  # raises for labels that are all -1 and files that cannot be decoded
-    except RuntimeError as error:
-        raise ValueError(str(error)) from error
-    return source
 
 
 def describe(
@@ -91,16 +144,20 @@ def describe(
     image_size: int | None = None,
     channels: int | None = None,
     background: str = "white",
-    **mixture: Any,
+    **rest: Any,
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(shape of one example, class names) of a data set, prepared or not.
 
-    Arguments as for `open_source`; `data_dir` is ignored. Raises ValueError for an unknown name, no
-    images, no labels, and images of varying shape without `image_size`.
+    Arguments as for `open_source`; TFDS's metadata needs no `data_dir`. Raises ValueError for an
+    unknown name, no images, no labels, and images of varying shape without `image_size`.
     """
-    del data_dir, background
-    if name == "mixture":
-        source = open_mixture("train", **mixture)
+    if name in WITHOUT_TFDS:
+        form: dict[str, Any] = {
+            "image_size": image_size,
+            "channels": channels,
+            "background": background,
+        }
+        source = open_source(name, "train", data_dir=data_dir, **form, **rest)
         return source.shape, source.label_names
     features = _features(find_builder(name, None))
     return _image_shape(features, name, image_size, channels), _label_names(features, name)
@@ -114,8 +171,8 @@ def label_names(name: str) -> tuple[str, ...]:
     such as CIFAR-10's, are numbers unless the data is in TFDS's default folder. Raises ValueError
     for an unknown name or a data set without labels.
     """
-    if name == "mixture":
-        raise ValueError("mixture has one class per mean: open it and read its label_names")
+    if name in WITHOUT_TFDS:
+        raise ValueError(f"{name} has classes of its own: open it and read its label_names")
     return _label_names(_features(find_builder(name, None)), name)
 
 
@@ -177,8 +234,6 @@ def _image_shape(
     height, width, stored = image.shape
     channels = channels or (1 if stored in (1, 2) else 3)  # the second and fourth are transparency
     if image_size is not None:
-        if image_size < 1:
-            raise ValueError(f"image_size is {image_size}: give a side of at least 1 pixel")
         height = width = image_size
     if None in (height, width):
         raise ValueError(f"images of {name} vary in shape: give image_size, such as 64")

@@ -8,7 +8,10 @@ import tensorflow_datasets as tfds
 from cfg_jax.data.digits import prepare_digits
 from cfg_jax.data.sources import one_line
 
-DATASETS = ("digits", "mixture", "cifar10", "imagenet_resized/64x64", "imagenet2012")
+DATASETS = ("folder", "digits", "mixture", "cifar10", "imagenet_resized/64x64", "imagenet2012")
+
+WITHOUT_TFDS = ("folder", "mixture")
+"""Data sets that need no preparation."""
 
 _WITH_TENSORFLOW = ("cifar10", "imagenet_resized", "imagenet2012")
 _NEEDS_TENSORFLOW = "needs TensorFlow to be prepared: run `pip install -e '.[tf]'`"
@@ -26,8 +29,8 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
     a disk or network failure.
     """
     data_dir = expand_user(data_dir)
-    if name == "mixture":
-        raise ValueError("mixture is drawn when it is opened: there is nothing to prepare")
+    if name in WITHOUT_TFDS:
+        raise ValueError(f"{name} is read or drawn when it is opened: there is nothing to prepare")
     if name == "digits":
         return str(prepare_digits(data_dir).data_path)
     builder = find_builder(name, data_dir)
