@@ -12,9 +12,9 @@ def get_config() -> ConfigDict:
     config.seed = 0  # random seed of parameters, data order and noise; >= 0
 
     config.data = data = ConfigDict()
-    data.name = "digits"  # "folder", "digits", "mixture", or a TFDS name such as "cifar10"
-    data.split = "train"  # TFDS split, e.g. "train[:90%]"; "train", "test" or "all" of a folder
-    data.data_dir = ""  # the folder; of TFDS data sets, "" is the default, ~/tensorflow_datasets
+    data.name = "digits"  # "folder", "npz", "digits", "mixture", or a TFDS name such as "cifar10"
+    data.split = "train"  # "train", "test", "all", or a TFDS split such as "train[:90%]"
+    data.data_dir = ""  # folder or .npz; of TFDS data sets, "" is ~/tensorflow_datasets
     data.image_size = 0  # pixels after centre crop and area downsampling; 0 for no resizing
     data.channels = 0  # 1 for grey, 3 for colour; 0 for those of the data set
     data.background = "white"  # colour behind transparent parts, such as "black" or "#ff8000"

@@ -31,7 +31,7 @@ def edit_metadata(builder, **changes):
         ("cifar10", ["cfg-jax prepare --dataset=cifar10 --data_dir=", "'.[tf]'"]),
         ("imagenet2012", ["--dataset=imagenet2012", "--manual_dir=DIR", "ILSVRC2012_img_val.tar"]),
         ("imagenet_resized/64x64", ["--dataset=imagenet_resized/64x64"]),
-        ("cifr10", ["'cifr10' is unknown", "folder, digits, mixture, cifar10"]),
+        ("cifr10", ["'cifr10' is unknown", "folder, npz, digits, mixture, cifar10"]),
         ("imagenet_resized/99x99", ["99x99 not found"]),
         ("no name", ["'no name' cannot be opened"]),
     ],

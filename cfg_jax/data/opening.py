@@ -11,6 +11,7 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
+from cfg_jax.data.arrays import open_arrays
 from cfg_jax.data.decoding import Decoded, background_colour, decoder_name, is_plain
 from cfg_jax.data.digits import prepare_digits
 from cfg_jax.data.examining import examine, readable
@@ -42,12 +43,13 @@ def open_source(
     """Opens one split of a data set.
 
     Args:
-      name: "folder" (pictures, see `layout`), "digits" (written on first use), "mixture" (drawn),
-        or a TFDS name prepared with `prepare`, such as "cifar10", "imagenet_resized/64x64" or
-        "imagenet2012".
-      split: TFDS split, such as "train", "train[:10%]", "train+test", "all"; of a folder "train",
-        "test" or "all".
-      data_dir: the folder, or the folder of TFDS data sets; None is the TFDS default.
+      name: "folder" (pictures, see `layout`), "npz" (see `arrays`), "digits" (written on first
+        use), "mixture" (drawn), or a TFDS name prepared with `prepare`, such as "cifar10",
+        "imagenet_resized/64x64" or "imagenet2012".
+      split: TFDS split, such as "train", "train[:10%]", "train+test", "all"; of a folder or
+        .npz "train", "test" or "all".
+      data_dir: the folder of pictures, the .npz or its folder, or the folder of TFDS data sets;
+        None is the TFDS default.
       image_size: side of the square that images are cropped and averaged to; None keeps the images.
       channels: 1 for grey, 3 for colour; None has those of the data set, without transparency.
       background: colour behind transparent parts of an image, such as "white" or "#ff8000".
@@ -103,6 +105,8 @@ def open_unchecked(
         raise ValueError(f"image_size is {image_size}: give a side of at least 1 pixel")
     if name == "folder":
         return open_folder(split, data_dir=data_dir, **form)
+    if name == "npz":
+        return open_arrays(split, data_dir=data_dir, **form), {}
     return _open_tfds(name, split, data_dir=expand_user(data_dir), **form), None
 
 

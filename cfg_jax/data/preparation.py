@@ -8,9 +8,17 @@ import tensorflow_datasets as tfds
 from cfg_jax.data.digits import prepare_digits
 from cfg_jax.data.sources import one_line
 
-DATASETS = ("folder", "digits", "mixture", "cifar10", "imagenet_resized/64x64", "imagenet2012")
+DATASETS = (
+    "folder",
+    "npz",
+    "digits",
+    "mixture",
+    "cifar10",
+    "imagenet_resized/64x64",
+    "imagenet2012",
+)
 
-WITHOUT_TFDS = ("folder", "mixture")
+WITHOUT_TFDS = ("folder", "npz", "mixture")
 """Data sets that need no preparation."""
 
 _WITH_TENSORFLOW = ("cifar10", "imagenet_resized", "imagenet2012")
