@@ -6,7 +6,7 @@ import os
 import tensorflow_datasets as tfds
 
 from cfg_jax.data.digits import prepare_digits
-from cfg_jax.data.sources import one_line
+from cfg_jax.data.sources import OWN, one_line
 
 DATASETS = (
     "folder",
@@ -38,7 +38,9 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
     """
     data_dir = expand_user(data_dir)
     if name in WITHOUT_TFDS:
-        raise ValueError(f"{name} is read or drawn when it is opened: there is nothing to prepare")
+        raise ValueError(
+            f"{name} is read or drawn when it is opened: there is nothing to prepare, only to check"
+        )
     if name == "digits":
         return str(prepare_digits(data_dir).data_path)
     builder = find_builder(name, data_dir)
@@ -64,6 +66,11 @@ def expand_user(data_dir: str | None) -> str | None:
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """The TFDS builder of `name`, prepared or not; a one-line ValueError if there is none."""
+    if name.startswith(OWN):
+        raise ValueError(
+            f"data {name!r} was passed to train(..., source=...): pass that source again, in "
+            "Python, as it cannot be opened by name"
+        )
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:

@@ -16,6 +16,9 @@ from cfg_jax.io.images import to_x
 # small network on a CPU.
 _MEMORY_BYTES = 2**28
 
+OWN = "source:"
+"""Start of the data set's name in the config of a run that was given a source."""
+
 
 class Source(Protocol):
     """Random access to one split: `source[i]` is {"x": float32 `shape`, "label": int32 []}.

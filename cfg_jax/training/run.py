@@ -3,6 +3,7 @@
 Validates the config, opens the data, restores or creates the state and pmaps the step for `loop`.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,24 +23,33 @@ from cfg_jax.training.objectives import classifier_loss_fn, diffusion_loss_fn
 from cfg_jax.training.step import TrainState, create_optimizer, create_train_state, make_train_step
 
 
-def train(config: ConfigDict, workdir: str | Path) -> None:
+def train(config: ConfigDict, workdir: str | Path, *, source: data.Source | None = None) -> None:
     """Trains up to config.train.num_steps, from the newest checkpoint in `workdir` if there is one.
 
     Writes `checkpoints/`, `metrics.jsonl`, `events/` and `previews/` there. Every process of a run
     calls it with the same shared `workdir`, a local folder or gs://bucket/folder.
 
+    Args:
+      config: every setting. With `source`, config.data counts for random_flip, min_crop and
+        num_threads alone.
+      workdir: folder of the run.
+      source: examples to train on in place of the data set that the config names. Checkpoints call
+        the data "source:NAME"; the run resumes with a source of the same fingerprint.
+
     Raises:
-      ValueError: invalid config, missing data, or a workdir that is not writable or holds another
-        run; before anything is compiled.
+      ValueError: invalid config, missing or invalid data, or a workdir that is not writable or
+        holds another run; before anything is compiled.
       FloatingPointError: too many steps in a row with a loss or gradient that is not finite.
       SaveError: the last checkpoint, or one that several processes write, could not be saved.
       preemption.Interrupted: SIGTERM was received and the current step is saved.
     """
     check_writable(workdir, "workdir")
+    if source is not None:
+        config = _with_data_name(config, data.OWN + source.name)
     validate(config, devices.num_devices_of_all())
     hang_seconds = config.train.hang_seconds
     with watchdog.armed(hang_seconds) as feed, preemption.watched() as asked_to_stop:
-        _train(_open(config, folder(workdir)), feed, asked_to_stop)
+        _train(_open(config, folder(workdir), source), feed, asked_to_stop)
 
 
 def _train(run: Run, feed: Callable[[bool], None], asked_to_stop: Callable[[], bool]) -> None:
@@ -98,9 +108,24 @@ def make_step(
     )
 
 
-def _open(config: ConfigDict, workdir: Path) -> Run:
-    """Opens the data and assembles the task of a config."""
-    source = data.open_source(split=config.data.split, **build.data_arguments(config))
+def _with_data_name(config: ConfigDict, name: str) -> ConfigDict:
+    config = config.copy_and_resolve_references()
+    config.data.name = name
+    return config
+
+
+def _check_json(source: data.Source) -> None:
+    try:
+        json.dumps(source.fingerprint())
+    except TypeError as error:
+        raise ValueError(f"{source.name}: fingerprint() must be JSON values, {error}") from error
+
+
+def _open(config: ConfigDict, workdir: Path, source: data.Source | None) -> Run:
+    """Opens the data, if there is no source, and assembles the task of a config."""
+    if source is None:
+        source = data.open_source(split=config.data.split, **build.data_arguments(config))
+    _check_json(source)
     order = data.batches(
         source,
         seed=config.seed,
