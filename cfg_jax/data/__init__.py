@@ -2,12 +2,12 @@
 
 `open_source` opens one split for random access, `stack` makes a batch of some examples, `batches`
 is the endless sequence of shuffled batches, `iterate` reads it ahead in the background, `prepare`
-writes a data set to disk, `label_names` needs no data. Only this
+writes a data set to disk, `check` reads all of it once, `label_names` needs no data. Only this
 package imports tfds and grain.
 """
 
 from cfg_jax.data.batching import batches, iterate, stack
-from cfg_jax.data.opening import label_names, open_source
+from cfg_jax.data.opening import check, label_names, open_source
 from cfg_jax.data.preparation import DATASETS, prepare
 from cfg_jax.data.sources import OWN, Source
 
@@ -16,6 +16,7 @@ __all__ = [
     "OWN",
     "Source",
     "batches",
+    "check",
     "iterate",
     "label_names",
     "open_source",

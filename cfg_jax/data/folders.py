@@ -49,9 +49,7 @@ def open_folder(
     pictures of varying size without `image_size`.
     """
     colour = background_colour(background)
-    root = Path(data_dir or "").expanduser()
-    if not data_dir or not root.is_dir():
-        raise ValueError(f"data_dir is {data_dir or ''!r}: give a folder of pictures by class")
+    root = existing(data_dir)
     pictures = find(root)
     label_names, chosen = class_names(pictures, root), in_split(pictures, split, root)
     probes = probe_all(root, tuple(pictures))
@@ -73,6 +71,14 @@ def open_folder(
     return source, {
         i: f"{chosen[i].file}: {reason}" for i, reason in reasons.items() if isinstance(reason, str)
     }
+
+
+def existing(data_dir: str | None) -> Path:
+    """The path of a folder; ValueError if there is none."""
+    root = Path(data_dir or "").expanduser()
+    if not data_dir or not root.is_dir():
+        raise ValueError(f"data_dir is {data_dir or ''!r}: give a folder of pictures by class")
+    return root
 
 
 @functools.lru_cache(maxsize=4)

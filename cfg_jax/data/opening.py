@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from cfg_jax.data.arrays import open_arrays
 from cfg_jax.data.decoding import Decoded, background_colour, decoder_name, is_plain
 from cfg_jax.data.digits import prepare_digits
-from cfg_jax.data.examining import examine, readable
+from cfg_jax.data.examining import Report, examine, readable
 from cfg_jax.data.folders import open_folder
 from cfg_jax.data.mixture import open_mixture
 from cfg_jax.data.preparation import (
@@ -139,6 +139,22 @@ def _open_tfds(
         memory=new_memory(len(records), shape),
         identity=_decoder(stored, records.background),
     )
+
+
+def check(name: str, *, data_dir: str | None = None) -> Report:
+    """Reads every example of all splits of a data set once, of any size.
+
+    Raises ValueError as `open_source`, except for examples that cannot be read, which are listed.
+    """
+    if name == "mixture":
+        return examine(open_mixture("train"))
+    varies = name == "folder"
+    if name not in WITHOUT_TFDS:
+        image = _features(find_builder(name, expand_user(data_dir))).get("image")
+        varies = None in getattr(image, "shape", ())
+    form: dict[str, Any] = {"channels": None, "background": "white"}
+    size = 1 if varies else None
+    return examine(open_unchecked(name, "all", data_dir=data_dir, image_size=size, **form)[0])
 
 
 def describe(
