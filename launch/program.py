@@ -198,7 +198,8 @@ def _parse(argv: list[str]) -> list[str]:
 def _with_config_path(argv: list[str]) -> list[str]:
     """The arguments with --config=NAME, or --config NAME, replaced by --config=PATH.
 
-    Raises flags.Error if there is neither a config of that name nor a file.
+    NAME:ARGUMENT becomes PATH:ARGUMENT. Raises flags.Error if there is neither a config of that
+    name nor a file.
     """
     import configs
 
@@ -207,8 +208,9 @@ def _with_config_path(argv: list[str]) -> list[str]:
     for argument in rest:
         if argument.partition("=")[0] in ("--config", "-config"):
             name = argument.partition("=")[2] if "=" in argument else next(rest, "")
-            argument = f"--config={paths.get(name, name)}"
-            if name not in paths and not os.path.exists(name.partition(":")[0]):
+            name, colon, value = name.partition(":")
+            argument = f"--config={paths.get(name, name)}{colon}{value}"
+            if name not in paths and not os.path.exists(name):
                 raise flags.Error(f"{argument}: give a file or one of {', '.join(paths)}")
         found.append(argument)
     return found

@@ -2,14 +2,17 @@
 
 import logging
 import re
+import shlex
 
 import chex
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import cfg_jax
 from cfg_jax.training.run import train
+from tests.programs import ROOT, run_program
 from tests.tiny import parameters, pixel_networks, tiny_config
 
 
@@ -52,3 +55,40 @@ def test_a_picture_cut_short_stops_the_run_before_a_step_or_is_left_out(forty, t
         (forty / "red" / "18.png").unlink()
         with pytest.raises(ValueError, match="meta.data.fingerprint.*but the run in"):
             train(config(forty, **skip, **{"train.num_steps": 6}), workdir)
+
+
+def story():
+    """The first commands of docs/data.md, as arguments of programs."""
+    page = (ROOT / "docs" / "data.md").read_text()
+    block = re.search(r"```bash\n(.*?)```", page, re.DOTALL)[1]
+    return [shlex.split(line)[1:] for line in block.splitlines()]
+
+
+@pytest.mark.long
+def test_three_commands_train_on_a_folder_sample_with_guidance_and_evaluate(tmp_path):
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("left", "middle", "right")):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(100):
+            pixels = rng.integers(0, 80, (8, 8, 3), np.uint8)
+            pixels[:, 3 * label :][:, :2] += 150
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{i}.png")
+    fewer = {"train": ["--config.train.num_steps=200", "--config.train.preview_every=0"]}
+    fewer |= {"sample": ["--num_steps=16"], "evaluate": ["--num_steps=16", "--num_examples=16"]}
+    commands = story()
+    assert [program for program, *_ in commands] == ["train", "sample", "evaluate"]
+    for program, *arguments in commands:
+        arguments = [word.replace("runs/", f"{tmp_path}/runs/") for word in arguments]
+        arguments = [word.replace("folder:", f"folder:{tmp_path}/") for word in arguments]
+        done = run_program("launch", program, *arguments, *fewer[program])
+        assert done.returncode == 0, done
+        if program == "train":
+            assert "300 pictures in 3 classes: data.image_size=8, " in done.stdout
+    assert "bits/dim" in done.stdout
+    model = cfg_jax.load(tmp_path / "runs" / "pictures")
+    assert model.label_names == ("left", "middle", "right") and model.shape == (8, 8, 3)
+    images = model.sample(jax.random.key(0), labels=np.arange(3), w=1.0, num_steps=16)
+    bright = np.asarray(images, float).mean(axis=(1, 3))  # of every column
+    for label in range(3):
+        own = bright[label, 3 * label :][:2].mean()
+        assert own > bright[label].mean() + 30, bright.round()

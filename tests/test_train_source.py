@@ -1,6 +1,7 @@
 """Training on a source of the caller's."""
 
 import dataclasses
+import re
 
 import chex
 import numpy as np
@@ -11,6 +12,7 @@ from cfg_jax import data
 from cfg_jax.evaluation.likelihood import likelihood, open_data
 from cfg_jax.training.run import train
 from tests.data_files import random_images
+from tests.programs import ROOT
 from tests.tiny import parameters, pixel_networks, tiny_config
 
 
@@ -94,3 +96,12 @@ def test_an_opened_data_set_is_a_source_like_any_other(tmp_path):
     source = data.open_source("npz", "all", data_dir=str(tmp_path / "a.npz"))
     train(config(**{"train.num_steps": 2}), tmp_path / "run", source=source)
     assert cfg_jax.load(tmp_path / "run").config.data.name == "source:npz"
+
+
+def test_the_source_of_the_documentation_trains_as_printed(tmp_path):
+    page = (ROOT / "docs" / "data.md").read_text()
+    (text,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    text = text.replace("digits.get_config()", "config").replace("runs/halves", f"{tmp_path}/run")
+    exec(text, {"config": config(**{"train.num_steps": 2})})
+    model = cfg_jax.load(tmp_path / "run")
+    assert model.config.data.name == "source:halves" and model.label_names == ("left", "right")
