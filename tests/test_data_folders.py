@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,10 +231,25 @@ def test_pictures_that_cannot_be_decoded_are_left_out_when_told_to(damaged, capl
         assert example["label"] == (path.parent.name == "dog")
 
 
-def test_a_folder_without_one_readable_picture_is_refused_even_when_told_to_skip(tmp_path):
-    write(tmp_path, {"a.png": b"no picture", "b.png": b"no picture"})
-    with pytest.raises(ValueError, match="no picture that can be decoded"):
+def test_a_class_without_one_readable_picture_is_refused_even_when_told_to_skip(tmp_path):
+    album(tmp_path, count=2, classes=["cat"])
+    write(tmp_path, {"dog/a.png": b"no picture", "dog/b.png": b"no picture"})
+    with pytest.raises(ValueError, match="no picture of class 'dog' can be decoded .dog/a.png: "):
         opened(tmp_path, "all", on_error="skip")
+
+
+def test_a_disk_that_fails_once_is_read_again(tmp_path, monkeypatch):
+    album(tmp_path, count=1)
+    read, failed = Path.read_bytes, []
+
+    def read_bytes(path):
+        if path not in failed:
+            failed.append(path)
+            raise OSError("disk asleep")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert len(opened(tmp_path, "all")) == len(failed) == 2
 
 
 def test_the_fingerprint_knows_files_and_decoder_but_not_the_place(tmp_path):

@@ -1,10 +1,9 @@
 """Which examples of a data set cannot be read, and what becomes of them?"""
 
 import collections
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from absl import logging
 
@@ -13,6 +12,10 @@ from cfg_jax.io.progress import Progress
 
 ON_ERROR = ("raise", "skip")
 _MOST_NAMED = 5
+_AT_ONCE = 256  # items that wait in the threads' queue
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class Report(NamedTuple):
@@ -36,8 +39,18 @@ class Report(NamedTuple):
         return "\n".join([*lines, *(f"  {reason}" for reason in self.bad.values())])
 
 
+def read_all(function: Callable[[_T], _R], items: Sequence[_T], unit: str) -> list[_R]:
+    """function(item) of every item, in threads and with a progress bar."""
+    found: list[_R] = []
+    with ThreadPoolExecutor() as threads, Progress(0, len(items), unit, lines=True) as progress:
+        for start in range(0, len(items), _AT_ONCE):
+            found += threads.map(function, items[start : start + _AT_ONCE])
+            progress.advance(len(found) - start)
+    return found
+
+
 def examine(source: Source) -> Report:
-    """Reads every example once, in threads and with a progress bar."""
+    """Reads every example of a source once."""
 
     def label(index: int) -> int | str:
         try:
@@ -45,13 +58,7 @@ def examine(source: Source) -> Report:
         except Exception as error:  # a source of the caller's raises anything
             return f"example {index}: {one_line(error.__cause__ or error)}"
 
-    count = len(source)
-    threads = ThreadPoolExecutor(os.cpu_count())
-    with threads, Progress(0, count, "example", lines=True) as progress:
-        found = []
-        for result in threads.map(label, range(count)):
-            found.append(result)
-            progress.advance()
+    found = read_all(label, range(len(source)), "example")
     labels = collections.Counter(result for result in found if isinstance(result, int))
     return Report(
         counts={name: labels[k] for k, name in enumerate(source.label_names)},

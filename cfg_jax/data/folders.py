@@ -4,14 +4,13 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from cfg_jax.data.decoding import Decoded, Probe, background_colour, decoder_name, probe
+from cfg_jax.data.examining import read_all
 from cfg_jax.data.layout import Picture, class_names, find, in_split
 from cfg_jax.data.sources import ImageSource, new_memory, one_line
-from cfg_jax.io.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +52,7 @@ def open_folder(
     pictures = find(root)
     label_names, chosen = class_names(pictures, root), in_split(pictures, split, root)
     probes = probe_all(root, tuple(pictures))
+    bad = _unreadable(chosen, probes, label_names)
     readable = [found for found in probes.values() if isinstance(found, Probe)]
     shape = _shape(readable, root, image_size, channels)
     resized = {found[:2] for found in readable} != {shape[:2]}
@@ -67,10 +67,7 @@ def open_folder(
         memory=new_memory(len(chosen), shape),
         identity={"decoder": decoder_name(colour), "files": _digest(chosen)},
     )
-    reasons = {i: probes[picture] for i, picture in enumerate(chosen)}
-    return source, {
-        i: f"{chosen[i].file}: {reason}" for i, reason in reasons.items() if isinstance(reason, str)
-    }
+    return source, bad
 
 
 def existing(data_dir: str | None) -> Path:
@@ -85,29 +82,46 @@ def existing(data_dir: str | None) -> Path:
 def probe_all(root: Path, pictures: tuple[Picture, ...]) -> dict[Picture, Probe | str]:
     """Size and channels of every picture, or the reason why it cannot be decoded.
 
-    Remembered for files that have not changed; shows a progress bar.
+    Remembered for files that have not changed.
     """
 
     def probed(picture: Picture) -> Probe | str:
         try:
-            return probe((root / picture.file).read_bytes())
+            return probe(_read(root / picture.file))
         except (OSError, ValueError) as error:
             return one_line(error)
 
-    found = {}
-    with ThreadPoolExecutor() as threads, Progress(0, len(pictures), "picture", lines=True) as bar:
-        for picture, result in zip(pictures, threads.map(probed, pictures), strict=True):
-            found[picture] = result
-            bar.advance()
-    return found
+    return dict(zip(pictures, read_all(probed, pictures, "picture"), strict=True))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # a network disk may fail once
+        return path.read_bytes()
+
+
+def _unreadable(
+    chosen: Sequence[Picture], probes: Mapping[Picture, Probe | str], label_names: Sequence[str]
+) -> dict[int, str]:
+    """{index: reason} of pictures that cannot be decoded; ValueError if a class has no other."""
+    reasons = {i: probes[picture] for i, picture in enumerate(chosen)}
+    bad = {i: f"{chosen[i].file}: {why}" for i, why in reasons.items() if isinstance(why, str)}
+    trained = {picture.class_name for picture in chosen}
+    left = {picture.class_name for i, picture in enumerate(chosen) if i not in bad}
+    if lost := [name for name in label_names if name in trained - left]:
+        first = next(i for i in bad if chosen[i].class_name == lost[0])
+        raise ValueError(
+            f"no picture of class {lost[0]!r} can be decoded ({bad[first]}): replace one, or "
+            "delete its folder"
+        )
+    return bad
 
 
 def _shape(
     found: Collection[Probe], root: Path, image_size: int | None, channels: int | None
 ) -> tuple[int, int, int]:
     """(H, W, C) of all examples; ValueError for varying sizes without image_size."""
-    if not found:
-        raise ValueError(f"{root} has no picture that can be decoded: give a folder of pictures")
     sizes = {(height, width) for height, width, _ in found}
     if image_size is None and len(sizes) > 1:
         (low, narrow), (high, wide) = min(sizes), max(sizes)
