@@ -184,7 +184,7 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(0)
     except flags.Error as error:
         missing = re.match(r"flag (--\w+)=None", str(error))
-        message = f"{missing[1]} is missing" if missing else error
+        message = f"{missing[1]} is missing" if missing else _without_traceback(error)
         message = f"{message} (--help lists the flags)"
     except (AttributeError, KeyError) as error:
         text = str(error).removeprefix("'").removesuffix("'")  # a KeyError's is quoted
@@ -193,6 +193,12 @@ def _parse(argv: list[str]) -> list[str]:
     except (OSError, ImportError, SyntaxError, TypeError, ValueError) as error:
         message = f"cannot read the config: {error}"
     sys.exit(_fail(message))
+
+
+def _without_traceback(error: flags.Error) -> str:
+    """The text of a flag error; of an exception in a config file only its own message."""
+    text = str(error).strip()
+    return re.sub(r"^\w+: ", "", text.splitlines()[-1]) if "Traceback" in text else text
 
 
 def _with_config_path(argv: list[str]) -> list[str]:

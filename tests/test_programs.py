@@ -37,6 +37,17 @@ MISTAKES = {
         ["launch.train", "--config=configs/no.py", "--workdir={new}"],
         "--config=configs/no.py: give a file or one of base, cifar10",
     ),
+    "no such folder of pictures": (
+        ["launch.train", "--config=folder:{new}", "--workdir={new}"],
+        "error: data_dir is '{new}': give a folder of pictures by class",
+    ),
+    "a background that is no colour": (
+        [
+            *(*TRAIN, "--workdir={new}", "--config.data.background=whight"),
+            *("--config.data.name=folder", "--config.data.data_dir={run}"),
+        ],
+        "background is 'whight': give a colour by name",
+    ),
     "no such version of a data set": (
         ["launch.prepare", "--dataset=cifar10:9.9.9", "--data_dir={new}"],
         "data set 'cifar10:9.9.9' cannot be opened",
