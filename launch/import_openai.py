@@ -21,8 +21,10 @@ from configs import base
 
 from .program import run
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "File to import.", required=True)
-_NAME = flags.DEFINE_string("name", None, "Published name, as 64x64_diffusion.", required=True)
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "File to import: .pt, .pth or .safetensors.", required=True
+)
+_NAME = flags.DEFINE_string("name", None, "Published name, such as 64x64_diffusion.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "New folder of the run to write.", required=True)
 
 
@@ -38,8 +40,8 @@ def run_config(name: str) -> ConfigDict:
 def import_checkpoint(checkpoint: str, name: str, workdir: str) -> int:
     """Writes the run's folder and returns its number of parameters.
 
-    Raises ValueError for an unknown name, a file of another checkpoint or a workdir in use, and
-    OSError if writing fails. Neither leaves anything on disk.
+    Raises ValueError if the name is unknown, the file holds a different checkpoint or the workdir
+    is in use, and OSError if writing fails. Neither leaves anything on disk.
     """
     run_folder.check_free(workdir)
     network = openai.load(checkpoint, name)

@@ -18,14 +18,21 @@ from cfg_jax.data.preparation import WITHOUT_TFDS
 from .program import run
 
 _DATASET = flags.DEFINE_string(
-    "dataset", None, "TFDS name, such as cifar10; folder or npz with --check.", required=True
+    "dataset",
+    None,
+    "Name of a TFDS data set, such as cifar10; with --check also folder or npz.",
+    required=True,
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
     None,
     "Folder of data sets to write to, or the folder or .npz to check; the TFDS default if unset.",
 )
-_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Folder of files downloaded by hand.")
+_MANUAL_DIR = flags.DEFINE_string(
+    "manual_dir",
+    None,
+    "Folder of files downloaded by hand; <data_dir>/downloads/manual if unset.",
+)
 _CHECK = flags.DEFINE_bool("check", False, "Read every example once and list the unreadable ones.")
 
 

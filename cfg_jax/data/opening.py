@@ -1,7 +1,7 @@
 """Opening of a data set by name, after checking that it is complete and labelled.
 
 `open_source` raises a one-line error, before anything is compiled, if a data set is missing,
-unlabelled, incomplete or in another format. `describe` needs only TFDS's metadata, no files of it.
+unlabelled, incomplete or in a different format. `describe` needs none of TFDS's files of examples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,8 +58,8 @@ def open_source(
         leaves them out with a warning.
       **mixture: arguments of `mixture.open_mixture`, for "mixture" only.
 
-    Raises ValueError for an unknown name or split, a data set that is not prepared, incomplete or
-    without labels, and images of varying shape without `image_size`.
+    Raises ValueError if name or split is unknown, if the data set is not prepared, incomplete or
+    without labels, or if images vary in shape and `image_size` is None.
     """
     if name == "mixture":
         if image_size is not None:
@@ -168,8 +168,9 @@ def describe(
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(shape of one example, class names) of a data set, prepared or not.
 
-    Arguments as for `open_source`; TFDS's metadata needs no `data_dir`. Raises ValueError for an
-    unknown name, no images, no labels, and images of varying shape without `image_size`.
+    Arguments as for `open_source`; TFDS's metadata needs no `data_dir`. Raises ValueError if the
+    name is unknown, if the data set has no images or no labels, or if images vary in shape and
+    `image_size` is None.
     """
     if name in WITHOUT_TFDS:
         form: dict[str, Any] = {
@@ -189,7 +190,7 @@ def label_names(name: str) -> tuple[str, ...]:
     "imagenet2012" has the 1,000 WordNet ids in ascending order, the order of ADM's labels;
     "imagenet_resized/64x64" has the same ids in another order. Names stored only with the data,
     such as CIFAR-10's, are numbers unless the data is in TFDS's default folder. Raises ValueError
-    for an unknown name or a data set without labels.
+    if the name is unknown or the data set has no labels.
     """
     if name in WITHOUT_TFDS:
         raise ValueError(f"{name} has classes of its own: open it and read its label_names")
@@ -247,7 +248,7 @@ def _decoder(records: Sequence[Mapping[str, Any]], background: tuple[int, int, i
 def _image_shape(
     features: dict, name: str, image_size: int | None, channels: int | None
 ) -> tuple[int, int, int]:
-    """(H, W, C) of every example; ValueError for no images or a varying shape."""
+    """(H, W, C) of every example; raises ValueError if not images of one shape."""
     image = features.get("image")
     if not isinstance(image, tfds.features.Image) or image.np_dtype == np.float32:
         raise ValueError(f"{name} has no feature `image` of 8 or 16 bits: give an image data set")

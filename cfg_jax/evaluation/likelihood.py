@@ -75,9 +75,10 @@ def likelihood(
         8-bit data, since finer steps vanish in its rounding.
       logvar_interp: constant v for models without a learned variance; the config's if None.
       seed: example i draws from fold_in(key(seed), i).
-      num_examples: number of leading examples; all if None.
+      num_examples: number of examples, the first of the source; all if None.
 
-    Raises ValueError for data of another shape or number of labels, and for an upsampler.
+    Raises ValueError if the data has a different shape or number of labels than the model's, or if
+    the model is an upsampler.
     """
     _check_source(model, source)
     if model.low_res_shape:
@@ -121,7 +122,7 @@ def accuracy(
     """{logsnr: fraction of examples whose z the classifier labels correctly}, in [0, 1].
 
     An example has the same noise at each of `logsnrs`; other arguments as for `likelihood`. Raises
-    ValueError for data of another shape or number of labels.
+    ValueError if the data has a different shape or number of labels than the classifier's.
     """
     _check_source(classifier, source)
     levels = jnp.asarray(logsnrs, jnp.float32)

@@ -25,7 +25,7 @@ UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 def folder(name: str | os.PathLike[str]) -> Path:
     """The path of a folder, existing or not; bucket paths have pathlib's methods but no append.
 
-    Raises ValueError for a scheme other than gs://, or if no library for buckets is installed.
+    Raises ValueError if the scheme is not gs://, or if no library for buckets is installed.
     """
     text = os.fspath(name)
     if "://" not in text:
@@ -42,7 +42,7 @@ def folder(name: str | os.PathLike[str]) -> Path:
 def check_writable(
     place: str | os.PathLike[str], name: str, remedy: str = "give another folder"
 ) -> None:
-    """Raises ValueError for an empty path or a folder that is not writable; creates nothing.
+    """Raises ValueError if the path is empty or the folder not writable; creates nothing.
 
     The nearest existing parent decides for a folder that does not exist; buckets are not checked.
 

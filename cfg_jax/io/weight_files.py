@@ -23,7 +23,7 @@ _NAMED = 3  # names per fault
 
 
 def existing(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> Path:
-    """The path with ~ expanded; ValueError for a missing file or another suffix."""
+    """The path with ~ expanded; raises ValueError if the file is missing or its suffix wrong."""
     path = Path(path).expanduser()
     if path.suffix not in suffixes:
         raise ValueError(f"{path}: weight files end in {', '.join(suffixes)}")
@@ -35,8 +35,8 @@ def existing(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads {name: array} in the order of the file, in float32 or a narrower type of the file.
 
-    Raises ValueError for a missing file, another suffix, PyTorch needed but not installed, a file
-    that is truncated or of another format, a file with code, and entries other than arrays.
+    Raises ValueError if the file is missing, has a different suffix or format, is truncated, or
+    holds code or entries other than arrays, or if PyTorch is needed and not installed.
     """
     path = existing(path)
     if path.suffix != ".safetensors":
