@@ -16,6 +16,8 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from . import fields
+
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
@@ -187,9 +189,8 @@ def _parse(argv: list[str]) -> list[str]:
         message = f"{missing[1]} is missing" if missing else error
         message = f"{message} (--help lists the flags)"
     except (AttributeError, KeyError) as error:
-        text = str(error).removeprefix("'").removesuffix("'")  # a KeyError's is quoted
-        text = text.replace("\\n", " ").replace("\\'", "'")
-        message = f"{text} (configs/base.py lists the fields)"
+        found = fields.unknown(_with_config_path(argv)) or repr(error)
+        message = f"{found} (configs/base.py lists the fields)"
     except (OSError, ImportError, SyntaxError, TypeError, ValueError) as error:
         message = f"cannot read the config: {error}"
     sys.exit(_fail(message))

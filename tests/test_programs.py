@@ -19,7 +19,7 @@ SAMPLE = ["launch.sample", "--workdir={run}"]
 # name: (arguments, text of the line). {run} is a model's run, {classifier} a noisy classifier's,
 # {larger} a classifier's for larger images, {new} a missing folder, {file} a file instead of one.
 MISTAKES = {
-    "an unknown field": ([*TRAIN, "--workdir={new}", "--config.optim.lrr=1"], "lrr"),
+    "an unknown field": ([*TRAIN, "--workdir={new}", "--config.optim.lr=1"], "optim.learning_rate"),
     "a wrong type": ([*TRAIN, "--workdir={new}", "--config.train.num_steps=many"], "num_steps"),
     "not a number": (
         [*TRAIN, "--workdir={new}", "--config.optim.learning_rate=nan"],
