@@ -16,6 +16,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
+from cfg_jax.core.arguments import whole
 from cfg_jax.core.types import Array
 
 _FORMS = (
@@ -115,14 +116,15 @@ class DiscreteSchedule:
 
         The evenly respaced process of Nichol & Dhariwal 2021, section 4. T = N is every timestep.
         [T] float32 on the host, ascending, from exactly logsnr_min to exactly logsnr_max. Raises
-        ValueError for num_steps outside 2..N, and for inclusive=False.
+        ValueError for num_steps that is no integer in 2..N, and for inclusive=False.
         """
         if not inclusive:
             raise ValueError(
                 "inclusive=False: a discrete process has no such grid, because its log-SNRs are "
                 "its N timesteps and the last call belongs to t = 0; use inclusive=True"
             )
-        if not 2 <= num_steps <= self.num_timesteps:
+        num_steps = whole("num_steps", num_steps, 2)
+        if num_steps > self.num_timesteps:
             raise ValueError(
                 f"num_steps={num_steps}: a grid of {self.num_timesteps} timesteps needs from 2 to "
                 f"{self.num_timesteps} steps"
