@@ -3,6 +3,7 @@
     cfg-jax sample --workdir=runs/digits --w=0,1,3 --labels=all --num_steps=256
 
 Writes an .npz and a PNG strip: rows are labels, columns are w, and a row has the same noise.
+--labels takes class names too, as --labels=cat,dog.
 
 --w and --classifier_w are paired. This example compares classifier-free guidance with classifier
 guidance of the unconditional branch. --classifier_form=adm, with --upsampler_workdir, is ADM-G.
@@ -19,11 +20,13 @@ command resumes. --batch_size and the number of devices change samples by roundi
 from absl import flags
 
 from . import flags as sampling
-from .program import numbers, run, whole_numbers
+from .program import numbers, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/samples if unset.")
-_LABELS = flags.DEFINE_string("labels", "all", "Comma-separated labels of the strip, or all.")
+_LABELS = flags.DEFINE_string(
+    "labels", "all", "Comma-separated names or numbers of the strip's labels, or all."
+)
 _SAMPLES = flags.DEFINE_integer("samples_per_label", 1, "Rows of the strip per label.", 1)
 _UPSAMPLER = flags.DEFINE_string("upsampler_workdir", None, "Folder of an upsampler's run.")
 _UPSAMPLER_STEPS = flags.DEFINE_integer(
@@ -48,7 +51,6 @@ def check() -> None:
             is_lacking = "needs --num_samples: give that too, or leave it out"
             raise ValueError(f"--{name} {is_refused if many else is_lacking}")
     sampling.check()
-    _labels()
     for name in ("w", "classifier_w") if many else ():
         if len(numbers(name)) > 1:
             given = flags.FLAGS[name].value
@@ -57,9 +59,14 @@ def check() -> None:
         raise ValueError("--num_samples needs --out: give the folder to write samples to")
 
 
-def _labels() -> list[int] | None:
-    """--labels, or None for all."""
-    return None if _LABELS.value == "all" else whole_numbers("labels")
+def _labels(drawn) -> list[int | str]:
+    """--labels; a text is the name of a class if there is one, else a number."""
+    if _LABELS.value == "all":
+        return list(range(drawn.null_label))
+    given = [text.strip() for text in _LABELS.value.split(",")]
+    return [
+        int(text) if text.isdecimal() and text not in drawn.label_names else text for text in given
+    ]
 
 
 def main(argv: list[str]) -> None:
@@ -101,10 +108,9 @@ def _write_strip(drawn, out, settings, request) -> None:
         )
     if not processes.is_first():  # one process draws the few samples of a strip
         return
-    labels = range(drawn.null_label) if _labels() is None else _labels()
     weights = numbers("w"), sampling.classifier_weights()
     request |= {"settings": settings, "samples_per_label": _SAMPLES.value}
-    strip = strips.Strip(drawn, labels, *weights, **request)
+    strip = strips.Strip(drawn, _labels(drawn), *weights, **request)
     for path in strips.write_guidance_strip(strip, out, upsampler):
         print(path)
 
