@@ -396,6 +396,27 @@ def test_a_model_without_null_label_samples_at_w_zero_and_refuses_another(label_
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("p_uncond", "w", "label"), [(0.0, 0.0, 3), (1.0, -1.0, 10)])
+def test_a_model_of_one_branch_samples_from_that_branch_only(p_uncond, w, label):
+    model = pixel_model(tiny_config(**{"diffusion.p_uncond": p_uncond}))
+    assert model.has_null_label and not model.guides_itself
+    assert np.isfinite(draw(model, [label], w=w)).all()
+    for other in (1.0, -1 - w, np.array([w, 0.5])):
+        with pytest.raises(ValueError, match=f"p_uncond={p_uncond:g} never showed .*use w={w:g}"):
+            draw(model, [3, 4], w=other)
+    with pytest.raises(ValueError, match=f"use w={w:g}"):
+        strips.preview(model, (0.0, 1.0), None)
+
+
+def test_no_label_is_refused_by_a_model_that_always_had_one():
+    model = pixel_model(tiny_config(**{"diffusion.p_uncond": 0.0}))
+    with pytest.raises(ValueError, match=r"label 10 means no label.*\(p_uncond=0\)"):
+        draw(model, [3, 10])
+    model = pixel_model(tiny_config(**{"model.label_input": "without_null"}))
+    with pytest.raises(ValueError, match="labels from 3 to 10: need 0..9$"):
+        draw(model, [3, 10])
+
+
 def test_a_learned_variance_is_the_one_that_is_sampled_with():
     model = pixel_model(tiny_config(**NEAR, **{"diffusion.learned_variance": True}))
     got = draw(model, LABELS, w=1.5)
