@@ -4,39 +4,51 @@
     cfg-jax evaluate --workdir=runs/digits --likelihood --split=test --num_steps=256
     cfg-jax evaluate --workdir=runs/digits_classifier --accuracy --split=test
 
---metrics compares samples with the training split, one cell per --w, and keeps and resumes results
-in <workdir>/evaluations. Metrics are called FID, sFID and IS only with --inception; by default
-digits use a small classifier, named in the metrics. --likelihood prints the variational bound of a
-diffusion model in bits per dimension, --accuracy the accuracy of a noisy classifier.
+Needs exactly one of --metrics, --likelihood and --accuracy:
+
+    --metrics       compares generated samples with the training split, once per --w. Results are
+                    saved in <workdir>/evaluations, and an interrupted command resumes.
+    --likelihood    prints the variational bound of a diffusion model in bits per dimension.
+    --accuracy      prints the accuracy of a noisy classifier at several log-SNRs.
+
+Metrics are called FID, sFID and IS only with --inception. Otherwise their titles name the feature
+network; for digits it is by default a small classifier, trained on first use.
 """
 
 from absl import flags
 
-from . import features
+from . import examples, features
 from . import flags as sampling
-from .program import numbers, run
+from .program import numbers, refuse, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
-_LIKELIHOOD = flags.DEFINE_bool("likelihood", False, "Bits per dimension of a diffusion model.")
-_ACCURACY = flags.DEFINE_bool("accuracy", False, "Accuracy of a noisy classifier.")
-_SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Also write the samples to images_*.npz.")
+_SAVE_IMAGES = flags.DEFINE_bool(
+    "save_images",
+    False,
+    "Also write the samples of --metrics as images_*.npz in <workdir>/evaluations.",
+)
 
-_LOGSNR_MAX = flags.DEFINE_float(
-    "logsnr_max", None, "Largest log-SNR of --likelihood; the schedule's if unset."
-)
-_LOGSNRS = flags.DEFINE_string(
-    "logsnrs", None, "Comma-separated log-SNRs of --accuracy; eleven from noise to data if unset."
-)
-_NUM_EXAMPLES = flags.DEFINE_integer(
-    "num_examples", None, "Number of first examples of the split to use; all if unset.", 1
-)
 flags.FLAGS.set_default("num_samples", 50_000)
+
+
+_OF_SAMPLES = (
+    *("w", "step", "clip_x", "respacing", "noise_temperature", "score_temperature"),
+    *("classifier_workdir", "classifier_w", "classifier_form", "num_samples", "label_plan"),
+    *("save_images", "inception", "features_workdir", "reference"),
+)
+_WITHOUT_EFFECT = {
+    "metrics": ("logsnr_max", "logsnrs", "num_examples"),
+    "likelihood": (*_OF_SAMPLES, "logsnrs"),
+    "accuracy": (*_OF_SAMPLES, "num_steps", "logvar_interp", "logsnr_max"),
+}
 
 
 def check() -> None:
     """Raises ValueError for flags that cannot be read or conflict."""
-    if sum([bool(features.METRICS.value), _LIKELIHOOD.value, _ACCURACY.value]) != 1:
+    wanted = [kind for kind in _WITHOUT_EFFECT if flags.FLAGS[kind].value]
+    if len(wanted) != 1:
         raise ValueError("need one measurement: give --metrics, --likelihood or --accuracy")
+    refuse(_WITHOUT_EFFECT[wanted[0]], f"has no effect on --{wanted[0]}: leave it out")
     sampling.check()
     numbers("logsnrs")
 
@@ -46,11 +58,11 @@ def main(argv: list[str]) -> None:
     if features.METRICS.value:
         _compare_samples()
     else:
-        _measure_examples()
+        examples.measure(_WORKDIR.value)
 
 
 def _compare_samples() -> None:
-    """Evaluates and prints one cell per guidance weight."""
+    """Evaluates and prints one result per guidance weight."""
     from cfg_jax import evaluation
     from cfg_jax.io import files
     from cfg_jax.sampling.model import load_model
@@ -75,34 +87,6 @@ def _compare_samples() -> None:
         )
         print(evaluation.report(result), end="\n\n", flush=True)
     sampling.report_first_samples(model)
-
-
-def _measure_examples() -> None:
-    """Prints the --likelihood of a diffusion model or the --accuracy of a classifier."""
-    from cfg_jax.core.schedules import logsnr_grid
-    from cfg_jax.evaluation import likelihood
-    from cfg_jax.sampling.model import load_classifier, load_model
-
-    load = load_model if _LIKELIHOOD.value else load_classifier
-    trained = load(_WORKDIR.value, sampling.CHECKPOINT.value)
-    source = likelihood.open_data(trained, features.SPLIT.value or "test")
-    options = {
-        "seed": sampling.SEED.value,
-        "batch_size": sampling.BATCH_SIZE.value,
-        "num_examples": _NUM_EXAMPLES.value,
-    }
-    if _LIKELIHOOD.value:
-        options |= {
-            "num_steps": sampling.num_steps(),
-            "logsnr_max": _LOGSNR_MAX.value,
-            "logvar_interp": sampling.LOGVAR_INTERP.value,
-        }
-        print(likelihood.likelihood(trained, source, **options).report())
-        return
-    levels = numbers("logsnrs") or logsnr_grid(trained.experiment.schedule, 11).tolist()
-    print(f"{'logsnr':>8}{'accuracy':>10}")
-    for logsnr, fraction in likelihood.accuracy(trained, source, levels, **options).items():
-        print(f"{logsnr:8.2f}{fraction:10.3f}")
 
 
 if __name__ == "__main__":

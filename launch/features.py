@@ -5,19 +5,34 @@ from pathlib import Path
 from absl import flags
 
 INCEPTION = flags.DEFINE_string(
-    "inception", None, "File of Inception weights for metrics: .safetensors, .pth or .pb."
+    "inception",
+    None,
+    "File of FID Inception weights for --metrics: .safetensors, .pth or .pb. If unset, metrics use "
+    "--features_workdir, or for digits a small classifier trained on first use.",
 )
 FEATURES_WORKDIR = flags.DEFINE_string(
-    "features_workdir", None, "Folder of a classifier's run for features, instead of --inception."
+    "features_workdir",
+    None,
+    "Folder of the training run of a classifier that embeds images for --metrics; "
+    "conflicts with --inception.",
 )
 REFERENCE = flags.DEFINE_string(
-    "reference", None, "Reference .npz, ours, ADM's or pytorch-fid's; replaces --split."
+    "reference",
+    None,
+    "File with statistics of real images for --metrics: .npz of cfg_jax, ADM or pytorch-fid. If "
+    "unset, statistics are computed from --split.",
 )
 METRICS = flags.DEFINE_list(
-    "metrics", [], "Comma-separated metrics of samples: fid, sfid, is, precision_recall."
+    "metrics",
+    [],
+    "Comma-separated metrics of generated samples: fid, sfid, is, precision_recall; sweep needs "
+    "fid and is.",
 )
 SPLIT = flags.DEFINE_string(
-    "split", None, "Split of the data; if unset, the training split for --metrics, else test."
+    "split",
+    None,
+    "Split of the data set, such as test. If unset, the training split for --metrics, and test for "
+    "--likelihood and --accuracy.",
 )
 
 

@@ -2,62 +2,99 @@
 
 from absl import flags
 
-from .program import numbers, one_number, whole_numbers
+from .program import numbers, one_number, refuse, whole_numbers
 
 W = flags.DEFINE_string(
-    "w", "0", "Comma-separated guidance weights w; 0 is conditional, -1 unconditional."
+    "w",
+    "0",
+    "Comma-separated weights w of classifier-free guidance; 0 is the conditional model, -1 the "
+    "unconditional model.",
 )
 NUM_STEPS = flags.DEFINE_string(
-    "num_steps", None, "Sampling steps T, 2 or more; a list in sweep; the config's if unset."
+    "num_steps",
+    None,
+    "Number of sampling steps T, at least 2; a comma-separated list in sweep. If unset, the "
+    "value in the config of the run.",
 )
-STEP = flags.DEFINE_enum("step", None, ["ancestral", "ddim"], "Step rule; the config's if unset.")
+STEP = flags.DEFINE_enum(
+    "step",
+    None,
+    ["ancestral", "ddim"],
+    "Sampler: steps with noise (ancestral) or without (ddim). If unset, the value in the config of "
+    "the run.",
+)
 LOGVAR_INTERP = flags.DEFINE_float(
     "logvar_interp",
     None,
-    "Interpolation v between the two variances of an ancestral step; the config's if unset.",
+    "Number v in [0, 1]: variance of an ancestral step from its lower (0) to its upper (1) bound, "
+    "interpolated geometrically; unused for ddim and for a learned variance. If unset, the value "
+    "in the config of the run.",
     lower_bound=0,
     upper_bound=1,
 )
-CLIP_X = flags.DEFINE_bool("clip_x", None, "Clip x_hat to [-1, 1]; the config's if unset.")
+CLIP_X = flags.DEFINE_bool(
+    "clip_x",
+    None,
+    "Clip the estimate x_hat of the clean data to [-1, 1] at every step. If unset, the value in "
+    "the config of the run.",
+)
 RESPACING = flags.DEFINE_string(
     "respacing",
     None,
-    'Timesteps of a discrete schedule, such as "ddim25" or "90,60,60,20,20"; replaces --num_steps.',
+    'Timesteps of a discrete schedule, in place of --num_steps: "ddim25" takes 25 timesteps at an '
+    'integer stride, "90,60,60,20,20" takes 90, 60, ... evenly spaced timesteps from 5 equal '
+    "sections, the cleanest first.",
 )
 NOISE_TEMPERATURE = flags.DEFINE_string(
-    "noise_temperature", "1", "Factor, at least 0, of the noise in ancestral steps."
+    "noise_temperature",
+    "1",
+    "Factor of the noise in ancestral steps, at least 0; a comma-separated list in sweep.",
 )
 SCORE_TEMPERATURE = flags.DEFINE_string(
-    "score_temperature", "1", "Divisor, above 0, of the guided eps_hat."
+    "score_temperature",
+    "1",
+    "Divisor of the guided eps_hat, above 0; a comma-separated list in sweep.",
 )
 CLASSIFIER_WORKDIR = flags.DEFINE_string(
-    "classifier_workdir", None, "Folder of a noisy classifier's run for classifier guidance."
+    "classifier_workdir",
+    None,
+    "Folder of the training run of a noisy classifier for guidance; needs --classifier_w.",
 )
 CLASSIFIER_W = flags.DEFINE_string(
     "classifier_w",
     None,
-    "Classifier guidance weight; one value, or one per --w. At --w=-1, w + 1 matches w at --w=0.",
+    "Comma-separated weights of classifier guidance, with --classifier_workdir: one value, or one "
+    "per --w; in sweep, any number of values. Weight c at --w=0 corresponds to c + 1 at --w=-1.",
 )
 CLASSIFIER_FORM = flags.DEFINE_enum(
     "classifier_form",
     "eps",
     ["eps", "adm"],
-    "Classifier guidance of eps_hat (eps), or of the mean in ancestral steps and the score in ddim "
-    "steps (adm).",
+    "Quantity that classifier guidance shifts: eps_hat (eps), or as in ADM the mean of ancestral "
+    "steps and the score of ddim steps (adm).",
 )
-CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Training step to load; the newest if unset.")
+CHECKPOINT = flags.DEFINE_integer(
+    "checkpoint", None, "Training step of the checkpoint to load; the newest if unset."
+)
 SEED = flags.DEFINE_integer("seed", 0, "Random seed of the sampling noise.", 0, 2**32 - 1)
 BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 256, "Number of samples or examples computed at a time.", lower_bound=1
+    "batch_size",
+    256,
+    "Number of samples or data examples computed at a time, over all devices; changes results by "
+    "rounding only.",
+    lower_bound=1,
 )
 NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", None, "Total number of samples; sample then writes .npz shards to --out."
+    "num_samples",
+    None,
+    "Total number of generated samples; in sample, the number to write as .npz files in --out.",
 )
 LABEL_PLAN = flags.DEFINE_enum(
     "label_plan",
     "balanced",
     ["balanced", "random"],
-    "Labels of the --num_samples samples: each class in turn, or random from --seed.",
+    "Labels of the --num_samples samples: sample i has class i modulo the number of classes "
+    "(balanced), or a random class drawn from --seed (random).",
 )
 
 
@@ -74,6 +111,8 @@ def check() -> None:
         numbers(name)
     if any(count < 2 for count in whole_numbers("num_steps")):
         raise ValueError(f"--num_steps={NUM_STEPS.value}: give 2 steps or more")
+    if not CLASSIFIER_WORKDIR.value:
+        refuse(["classifier_form"], "needs --classifier_workdir: give that too, or leave it out")
     if (CLASSIFIER_WORKDIR.value is None) != (CLASSIFIER_W.value is None):
         raise ValueError(
             f"--classifier_workdir={CLASSIFIER_WORKDIR.value or ''} "

@@ -1,4 +1,4 @@
-"""Converts FID Inception weights to .safetensors, which is read without another library.
+"""Converts FID Inception weights to .safetensors, which needs no extra library to read.
 
     cfg-jax import_inception --weights=FILE --out=inception.safetensors
 

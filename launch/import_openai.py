@@ -25,8 +25,10 @@ from configs import base
 
 from .program import run
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "File to import.", required=True)
-_NAME = flags.DEFINE_string("name", None, "Published name, as 64x64_diffusion.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "File to import: .pt, .pth or .safetensors.", required=True
+)
+_NAME = flags.DEFINE_string("name", None, "Published name, such as 64x64_diffusion.")
 _CONFIG = flags.DEFINE_string(
     "config", None, "JSON file of a network trained on other data; replaces --name."
 )
@@ -50,9 +52,9 @@ def run_config(network: str | OwnNetwork) -> ConfigDict:
 def import_checkpoint(checkpoint: str, of: str | OwnNetwork, workdir: str) -> int:
     """Writes the run's folder and returns its number of parameters.
 
-    `of` is a published name, or a network of one's own from `openai_flags`. Raises ValueError for
-    an unknown name, a file of another checkpoint or a workdir in use, and OSError if writing fails.
-    Neither leaves anything on disk.
+    `of` is a published name, or a network of one's own from `openai_flags`. Raises ValueError if
+    the name is unknown, the file holds a different checkpoint or the workdir is in use, and OSError
+    if writing fails. Neither leaves anything on disk.
     """
     run_folder.check_free(workdir)
     published = isinstance(of, str)

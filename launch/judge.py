@@ -4,7 +4,7 @@
 
 Prints accuracy and spread within the classes at each w. Exits with 1 if an accuracy is below
 --min_accuracy or the spread does not fall as w grows. With classifier guidance of the unconditional
-branch:
+model:
 
     cfg-jax judge --workdir=runs/digits --w=-1 --min_accuracy=0.7,0.9,0.9 \\
         --classifier_workdir=runs/digits_classifier --classifier_w=1,2,4
@@ -15,14 +15,23 @@ import sys
 from absl import flags
 
 from . import flags as sampling
-from .program import numbers, run
+from .program import numbers, refuse, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _MIN_ACCURACY = flags.DEFINE_string(
-    "min_accuracy", "0.97,0.99,0.99", "Comma-separated least accuracies, one per --w."
+    "min_accuracy", "0.97,0.99,0.99", "Comma-separated minimum accuracies in [0, 1], one per --w."
 )
-_SAMPLES = flags.DEFINE_integer("samples_per_label", 50, "Samples per class at each w.", 2)
+_SAMPLES = flags.DEFINE_integer(
+    "samples_per_label", 50, "Number of samples per class at each w.", 2
+)
 flags.FLAGS.set_default("w", "0,1,3")
+
+
+def check() -> None:
+    """Raises ValueError for flags that cannot be read or have no effect."""
+    refuse(["num_samples", "label_plan"], "has no effect on judge: give --samples_per_label")
+    sampling.check()
+    numbers("min_accuracy")
 
 
 def main(argv: list[str]) -> int:
@@ -38,7 +47,7 @@ def main(argv: list[str]) -> int:
             f"--w={sampling.W.value} --min_accuracy={_MIN_ACCURACY.value}: give ascending weights "
             "and one accuracy for each"
         )
-    judged = model.load_model(_WORKDIR.value)
+    judged = model.load_model(_WORKDIR.value, sampling.CHECKPOINT.value)
     request = {"settings": sampling.settings(), "samples_per_label": _SAMPLES.value}
     request |= sampling.request()
     strip = strips.Strip(judged, range(judged.null_label), weights, by, **request)
@@ -52,4 +61,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     flags.FLAGS.set_default("distributed", "off")
-    run(main, check=sampling.check)
+    run(main, check=check)

@@ -2,8 +2,8 @@
 
     cfg-jax mixture --out=runs/mixture.png --w=0,0.5,1,2,4
 
-The upper row has the guided densities, solved on a grid, the lower row samples of the real sampler
-with the exact denoiser. Nothing is trained.
+The upper row shows the guided densities, computed on a grid. The lower row shows samples of the
+ancestral sampler with the exact denoiser. Nothing is trained.
 """
 
 import math
@@ -18,7 +18,7 @@ from .program import numbers, run
 
 _OUT = flags.DEFINE_string("out", "runs/mixture.png", "PNG file to write.")
 _W = flags.DEFINE_string("w", "0,0.5,1,2,4", "Comma-separated guidance weights w.")
-_STD = flags.DEFINE_float("std", 0.5, "Standard deviation of each class; the means' radius is 1.")
+_STD = flags.DEFINE_float("std", 0.5, "Standard deviation of each class; class means have norm 1.")
 _COUNT = flags.DEFINE_integer("count", 1000, "Number of samples per class and w.", lower_bound=1)
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 256, "Number of sampling steps T.", lower_bound=2)
 _SEED = flags.DEFINE_integer("seed", 0, "Random seed of the sampling noise.", 0, 2**32 - 1)

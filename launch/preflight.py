@@ -18,7 +18,9 @@ from ml_collections import config_flags
 
 from .program import numbers, run
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config name, such as digits, or path of a config file.", lock_config=True
+)
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, "TPU pod slice to compile for, such as v5e:4x4; prints a full report."
 )
@@ -35,7 +37,7 @@ _PROGRAMS = flags.DEFINE_list(
     "programs", ["train", "sample"], "Programs to compile: train, sample or both."
 )
 _SEARCH = flags.DEFINE_boolean(
-    "search", True, "Compile config changes that may make a program fit; ignored for a table."
+    "search", True, "Search config changes that make a program fit; ignored for a table."
 )
 _CODE = flags.DEFINE_boolean(
     "code",
@@ -43,7 +45,7 @@ _CODE = flags.DEFINE_boolean(
     "Generate machine code, which takes most of the time; without it the code size and the "
     "estimated cycles are unknown.",
 )
-_OUT = flags.DEFINE_string("out", "runs/preflight", "Folder of results, cached as JSON.")
+_OUT = flags.DEFINE_string("out", "runs/preflight", "Folder in which results are cached as JSON.")
 flags.mark_flag_as_required("config")
 
 

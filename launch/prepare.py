@@ -12,11 +12,17 @@ from cfg_jax.data import prepare
 
 from .program import run
 
-_DATASET = flags.DEFINE_string("dataset", None, "TFDS name, such as cifar10.", required=True)
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "Name of a TFDS data set, such as cifar10.", required=True
+)
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of data sets to write to; the TFDS default if unset."
 )
-_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Folder of files downloaded by hand.")
+_MANUAL_DIR = flags.DEFINE_string(
+    "manual_dir",
+    None,
+    "Folder of files downloaded by hand; <data_dir>/downloads/manual if unset.",
+)
 
 
 def main(argv: list[str]) -> None:

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -22,11 +22,14 @@ _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
     ["auto", "on", "off"],
-    "Connect several processes as one program: if a cluster (Cloud TPU, GKE, Slurm, Open MPI) "
-    "started several (auto), always (on), or never (off).",
+    "Connect several processes as one program: always (on), never (off), or (auto) if a cluster "
+    "(Cloud TPU, GKE, Slurm, Open MPI) started several processes or if --coordinator_address, "
+    "--num_processes and --process_id are given.",
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "HOST:PORT of process 0; needed only outside a detected cluster."
+    "coordinator_address",
+    None,
+    "Address HOST:PORT of process 0; needed only outside a detected cluster.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "Number of processes; needed only outside a detected cluster."
@@ -238,6 +241,13 @@ def _fail(message: object, code: int = 2) -> int:
         traceback.print_exception(message)
     print("error:", " ".join(str(message).split()), file=sys.stderr)
     return code
+
+
+def refuse(names: Iterable[str], why: str) -> None:
+    """Raises ValueError if one of these flags was given, which would have no effect."""
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} {why}")
 
 
 def numbers(name: str) -> list[float]:

@@ -2,54 +2,64 @@
 
     cfg-jax sample --workdir=runs/digits --w=0,1,3 --labels=all --num_steps=256
 
-Writes an .npz and a PNG strip: rows are labels, columns are w, and a row has the same noise.
+Writes one .npz and one PNG: a row per label, a column per w, with the same noise along a row.
 --labels takes class names too, as --labels=cat,dog.
 
---w and --classifier_w are paired. This example compares classifier-free guidance with classifier
-guidance of the unconditional branch. --classifier_form=adm, with --upsampler_workdir, is ADM-G.
+--w and --classifier_w are lists of equal length, or one has length 1. This example compares
+classifier-free guidance (columns 1 to 3) with classifier guidance of the unconditional model
+(columns 4 to 6):
 
     cfg-jax sample --workdir=runs/digits --w=0,1,3,-1,-1,-1 \\
         --classifier_workdir=runs/digits_classifier --classifier_w=0,0,0,1,2,4
 
-With --num_samples, all devices draw samples of one weight into files of --shard_size each. The same
-command resumes. --batch_size and the number of devices change samples by rounding only.
+--classifier_form=adm is ADM-G (Dhariwal & Nichol 2021); --upsampler_workdir adds its upsampler.
+
+With --num_samples, all devices draw samples at one w and write .npz files of --shard_size samples:
 
     cfg-jax sample --workdir=runs/imagenet64 --w=0.1 --num_samples=50000 --out=samples
+
+After an interruption, run the same command to continue. --batch_size and the number of devices
+change samples by rounding only.
 """
 
 from absl import flags
 
 from . import flags as sampling
-from .program import numbers, run
+from . import upsampler
+from .program import numbers, refuse, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/samples if unset.")
 _LABELS = flags.DEFINE_string(
-    "labels", "all", "Comma-separated names or numbers of the strip's labels, or all."
+    "labels",
+    "all",
+    "Comma-separated class names, or indices from 0, or all; not with --num_samples. The number of "
+    "classes K as an index means no label; all is 0 to K - 1, without it.",
 )
-_SAMPLES = flags.DEFINE_integer("samples_per_label", 1, "Rows of the strip per label.", 1)
-_UPSAMPLER = flags.DEFINE_string("upsampler_workdir", None, "Folder of an upsampler's run.")
-_UPSAMPLER_STEPS = flags.DEFINE_integer(
-    "upsampler_num_steps", None, "Sampling steps T of the upsampler; its config's if unset.", 2
+_SAMPLES = flags.DEFINE_integer(
+    "samples_per_label",
+    1,
+    "Number of samples per label at each w, each in a row of its own; not with --num_samples.",
+    1,
 )
-_UPSAMPLER_BATCH = flags.DEFINE_integer(
-    "upsampler_batch_size", None, "Images upsampled at a time; --batch_size if unset.", 1
+_SHARD_SIZE = flags.DEFINE_integer(
+    "shard_size", 1000, "Number of samples per .npz file; only with --num_samples.", 1
 )
-_SHARD_SIZE = flags.DEFINE_integer("shard_size", 1000, "Samples per file for --num_samples.", 1)
 flags.FLAGS.set_default("w", "0,1,3")
 
 _OF_FILES = ["label_plan", "shard_size"]
-_OF_UPSAMPLER = ["upsampler_workdir", "upsampler_num_steps", "upsampler_batch_size"]
 
 
 def check() -> None:
     """Raises ValueError for flags that cannot be read or conflict."""
     many = sampling.NUM_SAMPLES.value is not None
-    for name in ["labels", "samples_per_label", *_OF_UPSAMPLER] if many else _OF_FILES:
-        if flags.FLAGS[name].present:
-            is_refused = "conflicts with --num_samples: leave one of them out"
-            is_lacking = "needs --num_samples: give that too, or leave it out"
-            raise ValueError(f"--{name} {is_refused if many else is_lacking}")
+    if many:
+        conflicting = ["labels", "samples_per_label", *upsampler.FLAGS]
+        refuse(conflicting, "conflicts with --num_samples: leave one of them out")
+    else:
+        refuse(_OF_FILES, "needs --num_samples: give that too, or leave it out")
+    if not upsampler.WORKDIR.value:
+        refuse(upsampler.FLAGS, "needs --upsampler_workdir: give that too, or leave it out")
     sampling.check()
     for name in ("w", "classifier_w") if many else ():
         if len(numbers(name)) > 1:
@@ -97,21 +107,15 @@ def _write_files(drawn, out, settings, request) -> None:
 def _write_strip(drawn, out, settings, request) -> None:
     """Writes a strip of a few samples of each label at all weights."""
     from cfg_jax.runtime import processes
-    from cfg_jax.sampling import model, strips
+    from cfg_jax.sampling import strips
 
-    upsampler = None
-    if _UPSAMPLER.value:
-        upsampler = strips.Upsampler(
-            model.load_model(_UPSAMPLER.value),
-            strips.SamplingSettings(num_steps=_UPSAMPLER_STEPS.value),
-            _UPSAMPLER_BATCH.value or sampling.BATCH_SIZE.value,
-        )
+    enlarge = upsampler.load()
     if not processes.is_first():  # one process draws the few samples of a strip
         return
     weights = numbers("w"), sampling.classifier_weights()
     request |= {"settings": settings, "samples_per_label": _SAMPLES.value}
     strip = strips.Strip(drawn, _labels(drawn), *weights, **request)
-    for path in strips.write_guidance_strip(strip, out, upsampler):
+    for path in strips.write_guidance_strip(strip, out, enlarge):
         print(path)
 
 

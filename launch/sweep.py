@@ -3,26 +3,29 @@
     cfg-jax sweep --workdir=runs/p01,runs/p02 --w=0,0.1,0.3,1,4 --num_steps=256,128 \\
         --inception=inception.safetensors --reference=VIRTUAL_imagenet64.npz
 
-The first run is evaluated at every T of --num_steps, the others at the first. A classifier and
-temperatures add baselines to the first run. Each cell is evaluated once, in <workdir>/evaluations.
-Writes tables in the paper's format, results.csv, results.json, plots and report.html.
+The first run is evaluated at every T of --num_steps, the other runs at the first T. A classifier
+and temperatures add baselines to the first run. Results are saved in <workdir>/evaluations and
+reused. Tables in the paper's format, results.csv, results.json, plots and report.html go to --out.
 """
 
 from absl import flags
 
-from . import features
+from . import baselines, features
 from . import flags as sampling
 from .program import numbers, run, whole_numbers
 
 _WORKDIR = flags.DEFINE_list(
-    "workdir", None, "Comma-separated folders of runs, one per p_uncond.", required=True
+    "workdir", None, "Comma-separated folders of training runs, one per p_uncond.", required=True
 )
-_OTHER_W = flags.DEFINE_string("other_w", None, "Weights w of the other runs and T; --w if unset.")
-_CLASSIFIER_ON = flags.DEFINE_float("classifier_on", 0.0, "Guidance weight w with --classifier_w.")
-_OLDER_STEPS = flags.DEFINE_integer(
-    "older_num_steps", None, "T of the baselines; the first of --num_steps if unset.", 2
+_OTHER_W = flags.DEFINE_string(
+    "other_w",
+    None,
+    "Comma-separated guidance weights w for all runs but the first and all T but the first; --w if "
+    "unset.",
 )
-_STRIP_W = flags.DEFINE_string("strip_w", "0,1,4", "Guidance weights of the samples shown.")
+_STRIP_W = flags.DEFINE_string(
+    "strip_w", "0,1,4", "Comma-separated guidance weights w of the samples shown in the report."
+)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <first workdir>/sweep if unset.")
 flags.FLAGS.set_default("w", "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,2,3,4")
 flags.FLAGS.set_default("num_samples", 50_000)
@@ -81,23 +84,15 @@ def _cells() -> list:
     from cfg_jax.sampling.model import load_model
     from cfg_jax.study import sweep
 
-    older = sweep.OlderWays(
-        sampling.load_classifier(),
-        numbers("classifier_w"),
-        sampling.CLASSIFIER_FORM.value,
-        _CLASSIFIER_ON.value,
-        numbers("noise_temperature"),
-        numbers("score_temperature"),
-        _OLDER_STEPS.value,
-    )
-    runs = [sweep.Run(folder(place), load_model(folder(place))) for place in _WORKDIR.value]
+    places, step = map(folder, _WORKDIR.value), sampling.CHECKPOINT.value
+    runs = [sweep.Run(place, load_model(place, step)) for place in places]
     return sweep.plan(
         sweep.share_programs(runs),
         weights=numbers("w"),
         num_steps=whole_numbers("num_steps"),
         other_weights=numbers("other_w") or None,
         common=sampling.settings(lists=True),
-        older=older,
+        older=baselines.requested(),
     )
 
 

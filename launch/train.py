@@ -3,9 +3,14 @@
     cfg-jax train --config=digits --workdir=runs/digits \\
         --config.train.batch_size=64
 
-Every field of configs/base.py is a flag, --config.SECTION.FIELD. Exits with 0 after all steps, 75
-after SIGTERM (saved; the same command resumes), 2 for a user error and 1 for an environment
-failure. docs/reliability.md lists the failures that a run survives.
+Every field of configs/base.py is a flag, --config.SECTION.FIELD. Exit codes:
+
+    0     all steps are done
+    1     failure during the run, such as a lost process or a loss that is not finite
+    2     user error, such as an invalid config
+    75    stopped by SIGTERM; the current step is saved, and the same command resumes
+
+docs/reliability.md lists the failures that a run survives.
 """
 
 from absl import flags
@@ -13,8 +18,12 @@ from ml_collections import config_flags
 
 from .program import run
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config name, such as digits, or path of a config file.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the training run; created if missing.", required=True
+)
 flags.mark_flag_as_required("config")
 
 

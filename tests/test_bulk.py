@@ -235,7 +235,7 @@ def test_samples_of_unknown_settings_are_refused(model, tmp_path):
     draw(model, tmp_path)
     path = tmp_path / shards.MANIFEST
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(ValueError, match="cannot be read, or was changed"):
+    with pytest.raises(ValueError, match="unreadable or was edited"):
         draw(model, tmp_path)
     path.unlink()
     with pytest.raises(ValueError, match="holds samples but no manifest.json"):
@@ -296,7 +296,7 @@ def test_a_file_that_does_not_belong_is_told_of_before_any_sample(
 def test_a_folder_that_another_program_draws_into_is_refused(model, tmp_path):
     folder = tmp_path / "samples"
     give_back = hold(f"{folder}.lock")
-    with pytest.raises(ValueError, match="samples.lock: process .* is writing to this"):
+    with pytest.raises(ValueError, match="samples.lock is locked: process .* is writing"):
         draw(idle(model), folder)
     assert not folder.exists()
     give_back()
@@ -318,7 +318,7 @@ def test_a_process_that_does_not_see_the_folder_is_named_by_all(model, tmp_path,
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"num_samples": 61}, "use 70, or a random plan"),
+        ({"num_samples": 61}, "use 70, or label_plan='random'"),
         ({"num_samples": 0}, "num_samples=0: need 2 or more"),
         ({"label_plan": "sorted"}, "choose one of balanced, random"),
         ({"batch_size": 0}, "batch_size=0: need 1 or more"),

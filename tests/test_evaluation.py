@@ -203,7 +203,7 @@ MISTAKES = {
     "an unknown metric": ({"metrics": ["fid", "kid"]}, "metrics=fid,kid: choose some of fid, sfid"),
     "no metric": ({"metrics": []}, "choose some of"),
     "an unknown plan": ({"label_plan": "even"}, "label_plan='even': choose one of balanced"),
-    "N not covered": ({"num_samples": 25}, "25 is not a multiple of the 10 labels.*use 30"),
+    "N not covered": ({"num_samples": 25}, "num_samples=25: .* multiple of the 10 classes: use 30"),
     "one sample": ({"num_samples": 1}, "num_samples=1: need 2 or more"),
     "no spatial features": (
         {"reference": noise_reference(NETWORK, spatial=False)},
@@ -212,7 +212,7 @@ MISTAKES = {
     "no rows": ({"reference": noise_reference(NETWORK, rows=False)}, "reference with rows"),
     "another network": (
         {"reference": noise_reference(plain_network("other"))},
-        "embedded with another network",
+        "use different feature networks",
     ),
     "another size": (
         {"reference": REFERENCE._replace(shape=(16, 16, 1))},

@@ -164,13 +164,13 @@ def test_a_weight_has_a_row_for_each_step_and_a_column_for_each_sample(w, batch_
 
 @pytest.mark.parametrize("shape", [(7,), (1,), (8, 1), (6,), (6, 8)])
 def test_a_weight_of_another_shape_than_the_batch_is_refused(shape):
-    with pytest.raises(ValueError, match="w of shape"):
+    with pytest.raises(ValueError, match="w has shape"):
         cfg_jax.classifier_free_guidance(MIXTURE.predict, LABELS, np.ones(shape), null_label=NULL)
 
 
 @pytest.mark.parametrize("shape", [(7,), (8, 6), (1, 8), (6, 8, 1)])
 def test_a_weight_of_another_shape_than_steps_and_batch_is_refused(shape):
-    with pytest.raises(ValueError, match="w of shape"):
+    with pytest.raises(ValueError, match="w has shape"):
         weight_per_step(np.ones(shape), num_steps=6, batch_size=8)
 
 

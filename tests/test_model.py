@@ -203,7 +203,7 @@ def test_a_strip_is_written_as_numbers_and_as_a_picture(model, tmp_path):
         ({"labels": [0.5]}, "need integers"),
         ({"labels": 3}, "need integers"),
         ({"labels": []}, "need integers"),
-        ({"labels": [1, 2], "w": [1.0, 2.0, 3.0]}, "w of shape"),
+        ({"labels": [1, 2], "w": [1.0, 2.0, 3.0]}, "w has shape"),
         ({"labels": [1], "w": float("nan")}, "finite guidance"),
         ({"labels": [1], "num_steps": 1}, "num_steps=1"),
         ({"labels": [1], "step": "heun"}, "choose one of ancestral, ddim"),

@@ -143,6 +143,26 @@ MISTAKES = {
         ["launch.evaluate", "--workdir={classifier}", "--likelihood"],
         "give the workdir of a diffusion model",
     ),
+    "a flag without effect on the likelihood": (
+        ["launch.evaluate", "--workdir={run}", "--likelihood", "--w=3"],
+        "--w has no effect on --likelihood",
+    ),
+    "a flag without effect on the judge": (
+        ["launch.judge", "--workdir={run}", "--num_samples=100"],
+        "--num_samples has no effect on judge: give --samples_per_label",
+    ),
+    "an upsampler's steps without an upsampler": (
+        [*SAMPLE, "--upsampler_num_steps=4"],
+        "--upsampler_num_steps needs --upsampler_workdir",
+    ),
+    "a form of guidance without a classifier": (
+        [*SAMPLE, "--classifier_form=adm"],
+        "--classifier_form needs --classifier_workdir",
+    ),
+    "a checkpoint that the judge cannot load": (
+        ["launch.judge", "--workdir={run}", "--checkpoint=7"],
+        "no step 7 in",
+    ),
     "the accuracy of a model": (
         ["launch.evaluate", "--workdir={run}", "--accuracy"],
         "holds no classifier",

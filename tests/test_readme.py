@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import cfg_jax
+from cfg_jax.config.validate import flatten, validate
 from cfg_jax.training.run import train
+from configs import base
 from tests.tiny import pixel_networks, tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +68,22 @@ def test_the_mathematics_example_runs_as_printed():
     assert names["x"].shape == (1000, 2)
     # Guidance moves each class away from the others, beyond its mean.
     assert np.abs(names["x"]).max() < 10
+
+
+def test_the_checkpoint_example_loads_the_step_it_names(tiny_run):
+    text, names = example("step=600"), {}
+    step = cfg_jax.load(tiny_run).step
+    exec(text.replace("runs/digits", str(tiny_run)).replace("step=600", f"step={step}"), names)
+    assert names["model"].step == step
+
+
+def test_the_config_example_is_valid_and_sets_known_fields():
+    names = {}
+    exec(example("tf_flowers"), names)
+    config = names["get_config"]()
+    validate(config, num_devices=8)
+    known = dict(flatten(base.get_config().to_dict()))
+    assert dict(flatten(config.to_dict())).keys() == known.keys()
 
 
 def commands():

@@ -69,7 +69,7 @@ def test_weights_labels_and_keys_are_data_and_the_rest_is_what_is_compiled_for(t
         ({"classifier_form": "grad"}, "classifier_form='grad': choose one of eps, adm"),
         ({"logvar_interp": -0.1}, "logvar_interp=-0.1"),
         ({"w": np.inf}, "w=inf: need finite"),
-        ({"w": [1, 2, 3]}, "w of shape"),
+        ({"w": [1, 2, 3]}, "w has shape"),
         ({"classifier_w": 1.0}, "classifier_w=1.0 without a classifier"),
         ({"num_steps": 1}, "num_steps=1"),
         ({"respacing": "ddim25"}, "no timesteps"),

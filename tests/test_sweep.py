@@ -344,7 +344,7 @@ def test_a_network_without_a_null_label_is_swept_at_no_weight_but_0(model):
 
 def test_a_sweep_without_the_metrics_of_its_tables_is_refused(model):
     cells = sweep.plan([sweep.Run("a", model)], weights=[0])
-    with pytest.raises(ValueError, match="metrics=fid: .* add is"):
+    with pytest.raises(ValueError, match="metrics=fid: .* add 'is'"):
         sweep.check_measurable(cells, ["fid"], num_samples=20)
     with pytest.raises(ValueError, match="num_samples=25"):
         sweep.check_measurable(cells, ["fid", "is"], num_samples=25)

@@ -87,7 +87,7 @@ class Experiment(Task):
         """The network as a Predict; call this inside the jitted function that uses it.
 
         dropout_keys are [B], or None for no dropout. low_res [B, h, w, C] is the input of an
-        upsampler; it is repeated for a batch of 2B.
+        upsampler; for a batch of 2B, low_res is repeated.
         """
 
         def network(z, logsnr, labels):
@@ -129,7 +129,7 @@ class ClassifierExperiment(Task):
 
 
 def kind(config: ConfigDict) -> type[Task]:
-    """The type that `assemble` returns for a config, without knowing the data."""
+    """The type of the result of `assemble` for a config; needs no data."""
     return ClassifierExperiment if config.network == "classifier" else Experiment
 
 
@@ -147,7 +147,7 @@ def data_arguments(config: ConfigDict) -> dict[str, Any]:
 def assemble(
     config: ConfigDict, shape: tuple[int, ...], num_classes: int
 ) -> Experiment | ClassifierExperiment:
-    """Builds the task of a config; ValueError if low_res_size does not divide the image side."""
+    """The task of a config; raises ValueError if low_res_size does not divide the image side."""
     diffusion = config.diffusion
     schedule = SCHEDULES[diffusion.schedule](diffusion)
     arguments = dict(config.model, num_classes=num_classes)

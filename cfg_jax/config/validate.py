@@ -212,7 +212,7 @@ def to_json(config: ConfigDict) -> dict:
 
 
 def from_json(values: dict) -> ConfigDict:
-    """The config from its `to_json`, also of an earlier version; lists become tuples again."""
+    """Inverse of `to_json`; also reads JSON of earlier versions. Lists become tuples."""
 
     def restored(value):
         if isinstance(value, dict):

@@ -20,7 +20,7 @@ from cfg_jax.core.types import Array, ArrayLike, Output, Predict, Prediction
 def expand(value: ArrayLike, z: Array) -> Array:
     """`value` [], [B] or of z's rank, with trailing axes of size 1 to broadcast against z [B, ...].
 
-    Raises ValueError for any other shape.
+    Raises ValueError if `value` has any other shape.
     """
     value = jnp.asarray(value)
     if value.ndim == 0 or value.ndim == z.ndim:
@@ -139,7 +139,7 @@ def as_predict(
         returns a `Prediction` with logvar_interp = (h + 1) / 2 (Nichol & Dhariwal 2021, arXiv
         2102.09672, section 3.1; the map from h is ADM's).
 
-    Raises ValueError for an unknown prediction.
+    Raises ValueError if `prediction` is unknown.
     """
     if prediction not in HEADS:
         raise ValueError(f"prediction={prediction!r}: choose one of {', '.join(HEADS)}")

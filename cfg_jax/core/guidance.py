@@ -58,15 +58,15 @@ def only_trained_w(p_uncond: float) -> float | None:
 def weight_per_step(w: ArrayLike, num_steps: int, batch_size: int) -> np.ndarray:
     """w as [T, B], float32 on the host, from a scalar, [B], [T], [T, 1] or [T, B].
 
-    A vector of length B is per sample, even if T equals B; [T, 1] is always per step. Raises
-    ValueError for any other shape and for values other than finite numbers.
+    If T = B, a vector is per sample; [T, 1] is always per step. Raises ValueError for any other
+    shape, and unless w has finite numbers.
     """
     w = finite("w", w, "finite guidance weights").astype(np.float32)
     allowed = [(), (batch_size,), (num_steps,), (num_steps, 1), (num_steps, batch_size)]
     if w.shape not in allowed:
         raise ValueError(
-            f"w of shape {w.shape}: give a scalar, [{batch_size}] per sample, [{num_steps}] or "
-            f"[{num_steps}, 1] per step, or [{num_steps}, {batch_size}]"
+            f"w has shape {w.shape}: give a scalar, [{batch_size}] for one per sample, "
+            f"[{num_steps}] or [{num_steps}, 1] for one per step, or [{num_steps}, {batch_size}]"
         )
     if w.shape == (num_steps,) and num_steps != batch_size:
         w = w[:, None]
@@ -85,19 +85,23 @@ def cfg(conditional: Array, unconditional: Array, w: ArrayLike) -> Array:
 def classifier_free_guidance(
     predict: Predict, labels: Array, w: ArrayLike, *, null_label: int
 ) -> Denoiser:
-    """`cfg` of predict(z, labels) and predict(z, null), in one forward pass of batch 2B.
+    """A Denoiser guided by `cfg`, in one forward pass of batch 2B.
 
-    If w is the Python or NumPy number 0 or -1, only the branch with nonzero weight is evaluated, in
-    a forward pass of batch B. For a different w at each step, see `per_step` of `sample`.
+        eps_hat = (1 + w) predict(z, logsnr, labels) - w predict(z, logsnr, null_label)
+
+    A learned variance is taken from the conditional branch. If w is the Python or NumPy number 0 or
+    -1, only the branch with nonzero weight is evaluated, in a forward pass of batch B; a learned
+    variance is then taken from that branch. For a different w at each step, see `per_step` of
+    `sample`.
 
     Args:
-      predict: (z, logsnr, labels) -> eps_hat.
+      predict: (z, logsnr, labels) -> eps_hat or a `Prediction`.
       labels: [B] int32.
       w: guidance weight, [] or [B].
-      null_label: the label of the unconditional branch.
+      null_label: label of the unconditional branch.
 
-    Returns a Denoiser for batches of size B. Raises ValueError for labels or w of another shape,
-    labels that are not integers and w=None; the Denoiser raises it for another batch size.
+    Raises ValueError if labels is not [B] integers, or w is neither [] nor [B] or None. The
+    Denoiser raises ValueError for a batch size other than B.
     """
     labels = integers("labels", labels)
     if labels.ndim != 1:
@@ -109,8 +113,8 @@ def classifier_free_guidance(
     w = jnp.asarray(w if isinstance(w, jax.Array) else finite("w", w), jnp.float32)
     if w.shape not in [(), labels.shape]:
         raise ValueError(
-            f"w of shape {w.shape}: give a scalar or [{labels.size}] per sample; a weight per step "
-            "goes through per_step of sample"
+            f"w has shape {w.shape}: give a scalar, or [{labels.size}] for one per sample; for one "
+            "per step, call sample(..., per_step=w)"
         )
 
     def denoiser(z: Array, logsnr: Array) -> Output:
@@ -197,8 +201,7 @@ def mean_shift(
 
     Args:
       log_prob: (z, logsnr) -> log p(label | z) [B], from a classifier in evaluation mode.
-      w: ADM's scale, [] or [B]: guidance weight on a conditional model, one more on an
-        unconditional one.
+      w: ADM's scale, [] or [B]: w on a conditional model, 1 + w on an unconditional model.
       step: step rule with normal noise of `posterior`'s variance.
     """
 

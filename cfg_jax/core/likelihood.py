@@ -146,8 +146,8 @@ def decoder_nll(
         num_levels = L:     -sum log(P(y <= upper edge) - P(y <= lower edge)),  y ~ p
         num_levels = None:  sum (logvar + log 2 pi + (x - x_hat)^2 exp(-logvar)) / 2
 
-    The bin of a level is everything nearer to it than to another level: the first and the last are
-    open. [B], nats; None gives the value of a density, which may be negative.
+    A level's bin holds the values nearest to that level; the first and the last bin are unbounded.
+    The result is [B], nats. For None it is the value of a density and may be negative.
 
     Args:
       x: [B, ...]; levels 2 k / (L - 1) - 1, k = 0, ..., L - 1 (8-bit data: L = 256), or any real
@@ -156,7 +156,7 @@ def decoder_nll(
       logvar: [], [B] or the shape of x.
       num_levels: L, or None for continuous data.
 
-    Raises ValueError for num_levels below 2. Source: Ho et al. 2020, equation 13.
+    Raises ValueError if num_levels is below 2. Source: Ho et al. 2020, equation 13.
     """
     _check_levels(num_levels)
     logvar = expand(jnp.asarray(logvar, jnp.float32), x)
@@ -177,13 +177,14 @@ def bound_term(
     logvar_interp: ArrayLike = 0.0,
     num_levels: int | None = 256,
 ) -> Array:
-    """The term of the bound of T network calls at noise level u: [B], nats.
+    """One term of the T-call variational bound, at noise level u: [B], nats.
 
-        u >= 1 / T:  transition_kl from schedule(u) to schedule(u - 1 / T)
-        u <  1 / T:  decoder_nll at schedule(u), the step before from schedule(u + 1 / T)
+    If u >= 1 / T, the term is `transition_kl` from schedule(u) to schedule(u - 1 / T). If not, the
+    term is `decoder_nll` at schedule(u), with the log-variance
+    `decoder_logvar(schedule(u + 1 / T), schedule(u), logvar_interp)`.
 
-    T E[term] over uniform u is diffusion + decoder, averaged over the grids schedule((i + r) / T),
-    i = T - 1, ..., 0, with r uniform in [0, 1).
+    For u uniform in [0, 1), T E[term] is diffusion + decoder, averaged over the grids
+    schedule((i + r) / T), i = T - 1, ..., 0, with r uniform in [0, 1).
 
     Args:
       z_t: [B, ...], x diffused to schedule(u).
@@ -228,7 +229,7 @@ def variational_bound(
 ) -> dict[str, Array]:
     """An unbiased estimate of the three parts of the bound on -log p(x | label).
 
-    One `lax.scan` over T calls of `predict`, each on new noise: T - 1 transitions, then decoder.
+    One `lax.scan` makes T calls of `predict`, each on new noise: T - 1 transitions and the decoder.
 
     Args:
       key: [] or [B], one key per example; consumed. Example i depends on its own key only.
@@ -243,8 +244,8 @@ def variational_bound(
 
     Returns `prior`, `diffusion` and `decoder`, each [B], nats; their sum is the bound.
 
-    Raises ValueError for num_levels below 2, a grid that is not a vector of 2 or more log-SNRs, and
-    concrete log-SNRs that are not strictly ascending.
+    Raises ValueError if num_levels is below 2, if logsnrs is not a vector of 2 or more, or if
+    concrete logsnrs do not strictly ascend.
     """
     _check_levels(num_levels)
     logsnrs = ascending(logsnrs, least=2, strictly=True)
@@ -276,7 +277,7 @@ def variational_bound(
 
 
 def _check_levels(num_levels: int | None) -> None:
-    """Raises ValueError for fewer than two levels."""
+    """Raises ValueError if there are fewer than two levels."""
     if num_levels is not None and num_levels < 2:
         raise ValueError(
             f"num_levels={num_levels}: need at least 2 (8-bit data has 256), or None for "

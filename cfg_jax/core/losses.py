@@ -66,8 +66,8 @@ def diffusion_loss(
     (whether the label is dropped), `eps_mse` (the unweighted error) and, if vlb_weight is above 0,
     `vlb` (bits per dimension).
 
-    Raises ValueError for an unknown weighting, p_uncond outside [0, 1], a negative or non-finite
-    vlb_weight, vlb_steps below 2, and vlb_weight above 0 if predict returns no `Prediction`.
+    Raises ValueError if weighting is unknown, p_uncond is outside [0, 1], vlb_weight is negative or
+    not finite, vlb_steps is below 2, or vlb_weight is above 0 and predict returns no `Prediction`.
     Source: Ho & Salimans 2022, Algorithm 1; Nichol & Dhariwal 2021, equation 16.
     """
     _check(weighting, p_uncond, vlb_weight, vlb_steps)
@@ -152,7 +152,7 @@ def _check(weighting: str, p_uncond: float, vlb_weight: float, vlb_steps: int) -
 
 
 def _learned(output: Output, vlb_weight: float) -> Prediction:
-    """The output; raises ValueError for a network without a learned variance."""
+    """The output; raises ValueError if the network has no learned variance."""
     if not isinstance(output, Prediction):
         raise ValueError(
             f"vlb_weight={vlb_weight} for a network without a learned variance: use 0, or a "

@@ -33,7 +33,7 @@ class GaussianMixture:
       variance: [] or [K] variance of each class, positive.
       weights: [K] class probabilities, positive; normalised here.
 
-    Raises ValueError for mismatched shapes and for a variance or weight that is not positive.
+    Raises ValueError if shapes do not match, or if a variance or weight is not positive.
     """
 
     def __init__(self, means: ArrayLike, variance: ArrayLike, weights: ArrayLike):
@@ -86,9 +86,10 @@ class GaussianMixture:
         return chosen(jnp.concatenate([each, marginal[:, None]], axis=1), labels)
 
     def predict(self, z: Array, logsnr: Array, labels: Array) -> Array:
-        """The exact Predict: -sigma grad_z log p(z | label), of the marginal for the null label.
+        """The exact Predict: -sigma grad_z log p(z | label), or of log p(z) for the null label.
 
-        NaN for an invalid label, which reveals a wrong null label; ValueError for floats.
+        Returns NaN for an invalid label, which reveals a wrong null label. Raises ValueError if
+        labels are not integers.
         """
         labels = integers("labels", labels)
         alpha, sigma, total = self._moments(logsnr)

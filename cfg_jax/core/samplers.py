@@ -80,18 +80,19 @@ def sample(
 
     Args:
       key: [] or [B], one key per sample; consumed. Sample i depends on its own key only.
-      denoiser: (z [B, ...], logsnr [B]) -> eps_hat [B, ...]; the logvar_interp of a `Prediction`
-        goes to the step rule. With `per_step`, a function of one row that returns a Denoiser.
+      denoiser: (z [B, ...], logsnr [B]) -> eps_hat [B, ...] or a `Prediction`, whose logvar_interp
+        replaces that in step_options. With `per_step`, a function from a row to such a Denoiser.
       shape: shape [B, ...] of the batch.
       logsnrs: [T] ascending, from `logsnr_grid`.
-      step: a step rule.
+      step: step rule (key [B], z_t [B, ...], x_hat [B, ...], logsnr_t [], logsnr_s [],
+        **step_options) -> z_s [B, ...].
       clip_x: clip x_hat, after guidance, to [-1, 1], the range of image data.
       per_step: tree of arrays [T, ...], row t for call t. For a guidance weight w [T, B]:
         sample(key, lambda w: classifier_free_guidance(predict, labels, w, ...), ..., per_step=w).
       **step_options: keyword arguments of the step rule, e.g. logvar_interp.
 
-    Returns x_hat at the last log-SNR, of `shape`. Raises ValueError for logsnrs that are no vector
-    or, if concrete, not ascending, and for `per_step` without T rows.
+    Returns x_hat at the last log-SNR, of `shape`. Raises ValueError if logsnrs is not a vector, if
+    concrete logsnrs do not ascend, or if an array of `per_step` does not have T rows.
     """
     logsnrs = ascending(logsnrs)
     num_steps = logsnrs.shape[0]

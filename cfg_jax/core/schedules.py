@@ -78,7 +78,7 @@ class CosineSchedule:
         never reaches logsnr_max (Salimans & Ho 2022, arXiv 2202.00512). The result is [T] float32
         on the host, ascending, first exactly logsnr_min, last exactly logsnr_max if inclusive.
 
-        Raises ValueError for num_steps that is no integer or below 2 (below 1 if not inclusive).
+        Raises ValueError if num_steps is not an integer, or below 2 (below 1 if not inclusive).
         """
         num_steps = whole("num_steps", num_steps, 2 if inclusive else 1)
         u = np.linspace(1.0, 0.0 if inclusive else 1.0 / num_steps, num_steps)
@@ -98,9 +98,9 @@ Schedule = CosineSchedule | DiscreteSchedule
 def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> CosineSchedule:
     """logsnr(u) = -2 log tan(a u + b): Ho & Salimans 2022, section 2.
 
-    A callable schedule(u) -> logsnr with `.inverse(logsnr)` and `.density(logsnr)`, from logsnr_max
-    at u = 0 (data) to logsnr_min at u = 1 (noise). Raises ValueError for an end that is not finite,
-    or logsnr_min not below logsnr_max.
+    Returns a callable schedule(u) -> logsnr with `.inverse(logsnr)` and `.density(logsnr)`, from
+    logsnr_max at u = 0 (data) to logsnr_min at u = 1 (noise). Raises ValueError if logsnr_min or
+    logsnr_max is not finite, or if logsnr_min is not below logsnr_max.
     """
     if not (math.isfinite(logsnr_min) and math.isfinite(logsnr_max) and logsnr_min < logsnr_max):
         raise ValueError(
@@ -115,7 +115,7 @@ def logsnr_grid(schedule: Schedule, num_steps: int, *, inclusive: bool = True) -
 
     Uniform in u for a `CosineSchedule`, evenly spaced timesteps for a `timesteps.DiscreteSchedule`.
     num_steps is T, the number of denoiser calls. Returns [T] float32, first exactly logsnr_min,
-    last exactly logsnr_max if inclusive. Raises ValueError for arguments that `grid` rejects.
+    last exactly logsnr_max if inclusive. Raises ValueError if `grid` rejects the arguments.
     """
     return jnp.asarray(schedule.grid(num_steps, inclusive=inclusive))
 
@@ -123,8 +123,8 @@ def logsnr_grid(schedule: Schedule, num_steps: int, *, inclusive: bool = True) -
 def ascending(logsnrs: Array, *, least: int = 1, strictly: bool = False) -> Array:
     """A sampler's grid as float32 [T], checked to ascend from noise to data.
 
-    Raises ValueError for anything but a vector of at least `least` values. Concrete values must
-    also be free of NaN and ascend, `strictly` if it is set.
+    Raises ValueError if logsnrs is not a vector of at least `least` values, or if concrete values
+    have a NaN or do not ascend (`strictly`, if set).
     """
     logsnrs = jnp.asarray(logsnrs, jnp.float32)
     if logsnrs.ndim != 1 or logsnrs.size < least:

@@ -29,11 +29,11 @@ _FORMS = (
 class DiscreteSchedule:
     """The log-SNRs of N timesteps; created by `linear_timesteps` or `cosine_timesteps`.
 
-    Hashable, so it may be a static argument of a jitted function. logsnrs has logsnr_t for
-    t = 0..N-1, from clean to noisy.
+    `logsnrs[t]` is the log-SNR of timestep t = 0..N-1, from clean to noisy. All returned arrays are
+    float32. The schedule is hashable, so it may be a static argument of a jitted function.
 
-    Raises ValueError for fewer than 2 log-SNRs, and for values that are not finite or not strictly
-    decreasing in float32, the type of all results.
+    Raises ValueError if there are fewer than 2 log-SNRs, if a log-SNR is not finite, or if the
+    log-SNRs do not strictly decrease in float32.
     """
 
     logsnrs: tuple[float, ...]
@@ -114,9 +114,9 @@ class DiscreteSchedule:
     def grid(self, num_steps: int, inclusive: bool = True) -> np.ndarray:
         """logsnr_t of the T timesteps round(i (N - 1) / (T - 1)), i = T-1, ..., 0.
 
-        The evenly respaced process of Nichol & Dhariwal 2021, section 4. T = N is every timestep.
-        [T] float32 on the host, ascending, from exactly logsnr_min to exactly logsnr_max. Raises
-        ValueError for num_steps that is no integer in 2..N, and for inclusive=False.
+        The evenly respaced process of Nichol & Dhariwal 2021, section 4; T = N keeps all timesteps.
+        Returns [T] float32 on the host, ascending, from exactly logsnr_min to exactly logsnr_max.
+        Raises ValueError if num_steps is not an integer in 2..N, or if inclusive is False.
         """
         if not inclusive:
             raise ValueError(
@@ -139,12 +139,12 @@ class DiscreteSchedule:
         - "90,60,60,20,20": 90, 60, ... evenly spaced timesteps from each of 5 equal sections, the
           cleanest first. If 5 does not divide N, the first sections are longer by one.
 
-        Dhariwal & Nichol 2021 (arXiv 2105.05233); the third is the string of their LSUN samples.
-        The result is [T] float32 on the host, ascending, last exactly logsnr_max; first logsnr_min
-        if timestep N - 1 is selected, which "ddim25" omits.
+        Source: Dhariwal & Nichol 2021 (arXiv 2105.05233), whose LSUN samples use the third string.
+        Returns [T] float32 on the host, ascending. The last value is exactly logsnr_max; the first
+        is logsnr_min if timestep N - 1 is selected, which "ddim25" omits.
 
-        Raises ValueError for any other form, for more timesteps than a section has, and for a count
-        that no integer stride gives.
+        Raises ValueError if the string has a different form, if a section has too few timesteps, or
+        if no integer stride gives the number of timesteps.
         """
         text = sections.strip() if isinstance(sections, str) else ""
         if text.startswith("ddim") and text[4:].isdecimal():
@@ -202,8 +202,8 @@ def _schedule_of(betas: np.ndarray) -> DiscreteSchedule:
 def linear_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
     """beta_t linear from 1e-4 to 0.02, both times 1000 / N: Ho et al. 2020, section 4.
 
-    The scaling (Nichol & Dhariwal 2021) keeps the noise end close to that for N = 1000. Raises
-    ValueError for N = num_timesteps below 21, whose last beta is 1 or more.
+    The scaling (Nichol & Dhariwal 2021) keeps logsnr_min close to its value for N = 1000. Raises
+    ValueError if N = num_timesteps is below 21, because the last beta would be 1 or more.
     """
     if num_timesteps < 21:
         raise ValueError(
@@ -217,7 +217,7 @@ def linear_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
 def cosine_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
     """beta_t = min(1 - f((t + 1) / N) / f(t / N), 0.999), f(u) = cos^2((u + .008) / 1.008 pi/2).
 
-    Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17. Raises ValueError for N below 2.
+    Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17. Raises ValueError if N < 2.
     """
     if num_timesteps < 2:
         raise ValueError(f"num_timesteps={num_timesteps}: a discrete process needs at least 2")

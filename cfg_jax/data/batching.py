@@ -1,7 +1,7 @@
 """Which examples make up batch k?
 
 Batch k is a pure function of (seed, k), so a run resumes from its step alone, on any number of
-processes. Epochs are complete, newly shuffled and follow one another without a gap.
+processes. Each epoch has every example once, in a new order; a batch may span two epochs.
 """
 
 import functools
@@ -28,23 +28,25 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
-    """The endless sequence of this process's parts of the global batches.
+    """Endless; item k is this process's share of global batch k.
 
     With b = batch_size / process_count, item k is {"x": float32 [b, ...], "labels": int32 [b],
-    "index": int32 [b]}. `index` is the position in the global batch, process_index * b + [0, b),
-    for random keys. Concatenated over processes, item k is the same for any process_count.
+    "index": int32 [b]}. `index` is the position in the global batch, process_index * b + [0, b);
+    random keys are derived from it. Items k of all processes, concatenated, do not depend on
+    process_count.
 
     Args:
-      source: source of `open_source`; may be smaller than a batch.
+      source: data set, as from `open_source`; may be smaller than a batch.
       seed: random seed of order, crops and flips, in [0, 2**32).
       batch_size: number of examples over all processes, a multiple of process_count.
       random_flip: mirror each image left to right with probability 1/2, drawn in every epoch.
-      min_crop: approximate least side of a random square crop, drawn in every epoch, as a fraction
-        in (0, 1] of the stored image's shorter side (`preprocessing.random_square`); 1 for no crop.
+      min_crop: approximate minimum side of a random square crop, as a fraction in (0, 1] of the
+        shorter side of the stored image; 1 for no crop. A crop is drawn in every epoch by
+        `preprocessing.random_square`.
 
-    Raises ValueError for an argument out of range, flips of examples that are not images and crops
-    of examples that are not square images; an item raises it for a label that is not an integer in
-    0..K - 1. `check_source` looks for them before the first step.
+    Raises ValueError if an argument is out of range, if random_flip is set and examples are not
+    images, or if min_crop is below 1 and examples are not square images. An item raises ValueError
+    if a label is not an integer in 0..K - 1; `check_source` looks for such labels in advance.
     """
     if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed}: give an integer in [0, 2**32)")

@@ -75,7 +75,7 @@ def open_mixture(
     size: int = 10_000,
     seed: int = 0,
 ) -> MixtureSource:
-    """Draws `size` points of the mixture; ValueError for an argument out of range.
+    """Draws `size` points of the mixture; raises ValueError if an argument is out of range.
 
     Args:
       split: "train" or "test".

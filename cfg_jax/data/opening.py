@@ -1,7 +1,7 @@
 """Opening of a data set by name, after checking that it is complete and labelled.
 
 `open_source` raises a one-line error, before anything is compiled, if a data set is missing,
-unlabelled, incomplete or in another format. `describe` needs only TFDS's metadata, no files.
+unlabelled, incomplete or in a different format. `describe` needs only TFDS's metadata, no files.
 """
 
 import math
@@ -40,8 +40,8 @@ def open_source(
       image_size: side of the square that images are cropped and averaged to; None keeps the images.
       **mixture: arguments of `mixture.open_mixture`, for "mixture" only.
 
-    Raises ValueError for an unknown name or split, a data set that is not prepared, incomplete or
-    without labels, and images of varying shape without `image_size`.
+    Raises ValueError if name or split is unknown, if the data set is not prepared, incomplete or
+    without labels, or if images vary in shape and `image_size` is None.
     """
     if name == "mixture":
         if image_size is not None:
@@ -80,8 +80,9 @@ def describe(
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(shape of one example, class names) of a data set, prepared or not.
 
-    Arguments as for `open_source`; `data_dir` is ignored. Raises ValueError for an unknown name, no
-    8-bit images, no labels, and images of varying shape without `image_size`.
+    Arguments as for `open_source`; `data_dir` is ignored. Raises ValueError if the name is unknown,
+    if the data set has no 8-bit images or no labels, or if images vary in shape and `image_size` is
+    None.
     """
     del data_dir
     if name == "mixture":
@@ -97,7 +98,7 @@ def label_names(name: str) -> tuple[str, ...]:
     "imagenet2012" has the 1,000 WordNet ids in ascending order, the order of ADM's labels;
     "imagenet_resized/64x64" has the same ids in another order. Names stored only with the data,
     such as CIFAR-10's, are numbers unless the data is in TFDS's default folder. Raises ValueError
-    for an unknown name or a data set without labels.
+    if the name is unknown or the data set has no labels.
     """
     if name == "mixture":
         raise ValueError("mixture has one class per mean: open it and read its label_names")
@@ -139,7 +140,7 @@ def _open_records(builder, name: str, split: str) -> Sequence[Mapping[str, Any]]
 
 
 def _image_shape(features: dict, name: str, image_size: int | None) -> tuple[int, int, int]:
-    """(H, W, C) of every example; ValueError for no 8-bit image or a varying shape."""
+    """(H, W, C) of every example; raises ValueError if not 8-bit images of one shape."""
     image = features.get("image")
     if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
         raise ValueError(f"{name} has no 8-bit feature `image`: give an image data set")

@@ -22,9 +22,9 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
     `name` and `data_dir` are as for `open_source`. `manual_dir` holds files that must be downloaded
     by hand; None is the TFDS default, `data_dir`/downloads/manual.
 
-    Returns the directory of the data set; one that exists already is left unchanged. Raises
-    ValueError for an unknown name, existing data in another format, a missing library or file, and
-    a disk or network failure.
+    Returns the directory of the data set; existing data is left unchanged. Raises ValueError if the
+    name is unknown, if existing data has a different format, if a library or file is missing, or if
+    the disk or network fails.
     """
     data_dir = expand_user(data_dir)
     if name == "mixture":

@@ -1,4 +1,4 @@
-"""Random access to the examples of a data set: the protocol, and stored 8-bit images."""
+"""Random access to the examples of a data set: the interface, and stored 8-bit images."""
 
 import dataclasses
 import functools
@@ -65,8 +65,8 @@ class ImageSource:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """{"x": float32 [H, W, C] in [-1, 1], "label": int32 [] in [0, num_classes)}.
 
-        Raises IndexError outside the source, and RuntimeError for an example that cannot be read,
-        after one retry on OSError, or whose shape or label does not match the data set.
+        Raises IndexError if index is outside the source. Raises RuntimeError if the example cannot
+        be read, after one retry on OSError, or if its shape or label does not match the data set.
         """
         image, label = self._read(index, self.image_size)
         return {"x": to_x(image), "label": label}
@@ -107,7 +107,7 @@ class ImageSource:
             return self.records[index]
 
     def _checked(self, record: Mapping[str, Any]) -> tuple[np.ndarray, np.int32]:
-        """The record's image and label; ValueError if they do not match the data set."""
+        """The record's image and label; raises ValueError if they do not match the data set."""
         image, label = record["image"], int(record["label"])
         sides = self.shape[:2] if self.image_size is None else image.shape[:2]
         if image.shape != (*sides, self.shape[2]):

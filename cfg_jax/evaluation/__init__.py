@@ -1,4 +1,4 @@
-"""Evaluation of a model's samples by a recorded protocol.
+"""Evaluation of a model's samples, with every setting recorded.
 
     network = networks.trained_network(load_classifier("runs/digits/features"))
     reference = evaluation.data_reference(network, open_data(model, "train"), folder)
@@ -6,8 +6,8 @@
     result = evaluation.evaluate(samples, network, reference, folder=folder)
 
 `evaluate` draws samples, sums the outputs of a feature network and compares them with a reference.
-One call is one cell of a sweep; repeating it resumes the cell or reads the finished `Result`, which
-holds the metrics and their protocol.
+One call is one cell of a sweep: one model sampled with one setting. Repeating the call resumes it,
+or reads the finished `Result`, which holds the metrics and the settings.
 """
 
 from cfg_jax.evaluation.cell import METRICS, check_request, evaluate

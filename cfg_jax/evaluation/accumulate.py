@@ -1,11 +1,11 @@
 """Resumable accumulation of statistics over many images.
 
 Every SAVE_SECONDS process 0 writes n and the sums of the first n images to one file, `state.npz`.
-Before it, the features and images since the last save go to a file of their own. A resumed run
-continues at n and removes files beyond n, which an interrupted run left; no image is counted twice.
+Before that, it writes the features and images since the last save to separate files. A resumed run
+continues at n and removes the files beyond n that an interrupted run left; no image counts twice.
 
 Each process evaluates its part of a batch, and all gather the outputs of the complete batch. A
-resumed run may therefore have another number of processes.
+resumed run may therefore have a different number of processes.
 """
 
 import itertools
@@ -49,17 +49,21 @@ def accumulate(
     keep_rows: bool = False,
     keep_images: bool = False,
 ) -> Accumulated:
-    """Sums of images 0..total - 1, resumed from the state in `folder`.
+    """Feature sums over images 0, ..., total - 1. Resumes from the state in `folder`.
 
-    Batch sizes change the result by rounding only. Memory does not depend on `total` unless rows
-    are kept. The state on disk has the size of the sums, 70 MB for Inception.
+    Memory does not depend on `total` unless keep_rows is set. The state on disk has the size of the
+    sums, 70 MB for Inception. Every process of the run must make this call.
 
     Args:
       images_at: (index [n]) -> uint8 images [n, H, W, C], each a function of its index alone;
-        called from another thread, one batch ahead.
+        called from a background thread, one batch ahead.
       total: number of images N, at least 1.
-      folder: exclusive to this work, shared by all processes.
-      identity: JSON description of images and network; a state with another one is discarded.
+      network: network whose outputs are summed.
+      folder: folder of the state, visible to all processes and used by no other call; created if
+        missing.
+      identity: JSON description of images and network; a state with a different identity is
+        discarded.
+      batch_size: number of images per batch over all processes; changes results by rounding only.
       keep_rows: also keep the features.
       keep_images: also keep the images, in files `images_*.npz`.
     """
@@ -76,7 +80,7 @@ def accumulate(
 
 
 class _Work:
-    """Sums of the first `position` images; ValueError if the processes find different states."""
+    """Sums of the first `position` images; raises ValueError if processes see other states."""
 
     position: int
     sums: Sums | None

@@ -1,7 +1,7 @@
-"""Metrics of one cell: a checkpoint, its guidance and sampler, a label plan and a seed.
+"""Metrics of one cell: one model sampled with one setting and one seed.
 
-Sample i has label plan(i) and noise from fold_in(key(seed), i), independent of batch size and
-devices. Cells of one seed share their noise.
+The label and the noise of sample i depend on the label plan, the seed and i, not on batch size and
+devices (`Samples`). Cells of one seed share their noise.
 """
 
 import warnings
@@ -36,21 +36,25 @@ def evaluate(
     batch_size: int = 256,
     save_images: bool = False,
 ) -> Result:
-    """Metrics of samples, in float64 on the host, with their protocol.
+    """Metrics of samples, computed in float64 on the host, with all settings.
 
-    An interrupted call resumes from the last state in its folder, and a finished cell is read from
-    its file. Memory does not depend on the number of samples, except for precision_recall, which
-    holds all features. Every process must call it; all get the same result, for any process count.
+    An interrupted call resumes from the last state in `folder`; a finished result is read from its
+    file. Memory does not depend on the number of samples, except that precision_recall keeps all
+    features. Every process must make this call; all get the same result, for any process count.
 
     Args:
-      reference: computed with `network`; needs rows for precision_recall.
-      folder: e.g. `<workdir>/evaluations`, shared by all processes; a cell is a subfolder.
-      metrics: some of METRICS.
-      batch_size: samples at a time; not recorded.
+      samples: model, settings and seed of the samples.
+      network: feature network that embeds the samples.
+      reference: statistics computed with `network`; needs rows for precision_recall.
+      folder: folder of all results, e.g. `<workdir>/evaluations`, visible to all processes; each
+        cell has a subfolder.
+      metrics: names from METRICS.
+      batch_size: number of samples per batch; not recorded, since it changes results by rounding
+        only.
       save_images: also write the images, as `images_*.npz` in the cell's folder.
 
-    Raises ValueError as for `check_request`, for a metric that network or reference do not support
-    and for features not finite, FloatingPointError for samples not finite.
+    Raises ValueError as `check_request`, if network or reference do not support a metric, or if
+    features are not finite. Raises FloatingPointError if samples are not finite.
     """
     check_request(samples, metrics)
     _check_reference(samples.model, network, reference, metrics)
@@ -83,7 +87,7 @@ def evaluate(
 
 
 def check_request(samples: Samples, metrics: Sequence[str]) -> None:
-    """ValueError for an unknown metric or invalid samples, before a reference is computed."""
+    """Raises ValueError for unknown metrics or invalid samples; needs no reference."""
     samples.check()
     unknown = [name for name in metrics if name not in METRICS]
     if unknown or not metrics:
@@ -95,9 +99,9 @@ def _check_reference(
 ) -> None:
     if reference.network_sha256 != network.sha256:
         raise ValueError(
-            f"the reference {reference.name} was embedded with another network "
-            f"({reference.network_sha256[:12]}) than the samples ({network.sha256[:12]}): "
-            "recompute it"
+            f"reference {reference.name} and samples use different feature networks "
+            f"({reference.network_sha256[:12]}, {network.sha256[:12]}): recompute the reference "
+            "with the samples' network"
         )
     if reference.shape not in (None, model.shape):
         raise ValueError(

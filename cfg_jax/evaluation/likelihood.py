@@ -77,10 +77,10 @@ def likelihood(
         8-bit data, since finer steps vanish in its rounding.
       logvar_interp: constant v for models without a learned variance; the config's if None.
       seed: example i draws from fold_in(key(seed), i).
-      num_examples: number of leading examples, at least 1; all if None.
+      num_examples: number of examples, at least 1, the first of the source; all if None.
 
-    Raises ValueError for data of another shape or number of labels, numbers out of range or not
-    integers, and for an upsampler.
+    Raises ValueError if the data has a different shape or number of labels than the model's, if a
+    number is out of range or not an integer, or if the model is an upsampler.
     """
     _check_source(model, source)
     if model.low_res_shape:
@@ -125,7 +125,7 @@ def accuracy(
     """{logsnr: fraction of examples whose z the classifier labels correctly}, in [0, 1].
 
     An example has the same noise at each of `logsnrs`; other arguments as for `likelihood`. Raises
-    ValueError for data of another shape or number of labels.
+    ValueError if the data has a different shape or number of labels than the classifier's.
     """
     _check_source(classifier, source)
     levels = jnp.asarray(logsnrs, jnp.float32)

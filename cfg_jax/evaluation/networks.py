@@ -2,9 +2,9 @@
 
     images uint8 [B, H, W, C]  ->  features [B, D], logits [B, K], spatial [B, S]
 
-The network is the Inception of 2015, which defines FID, sFID and IS, or a classifier of ours. Its
-name, the SHA-256 of its parameters and its resize identify it, since metrics of different networks
-are not comparable.
+The network is the Inception of 2015, which defines FID, sFID and IS, or a classifier trained by
+cfg_jax. Metrics of different networks are not comparable, so results record the name of the
+network, the SHA-256 of its parameters and its resize.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class Outputs(NamedTuple):
 class FeatureNetwork(NamedTuple):
     """Network that embeds images.
 
-    name: INCEPTION for FID's; another name appears in the titles of its metrics.
+    name: INCEPTION for FID's network; any other name appears in the titles of metrics.
     sha256: SHA-256 of the parameters, in hexadecimal.
     resize: resize before the network, "TF1 bilinear to 299" or "none".
     function: uint8 images [B, H, W, C] -> Outputs, over all devices; compiled once per shape.
@@ -54,7 +54,7 @@ class FeatureNetwork(NamedTuple):
 
 
 def inception_network(path: str | Path) -> FeatureNetwork:
-    """Inception network of FID with the weights in a file; ValueError as for `load_weights`.
+    """Inception network of FID with the weights in a file; raises ValueError as `load_weights`.
 
     The channel of grayscale images is repeated. Nothing is downloaded.
     """
@@ -77,7 +77,7 @@ def trained_network(classifier: NoisyClassifier) -> FeatureNetwork:
     """Feature network of a classifier: features are the input of its last projection.
 
     z = x = image / 127.5 - 1 at the schedule's logsnr_max, without resize. The network is named
-    "<data>_features"; it raises ValueError for images of another shape.
+    "<data>_features" and raises ValueError if images have a different shape.
     """
 
     def outputs(params, images):

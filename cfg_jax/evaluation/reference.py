@@ -1,7 +1,7 @@
 """Reference statistics of real images, which samples are compared with.
 
 The moments come from a split of a data set, computed once per feature network and stored, or from
-a file of ours, ADM or pytorch-fid. Precision and recall use the features of up to 10,000 images.
+a file of cfg_jax, ADM or pytorch-fid. Precision and recall use features of up to 10,000 images.
 """
 
 import warnings
@@ -62,12 +62,15 @@ def data_reference(
     """Reference of an opened split; computed on first use, stored in `folder`, resumable.
 
     Args:
-      folder: folder of all references, e.g. `<workdir>/evaluations`; shared by all processes.
-      with_rows: also compute the features for precision and recall: of all images, or of MOST_ROWS
-        drawn with a fixed seed.
-      num_threads: threads that read and decode images.
+      network: feature network that embeds the images.
+      source: data set, as from `open_source`.
+      folder: folder of all references, e.g. `<workdir>/evaluations`, visible to all processes.
+      with_rows: also compute the features for precision and recall, for all images or for MOST_ROWS
+        images drawn with a fixed seed.
+      batch_size: number of images per batch over all processes.
+      num_threads: number of threads that read and decode images.
 
-    Raises ValueError for examples that are not images, and features that are not finite.
+    Raises ValueError if examples are not images, or if features are not finite.
     """
     if len(source.shape) != 3:
         raise ValueError(f"{source.name} has examples of shape {source.shape}: need [H, W, C]")
@@ -115,14 +118,14 @@ def data_reference(
 def file_reference(
     network: FeatureNetwork, path: str | Path, *, with_rows: bool = False, batch_size: int = 256
 ) -> Reference:
-    """Reference in an `.npz` of ours, ADM or pytorch-fid.
+    """Reference in an `.npz` of cfg_jax, ADM or pytorch-fid.
 
     Args:
       network: network of the samples; must match the network that the file names, if any.
       with_rows: also compute the features, from the images `arr_0` of ADM's files.
 
-    Raises ValueError as for `load_statistics`, for moments of another network or width, and for
-    missing images if rows are requested.
+    Raises ValueError as `load_statistics`, if the moments belong to a different network or width,
+    or if with_rows is set and the file has no images.
     """
     saved = load_statistics(path)
     if saved.manifest:
@@ -163,8 +166,8 @@ def _check_network(network: FeatureNetwork, said: dict[str, Any], path: str | Pa
 def _check_foreign(network: FeatureNetwork, saved: SavedStatistics, path: str | Path) -> None:
     if network.name != INCEPTION:
         raise ValueError(
-            f"{path} does not say its feature network, which implies Inception, and the samples "
-            f"are embedded with {network.name}: use the same network for both"
+            f"{path} names no feature network, so Inception is assumed, and the samples are "
+            f"embedded with {network.name}: use the same network for both"
         )
     for layer, width in INCEPTION_WIDTHS.items():
         moments = getattr(saved, layer)

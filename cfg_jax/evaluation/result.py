@@ -1,7 +1,8 @@
-"""Metrics of a cell, their protocol, and which results are comparable.
+"""Results of evaluations: metrics, settings, and which results are comparable.
 
-`protocol` must agree for two results to be comparable, `swept` may differ between them, and
-`record` holds the rest that reproduces a result. All are JSON.
+A cell is one model sampled with one setting. The settings of its result are in three groups, all
+JSON: `protocol` must agree for two results to be comparable, `swept` may differ, and `record` holds
+what else is needed to reproduce the result.
 """
 
 import json
@@ -24,15 +25,16 @@ NAMES = {
 
 
 class Result(NamedTuple):
-    """Result of one cell.
+    """Metrics and settings of one cell: one model sampled with one setting.
 
     metrics: measured values of "fid", "sfid", "is", "is_std", "precision" and "recall".
     protocol: network, network_sha256, resize, reference, reference_sha256, reference_count,
-      image_shape, num_samples, label_plan, ema, score_split and, if measured, precision_recall
-      (k in neighbors, reference_rows).
-    swept: fields of `SamplingSettings` as used, with classifier (SHA-256 or None), model (SHA-256),
-      checkpoint (training step) and p_uncond.
-    record: seed, config of the model, classifier's config, versions of packages, warnings.
+      image_shape, num_samples, label_plan, ema, score_split (images per split of the inception
+      score) and, if measured, precision_recall: {"neighbors": k, "reference_rows": number of real
+      images}.
+    swept: settings that a sweep varies: the fields of `SamplingSettings`, filled; classifier (its
+      SHA-256, or None), model (SHA-256), checkpoint (training step) and p_uncond.
+    record: seed, config (of the model), classifier_config, versions (of packages) and warnings.
     path: path of the JSON file.
     """
 
@@ -52,7 +54,7 @@ def write_result(result: Result) -> None:
 
 
 def read_result(path: str | Path) -> Result:
-    """Reads a result; ValueError for a file that `write_result` did not write."""
+    """Reads a result; raises ValueError if `write_result` did not write the file."""
     try:
         text = files.folder(path).read_text(encoding="utf-8")
         return from_fields(json.loads(text), files.folder(path))
@@ -73,7 +75,7 @@ def from_fields(fields: dict[str, Any], path: Path) -> Result:
 
 
 def check_comparable(*results: Result) -> None:
-    """ValueError for results of different protocols, naming the first field that differs."""
+    """Raises ValueError if protocols differ, naming the first different field."""
     for other in results[1:]:
         first = results[0]
         for field in first.protocol | other.protocol:

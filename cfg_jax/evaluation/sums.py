@@ -1,7 +1,7 @@
 """Mergeable sums over images: moments of pool and spatial features, and sums of the score.
 
-Neither their size depends on the number of images, nor their values on batches, devices or
-processes. Merge sums of parts, never average them.
+Sums have the same size for any number of images, and the same values for any batches, devices and
+processes. Merge sums of parts; do not average them.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Sums:
 
     @classmethod
     def of(cls, outputs: Outputs, index: np.ndarray) -> "Sums":
-        """Sums of B images; `outputs` row i belongs to image index[i]. ValueError if not finite."""
+        """Sums of B images, row i for image index[i]; raises ValueError if not finite."""
         return cls(
             FeatureStatistics.of(outputs.features),
             None if outputs.spatial is None else FeatureStatistics.of(outputs.spatial),
@@ -39,7 +39,7 @@ class Sums:
         )
 
     def merge(self, other: "Sums") -> "Sums":
-        """Sums over the images of both; ValueError as for the merges of the parts."""
+        """Sums over the images of both; raises ValueError if the parts do not match."""
         return Sums(
             self.pool.merge(other.pool),
             None if self.spatial is None else self.spatial.merge(other.spatial),
@@ -58,7 +58,7 @@ class Sums:
 
     @classmethod
     def from_arrays(cls, named: Mapping[str, np.ndarray]) -> "Sums":
-        """Inverse of `arrays`; KeyError for a missing array."""
+        """Inverse of `arrays`; raises KeyError if an array is missing."""
 
         def moments(name: str) -> FeatureStatistics:
             count, mean, scatter = (

@@ -88,8 +88,8 @@ class ImportedNetwork:
           [B, H, W, out_channels] float32, eps_hat first, then the channels of the variance;
           [B, num_classes] logits for a classifier.
 
-        Raises ValueError for an array that is missing, superfluous or of the wrong shape, and for
-        labels that are not integers.
+        Raises ValueError if an array is missing, superfluous or of the wrong shape, or if labels
+        are not integers.
         """
         batch = x.shape[:1]
         if x.shape != batch + self.shape:
@@ -153,8 +153,8 @@ def from_state_dict(
         optionally `noise_schedule`. Missing keys have guided-diffusion's defaults.
       kind: "unet", "classifier" or "superres"; "classifier" returns an `ImportedClassifier`.
 
-    Raises ValueError for keys that are missing, unknown, of the wrong shape or not floating, and
-    for a config that cannot be imported.
+    Raises ValueError if a key is missing or unknown, if an array has the wrong shape or is not
+    floating, or if the config cannot be imported.
     """
     network = abstract(config, kind)
     entries = _entries(network)
@@ -168,7 +168,7 @@ def from_state_dict(
 
 
 def abstract(config: Mapping[str, Any], kind: str) -> ImportedDiffusion | ImportedClassifier:
-    """The network of a config with shapes in place of parameters; ValueError as `complete`."""
+    """The network of a config with shapes as parameters; raises ValueError as `complete`."""
     full = complete(config, kind)
     own = arguments(config, kind) | {"noise_input": "timestep"}
     shape = (full["image_size"], full["image_size"], full["in_channels"])
@@ -191,7 +191,7 @@ def shapes(network: ImportedNetwork) -> dict[str, tuple[int, ...]]:
 
 
 def expected_shapes(config: Mapping[str, Any], kind: str) -> dict[str, tuple[int, ...]]:
-    """`shapes` of the `abstract` network of a config; ValueError as `complete`."""
+    """`shapes` of the `abstract` network of a config; raises ValueError as `complete`."""
     return shapes(abstract(config, kind))
 
 
@@ -200,7 +200,8 @@ def load(
 ) -> ImportedDiffusion | ImportedClassifier:
     """A published name, or a network of one's own, from its file, .pt, .pth or .safetensors.
 
-    ValueError for an unknown name, a file that `weight_files.read` refuses, or other weights.
+    Raises ValueError if the name is unknown, `weight_files.read` rejects the file, or the file
+    holds the weights of a different checkpoint.
     """
     name = network if isinstance(network, str) else f"the {network.kind} described"
     kind, config = preset(network) if isinstance(network, str) else network[:2]

@@ -1,8 +1,8 @@
-"""Configs of the published ADM networks, and the same networks in our arguments.
+"""Configs of the published ADM networks, and their translation to arguments of cfg_jax.models.
 
 A config holds the arguments of guided-diffusion's constructors as JSON values; missing keys have
-its defaults. Its `attention_resolutions` are downsampling factors (1, 2, 4, ...), ours are heights
-in pixels.
+guided-diffusion's defaults. `attention_resolutions` are downsampling factors (1, 2, 4, ...) in a
+config, and heights in pixels in cfg_jax.models.
 
 Source: Dhariwal & Nichol 2021 (ADM), tables 11 to 13, and the flags published with each checkpoint.
 """
@@ -41,10 +41,10 @@ DEFAULTS: dict[str, Any] = {
 
 
 def complete(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """`config` with guided-diffusion's defaults, after checking that our networks support it.
+    """`config` with guided-diffusion's defaults, after checking that cfg_jax.models supports it.
 
-    Raises ValueError for an unknown kind or key, a missing key without default, and a choice that
-    no published network makes.
+    Raises ValueError if the kind or a key is unknown, if a key without default is missing, or if a
+    value occurs in no published network.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: choose one of {', '.join(KINDS)}")
@@ -78,10 +78,10 @@ def complete(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 def arguments(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The arguments of our UNet (kinds "unet" and "superres") or Classifier for the same network.
+    """Arguments of `models.UNet` (kinds "unet" and "superres") or `Classifier` for a config.
 
     Omits `noise_input`, `dtype`, `remat` and, since the data decides them, `num_classes` and
-    `out_channels`. ValueError as `complete`.
+    `out_channels`. Raises ValueError as `complete`.
     """
     full = complete(config, kind)
     levels = len(full["channel_mult"])
@@ -187,7 +187,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str) -> tuple[str, dict[str, Any]]:
-    """(kind, config) of a published checkpoint; ValueError for an unknown name."""
+    """(kind, config) of a published checkpoint; raises ValueError if the name is unknown."""
     if name not in PRESETS:
         raise ValueError(f"name={name!r} is unknown: choose one of {', '.join(PRESETS)}")
     return PRESETS[name].kind, dict(PRESETS[name].config)

@@ -1,6 +1,6 @@
-"""Which entry of a guided-diffusion state dict is which of our parameters?
+"""Which entry of a guided-diffusion state dict is which parameter of cfg_jax.models?
 
-One walk over the architecture pairs every entry with a parameter:
+One walk over the architecture pairs every entry (theirs) with a parameter (ours):
 
     theirs [out, in, ...] = ours [..., in, out]   kernels, and the positions of the pooling
     theirs = ours                                 everything else
@@ -31,7 +31,7 @@ _Layer = tuple[str, str, str]  # our path, their prefix, form
 
 
 class Entry(NamedTuple):
-    """Shape of an entry; path, such as "down_0_1/conv_in/kernel", and shape of our parameter."""
+    """Shape of an entry; path, such as "down_0_1/conv_in/kernel", and shape of the parameter."""
 
     path: str
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 
 
 def entries(params: Any, num_levels: int, num_blocks: int) -> dict[str, Entry]:
-    """{key: entry} of the state dict of one of our networks, in guided-diffusion's order.
+    """{key: entry} of the state dict of a cfg_jax network, in guided-diffusion's order.
 
     `params` is the parameter tree, of arrays or shapes, of a network with `num_levels` resolutions
     and `num_blocks` residual blocks at each of them.

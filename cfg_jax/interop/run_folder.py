@@ -19,7 +19,7 @@ from cfg_jax.io.files import check_writable
 
 
 def check_free(workdir: str | os.PathLike[str]) -> Path:
-    """The checkpoint folder of `workdir`; ValueError if it is not writable or in use."""
+    """The checkpoint folder of `workdir`; raises ValueError if not writable or in use."""
     check_writable(workdir, "workdir", "give a new folder, such as runs/imported")
     folder = Path(workdir).expanduser() / "checkpoints"
     check_writable(folder, "workdir", "give a new folder")

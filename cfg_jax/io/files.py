@@ -26,7 +26,7 @@ UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 def folder(name: str | os.PathLike[str]) -> Path:
     """The path of a folder, existing or not; bucket paths have pathlib's methods but no append.
 
-    Raises ValueError for a scheme other than gs://, if no library for buckets is installed, and as
+    Raises ValueError if the scheme is not gs://, if no library for buckets is installed, and as
     `check_name`.
     """
     text = check_name(name)
@@ -63,7 +63,7 @@ def check_name(path: str | os.PathLike[str]) -> str:
 def check_writable(
     place: str | os.PathLike[str], name: str, remedy: str = "give another folder"
 ) -> None:
-    """Raises ValueError for an empty path or a folder that is not writable, and as `check_name`.
+    """Raises ValueError if the path is empty or the folder not writable, and as `check_name`.
 
     Creates nothing. The nearest existing parent decides for a folder that does not exist; buckets
     are not checked.

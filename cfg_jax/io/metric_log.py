@@ -16,12 +16,13 @@ from cfg_jax.io.files import save_text
 
 
 class MetricLog:
-    """Writes scalars by step; a failing disk causes one warning and does not stop the run.
+    """Writes scalars by step. A disk failure is logged once and does not stop the run.
 
     Args:
       workdir: existing folder.
-      start: step that training starts from. Later records are removed, because their steps are
-        repeated. At step 0 an existing record belongs to another run and is renamed.
+      start: step that training starts from. Records of later steps are removed, because training
+        repeats those steps. If start is 0, an existing metrics.jsonl is from another run and is
+        renamed.
     """
 
     def __init__(self, workdir: Path, start: int):
@@ -32,7 +33,7 @@ class MetricLog:
         self._guarded(self._open_events, workdir / "events", start)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends {"step": step, name: value, ...} as one line and one event."""
+        """Appends {"step": step, name: value, ...} as a line of JSON and a TensorBoard event."""
         self._guarded(self._append, {"step": step, **scalars})
         if self._events:
             self._guarded(self._events.write, step, scalars)

@@ -30,7 +30,7 @@ class RangeFiles(NamedTuple):
         return self.folder.glob(f"{self.name}_*.npz")
 
     def found(self) -> list[Range]:
-        """Ranges of the existing files, ascending; OSError for a malformed name."""
+        """Ranges of the existing files, ascending; raises OSError if a name is malformed."""
         return sorted(map(self._items, self.paths()))
 
     def reached(self, limit: int) -> int:

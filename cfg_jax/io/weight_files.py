@@ -35,7 +35,7 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def existing(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> Path:
-    """The path with ~ expanded; ValueError for a missing file or another suffix."""
+    """The path with ~ expanded; raises ValueError if the file is missing or its suffix wrong."""
     path = Path(check_name(path)).expanduser()
     if path.suffix not in suffixes:
         raise ValueError(f"{path}: weight files end in {', '.join(suffixes)}")
@@ -49,8 +49,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Prints a line if the names had a common prefix or the state dict lay in another dict.
 
-    Raises ValueError for a missing file, another suffix, PyTorch needed but not installed, a file
-    that is truncated or of another format, a file with code, and entries other than arrays.
+    Raises ValueError if the file is missing, has a different suffix or format, is truncated, or
+    holds code or entries other than arrays, or if PyTorch is needed and not installed.
     """
     path = existing(path)
     arrays, place = _read_torch(path) if path.suffix != ".safetensors" else (_read_safe(path), "")

@@ -20,8 +20,8 @@ def frechet_distance(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: n
     of the eigenvalues of S1^{1/2} S2 S1^{1/2}. Computing singular values avoids a second square
     root, which would amplify rounding, and singular covariances need no added diagonal.
 
-    Means are [D]; covariances are [D, D], symmetric, possibly singular. Raises ValueError for
-    mismatched shapes, values not finite, or a matrix that is no covariance.
+    Means are [D]; covariances are [D, D], symmetric, possibly singular. Raises ValueError if
+    shapes do not match, values are not finite, or a matrix is not a covariance.
     """
     mu1, mu2 = np.asarray(mu1, np.float64), np.asarray(mu2, np.float64)
     if mu1.ndim != 1 or mu1.size == 0 or mu1.shape != mu2.shape:

@@ -47,7 +47,7 @@ class Features(NamedTuple):
 def parameters(state_dict: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """Weights for `apply`: each convolution's `kernel` [h, w, in, out], `scale` and `shift` [out].
 
-    ValueError as for `checked`; `fc.bias` is required although no feature uses it.
+    Raises ValueError as `checked`; `fc.bias` is required although no feature uses it.
     """
     state_dict = checked(state_dict)
     weights = {"fc": {"kernel": np.asarray(state_dict["fc.weight"]).T}}
@@ -69,7 +69,7 @@ def apply(weights: Mapping[str, Mapping[str, jax.Array]], images: jax.Array) -> 
     """Features of uint8 RGB images [N, H, W, 3], a pure function for the caller to jit or pmap.
 
     Pass `weights`, from `parameters`, as an argument of the compiled function; closed over, they
-    become 90 MB of constants. ValueError for images of another shape or dtype.
+    become 90 MB of constants. Raises ValueError if images have a different shape or dtype.
     """
     shape, dtype = np.shape(images), getattr(images, "dtype", None)
     if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
@@ -81,7 +81,7 @@ def apply(weights: Mapping[str, Mapping[str, jax.Array]], images: jax.Array) -> 
 
 
 def checked(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The network's 472 float32 arrays; ValueError for other names, shapes or types.
+    """The network's 472 float32 arrays; raises ValueError if names, shapes or types differ.
 
     PyTorch's counters `*.num_batches_tracked` are dropped.
     """

@@ -37,8 +37,8 @@ _BATCH_NORM = {
 def load_weights(path: str | Path) -> dict[str, np.ndarray]:
     """State dict of a file, for `inception.parameters`.
 
-    Raises ValueError for a file that is missing, damaged, would run code or holds another network,
-    and if the needed PyTorch (`.pth`) or TensorBoard (`.pb`) is not installed.
+    Raises ValueError if the file is missing, damaged, would run code or holds a different network,
+    or if PyTorch (for `.pth`) or TensorBoard (for `.pb`) is not installed.
     """
     try:
         path = weight_files.existing(path, (*weight_files.SUFFIXES, ".pb"))
@@ -55,7 +55,7 @@ def store(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> str:
     """Writes a state dict as safetensors, atomically; returns the SHA-256 of the file.
 
     The same weights give the same bytes, independent of the file they were read from. Raises
-    ValueError for another suffix or another network's weights, OSError if `path` is not writable.
+    ValueError if the suffix or the network is wrong, and OSError if `path` is not writable.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
@@ -67,7 +67,7 @@ def store(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> str:
 
 
 def sha256_of_weights(state_dict: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of the file that `store` writes; ValueError for another network's weights."""
+    """SHA-256 of the file that `store` writes; raises ValueError as `inception.checked`."""
     return hashlib.sha256(_serialised(state_dict)).hexdigest()
 
 

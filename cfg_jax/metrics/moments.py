@@ -36,14 +36,14 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "FeatureStatistics":
-        """Statistics of features [n, D], any real dtype, n >= 0; ValueError as for `as_rows`."""
+        """Statistics of features [n, D], any real dtype, n >= 0; raises ValueError as `as_rows`."""
         rows = as_rows(features, "features")
         mean = rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
         rows = rows - mean
         return cls(len(rows), mean, rows.T @ rows)
 
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
-        """Statistics of the rows of both; ValueError for different widths."""
+        """Statistics of the rows of both; raises ValueError if widths differ."""
         if self.mean.shape != other.mean.shape:
             raise ValueError(
                 f"features of widths {self.mean.size} and {other.mean.size} cannot be merged: take "
@@ -59,7 +59,7 @@ class FeatureStatistics:
 
     @property
     def covariance(self) -> np.ndarray:
-        """scatter / (N - 1), [D, D]; ValueError for N < 2, warning for N <= D (rank below D)."""
+        """scatter / (N - 1), [D, D]; raises ValueError if N < 2, warns if N <= D (rank below D)."""
         if self.count < 2:
             raise ValueError(f"a covariance of {self.count} rows: needs at least 2")
         if self.count <= self.mean.size:

@@ -39,7 +39,7 @@ def precision_recall(generated: np.ndarray, reference: np.ndarray, k: int = 3) -
         and 10,000 are customary.
       k: rank of the neighbor at the radius, 1 to min(N, M) - 1; 3 in the paper and in ADM.
 
-    Raises ValueError for k out of range, different widths, rows not [n, D], or values not finite.
+    Raises ValueError if k is out of range, or if rows are not [n, D] of one width D or not finite.
     """
     generated = as_rows(generated, "generated features")
     reference = as_rows(reference, "reference features")

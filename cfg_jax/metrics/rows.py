@@ -6,7 +6,7 @@ import numpy as np
 def as_rows(values: np.ndarray, name: str) -> np.ndarray:
     """`values` as float64 [n, D]; `name` is a plural noun for error messages.
 
-    Raises ValueError for another rank, no columns, or values that are not finite.
+    Raises ValueError if the rank is not 2, if there are no columns, or if a value is not finite.
     """
     rows = np.asarray(values, np.float64)
     if rows.ndim != 2 or rows.shape[1] == 0:

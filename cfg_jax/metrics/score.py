@@ -30,8 +30,8 @@ class InceptionScore(NamedTuple):
 def inception_score(logits: np.ndarray, splits: int = 10) -> InceptionScore:
     """Mean and deviation over splits of exp(mean KL(p(y|x) || p(y))), p = softmax of the logits.
 
-    Split s is rows floor(N s / splits) to floor(N (s + 1) / splits). Raises ValueError for splits
-    outside [1, N], logits not [N, K], or values that are not finite.
+    Split s is rows floor(N s / splits) to floor(N (s + 1) / splits) - 1. Raises ValueError if
+    splits is outside [1, N], or if logits are not [N, K] or not finite.
     """
     total = len(as_rows(logits, "logits"))
     if not 1 <= splits <= total:
@@ -64,7 +64,7 @@ class ScoreSums:
 
     @classmethod
     def empty(cls, num_classes: int, split_size: int | Fraction = 5_000) -> "ScoreSums":
-        """Sums of no rows; ValueError for a split_size below 1."""
+        """Sums of no rows; raises ValueError if split_size is below 1."""
         if not split_size >= 1:
             raise ValueError(f"split_size={split_size}: must be at least 1 row, 5000 is customary")
         counts = np.zeros(0, np.int64)
@@ -73,8 +73,8 @@ class ScoreSums:
     def update(self, logits: np.ndarray, index: np.ndarray) -> "ScoreSums":
         """Sums with logits [n, K] added; row i belongs to image index[i].
 
-        Raises ValueError for logits not [n, K] or not finite, indices that are not integers of at
-        least 0, and more rows in a split than its size, e.g. an image counted twice.
+        Raises ValueError if logits are not [n, K] or not finite, if indices are not integers of at
+        least 0, or if a split gets more rows than its size, e.g. because an image counts twice.
         """
         logits, index = as_rows(logits, "logits"), np.asarray(index)
         fits = np.issubdtype(index.dtype, np.integer) and index.shape == logits.shape[:1]
@@ -94,7 +94,7 @@ class ScoreSums:
         return self.merge(ScoreSums(size, *sums))
 
     def merge(self, other: "ScoreSums") -> "ScoreSums":
-        """Sums of the rows of both; ValueError for mismatched sums or too many rows in a split."""
+        """Sums of the rows of both; raises ValueError if they do not match or a split overflows."""
         if (self.split_size, self.p.shape[1]) != (other.split_size, other.p.shape[1]):
             raise ValueError(
                 f"sums over splits of {other.split_size} rows and {other.p.shape[1]} classes do "
@@ -116,9 +116,9 @@ class ScoreSums:
         return merged
 
     def score(self) -> InceptionScore:
-        """Inception score; ValueError for no rows, or missing rows in a split before the last.
+        """Inception score. The last split may be short, as in ADM.
 
-        The last split may be short, as in ADM.
+        Raises ValueError if there are no rows, or if a split before the last lacks rows.
         """
         if not self.count.size:
             raise ValueError("no rows to score: update with the logits of at least one image")

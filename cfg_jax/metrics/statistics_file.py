@@ -43,8 +43,8 @@ def save_statistics(
     """Writes the moments of pool features, and of spatial features, to `path` atomically.
 
     ADM's evaluator needs both. `manifest` describes the source as JSON values, e.g. data set,
-    resize, weights. Raises ValueError for fewer than two rows or a manifest that JSON cannot hold,
-    OSError if `path` is not writable.
+    resize, weights. Raises ValueError if there are fewer than two rows or the manifest is not
+    JSON-serialisable, and OSError if `path` is not writable.
     """
     try:
         arrays: dict[str, ArrayLike] = {"manifest": json.dumps(manifest)}
@@ -61,9 +61,9 @@ def save_statistics(
 def load_statistics(path: str | Path) -> SavedStatistics:
     """Moments in a file of `save_statistics`, ADM or pytorch-fid; images in it are not read.
 
-    Raises ValueError for a file that is missing, damaged, no `.npz`, pickled or without `mu` and
-    `sigma`, for moments with mismatched shapes or values that are not finite, and for a count or
-    manifest of another type.
+    Raises ValueError if the file is missing, damaged, not an `.npz`, pickled or without `mu` and
+    `sigma`, if moments have mismatched shapes or values that are not finite, or if a count or the
+    manifest has a different type.
     """
     try:
         with open_npz(folder(path)) as file:

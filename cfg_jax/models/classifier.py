@@ -1,6 +1,6 @@
 """ADM's classifier of noisy images.
 
-It is the trunk of the U-Net with attention pooling in place of the upsampling half.
+The classifier is the trunk of the U-Net with attention pooling in place of the upsampling half.
 
 Source: Dhariwal & Nichol 2021 (ADM), section 4 and table 12.
 """

@@ -1,6 +1,6 @@
 """Building blocks of ADM's networks.
 
-    AdaGN(h, emb) = GroupNorm(h) (1 + scale) + shift,   scale, shift = Linear(SiLU(emb))
+    AdaGN(h, emb) = GroupNorm(h) * (1 + scale) + shift,   scale, shift = Linear(SiLU(emb))
 
 Every choice that ADM compares is an argument, and ADM's own choice is its default. Parameters and
 normalisation statistics are float32; `dtype` is the type of convolutions and matrix products.
@@ -110,13 +110,12 @@ class LabelEmbedding(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """((h - mean) / std weight + bias) (1 + scale) + shift, statistics over groups of channels.
+    """((h - mean) / std * weight + bias) * (1 + scale) + shift, mean and std per group of channels.
 
-    Applied as one multiply-add per element with coefficients [B, C]: plain and adaptive norm cost
-    the same, and the backward pass needs no intermediate.
-
-    The call takes h [B, ..., C] and AdaGN's conditioning vectors scale and shift, each [B, C] or
-    None. Statistics are float32, the result has h's dtype.
+    The call takes h [B, ..., C] and the vectors scale and shift, [B, C] each. Plain GroupNorm has
+    neither (None), AdaGN has both. Either is one multiply-add per element with coefficients [B, C],
+    so both cost the same and the backward pass stores no intermediate. Statistics are float32; the
+    result has h's dtype.
     """
 
     groups: int
@@ -210,7 +209,7 @@ class ResBlock(nn.Module):
     on the skip.
 
     Args:
-      adagn: whether emb scales and shifts the second norm; False adds emb before a plain norm.
+      adagn: True: emb scales and shifts the second norm. False: emb is added before a plain norm.
       rescale: whether to divide the sum by sqrt(2).
 
     The call takes h [B, H, W, C], emb [B, E] of noise level and label, dropout_keys [B] or None.

@@ -1,6 +1,6 @@
 """A denoiser of vectors, such as points in the plane.
 
-It is a residual perceptron, conditioned on logsnr and label as the U-Net is.
+The MLP is a residual perceptron, conditioned on logsnr and label like the U-Net.
 """
 
 import jax
@@ -26,7 +26,7 @@ class MLP(nn.Module):
       out_channels: number of outputs, D for one head, 2D for two.
       num_classes: number of labels besides the null label num_classes; 0 for no label input.
       channels: number of hidden features.
-      num_blocks: number of residual blocks h + Dense(SiLU(LayerNorm(h) (1 + scale) + shift)).
+      num_blocks: number of residual blocks h + Dense(SiLU(LayerNorm(h) * (1 + scale) + shift)).
       dropout: dropout rate in every block.
       dtype: type of the matrix products, "float32" or "bfloat16".
     """

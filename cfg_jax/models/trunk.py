@@ -1,7 +1,7 @@
 """The part that ADM's U-Net and classifier share.
 
-It embeds noise level and label, and applies residual blocks at halving resolutions, attention at
-selected ones, and a middle of two blocks around attention.
+The trunk embeds noise level and label. Residual blocks follow at each of several resolutions, each
+half the previous one, with attention at selected resolutions. Two blocks around attention are last.
 
 Source: Dhariwal & Nichol 2021 (ADM), section 3 and tables 1 to 3.
 """
@@ -36,16 +36,18 @@ class Trunk(nn.Module, kw_only=True):
 
     Args:
       channels: number of features at the first resolution.
-      channel_mult: number of features per resolution, in units of `channels`; each resolution is
-        half the previous one.
+      channel_mult: factors; resolution i has channel_mult[i] * channels features and half the
+        height and width of resolution i - 1.
       num_blocks: number of residual blocks per resolution (ADM's depth).
       attention_resolutions: image heights at which attention follows every block.
       head_channels: number of features per attention head.
-      num_heads: number of heads at every resolution; 0 derives it from head_channels.
-      qkv_order: layout of q, k and v of all heads in one matrix, "qkv_heads" or "heads_qkv".
-      adagn: whether the embedding scales and shifts each block's second norm; False adds it.
-      biggan_updown: whether residual blocks resample; False uses a strided convolution down, and
-        pixel doubling with a convolution up.
+      num_heads: number of heads at every resolution; 0 means features / head_channels.
+      qkv_order: order of the 3C features from which attention takes q, k and v: "qkv_heads" is
+        (q, k, v), each with all heads; "heads_qkv" is (head 1, head 2, ...), each with q, k and v.
+      adagn: True: the embedding scales and shifts each block's second norm. False: the embedding is
+        added before that norm.
+      biggan_updown: True: residual blocks change the resolution. False: a strided convolution
+        halves the resolution; pixel doubling, then a convolution, doubles the resolution.
       rescale_residual: whether to divide every residual sum by sqrt(2).
       noise_input: meaning of the call's second argument, "logsnr" or a "timestep" in 0..1000.
       dropout: dropout rate in every residual block.

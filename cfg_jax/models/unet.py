@@ -1,7 +1,7 @@
 """ADM's U-Net, the denoiser of images.
 
-It is the trunk followed by an upsampling half, which concatenates the trunk's features of the same
-resolution.
+The U-Net is the trunk followed by an upsampling half, which concatenates the trunk's features of
+the same resolution.
 
 Source: Dhariwal & Nichol 2021 (ADM), section 3 and table 11.
 """
@@ -49,7 +49,7 @@ class UNet(Trunk):
           labels: [B] int32; ignored by a network without label input.
           dropout_keys: [B], one key per example; None turns dropout off.
           low_res: [B, h, w, C] images, enlarged bilinearly to H x W and concatenated to z; only for
-            a network initialised with one.
+            a network initialised with low_res.
         """
         self._check(z)
         if self.label_input not in LABEL_INPUTS:

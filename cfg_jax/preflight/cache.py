@@ -1,12 +1,12 @@
 """Cache of compile results.
 
-Compiling takes minutes and is deterministic, so each program's findings are stored as JSON:
+Compiling takes minutes and is deterministic, so each compile result is stored as JSON:
 
     <name>_<topology>_b<examples per device>_<program>_<digest>.json
 
 The digest covers all inputs of the compiler: the fingerprint of the lowered program, the topology,
-whether code is generated, the versions of jax, jaxlib and libtpu, and the compiler's flags. Editing
-this package invalidates a result only if the lowered program changes.
+the --code flag (whether to generate code), the versions of jax, jaxlib and libtpu, and the
+compiler's flags. Editing cfg_jax invalidates a result only if the lowered program changes.
 """
 
 import dataclasses
@@ -30,9 +30,9 @@ _IGNORED = ("--xla_cpu_", "--xla_gpu_", "--xla_dump_", "--xla_force_host_platfor
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Findings about one program.
+    """Compile result of one program.
 
-    name, topology: names of the config and the pod slice.
+    name, topology: names of the config and of the pod slice.
     program: "train" or "sample".
     num_devices, per_device: number of devices, and of examples or images per device.
     config, versions: config as JSON values, and versions of the packages used to compile.

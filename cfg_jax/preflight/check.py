@@ -29,7 +29,7 @@ def run(
     code: bool = True,
     log: Callable[[str], None] = print,
 ) -> bool:
-    """Compiles the programs of a config for pod slices, and logs the findings.
+    """Compiles the programs of a config for pod slices, and logs a report.
 
     Args:
       config: a ConfigDict; config.train.batch_size is the global batch size.
@@ -42,10 +42,10 @@ def run(
 
     Returns whether all programs fit.
 
-    Raises:
-      ValueError: unknown topology or program, config not valid for these devices or its data,
-        folder not writable, or compiler missing; raised before anything is traced or written.
-      RuntimeError: the compiler fails for a reason other than lack of memory.
+    Raises ValueError, before anything is traced or written, if a topology or program is unknown, if
+    the config is not valid for these devices or its data, if `folder` is not writable, or if the
+    compiler is missing. Raises RuntimeError if the compiler fails for a reason other than lack of
+    memory.
     """
     there = programs_of(config)
     wanted = [program for program in there if program in programs]
@@ -98,7 +98,7 @@ def measure(
     code: bool,
     log: Callable[[str], None],
 ) -> cache.Result:
-    """Findings about one program, cached in `folder` or compiled now; arguments as for `run`."""
+    """The compile result of one program, from `folder` or new; arguments as for `run`."""
     log(f"tracing {program} of {name} for {where.name}")
     with lower(config, program, where, code=code) as lowered:
         known = cache.key(name, config, where, program, lowered.fingerprint, code=code)

@@ -1,8 +1,8 @@
-"""Compiles a program for a pod slice and reads the findings.
+"""Compiles a program for a pod slice and reads its memory, FLOPs and communication.
 
 Without machine code, which takes most of the time, compiling stops after memory assignment: a
 separate process compiles, and is killed once XLA has written its decisions to `--xla_dump_to`. Code
-size and estimated cycles then stay unknown. Running out of memory is a finding, not an error.
+size and estimated cycles then stay unknown. Running out of memory is a result, not an error.
 """
 
 import contextlib

@@ -68,7 +68,8 @@ def programs_of(config: Any) -> tuple[str, ...]:
 def task_of(config: Any) -> Any:
     """The task of a validated ConfigDict, without its data.
 
-    Raises ValueError for data of unknown shape, and if model or sampling settings do not suit it.
+    Raises ValueError if the shape of the data is unknown, or if model or sampling settings do not
+    suit the data.
     """
     shape, names = describe(**build.data_arguments(config))
     task = build.assemble(config, shape, len(names))

@@ -18,7 +18,7 @@ _TITLES = (
 
 
 def describe(result: Result) -> str:
-    """All findings about one program, with the verdict at the end."""
+    """The compile result of one program as text, with the verdict at the end."""
     found, each, devices = result.compiled, result.per_device, result.num_devices
     lines = [
         f"{result.name}, {_PROGRAM[result.program]}, on {result.topology}: {devices} devices, "

@@ -38,7 +38,7 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """Findings about one compiled program; bytes, FLOPs and cycles are per device.
+    """Properties of one compiled program; bytes, FLOPs and cycles are per device.
 
     seconds: compile time.
     gradient_bytes: size of all gradients; 0 for a sampler.

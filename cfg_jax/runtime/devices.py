@@ -119,7 +119,8 @@ def even_batch(total: int, batch_size: int) -> int:
     """Number of examples per process and batch, for `total` examples in batches of batch_size.
 
     The per-device batch size does not depend on how devices are divided among processes. The global
-    batch is the smallest that needs no more batches, rounded up to a multiple of all devices.
+    batch is the smallest size with the same number of batches, rounded up to a multiple of the
+    number of all devices.
     """
     smallest = -(-total // -(-total // batch_size))
     return num_devices() * -(-smallest // num_devices_of_all())
@@ -138,10 +139,10 @@ def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
 def pmap_step(step: Callable, devices: Sequence[Any] | None = None) -> Callable:
     """(replicated state, batch [D, B/D, ...]) -> (replicated state, replicated metrics).
 
-    It runs on the devices of all processes; each process calls it with the same state and its own
-    part of the batch. The step itself must average over axis `AXIS`: pmap does not check that
-    outputs are replicated, and without the mean every device would get a different state. The state
-    is donated. `devices` are the devices to compile for, by default all present ones.
+    The result runs on the devices of all processes; each process calls it with the same state and
+    its own part of the batch. The state is donated. `step` itself must average over axis `AXIS`:
+    pmap does not check that outputs are replicated, and without the mean every device would get a
+    different state. `devices` are the devices to compile for; None means all present devices.
     """
     return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
 
@@ -152,11 +153,11 @@ def pmap_rows(function: Callable, devices: Sequence[Any] | None = None) -> Calla
 
 
 def pmap_batch(function: Callable) -> Callable:
-    """function(shared, batch [B, ...]) -> result [B, ...], with the batch split over devices.
+    """Returns `function` with its batch split over the D devices of this process.
 
-    It uses only the devices of this process, so no process waits for another. Copies of the last
-    row pad the batch to a multiple of D, and their results are dropped. `function` must compute
-    each row from that row and `shared` alone.
+    Signature of both: (shared, batch [B, ...]) -> result [B, ...]. The batch is padded to a
+    multiple of D with copies of the last row, whose results are dropped. `function` must compute
+    each row from that row and `shared` only. No process waits for another.
     """
     devices = jax.local_devices() if jax.process_count() > 1 else None
     mapped = pmap_rows(function, devices)

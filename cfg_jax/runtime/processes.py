@@ -46,16 +46,18 @@ def start(
     Call `check_devices` next.
 
     Args:
-      mode: "auto" connects in a cluster (Cloud TPU, GKE, Slurm, Open MPI) of several processes, or
-        if the next three arguments are given; "on" always connects; "off" is one process.
+      mode: "off" never connects. "on" always connects. "auto" connects if a cluster (Cloud TPU,
+        GKE, Slurm, Open MPI) started several processes, or if the next three arguments are given.
       coordinator_address: HOST:PORT of process 0.
       num_processes: P.
       process_id: id of this process, in [0, P).
-      timeout_seconds: maximum wait for the others, after which jax ends the process.
-      heartbeat_seconds: time without a heartbeat after which a process is dead and the others end.
+      timeout_seconds: maximum wait for the other processes, after which jax ends this process.
+      heartbeat_seconds: a process without a heartbeat for this long counts as dead; the other
+        processes then exit.
 
-    Raises ValueError for contradictory arguments and for "on" outside a cluster; RuntimeError if
-    coordinator_address does not answer, its port is in use, or a device was used before.
+    Raises ValueError if the arguments are invalid or contradictory, or if mode is "on" and there is
+    neither a cluster nor a coordinator_address. Raises RuntimeError if coordinator_address does not
+    answer, if its port is in use, or if a device was used before.
     """
     by_hand = _by_hand(mode, coordinator_address, num_processes, process_id)
     if mode == "off":
@@ -202,8 +204,8 @@ def gather(tree: Any, num_rows: int) -> Any:
 def of_first(value: _T) -> _T:
     """The value of process 0, of any JSON type, in every process.
 
-    Use it for values that depend on files of process 0, which the others may see later. Every
-    process must call it. Raises ValueError for more than 1,024 bytes of JSON.
+    Use this for values that depend on files of process 0, which the other processes may see later.
+    Every process must call this function. Raises ValueError if the JSON exceeds 1,024 bytes.
     """
     if jax.process_count() == 1:
         return value
@@ -220,9 +222,9 @@ def of_each(number: int) -> list[int]:
 
 
 def by_first(act: Callable[[], Any]) -> None:
-    """Calls `act` in process 0; returns in every process once it has finished.
+    """Calls `act` in process 0; returns in every process once `act` has finished.
 
-    Raises ValueError in every process, with the same text, if `act` does.
+    Raises ValueError in every process, with the same text, if `act` raises ValueError.
     """
     refusal = None
     if is_first():
@@ -241,7 +243,7 @@ def wait_for_all(what: str) -> None:
 
 
 def wait_for_end() -> None:
-    """Returns once all of several processes call it, each at the end of its work.
+    """Returns once all processes, of which there are several, call this at the end of their work.
 
     Process 0 may work alone for hours, while jax by default ends the others after five minutes of
     waiting. Heartbeats detect a dead process. Raises RuntimeError after a week.

@@ -97,7 +97,10 @@ class Model(Trained):
         return (side, side, self.shape[-1]) if side else None
 
     def sample(self, key: Key, **arguments) -> np.ndarray:
-        """Guided samples as uint8 images [B, H, W, C]; ValueError for a model of points."""
+        """Guided samples as uint8 images [B, H, W, C]; arguments as for `sample_x`.
+
+        Raises ValueError if the model does not draw images, and as `sample_x`.
+        """
         if len(self.shape) != 3:
             raise ValueError(f"samples of shape {self.shape} are not images: call model.sample_x")
         return images.to_images(self.sample_x(key, **arguments))
@@ -125,7 +128,7 @@ class Model(Trained):
           **settings: fields of `SamplingSettings`: w, num_steps, step, logvar_interp, clip_x,
             respacing, classifier_w, classifier_form, noise_temperature, score_temperature.
 
-        Raises ValueError for arguments that `check` rejects, before compiling anything, and
+        Raises ValueError, before compiling anything, if `check` rejects the arguments. Raises
         FloatingPointError if the samples are not finite.
         """
         chosen = SamplingSettings(**settings)
@@ -143,7 +146,9 @@ class Model(Trained):
         if self.first_sample_seconds is None:
             self.first_sample_seconds = time.monotonic() - begun
         if not np.isfinite(x).all():
-            raise FloatingPointError(f"samples of step {self.step} are not finite: try another one")
+            raise FloatingPointError(
+                f"samples of checkpoint {self.step} are not finite: load another checkpoint"
+            )
         return x
 
     def check(
@@ -157,9 +162,9 @@ class Model(Trained):
         """Returns the settings with this model's defaults, after every check that needs no device.
 
         Takes the arguments of `sample_x`; labels and low_res are only checked if labels are given.
-        Raises ValueError for a setting out of range, labels out of range, unknown or not integers,
-        weights or low_res images of the wrong shape, a classifier of other data, and guidance by a
-        branch that p_uncond 0 or 1 left untrained.
+        Raises ValueError if a setting is out of range, if labels are out of range, unknown or not
+        integers, if weights or low_res have the wrong shape, if the classifier was trained on other
+        data, or if w weights a branch that p_uncond 0 or 1 left untrained.
         """
         filled = settings.filled(self.config.sampling)
         labels = None if labels is None else self.numbered(labels)
@@ -187,7 +192,7 @@ class Model(Trained):
     def grid(self, num_steps: int | None = None, respacing: str | None = None) -> tuple[float, ...]:
         """The T log-SNRs that `sample_x` visits; config.sampling sets the default grid.
 
-        Raises ValueError if both are given, or for a grid that the schedule does not have.
+        Raises ValueError if both are given, or if the schedule does not have the grid.
         """
         wanted = SamplingSettings(num_steps=num_steps, respacing=respacing)
         return wanted.filled(self.config.sampling).grid(self.experiment)
@@ -220,12 +225,12 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
 
 
 def load_model(workdir: str | Path, step: int | None = None) -> Model:
-    """Loads a model that draws samples, as `load`; ValueError for a classifier."""
+    """`load` for a model that draws samples; raises ValueError if workdir holds a classifier."""
     return _load_kind(workdir, step, Model, "a classifier: give the workdir of a diffusion model")
 
 
 def load_classifier(workdir: str | Path, step: int | None = None) -> NoisyClassifier:
-    """Loads a noisy classifier, as `load`; ValueError for a model that draws samples."""
+    """`load` for a noisy classifier; raises ValueError if workdir holds a diffusion model."""
     return _load_kind(workdir, step, NoisyClassifier, "no classifier: give the workdir of one")
 
 

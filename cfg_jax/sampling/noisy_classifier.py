@@ -3,7 +3,7 @@
     classifier = cfg_jax.load("runs/digits_classifier")
     log_prob = classifier.log_prob(z, logsnr, labels)
 
-Classifier guidance adds the gradient of log_prob to a model of the same data.
+Classifier guidance shifts the eps_hat of a model of the same data along the gradient of log_prob.
 """
 
 from collections.abc import Iterator

@@ -48,9 +48,9 @@ def check(
 ) -> None:
     """Checks a request with filled settings, without a key.
 
-    Raises ValueError for settings that `SamplingSettings.check` rejects, labels other than integers
-    [B] in 0..null_label, weights of the wrong shape, and low_res images that are missing, of the
-    wrong shape or not used by the network.
+    Raises ValueError if `SamplingSettings.check` rejects the settings, if labels are not integers
+    [B] in 0..null_label, if a weight has the wrong shape, or if low_res is missing, has the wrong
+    shape or is not used by the network.
     """
     settings.check(task, guided_by_classifier=classifier is not None)
     labels = np.asarray(labels)
@@ -90,8 +90,8 @@ def request(
 ) -> tuple[Spec, dict[str, Any], dict[str, Array | np.ndarray]]:
     """Splits a request into (spec, arrays shared by all samples, arrays [B, ...]).
 
-    The shared arrays exclude the parameters. Raises ValueError for a request that `check` rejects,
-    and for keys of the wrong shape.
+    The shared arrays exclude the parameters. Raises ValueError if `check` rejects the request or
+    `key` has the wrong shape.
     """
     check(task, settings, labels, classifier=classifier, low_res=low_res)
     labels = np.asarray(labels, np.int32)

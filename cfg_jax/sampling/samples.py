@@ -22,10 +22,10 @@ LABEL_PLANS = ("balanced", "random")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Samples:
-    """Samples 0..num_samples - 1 of one setting.
+    """Samples 0..num_samples - 1 of one model with one setting.
 
     model: model of images, not an upsampler.
-    num_samples: N, at least 2; for balanced labels a multiple of their number K.
+    num_samples: N, at least 2; for balanced labels a multiple of the number of classes K.
     label_plan: "balanced" (sample i has label i mod K) or "random" (labels drawn from the seed).
     seed: random seed of noise and random labels.
     sampling: settings of guidance and sampler.
@@ -42,8 +42,8 @@ class Samples:
     def check(self) -> SamplingSettings:
         """Returns the filled settings, after all checks that need no device.
 
-        Raises ValueError for an upsampler or a model of points, an unknown plan, N unsuitable for
-        the plan, and settings that `Model.check` rejects.
+        Raises ValueError if the model is an upsampler or does not draw images, if the plan is
+        unknown, if N does not suit the plan, or if `Model.check` rejects the settings.
         """
         model, plan = self.model, self.label_plan
         count = whole("num_samples", self.num_samples)
@@ -57,8 +57,8 @@ class Samples:
         labels = model.null_label
         if plan == "balanced" and count % labels:
             raise ValueError(
-                f"num_samples={count} is not a multiple of the {labels} labels of a balanced plan: "
-                f"use {-(-count // labels) * labels}, or a random plan"
+                f"num_samples={count}: label_plan='balanced' needs a multiple of the {labels} "
+                f"classes: use {-(-count // labels) * labels}, or label_plan='random'"
             )
         return model.check(self.sampling, classifier=self.classifier)
 

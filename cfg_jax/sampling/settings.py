@@ -24,17 +24,21 @@ CLASSIFIER_FORMS = ("eps", "adm")
 class SamplingSettings:
     """Guidance, grid and step rule of one request; None stands for the model's default.
 
-    w: guidance weight: scalar, [B] per sample, [T] or [T, 1] per step, or [T, B]. A vector is per
-      sample if T equals B. 0 is the conditional model, -1 the unconditional one.
-    num_steps: T >= 2, the number of network calls on 2B examples each.
+    w: guidance weight: scalar, [B] per sample, [T] or [T, 1] per step, or [T, B]. If T = B, a
+      vector is per sample. 0 is the conditional model, -1 the unconditional one.
+    num_steps: T >= 2, the number of network calls; a call has 2B examples if the network has a null
+      label, else B.
     step: "ancestral" or "ddim".
     logvar_interp: the paper's v in [0, 1] for ancestral steps; unused if the variance is learned.
     clip_x: whether x_hat is clipped to [-1, 1] after guidance.
-    respacing: timesteps of a discrete schedule, "ddim25" or "90,60,60,20,20"; replaces num_steps.
-    classifier_w: weight of a noisy classifier, scalar or [B]; w on a conditional model equals w + 1
-      on the unconditional one.
-    classifier_form: "eps" (Ho & Salimans 2022, section 3.1) or "adm" (Dhariwal & Nichol 2021):
-      mean shift for ancestral steps (algorithm 1), score shift after clipping for DDIM (2).
+    respacing: timesteps of a discrete schedule, as ADM's timestep_respacing; replaces num_steps.
+      "ddim25" takes 25 timesteps at an integer stride, "90,60,60,20,20" that many evenly spaced
+      timesteps from each of 5 equal sections, the cleanest first.
+    classifier_w: weight of a noisy classifier, scalar or [B]. Weight w on a conditional model
+      corresponds to w + 1 on the unconditional one.
+    classifier_form: "eps" shifts eps_hat (Ho & Salimans 2022, section 3.1). "adm" (Dhariwal &
+      Nichol 2021) shifts the mean of ancestral steps (algorithm 1), or the score after clipping in
+      DDIM steps (algorithm 2).
     noise_temperature: factor on the noise of ancestral steps, 0 or more.
     score_temperature: divisor of the guided eps_hat, above 0 (Dhariwal & Nichol 2021, appendix G).
     """
@@ -55,9 +59,10 @@ class SamplingSettings:
         return dataclasses.replace(self, **changes)
 
     def filled(self, defaults: Mapping[str, Any]) -> "SamplingSettings":
-        """Replaces None by `config.sampling`.
+        """Replaces None by `defaults`, a config.sampling.
 
-        Raises ValueError for num_steps below 2 or not an integer, and num_steps with respacing.
+        Raises ValueError if num_steps is not an integer of at least 2, or if respacing is given
+        with a num_steps other than the default.
         """
         num_steps, respacing = self.num_steps, self.respacing
         if num_steps is None and respacing is None:
@@ -74,7 +79,7 @@ class SamplingSettings:
         )
 
     def grid(self, task: Experiment) -> tuple[float, ...]:
-        """The T log-SNRs of filled settings; ValueError if the schedule has no such grid."""
+        """The T log-SNRs of filled settings; raises ValueError if the schedule lacks the grid."""
         if self.respacing:
             grid = task.schedule.respaced(self.respacing)
         else:
@@ -85,8 +90,9 @@ class SamplingSettings:
     def check(self, task: Experiment, *, guided_by_classifier: bool) -> None:
         """Checks filled settings on the host.
 
-        Raises ValueError for a field out of range or of another type, w for a network without a
-        null label, classifier_w without a classifier, and a grid that the schedule does not have.
+        Raises ValueError if a field is out of range or of a different type, if w is not 0 and the
+        network has no null label, if classifier_w is not 0 without a classifier, or if the schedule
+        lacks the grid.
         """
         for name, allowed in (("step", STEPS), ("classifier_form", CLASSIFIER_FORMS)):
             if (value := getattr(self, name)) not in list(allowed):

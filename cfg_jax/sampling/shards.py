@@ -38,20 +38,22 @@ def sample_to_files(
 ) -> list[Path]:
     """Draws the samples missing in `folder`; returns the paths of all shards, in order.
 
-    Complete shards are kept, damaged ones are drawn again. Memory holds one shard. Every process of
-    a run calls this; all return when the last one is done. Until then process 0 holds the lock
-    `<folder>.lock`, except on buckets.
+    Complete shards are kept, damaged shards are drawn again. At most one shard is in memory. Call
+    this in every process of the run; each call returns when all processes are done. Until then
+    process 0 holds the lock `<folder>.lock`; a bucket has no lock.
 
     Args:
-      folder: folder of these samples only, shared by all processes; created if missing.
-      batch_size: global batch size over all processes; not recorded.
-      shard_size: S, samples per file.
+      samples: the N = samples.num_samples samples to draw, with model, settings and seed.
+      folder: local folder or gs://bucket/folder with no other contents, visible to all processes;
+        created if missing.
+      batch_size: number of samples per batch over all processes. Changes samples by rounding only,
+        so the manifest does not record it.
+      shard_size: S, number of samples per file.
 
-    Raises:
-      ValueError: settings that `Samples.check` rejects, a size below 1, or a folder that has
-        other or unknown settings, has another writer or is invisible to a process.
-      FloatingPointError: the samples are not finite.
-      OSError: the folder is not writable, has files of other samples, or is incomplete at the end.
+    Raises ValueError if `samples.check` does, if a size is below 1, if `folder` holds samples of
+    other or unknown settings, if another process writes to `folder`, or if a process cannot see
+    `folder`. Raises FloatingPointError if samples are not finite. Raises OSError if `folder` is not
+    writable, has files of other samples, or lacks samples at the end.
     """
     for name, size in (("batch_size", batch_size), ("shard_size", shard_size)):
         whole(name, size, 1)
@@ -90,7 +92,7 @@ def _claim(
 
 
 def _check_settings(folder: Path, ours: dict[str, Any]) -> None:
-    """Raises ValueError for different or unknown settings, or a folder not visible everywhere."""
+    """Raises ValueError if settings are different or unknown, or a process cannot see `folder`."""
     path = folder / MANIFEST
     seen = processes.of_each(path.exists())
     if seen[0] and not all(seen):
@@ -107,7 +109,10 @@ def _check_settings(folder: Path, ours: dict[str, Any]) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         intact = False
     if not intact:
-        raise ValueError(f"{path} cannot be read, or was changed: give another folder")
+        raise ValueError(
+            f"{path}, the settings of the samples in this folder, is unreadable or was edited: "
+            "give another folder"
+        )
     # Digests come last, because another checkpoint step is more informative.
     for field in sorted(ours | theirs, key=lambda field: field in ("model", "classifier")):
         their, our = theirs.get(field), ours.get(field)
@@ -119,7 +124,7 @@ def _check_settings(folder: Path, ours: dict[str, Any]) -> None:
 
 
 def _check_strays(place: RangeFiles, shards: Sequence[Range]) -> None:
-    """Raises OSError for a file that is named like a shard but is not one of `shards`."""
+    """Raises OSError if a file is named like a shard but is not one of `shards`."""
     for shard in sorted(set(place.found()).difference(shards)):
         raise OSError(
             f"{place.path(shard)} overlaps another file, or exceeds the {shards[-1].stop} "

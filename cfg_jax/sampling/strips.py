@@ -34,7 +34,7 @@ PREVIEW_LABELS = 10
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Strip:
-    """A request for samples of some labels at several weights.
+    """A strip: samples of some labels at several weights, rows by label and columns by weight.
 
     model: model to sample from.
     labels: numbers in 0..num_classes or names; num_classes means "no label".
@@ -71,7 +71,7 @@ class Strip:
         return np.asarray([*self.model.label_names, NO_LABEL])[np.asarray(self.labels)]
 
     def check(self) -> None:
-        """Raises ValueError for a column that `Model.check` rejects, or a size below 1.
+        """Raises ValueError if `Model.check` rejects a column or a size is below 1.
 
         Derives no key.
         """
@@ -127,7 +127,7 @@ class Upsampler:
     batch_size: int = 256
 
     def check(self, base: Model) -> None:
-        """Raises ValueError for a mismatched base model, or settings `Model.check` rejects."""
+        """Raises ValueError if `base` does not match or `Model.check` rejects the settings."""
         model = self.model
         if model.low_res_shape is None:
             raise ValueError("the upsampler's model has no low_res input: give an upsampler")
@@ -146,7 +146,7 @@ class Upsampler:
     def draw(self, strip: Strip, x: np.ndarray) -> np.ndarray:
         """Enlarges a strip's x, rounded to 8 bits, to [labels, samples, columns, H, W, C].
 
-        The noise is the same along a row. Raises ValueError for a pair that `check` rejects.
+        The noise is the same along a row. Raises ValueError if `check` rejects the models.
         """
         self.check(strip.model)
         small = images.to_images(x).reshape(-1, *x.shape[3:]).astype(np.float32) / 127.5 - 1
@@ -169,7 +169,7 @@ def columns(
 ) -> list[tuple[float, float]]:
     """(w, classifier_w) of every column: the two lists paired, a list of length 1 repeated.
 
-    Raises ValueError for lists of different lengths if neither length is 1.
+    Raises ValueError if the lengths differ and neither is 1.
     """
     lists = (list(weights), list(classifier_weights))
     count = max(map(len, lists))
@@ -206,8 +206,8 @@ def write_guidance_strip(
     and the model's `step`. With an upsampler, `images` are enlarged and `small_images` are its
     inputs. File names depend on every setting, so samples of other settings are not overwritten.
 
-    Raises ValueError for settings that `Model.check` rejects and a mismatched upsampler, OSError if
-    the directory is not writable.
+    Raises ValueError if `Model.check` rejects the settings or the upsampler does not match the
+    model. Raises OSError if the directory is not writable.
     """
     if upsampler is not None:
         upsampler.check(strip.model)

@@ -50,14 +50,14 @@ class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of one run, written in the background. A context manager.
 
     A directory has one writer. All processes of a run call the same methods; process 0 holds the
-    lock `<directory>.lock` and removes partial and damaged steps.
+    lock `<directory>.lock`, removes partial steps and moves damaged ones to `<directory>.corrupt/`.
 
     A step is kept if it is one of the `keep_latest` newest, divisible by `keep_every` (if not
     None), or one of the `keep_best` with the lowest finite loss. Other steps are deleted once a
     newer one is on disk.
 
-    Raises ValueError if `directory` is a file or another process writes to it, if the disk is full,
-    or for a number out of range.
+    Raises ValueError if `directory` is a file, if another process writes to it, if the disk is
+    full, or if a number is out of range.
     """
 
     def __init__(
@@ -112,9 +112,9 @@ class Checkpoints(contextlib.AbstractContextManager):
           config, meta: JSON values; tuples become lists, `meta` gains the keys of `manifest.py`.
           loss: scalar loss at this step, lower is better.
 
-        Raises:
-          ValueError: `step` is too small, or `config` or `meta` is not JSON-serialisable.
-          SaveError: `error.step` was not written. If that is an earlier step, this one is running.
+        Raises ValueError if `step` is too small, or if `config` or `meta` is not JSON-serialisable.
+        Raises SaveError if step `error.step` could not be written; if that is an earlier step, the
+        save of `step` is running.
         """
         failure = self._settle()
         latest = self.latest_step()
@@ -140,18 +140,17 @@ class Checkpoints(contextlib.AbstractContextManager):
     def restore_latest(self, state: Any, ema: Any, *, forms: Sequence[Any] = ()) -> Restored | None:
         """Restores the newest valid step; returns None if there are no steps.
 
-        A newer invalid step (an error, a missing item, a different digest) is moved to
-        `<directory>.corrupt/` with a warning, once an older step has been restored.
+        A step is invalid if reading fails, an item is missing or a digest differs. Newer invalid
+        steps are moved to `<directory>.corrupt/` with a warning, once a step has been restored.
 
         Args:
           state, ema: trees of arrays or `jax.ShapeDtypeStruct` with the structure, shapes, dtypes
             and shardings to restore; a leaf without sharding goes to the first local device.
           forms: other trees that the state may have; that of the step is restored.
 
-        Raises:
-          manifest.MismatchError: a ValueError; a leaf has another shape or dtype. No step moves.
-          ValueError: no existing step can be restored. No step moves.
-          SaveError: the running save failed.
+        Raises manifest.MismatchError (a ValueError) if the shape or dtype of a leaf differs, and
+        ValueError if no step can be restored; neither moves a step. Raises SaveError if the running
+        save failed.
         """
         self.wait()
         # The disk may show other processes a newer step. Of many steps the oldest are not needed.
@@ -210,7 +209,7 @@ def load_ema(directory: str | os.PathLike[str], step: int | None = None) -> Rest
     Needs neither model nor optimizer, writes nothing, and may be called during training. Without a
     `step` the newest valid one is restored, with a warning for each newer one.
 
-    Raises ValueError if the step is missing, not readable or not written by cfg_jax.
+    Raises ValueError if the step is missing, unreadable or not written by cfg_jax.
     """
     with _open(directory, create=False) as manager:
         steps = manager.all_steps()

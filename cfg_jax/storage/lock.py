@@ -1,8 +1,7 @@
-"""Is another process writing here?
+"""Locks that give a folder one writer.
 
-A lock file that names its holder answers it. The operating system releases the lock when its holder
-ends, however that happens, so a killed run never blocks itself: the file that it leaves is locked
-again. What the lock protects is `checkpoint`'s.
+A lock file names its holder. The operating system releases the lock when the holder ends, even if
+it is killed, so the lock file of a killed run does not block the next run.
 """
 
 import contextlib
@@ -21,11 +20,12 @@ _NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 def hold(path: str | os.PathLike[str]) -> Callable[[], None]:
     """Acquires the lock `path` and returns its release function.
 
-    Keep a reference: garbage collection releases the lock. The file is made with the folders above
-    it, and removed at release. A file system without locks costs one warning.
+    Keep the returned function: the lock is released when it is garbage-collected. The lock file and
+    missing parent folders are created; the file is deleted at release. On a file system without
+    locks, a warning is logged and no lock is held.
 
-    Raises:
-      ValueError: another process holds it, or it cannot be written: a full disk shows here.
+    Raises ValueError if another process holds the lock, or if the lock file cannot be written,
+    for example because the disk is full.
     """
     path = Path(path)
     lock = FileLock(path, timeout=0.5, thread_local=False, fallback_to_soft=False)
@@ -41,8 +41,8 @@ def hold(path: str | os.PathLike[str]) -> Callable[[], None]:
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
     except Timeout:
         raise ValueError(
-            f"{path}: {_holder(path)} is writing to this workdir: wait for it to end, stop it, or "
-            "give another folder"
+            f"{path} is locked: {_holder(path)} is writing to this folder: wait for it to end, "
+            "stop it, or give another folder"
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS_HERE:
@@ -52,12 +52,12 @@ def hold(path: str | os.PathLike[str]) -> Callable[[], None]:
                 f"{path} cannot be written ({error.strerror}): free some space or give another "
                 "folder"
             ) from error
-        logging.warning("%s: this file system has no locks, start one trainer only", path)
+        logging.warning("%s: this file system has no locks: start one writer only", path)
     return release
 
 
 def hold_beside(folder: str | os.PathLike[str]) -> Callable[[], None]:
-    """`hold` of `<folder>.lock`; nothing for a bucket, which has no locks."""
+    """`hold` of `<folder>.lock`. A bucket has no locks, so the result does nothing for a bucket."""
     return (lambda: None) if "://" in str(folder) else hold(f"{folder}.lock")
 
 

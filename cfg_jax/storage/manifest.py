@@ -31,7 +31,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "cfg_jax")
 
 
 class MismatchError(ValueError):
-    """A complete checkpoint with other leaves or another schema than requested."""
+    """A complete checkpoint whose leaves or schema differ from the requested ones."""
 
 
 def describe(

@@ -1,6 +1,7 @@
-"""Which of the paper's claims hold for the cells of a sweep?
+"""Which of the paper's claims hold for the results of a sweep?
 
-Each verdict is computed from the numbers shown with it, or is "not measured" if cells are missing.
+Each verdict is computed from the numbers shown beside it, or is "not measured" if results are
+missing. A cell is the result of one model sampled with one setting.
 Sources: Ho & Salimans 2022, section 4, whose tables pass all their claims; Dhariwal & Nichol 2021,
 appendix G, on temperatures.
 """
@@ -33,7 +34,7 @@ class Claim(NamedTuple):
 
 
 def check_claims(results: Sequence[Result]) -> list[Claim]:
-    """Verdicts on the paper's claims, including baselines if measured; ValueError as `families`."""
+    """Verdicts on the paper's claims, with measured baselines; raises ValueError as `families`."""
     over_p, over_t, others = families(results)
     known = [curve.results for curve in over_p]
     curves = over_p + [curve for curve in over_t if curve.results not in known]

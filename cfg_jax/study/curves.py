@@ -1,8 +1,9 @@
 """Which results form a curve, and which curves form a table?
 
-Cells on a curve differ only in the guidance weight, or in another parameter that trades variety for
-fidelity; curves of a family also differ in p_uncond or T. Both are derived from `Result.swept`, so
-cells of different samplers never mix.
+A curve joins results that differ only in the guidance weight, or only in another parameter that
+trades variety for fidelity. A family is a list of curves that differ only in the run or in T. Both
+are derived from `Result.swept`, so results of different samplers never mix. Tables call a result a
+cell: one model sampled with one setting.
 """
 
 import json
@@ -21,7 +22,7 @@ NEUTRAL = {
 
 
 class Curve(NamedTuple):
-    """Cells, one or more, in ascending order of `parameter`, a field of `Result.swept`."""
+    """One or more results in ascending order of `parameter`, a field of `Result.swept`."""
 
     name: str
     parameter: str
@@ -29,20 +30,20 @@ class Curve(NamedTuple):
 
     @property
     def values(self) -> list[float]:
-        """Parameter of every cell, ascending."""
+        """Parameter of every result, ascending."""
         return [result.swept[self.parameter] for result in self.results]
 
     def metric(self, name: str) -> list[float]:
-        """Metric of every cell, "fid" or "is"."""
+        """Metric of every result, "fid" or "is"."""
         return [result.metrics[name] for result in self.results]
 
 
 class Families(NamedTuple):
     """Curves of a sweep.
 
-    over_p: curves over w, one per run, as figure 4 has one per p_uncond.
+    over_p: curves over w, one per run, as in figure 4 of the paper (one per p_uncond).
     over_t: curves over w, one per number of steps T, as in figure 5.
-    others: curves over classifier weight and temperatures, starting at the cell without them.
+    others: curves over classifier weight or a temperature. Each starts at the result without them.
     """
 
     over_p: list[Curve]
@@ -76,10 +77,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def families(results: Sequence[Result]) -> Families:
-    """Curves over w that differ only in the run or in T, and curves over other parameters.
+    """Groups results into curves: over w, and over classifier weight and temperatures.
 
-    Among several families over w, takes the one with most curves, then with most cells. Raises
-    ValueError for results of different protocols, or if no cell is guided by w alone.
+    There is one curve over w per run (over_p) or per T (over_t); all other settings of these curves
+    agree. If several groups qualify, the group with most curves is used, then with most results.
+
+    Raises ValueError if `check_comparable` does, or if no result is guided by w alone.
     """
     check_comparable(*results)
     guided = [result for result in results if moved(result) is None]
@@ -105,7 +108,7 @@ def moved(result: Result) -> str | None:
 
 
 def describe(swept: dict[str, Any]) -> str:
-    """Text for a cell: "p_uncond = 0.1, T = 32, w = 0.3"."""
+    """Settings of a result as text: "p_uncond = 0.1, T = 32, w = 0.3"."""
     parts = [_run(swept), grid(swept), f"w = {swept['w']:g}"]
     if swept["classifier"]:
         parts.append(f"classifier {swept['classifier_w']:g}{_form(swept)}")
@@ -113,10 +116,10 @@ def describe(swept: dict[str, Any]) -> str:
 
 
 def tables(results: Sequence[Result]) -> dict[str, Table]:
-    """Tables by name, if their cells were measured; raises ValueError as `families`.
+    """Tables by name, if their results were measured; raises ValueError as `families`.
 
-    table_w: rows w, columns p_uncond, as in the paper's table 1. table_T: columns T, as in its
-    table 2, if there are several. table_cells: all metrics of all cells.
+    table_w: rows w, columns p_uncond, as in the paper's table 1. table_T: rows w, columns T, as in
+    the paper's table 2, if there are several T. table_cells: all metrics of all results.
     """
     over_w = families(results).over_w()
     found = {f"table_{name}": guidance_table(curves) for name, curves in over_w.items()}
@@ -124,10 +127,10 @@ def tables(results: Sequence[Result]) -> dict[str, Table]:
 
 
 def guidance_table(curves: Sequence[Curve]) -> Table:
-    """Rows w, columns curves, cells "FID / IS", as in the paper's tables 1 and 2.
+    """Rows w, columns curves, entries "FID / IS", as in the paper's tables 1 and 2.
 
     A star marks the lowest distance and the highest score of a column. The paper's numbers stand
-    beside ours if model, sampler and protocol match. Raises ValueError for different protocols.
+    beside these if model, sampler and protocol match. Raises ValueError if protocols differ.
     """
     every = [result for curve in curves for result in curve.results]
     check_comparable(*every)
@@ -149,7 +152,7 @@ def guidance_table(curves: Sequence[Curve]) -> Table:
 
 
 def _cell_table(results: Sequence[Result]) -> Table:
-    """One row per cell, with all its metrics."""
+    """One row per result, with all its metrics."""
     protocol = results[0].protocol
     names = list(dict.fromkeys(name for result in results for name in shown(result)))
     rows = [

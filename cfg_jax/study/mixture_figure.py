@@ -3,7 +3,7 @@
 The figure shows each class's guided density, p(z | c)^(1 + w) p(z)^(-w) normalised on a grid, above
 samples drawn with the exact denoiser; w grows from left to right. The two differ under strong
 guidance: the sampler follows the guided score at every noise level, but diffusing the guided
-density of one level does not give that of another.
+density of one level does not give the guided density of another level.
 
 Source: Ho & Salimans 2022, figure 2, whose means, variance and weights are not stated.
 """

@@ -1,7 +1,7 @@
 """Published FID and IS over the guidance weight, from Ho & Salimans 2022, tables 1 and 2.
 
 They use 50,000 samples, at 64 x 64 for three p_uncond and at 128 x 128 for three numbers of steps.
-`published` compares only cells of the same model, sampler and protocol.
+`published` compares only results of the same model, sampler and protocol (`Result`).
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ Numbers = tuple[float, float]
 class PublishedTable(NamedTuple):
     """A table of the paper.
 
-    config, swept: fields of the config and of `Result.swept` that a cell must match.
+    config, swept: fields of the config and of `Result.swept` that a result must match.
     column, columns: field of `Result.swept` that differs between columns, and its values.
     rows: {w: ((FID, IS) of every column)}.
     """
@@ -101,7 +101,7 @@ TABLE_2 = PublishedTable(
 
 
 def published(result: Result) -> Numbers | None:
-    """(FID, IS) in the paper for the same cell, or None."""
+    """(FID, IS) in the paper for the same settings, or None."""
     w, config = round(result.swept["w"], 6), dict(flatten(result.record["config"]))
     for table in (TABLE_1, TABLE_2):
         pairs = ((config, table.config), (result.swept, table.swept), (result.protocol, _PROTOCOL))

@@ -19,7 +19,7 @@ Losses = list[tuple[int, float]]
 
 
 def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
-    """Plots of a sweep by name, if their cells were measured; raises ValueError as `families`.
+    """Plots of a sweep by name, if their results were measured; raises ValueError as `families`.
 
     frontier_w: a curve per p_uncond, figure 4. frontier_T: a curve per T, figure 5, if there are
     several. frontier_ways: guidance and its baselines, if any.
@@ -40,7 +40,8 @@ def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
 def frontier(curves: Sequence[Curve]) -> Picture:
     """Score against Frechet distance, one line per curve, its parameter beside the points.
 
-    The paper's numbers for the same cells are a dashed line. ValueError for different protocols.
+    The paper's numbers for the same settings are a dashed line. Raises ValueError if protocols
+    differ.
     """
     every = [result for curve in curves for result in curve.results]
     check_comparable(*every)

@@ -3,9 +3,10 @@
     runs = share_programs([Run(workdir, load_model(workdir)) for workdir in workdirs])
     results = list(measure(plan(runs, weights=[0, 0.3, 1]), network, reference, ...))
 
-A sweep evaluates each cell in its run's folder with `evaluation.evaluate`, or loads its earlier
-result. The guidance weight is data, so one program is compiled per network and T. All cells share
-the noise of the seed. `curves`, `plots`, `claims`, `report` and `files` process the results.
+A cell is one model sampled with one setting. A sweep evaluates each cell with
+`evaluation.evaluate`, or loads the earlier result from the run's folder. The guidance weight is
+data, so one program is compiled per network and T. All cells share the noise of the seed. `curves`,
+`plots`, `claims`, `report` and `files` process the results.
 """
 
 import time
@@ -30,7 +31,7 @@ NEEDED = ("fid", "is")
 
 
 class Run(NamedTuple):
-    """A trained model and its run folder, which stores its cells."""
+    """A trained model and its run folder, which stores the results."""
 
     workdir: Path
     model: Model
@@ -52,7 +53,8 @@ class Cell(NamedTuple):
 class OlderWays(NamedTuple):
     """Baselines with the same trade-off (Dhariwal & Nichol 2021), on the first run.
 
-    classifier, classifier_form: guides the model at w = `classifier_on`, 0 or -1 (unconditional).
+    classifier, classifier_form: noisy classifier that guides the model, and how.
+    classifier_on: weight w of the guided model, 0 (conditional) or -1 (unconditional).
     classifier_weights, noise_temperatures, score_temperatures: one cell per value.
     num_steps: T; the first of the sweep if None.
     """
@@ -88,7 +90,7 @@ def plan(
 ) -> list[Cell]:
     """Cells of a sweep: the first run at each T, the other runs at the first T.
 
-    Raises ValueError, with the run, for settings that `Model.check` refuses.
+    Raises ValueError, naming the run, if `Model.check` rejects the settings.
 
     Args:
       weights: guidance weights w of the first run at the first T.
@@ -138,10 +140,11 @@ def measure(
     batch_size: int = 256,
     **numbered,
 ) -> Iterator[Result]:
-    """Yields the result of every cell and prints a line for it.
+    """Yields the result of every cell and prints a line per result.
 
-    Results are stored in `<workdir>/evaluations`, like those of `cfg-jax evaluate`. Arguments are
-    those of `evaluate` and `Samples`; raises as `check_measurable` and `evaluate`.
+    Like `cfg-jax evaluate`, stores results in `<workdir>/evaluations`. `numbered` has num_samples,
+    label_plan and seed of `Samples`; other arguments as for `evaluate`. Raises as
+    `check_measurable` and `evaluate`.
     """
     check_measurable(cells, metrics, **numbered)
     done, spent = 0.0, 0.0
@@ -165,12 +168,12 @@ def measure(
 
 
 def check_measurable(cells: Sequence[Cell], metrics: Sequence[str], **numbered) -> None:
-    """Raises ValueError for metrics without NEEDED, and as `evaluation.check_request`."""
+    """Raises ValueError if metrics lack one of NEEDED, and as `evaluation.check_request`."""
     lacking = [name for name in NEEDED if name not in metrics]
     if lacking:
         raise ValueError(
-            f"metrics={','.join(metrics)}: a sweep's tables need {' and '.join(NEEDED)}; add "
-            f"{' and '.join(lacking)}"
+            f"metrics={','.join(metrics)}: the tables of a sweep need "
+            f"{' and '.join(map(repr, NEEDED))}: add {' and '.join(map(repr, lacking))}"
         )
     for cell in cells:
         evaluation.check_request(cell.samples(**numbered), metrics)

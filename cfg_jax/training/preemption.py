@@ -1,8 +1,8 @@
 """Stopping on SIGTERM, after the same step in every process.
 
-A scheduler sends SIGTERM some seconds before it kills a process. Without `jax.distributed` our own
-handler records the signal. With it JAX's handler does, and all processes agree on a step. The two
-exclude each other, because the handler installed later replaces the earlier.
+A scheduler sends SIGTERM some seconds before it kills a process. Without `jax.distributed` this
+module's handler records the signal. With `jax.distributed` JAX's handler records it, and all
+processes agree on a step. Only one is used, because the handler installed later replaces the other.
 
     exit code 75    stopped on request, all work saved; the same command resumes (EX_TEMPFAIL)
 """
@@ -21,7 +21,7 @@ EXIT_CODE = 75
 
 
 class Interrupted(SystemExit):
-    """Stop on request after the saved step `step`; uncaught, it exits with EXIT_CODE."""
+    """Stop on request after the saved step `step`; if not caught, exits with EXIT_CODE."""
 
     def __init__(self, step: int):
         super().__init__(EXIT_CODE)
@@ -32,9 +32,9 @@ class Interrupted(SystemExit):
 def watched() -> Iterator[Callable[[], bool]]:
     """Yields `asked_to_stop() -> bool`; inside, SIGTERM does not end the process by itself.
 
-    Every process calls it once after every step. It turns True in all processes at the same call
-    and stays True. It is always False outside the main thread, which alone may handle signals, and
-    in connected processes with `jax_enable_preemption_service` off.
+    Every process calls `asked_to_stop` once after every step. The result turns True in all
+    processes at the same call and stays True. The result is False outside the main thread, which
+    alone may handle signals, and in connected processes with `jax_enable_preemption_service` off.
     """
     connected = jax.distributed.is_initialized()
     options: Any = jax.config  # jax adds its options as attributes at run time

@@ -25,15 +25,14 @@ from cfg_jax.training.step import TrainState, create_optimizer, create_train_sta
 def train(config: ConfigDict, workdir: str | Path) -> None:
     """Trains up to config.train.num_steps, from the newest checkpoint in `workdir` if there is one.
 
-    Writes `checkpoints/`, `metrics.jsonl`, `events/` and `previews/` there. Every process of a run
-    calls it with the same shared `workdir`, a local folder or gs://bucket/folder.
+    Writes `checkpoints/`, `metrics.jsonl`, `events/` and `previews/` in `workdir`, a local folder
+    or gs://bucket/folder. Every process of a run makes this call with the same shared `workdir`.
 
-    Raises:
-      ValueError: invalid config, missing data, or a workdir that is not writable or holds another
-        run; before anything is compiled.
-      FloatingPointError: too many steps in a row with a loss or gradient that is not finite.
-      SaveError: the last checkpoint, or one that several processes write, could not be saved.
-      preemption.Interrupted: SIGTERM was received and the current step is saved.
+    Raises ValueError, before anything is compiled, if the config is invalid, data is missing, or
+    `workdir` is not writable or holds another run. Raises FloatingPointError after too many steps
+    in a row with a loss or gradient that is not finite. Raises SaveError if the last checkpoint, or
+    any checkpoint of several processes, could not be saved. Raises preemption.Interrupted after
+    SIGTERM, once the current step is saved.
     """
     check_writable(workdir, "workdir")
     validate(config, devices.num_devices_of_all())

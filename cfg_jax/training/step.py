@@ -3,7 +3,7 @@
     params <- params - optimizer(mean gradient),   ema <- d ema + (1 - d) params,
     d = min(ema_decay, (1 + n) / (10 + n)) after n steps
 
-A step takes any loss function. It is the same function on one device (axis_name None) and on many,
+A step takes any loss function. The same step runs on one device (axis_name None) and on many,
 because gradients are averaged before any use.
 """
 
@@ -57,16 +57,16 @@ def create_optimizer(
     weight_decay: float = 0.0,
     anneal_steps: int = 0,
 ) -> optax.GradientTransformation:
-    """Adam, AdamW with weight decay, with linear warm-up and clipping of the gradient norm.
+    """Adam, or AdamW if weight_decay is not 0, with linear warm-up and gradient clipping.
 
-    Clips the gradient that it receives, which `make_train_step` has averaged over devices. Its
-    state has one form whatever the values, so a run may resume with others.
+    The gradient that is clipped is already averaged over devices by `make_train_step`. The state
+    has one form for all values, so a run may resume with others.
 
     Args:
       learning_rate: rate after the warm-up.
       warmup_steps: steps from rate 0 to learning_rate; 0 for none.
       b1, b2: decay rates of Adam's moments.
-      grad_clip: largest global norm; 0 for no clipping.
+      grad_clip: largest global norm of the gradient; 0 for no clipping.
       weight_decay: decay of AdamW per unit of learning rate.
       anneal_steps: step at which the rate, falling linearly from step 0 and multiplied by the
         warm-up, reaches 0; 0 for a constant rate.
@@ -107,11 +107,10 @@ def make_train_step(
       num_microbatches: parts of a device's batch, computed in sequence for one update.
       axis_name: pmap axis to average over, or None.
 
-    Returns:
-      The step. `batch` holds arrays [b, ...]; `index` [b] is the position of each example in the
-      global batch. Metrics are (weighted sum, sum of weights) over the global batch: `loss`,
-      `grad_norm`, `param_norm`, `skipped` and those of loss_fn. The step raises ValueError if b is
-      not a multiple of num_microbatches.
+    `batch` holds arrays [b, ...]; `index` [b] is the position of each example in the global batch.
+    Metrics are (weighted sum, sum of weights) over the global batch: `loss`, `grad_norm`,
+    `param_norm`, `skipped` and the metrics of loss_fn. The step raises ValueError if b is not a
+    multiple of num_microbatches.
     """
 
     def mean_loss(params, batch, step):

@@ -1,12 +1,15 @@
 """A watchdog that ends a stuck process.
 
-A process blocked on a hung peer blocks forever, because the hung peer still sends heartbeats. A
-watchdog that is not fed in time prints the stacks of all threads to standard error and exits with
-code 1; the peers then miss the heartbeats of this process.
+The training loop calls `feed` after every step. If no call comes within the timeout, the watchdog
+prints all thread stacks to standard error and exits with code 1. Other processes then miss the
+heartbeats of this process and exit too. Heartbeats alone do not detect a hung process, because it
+still sends them.
 
-    timeout = seconds, times PATIENCE at first and if this process or a peer may compile, save, draw
+    timeout = PATIENCE * seconds    before the first step, and while any process may compile,
+                                    save or draw
+    timeout = seconds               otherwise
 
-It is a C thread, which runs even if a Python thread never releases the interpreter lock.
+The watchdog is a C thread, which runs even if a Python thread never releases the interpreter lock.
 """
 
 import contextlib
@@ -19,7 +22,10 @@ PATIENCE = 10
 
 @contextlib.contextmanager
 def armed(seconds: float) -> Iterator[Callable[[bool], None]]:
-    """Yields `feed(patient)`, to call after every step; 0 seconds disables the watchdog."""
+    """Yields `feed(patient)`, to call after every step; 0 seconds disables the watchdog.
+
+    The timeout until the next call is PATIENCE * seconds if `patient`, else `seconds`.
+    """
 
     def feed(patient: bool) -> None:
         if seconds:
