@@ -13,14 +13,15 @@ import numpy as np
 from cfg_jax.core.types import Array
 
 
-def whole(name: str, value: Any, least: int = 0) -> int:
-    """`value` as an int; ValueError, naming the argument, unless it is an integer >= `least`."""
+def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+    """`value` as an int; ValueError, naming the argument, unless it is an integer in the range."""
     try:
         number = None if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or number < least:
-        raise ValueError(f"{name}={_text(value)}: need an integer of at least {least}")
+    if number is None or number < least or (most is not None and number > most):
+        allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name}={_text(value)}: need an integer {allowed}")
     return number
 
 

@@ -123,12 +123,7 @@ class DiscreteSchedule:
                 "inclusive=False: a discrete process has no such grid, because its log-SNRs are "
                 "its N timesteps and the last call belongs to t = 0; use inclusive=True"
             )
-        num_steps = whole("num_steps", num_steps, 2)
-        if num_steps > self.num_timesteps:
-            raise ValueError(
-                f"num_steps={num_steps}: a grid of {self.num_timesteps} timesteps needs from 2 to "
-                f"{self.num_timesteps} steps"
-            )
+        num_steps = whole("num_steps", num_steps, 2, self.num_timesteps)
         return self._ascending(_evenly_spaced(self.num_timesteps, num_steps))
 
     def respaced(self, sections: str) -> np.ndarray:

@@ -35,6 +35,7 @@ def read_results(path: str | Path) -> list[Result]:
     """Loads a `results.json`; raises ValueError if `write` did not write it."""
     try:
         every = json.loads(Path(path).read_text(encoding="utf-8"))
+        every = [dict(fields) for fields in every]
         return [from_fields(fields, Path(fields.pop("path"))) for fields in every]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
