@@ -3,6 +3,7 @@
     cfg-jax sample --workdir=runs/digits --w=0,1,3 --labels=all --num_steps=256
 
 Writes one .npz and one PNG: a row per label, a column per w, with the same noise along a row.
+--labels takes class names too, as --labels=cat,dog.
 
 --w and --classifier_w are lists of equal length, or one has length 1. This example compares
 classifier-free guidance (columns 1 to 3) with classifier guidance of the unconditional model
@@ -25,15 +26,15 @@ from absl import flags
 
 from . import flags as sampling
 from . import upsampler
-from .program import numbers, refuse, run, whole_numbers
+from .program import numbers, refuse, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/samples if unset.")
 _LABELS = flags.DEFINE_string(
     "labels",
     "all",
-    "Comma-separated class indices from 0, or all; not with --num_samples. The number of classes K "
-    "as an index means no label; all is 0 to K - 1, without it.",
+    "Comma-separated class names, or indices from 0, or all; not with --num_samples. The number of "
+    "classes K as an index means no label; all is 0 to K - 1, without it.",
 )
 _SAMPLES = flags.DEFINE_integer(
     "samples_per_label",
@@ -60,7 +61,6 @@ def check() -> None:
     if not upsampler.WORKDIR.value:
         refuse(upsampler.FLAGS, "needs --upsampler_workdir: give that too, or leave it out")
     sampling.check()
-    _labels()
     for name in ("w", "classifier_w") if many else ():
         if len(numbers(name)) > 1:
             given = flags.FLAGS[name].value
@@ -69,9 +69,14 @@ def check() -> None:
         raise ValueError("--num_samples needs --out: give the folder to write samples to")
 
 
-def _labels() -> list[int] | None:
-    """--labels, or None for all."""
-    return None if _LABELS.value == "all" else whole_numbers("labels")
+def _labels(drawn) -> list[int | str]:
+    """--labels; a text is the name of a class if there is one, else a number."""
+    if _LABELS.value == "all":
+        return list(range(drawn.null_label))
+    given = [text.strip() for text in _LABELS.value.split(",")]
+    return [
+        int(text) if text.isdecimal() and text not in drawn.label_names else text for text in given
+    ]
 
 
 def main(argv: list[str]) -> None:
@@ -107,10 +112,9 @@ def _write_strip(drawn, out, settings, request) -> None:
     enlarge = upsampler.load()
     if not processes.is_first():  # one process draws the few samples of a strip
         return
-    labels = range(drawn.null_label) if _labels() is None else _labels()
     weights = numbers("w"), sampling.classifier_weights()
     request |= {"settings": settings, "samples_per_label": _SAMPLES.value}
-    strip = strips.Strip(drawn, labels, *weights, **request)
+    strip = strips.Strip(drawn, _labels(drawn), *weights, **request)
     for path in strips.write_guidance_strip(strip, out, enlarge):
         print(path)
 

@@ -7,6 +7,7 @@ import tensorflow_datasets as tfds
 
 from cfg_jax.data.digits import prepare_digits
 from cfg_jax.data.sources import OWN, one_line
+from cfg_jax.io.files import check_name
 
 DATASETS = (
     "folder",
@@ -60,8 +61,11 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
 
 
 def expand_user(data_dir: str | None) -> str | None:
-    """`data_dir` with ~ expanded, which array_record, unlike TFDS, does not do."""
-    return None if data_dir is None else os.path.expanduser(data_dir)
+    """`data_dir` with ~ expanded, which array_record, unlike TFDS, does not do.
+
+    Raises ValueError as `files.check_name`.
+    """
+    return None if data_dir is None else os.path.expanduser(check_name(data_dir))
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:

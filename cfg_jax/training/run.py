@@ -17,7 +17,7 @@ from cfg_jax.config.validate import check_same_run, to_json, validate
 from cfg_jax.io.files import check_writable, folder
 from cfg_jax.runtime import devices, processes
 from cfg_jax.storage.checkpoint import Checkpoints
-from cfg_jax.training import preemption, watchdog
+from cfg_jax.training import earlier, preemption, watchdog
 from cfg_jax.training.loop import Loop, Run
 from cfg_jax.training.objectives import classifier_loss_fn, diffusion_loss_fn
 from cfg_jax.training.step import TrainState, create_optimizer, create_train_state, make_train_step
@@ -125,6 +125,7 @@ def _open(config: ConfigDict, workdir: Path, source: data.Source | None) -> Run:
     if source is None:
         source = data.open_source(split=config.data.split, **build.data_arguments(config))
     _check_json(source)
+    data.check_source(source)
     order = data.batches(
         source,
         seed=config.seed,
@@ -141,7 +142,8 @@ def _open(config: ConfigDict, workdir: Path, source: data.Source | None) -> Run:
 def _restore(run: Run, checkpoints: Checkpoints, abstract: TrainState) -> TrainState | None:
     """The state of the newest readable checkpoint, or None."""
     target = devices.replicated_like(abstract)
-    restored = checkpoints.restore_latest(target.replace(ema_params=None), target.ema_params)
+    state = target.replace(ema_params=None)
+    restored = checkpoints.restore_latest(state, target.ema_params, forms=earlier.forms(state))
     if restored is None:
         return None
     if not run.config.train.allow_config_change:
@@ -152,4 +154,4 @@ def _restore(run: Run, checkpoints: Checkpoints, abstract: TrainState) -> TrainS
         )
     if processes.is_first():
         print(f"resuming from step {restored.step}")
-    return devices.as_local(restored.state.replace(ema_params=restored.ema))
+    return devices.as_local(earlier.today(restored.state).replace(ema_params=restored.ema))
