@@ -3,7 +3,6 @@
     cfg-jax sample --workdir=runs/digits --w=0,1,3 --labels=all --num_steps=256
 
 Writes one .npz and one PNG: a row per label, a column per w, with the same noise along a row.
---labels takes class names too, as --labels=cat,dog.
 
 --w and --classifier_w are lists of equal length, or one has length 1. This example compares
 classifier-free guidance (columns 1 to 3) with classifier guidance of the unconditional model
@@ -73,10 +72,8 @@ def _labels(drawn) -> list[int | str]:
     """--labels; a text is the name of a class if there is one, else a number."""
     if _LABELS.value == "all":
         return list(range(drawn.null_label))
-    given = [text.strip() for text in _LABELS.value.split(",")]
-    return [
-        int(text) if text.isdecimal() and text not in drawn.label_names else text for text in given
-    ]
+    known, given = drawn.label_names, [text.strip() for text in _LABELS.value.split(",")]
+    return [int(name) if name.isdecimal() and name not in known else name for name in given]
 
 
 def main(argv: list[str]) -> None:
