@@ -180,7 +180,7 @@ def test_samples_of_other_settings_do_not_overwrite_each_other(pixels, tmp_path)
 
 def test_samples_that_are_not_finite_are_not_turned_into_black_images(model):
     broken = model.with_params(jax.tree.map(lambda a: a * np.nan, model.params), 7)
-    with pytest.raises(FloatingPointError, match="step 7"):
+    with pytest.raises(FloatingPointError, match="samples of checkpoint 7 are not finite"):
         broken.sample(jax.random.key(0), labels=[1])
 
 
