@@ -25,7 +25,7 @@ import pytest
 from cfg_jax import data
 from cfg_jax.config.validate import check_same_run, from_json, to_json
 from cfg_jax.data.sources import ImageSource
-from cfg_jax.io.metric_log import MetricLog
+from cfg_jax.io.metric_log import MetricLog, read_records
 from cfg_jax.runtime import devices
 from cfg_jax.storage.checkpoint import Checkpoints, load_ema
 from cfg_jax.storage.lock import hold
@@ -498,4 +498,4 @@ def load_steps(workdir):
 
 
 def last_logged(workdir):
-    return max((record["step"] for record in records(workdir)), default=0)
+    return max((record["step"] for record in read_records(workdir)), default=0)
