@@ -12,10 +12,13 @@ def get_config() -> ConfigDict:
     config.seed = 0  # random seed of parameters, data order and noise; >= 0
 
     config.data = data = ConfigDict()
-    data.name = "digits"  # "digits", "mixture", or a TFDS name such as "cifar10"
-    data.split = "train"  # TFDS split, e.g. "train[:90%]"
-    data.data_dir = ""  # folder of data sets; "" is the TFDS default, ~/tensorflow_datasets
+    data.name = "digits"  # "folder", "npz", "digits", "mixture", or a TFDS name such as "cifar10"
+    data.split = "train"  # "train", "test", "all", or a TFDS split such as "train[:90%]"
+    data.data_dir = ""  # folder or .npz; of TFDS data sets, "" is ~/tensorflow_datasets
     data.image_size = 0  # pixels after centre crop and area downsampling; 0 for no resizing
+    data.channels = 0  # 1 for grey, 3 for colour; 0 for those of the data set
+    data.background = "white"  # colour behind transparent parts, such as "black" or "#ff8000"
+    data.on_error = "raise"  # for pictures that cannot be decoded; "skip" leaves them out
     data.num_threads = 2  # threads that read and decode ahead; 16 for ImageNet's JPEGs
     data.random_flip = False  # mirror left to right with probability 1/2
     data.min_crop = 1.0  # (0, 1], least fraction of a side that a random crop keeps; 1 for none

@@ -1,8 +1,11 @@
-"""Imports a checkpoint that OpenAI published with ADM as a run's folder.
+"""Imports a checkpoint of OpenAI's ADM, or one trained with its program, as a run's folder.
 
     cfg-jax import_openai --checkpoint=64x64_diffusion.pt --name=64x64_diffusion \\
         --workdir=runs/adm64
+    cfg-jax import_openai --checkpoint=ema_0.9999_100000.pt --config=flags.json --workdir=runs/own
 
+--config has the flags that guided-diffusion's training program was given, as JSON, with
+num_classes and label_names of the data; docs/adm.md has an example.
 `cfg-jax sample` and `cfg_jax.load` then take --workdir. Reading .pt needs
 `pip install -e '.[torch]'`; .safetensors does not.
 """
@@ -13,9 +16,10 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from cfg_jax.config.validate import to_json
+from cfg_jax.config.validate import to_json, validate
 from cfg_jax.data import label_names
-from cfg_jax.interop import openai, run_folder
+from cfg_jax.interop import openai, openai_flags, run_folder
+from cfg_jax.interop.openai_flags import OwnNetwork
 from cfg_jax.io import weight_files
 from configs import base
 
@@ -24,50 +28,70 @@ from .program import run
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "File to import: .pt, .pth or .safetensors.", required=True
 )
-_NAME = flags.DEFINE_string("name", None, "Published name, such as 64x64_diffusion.", required=True)
+_NAME = flags.DEFINE_string("name", None, "Published name, such as 64x64_diffusion.")
+_CONFIG = flags.DEFINE_string(
+    "config", None, "JSON file of a network trained on other data; replaces --name."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "New folder of the run to write.", required=True)
 
 
-def run_config(name: str) -> ConfigDict:
-    """configs/base.py with the settings of a published checkpoint."""
-    config, settings = base.get_config(), openai.settings(name)
+def run_config(network: str | OwnNetwork) -> ConfigDict:
+    """configs/base.py with the settings of a published name, or of a network of one's own."""
+    if isinstance(network, str):
+        settings = openai.settings(network)
+    else:
+        settings = openai.settings(network.preset)
+        settings |= {"data.name": network.dataset, "data.data_dir": network.data_dir}
+    config = base.get_config()
     if settings["network"] == "classifier":
         del config.model.label_input
     config.update_from_flattened_dict(settings)
     return config
 
 
-def import_checkpoint(checkpoint: str, name: str, workdir: str) -> int:
+def import_checkpoint(checkpoint: str, of: str | OwnNetwork, workdir: str) -> int:
     """Writes the run's folder and returns its number of parameters.
 
-    Raises ValueError if the name is unknown, the file holds a different checkpoint or the workdir
-    is in use, and OSError if writing fails. Neither leaves anything on disk.
+    `of` is a published name, or a network of one's own from `openai_flags`. Raises ValueError if
+    the name is unknown, the file holds a different checkpoint or the workdir is in use, and OSError
+    if writing fails. Neither leaves anything on disk.
     """
     run_folder.check_free(workdir)
-    network = openai.load(checkpoint, name)
-    config = run_config(name)
+    published = isinstance(of, str)
+    config = run_config(of)
+    validate(config, num_devices=1)
+    network = openai.load(checkpoint, of if published else of.preset)
     origin = {
         "dataset": config.data.name,
-        "published": name,
+        **({"published": of} if published else {"network": list(of.preset)}),
         "file": Path(checkpoint).name,
         "sha256": weight_files.sha256(checkpoint),
     }
     data = {
         "shape": list(network.shape),
-        "label_names": list(label_names(config.data.name)),
+        "label_names": list(label_names(config.data.name) if published else of.label_names),
         "fingerprint": origin,
     }
     run_folder.write(workdir, network.params, config=to_json(config), meta={"data": data})
     return sum(leaf.size for leaf in jax.tree.leaves(network.params))
 
 
+def check() -> None:
+    """Raises ValueError unless one of --name and --config is given."""
+    if bool(_NAME.value) == bool(_CONFIG.value):
+        raise ValueError(
+            f"--name={_NAME.value or ''} --config={_CONFIG.value or ''}: give one of them"
+        )
+
+
 def main(argv: list[str]) -> None:
     del argv
-    count = import_checkpoint(_CHECKPOINT.value, _NAME.value, _WORKDIR.value)
-    print(f"{_WORKDIR.value}: {_NAME.value}, {count:,} parameters")
+    of = _NAME.value or openai_flags.read(_CONFIG.value)
+    count = import_checkpoint(_CHECKPOINT.value, of, _WORKDIR.value)
+    print(f"{_WORKDIR.value}: {_NAME.value or _CONFIG.value}, {count:,} parameters")
 
 
 if __name__ == "__main__":
     flags.FLAGS.set_default("distributed", "off")
     flags.FLAGS.set_default("compilation_cache", "off")
-    run(main)
+    run(main, check=check)

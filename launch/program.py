@@ -16,6 +16,8 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from . import fields
+
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
@@ -63,6 +65,9 @@ def run(
 
     SIGTERM ends a program, unless it `saves_at_sigterm` and polls `preemption`.
     """
+
+    if "utf" not in (getattr(sys.stdout, "encoding", None) or "utf"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # class names may have any characters
 
     def guarded(argv: list[str]) -> int:
         if len(argv) > 1:
@@ -176,32 +181,44 @@ def _parse(argv: list[str]) -> list[str]:
             # --help lists them with the program's own.
             flags.FLAGS.register_key_flag_for_module(argv[0], flag)
     try:
-        rest = flags.FLAGS(_with_config_path(argv))
+        argv = _with_config_path(argv) if _has_config_file() else argv
+        rest = flags.FLAGS(argv)
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # orbax logs every step
             logging.get_absl_logger().addFilter(_matters)
-        if "config" in flags.FLAGS and flags.FLAGS["config"].present:
+        if _has_config_file() and flags.FLAGS["config"].present:
             flags.FLAGS["config"].value.keys()  # an unreadable file fails at first use
         return rest
     except SystemExit:  # absl exits with 1 after --help
         sys.exit(0)
     except flags.Error as error:
         missing = re.match(r"flag (--\w+)=None", str(error))
-        message = f"{missing[1]} is missing" if missing else error
+        message = f"{missing[1]} is missing" if missing else _without_traceback(error)
         message = f"{message} (--help lists the flags)"
     except (AttributeError, KeyError) as error:
-        text = str(error).removeprefix("'").removesuffix("'")  # a KeyError's is quoted
-        text = text.replace("\\n", " ").replace("\\'", "'")
-        message = f"{text} (configs/base.py lists the fields)"
+        found = fields.unknown(argv) or repr(error)
+        message = f"{found} (configs/base.py lists the fields)"
     except (OSError, ImportError, SyntaxError, TypeError, ValueError) as error:
         message = f"cannot read the config: {error}"
     sys.exit(_fail(message))
 
 
+def _without_traceback(error: flags.Error) -> str:
+    """The text of a flag error; of an exception in a config file only its own message."""
+    text = str(error).strip()
+    return re.sub(r"^\w+: ", "", text.splitlines()[-1]) if "Traceback" in text else text
+
+
+def _has_config_file() -> bool:
+    """Whether --config of this program is a config file of fields that are flags."""
+    return "config" in flags.FLAGS and hasattr(type(flags.FLAGS["config"]), "config_filename")
+
+
 def _with_config_path(argv: list[str]) -> list[str]:
     """The arguments with --config=NAME, or --config NAME, replaced by --config=PATH.
 
-    Raises flags.Error if there is neither a config of that name nor a file.
+    NAME:ARGUMENT becomes PATH:ARGUMENT. Raises flags.Error if there is neither a config of that
+    name nor a file.
     """
     import configs
 
@@ -210,8 +227,9 @@ def _with_config_path(argv: list[str]) -> list[str]:
     for argument in rest:
         if argument.partition("=")[0] in ("--config", "-config"):
             name = argument.partition("=")[2] if "=" in argument else next(rest, "")
-            argument = f"--config={paths.get(name, name)}"
-            if name not in paths and not os.path.exists(name.partition(":")[0]):
+            name, colon, value = name.partition(":")
+            argument = f"--config={paths.get(name, name)}{colon}{value}"
+            if name not in paths and not os.path.exists(name):
                 raise flags.Error(f"{argument}: give a file or one of {', '.join(paths)}")
         found.append(argument)
     return found

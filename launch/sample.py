@@ -25,15 +25,15 @@ from absl import flags
 
 from . import flags as sampling
 from . import upsampler
-from .program import numbers, refuse, run, whole_numbers
+from .program import numbers, refuse, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/samples if unset.")
 _LABELS = flags.DEFINE_string(
     "labels",
     "all",
-    "Comma-separated class indices from 0, or all; not with --num_samples. The number of classes K "
-    "as an index means no label; all is 0 to K - 1, without it.",
+    "Comma-separated class names, or indices from 0, or all; not with --num_samples. The number of "
+    "classes K as an index means no label; all is 0 to K - 1, without it.",
 )
 _SAMPLES = flags.DEFINE_integer(
     "samples_per_label",
@@ -60,7 +60,6 @@ def check() -> None:
     if not upsampler.WORKDIR.value:
         refuse(upsampler.FLAGS, "needs --upsampler_workdir: give that too, or leave it out")
     sampling.check()
-    _labels()
     for name in ("w", "classifier_w") if many else ():
         if len(numbers(name)) > 1:
             given = flags.FLAGS[name].value
@@ -69,9 +68,12 @@ def check() -> None:
         raise ValueError("--num_samples needs --out: give the folder to write samples to")
 
 
-def _labels() -> list[int] | None:
-    """--labels, or None for all."""
-    return None if _LABELS.value == "all" else whole_numbers("labels")
+def _labels(drawn) -> list[int | str]:
+    """--labels; a text is the name of a class if there is one, else a number."""
+    if _LABELS.value == "all":
+        return list(range(drawn.null_label))
+    known, given = drawn.label_names, [text.strip() for text in _LABELS.value.split(",")]
+    return [int(name) if name.isdecimal() and name not in known else name for name in given]
 
 
 def main(argv: list[str]) -> None:
@@ -107,10 +109,9 @@ def _write_strip(drawn, out, settings, request) -> None:
     enlarge = upsampler.load()
     if not processes.is_first():  # one process draws the few samples of a strip
         return
-    labels = range(drawn.null_label) if _labels() is None else _labels()
     weights = numbers("w"), sampling.classifier_weights()
     request |= {"settings": settings, "samples_per_label": _SAMPLES.value}
-    strip = strips.Strip(drawn, labels, *weights, **request)
+    strip = strips.Strip(drawn, _labels(drawn), *weights, **request)
     for path in strips.write_guidance_strip(strip, out, enlarge):
         print(path)
 

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     strips, records = {}, {}
     for each in sweep.runs_of(cells):
         name = f"p_uncond = {each.model.config.diffusion.p_uncond:g}, {each.workdir}"
-        if each.model.has_null_label:
+        if each.model.guides_itself:
             strips[name] = sweep.strip(each, out, *shown)
         if losses := plots.read_losses(each.workdir):
             records[name] = losses

@@ -8,9 +8,12 @@ import configs
 from cfg_jax.config import build
 from cfg_jax.config.validate import check_same_run, flatten, from_json, to_json, validate
 from configs import base
-from tests.tiny import tiny_config
+from tests.tiny import tiny_classifier, tiny_config
 
 NAMES = [module.name for module in pkgutil.iter_modules(configs.__path__)]
+
+
+DRAWN = {"train.preview_every": 2}
 
 
 def config_of(name):
@@ -98,6 +101,29 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(field, value):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "nearest"),
+    [
+        ("train.batch_sze", "train.batch_size"),
+        ("optim.lerning_rate", "optim.learning_rate"),
+        ("sampling.clip", "sampling.clip_x"),
+        ("sead", "seed"),
+    ],
+)
+def test_a_misspelt_field_is_refused_and_not_ignored(field, nearest):
+    said = rf"^config\.{field} is not a field: did you mean {nearest}"
+    with pytest.raises(ValueError, match=said):
+        validate(tiny_config(**{field: 3}), num_devices=1)
+
+
+def test_a_config_without_one_of_the_fields_is_refused():
+    config = tiny_config()
+    with config.unlocked():
+        del config.optim.b1
+    with pytest.raises(ValueError, match=r"^config\.optim\.b1 is missing: start from"):
+        validate(config, num_devices=1)
+
+
 def test_a_batch_must_divide_over_devices_and_microbatches():
     config = tiny_config(**{"train.batch_size": 24, "train.num_microbatches": 2})
     validate(config, num_devices=4)
@@ -120,12 +146,22 @@ def test_a_model_section_of_another_network_is_refused():
         ),
         ({"model.label_input": "without_null"}, "p_uncond=0.1.*no null label"),
         ({"model.label_input": "none"}, "p_uncond=0.1.*no null label"),
+        ({"diffusion.p_uncond": 0.0, **DRAWN}, r"preview_w=.*p_uncond=0, .*need \(0.0,\)"),
+        ({"diffusion.p_uncond": 1.0, **DRAWN}, r"preview_w=.*p_uncond=1, .*need \(-1.0,\)"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(overrides, said):
     with pytest.raises(ValueError, match=said) as caught:
         validate(tiny_config(**overrides), num_devices=1)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("p_uncond", "w"), [(0.0, 0.0), (1.0, -1.0)])
+def test_previews_of_one_branch_are_drawn_at_its_weight_or_not_at_all(p_uncond, w):
+    one_branch = {"diffusion.p_uncond": p_uncond}
+    validate(tiny_config(**one_branch, **DRAWN, **{"train.preview_w": (w,)}), num_devices=1)
+    validate(tiny_config(**one_branch), num_devices=1)
+    validate(tiny_classifier(**one_branch, **DRAWN), num_devices=1)
 
 
 def test_a_config_written_before_a_field_was_added_means_what_it_meant():

@@ -309,7 +309,8 @@ def test_classes_are_those_of_the_opened_source(offline, data_dir):
     [
         ("lsun/classroom", "no class feature `label`"),
         ("cifr10", "'cifr10' is unknown"),
-        ("mixture", "mixture has one class per mean"),
+        ("mixture", "mixture has classes of its own"),
+        ("folder", "folder has classes of its own"),
     ],
 )
 def test_data_sets_without_class_names_are_refused(offline, name, message):

@@ -9,7 +9,8 @@ import pytest
 from cfg_jax.data import batches, iterate, open_source, prepare
 from cfg_jax.data.digits import prepare_digits
 from cfg_jax.data.sources import ImageSource
-from tests.data_files import random_images, replace_download, write_dataset
+from tests import encodings
+from tests.data_files import random_images, replace_download, write_dataset, write_encoded
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def edit_metadata(builder, **changes):
         ("cifar10", ["cfg-jax prepare --dataset=cifar10 --data_dir=", "'.[tf]'"]),
         ("imagenet2012", ["--dataset=imagenet2012", "--manual_dir=DIR", "ILSVRC2012_img_val.tar"]),
         ("imagenet_resized/64x64", ["--dataset=imagenet_resized/64x64"]),
-        ("cifr10", ["'cifr10' is unknown", "digits, mixture, cifar10"]),
+        ("cifr10", ["'cifr10' is unknown", "folder, npz, digits, mixture, cifar10"]),
         ("imagenet_resized/99x99", ["99x99 not found"]),
         ("no name", ["'no name' cannot be opened"]),
     ],
@@ -84,7 +85,7 @@ def test_a_data_set_in_another_format_is_refused_with_the_command(tmp_path, monk
     "name, message",
     [
         ("lsun/classroom", "lsun/classroom has no class feature `label`"),
-        ("imdb_reviews", "imdb_reviews has no 8-bit feature `image`"),
+        ("imdb_reviews", "imdb_reviews has no feature `image` of 8 or 16 bits"),
     ],
 )
 def test_data_sets_without_images_or_labels_are_refused(tmp_path, monkeypatch, name, message):
@@ -173,3 +174,27 @@ def test_an_example_that_does_not_fit_is_named_through_the_iterator(image, label
     source = image_source([good, good, {"image": np.zeros(image, np.uint8), "label": label}])
     with pytest.raises(RuntimeError, match=f"example 2 .*{message}"):
         next(iterate(batches(source, seed=0, batch_size=3)))
+
+
+def test_a_tfds_record_that_cannot_be_decoded_is_named_or_left_out(tmp_path):
+    pictures = 5 * [encodings.encodings()["PNG, colour"][0]]
+    pictures[1] = pictures[1][:60]
+    write_encoded(tmp_path, pictures)
+    place = {"data_dir": str(tmp_path)}
+    source = open_source("encoded_pictures", "train", **place)
+    with pytest.raises(RuntimeError, match="example 1 cannot be used: .*on_error='skip'"):
+        source[1]
+    left = open_source("encoded_pictures", "train", **place, on_error="skip")
+    assert [int(example["label"]) for example in left] == [0, 0, 1, 0]
+    changes = {"num_examples": 4, "left_out": [1], "content": left.fingerprint()["content"]}
+    assert left.fingerprint() == source.fingerprint() | changes
+    with pytest.raises(ValueError, match="on_error is 'ignore': give one of raise, skip"):
+        open_source("encoded_pictures", "train", **place, on_error="ignore")
+
+
+def test_a_tfds_record_that_cannot_be_decoded_is_found_at_opening_where_it_looks(tmp_path):
+    pictures = 5 * [encodings.encodings()["PNG, colour"][0]]
+    pictures[2] = b"no picture"
+    write_encoded(tmp_path, pictures)
+    with pytest.raises(ValueError, match="example 2 cannot be used: .*not one of BMP, GIF, JPEG"):
+        open_source("encoded_pictures", "train", data_dir=str(tmp_path))

@@ -67,6 +67,36 @@ def test_the_bound_does_not_depend_on_the_batches(model, digits, found, batch_si
     np.testing.assert_allclose(other, found, rtol=1e-5)
 
 
+@pytest.mark.parametrize("count", [0, 2.5, "3", -1])
+def test_a_number_of_examples_that_is_none_is_refused_and_not_all(model, digits, count):
+    with pytest.raises(ValueError, match="num_examples=.*: need an integer of at least 1"):
+        likelihood.likelihood(model, digits, num_steps=3, num_examples=count)
+
+
+class Unlabelled:
+    """The digits, each with the label that means none."""
+
+    def __init__(self, digits):
+        self.name, self.shape, self.num_classes = digits.name, digits.shape, 10
+        self.examples = [digits[i] | {"label": np.int32(0)} for i in range(4)]
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, index):
+        return self.examples[index]
+
+
+def test_a_model_that_never_saw_a_label_is_measured_without_one(digits):
+    model = pixel_model(tiny_config(**{"diffusion.p_uncond": 1.0}))
+    options = dict(num_steps=3, num_examples=4, batch_size=4)
+    found = likelihood.likelihood(model, digits, **options)
+    # Its value is that of any labels, unlike a model's that was trained with some.
+    assert found == likelihood.likelihood(model, Unlabelled(digits), **options)
+    other = pixel_model(tiny_config())
+    assert likelihood.likelihood(other, digits, **options) != found
+
+
 def nearest_image(digits):
     """log_probs of a classifier that returns the label of the nearest image of the data set."""
     examples = [digits[i] for i in range(len(digits))]

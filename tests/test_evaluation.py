@@ -306,7 +306,11 @@ def pixels(images):
 
 
 def test_a_file_that_is_no_result_is_refused(tmp_path):
-    (tmp_path / "a.json").write_text('{"metrics": {}}')
-    for name in ("a.json", "b.json"):
+    fields = {"metrics": {"fid": 1.0}, "protocol": {}, "swept": {}, "record": {}}
+    odd = [{"metrics": {}}, [1], 3, fields | {"metrics": [1]}, fields | {"metrics": {"fid": "1"}}]
+    odd += [fields | {"protocol": None}, fields | {"more": 1}]
+    for number, each in enumerate(odd):
+        (tmp_path / f"{number}.json").write_text(json.dumps(each))
+    for name in [*(f"{number}.json" for number in range(len(odd))), "b.json"]:
         with pytest.raises(ValueError, match=f"{name} is not an evaluation result"):
             evaluation.read_result(tmp_path / name)

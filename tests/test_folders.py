@@ -3,6 +3,8 @@
 import contextlib
 import importlib.util
 import json
+import subprocess
+import sys
 
 import fsspec
 import numpy as np
@@ -10,13 +12,16 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
+from cfg_jax.data.preparation import expand_user
 from cfg_jax.evaluation import accumulate, file_reference, read_result, reference
 from cfg_jax.evaluation.result import Result, write_result
 from cfg_jax.io import images
 from cfg_jax.io.files import check_writable, folder, save_npz
 from cfg_jax.io.metric_log import MetricLog
+from cfg_jax.io.weight_files import existing
 from cfg_jax.metrics import load_statistics, save_statistics
 from tests.plain_network import accumulated, images_at, plain_network
+from tests.programs import ROOT
 
 
 class Bucket(MemoryFileSystem):
@@ -45,6 +50,32 @@ def test_a_folder_of_the_file_system_is_that_of_its_user(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert folder("~/runs/a") == tmp_path / "runs" / "a"
     assert folder(tmp_path) == tmp_path
+
+
+CANNOT_READ = "has characters that this process cannot read, its file names are "
+
+
+def test_a_name_that_the_locale_cannot_spell_is_refused_with_what_to_set():
+    for check in (folder, lambda name: check_writable(name, "workdir"), expand_user, existing):
+        with pytest.raises(ValueError, match=CANNOT_READ + "utf-8: set LANG=C.UTF-8") as caught:
+            check("runs/Gr\udcc3\udcb6e.pt")
+        assert "\\udcc3" in str(caught.value) and str(caught.value).isascii()
+    assert folder("runs/Größe").name == "Größe"
+
+
+@pytest.mark.parametrize("name", ["Größe", "猫", "plain"])
+def test_in_the_locale_c_without_utf_8_names_are_ascii_or_refused(name):
+    code = """import runpy, sys
+try: print(runpy.run_path("cfg_jax/io/files.py")["folder"](sys.argv[1]))
+except ValueError as error: print(error)"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, name],
+        env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        cwd=ROOT,
+    )
+    said = done.stdout.decode("ascii").strip()
+    assert said == name if name.isascii() else CANNOT_READ + "ascii" in said, done
 
 
 @pytest.mark.parametrize(

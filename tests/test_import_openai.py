@@ -287,11 +287,106 @@ def test_a_pickle_with_code_is_refused_and_not_executed(tmp_path, form):
 def test_a_file_with_other_things_than_tensors_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save([torch.ones(2)], tmp_path / "list.pt")
-    torch.save({"model": {"a": torch.ones(2)}}, tmp_path / "nested.pt")
+    torch.save({"weights": {"a": torch.ones(2)}}, tmp_path / "nested.pt")
+    torch.save({"model": {"ema": [torch.ones(2)]}}, tmp_path / "shadow.pt")
     with pytest.raises(ValueError, match="holds a list: expected a state dict"):
         weight_files.read(tmp_path / "list.pt")
-    with pytest.raises(ValueError, match="entry 'model' is a dict"):
+    with pytest.raises(ValueError, match="entry 'weights' is a dict"):
         weight_files.read(tmp_path / "nested.pt")
+    with pytest.raises(ValueError, match="entry 'ema' is a list"):
+        weight_files.read(tmp_path / "shadow.pt")
+
+
+WRAPPED = {
+    "module.": (lambda weights: {f"module.{k}": v for k, v in weights.items()}, "'module.'"),
+    "compiled": (
+        lambda weights: {f"module._orig_mod.{k}": v for k, v in weights.items()},
+        "'module._orig_mod.'",
+    ),
+    "state_dict": (lambda weights: {"state_dict": weights, "epoch": 3}, r"['state_dict'] (beside"),
+    "averaged": (
+        lambda weights: {"model": {k: 0 * v for k, v in weights.items()}, "ema": weights},
+        "['ema'] (beside 'model')",
+    ),
+    "nested": (
+        lambda weights: {"state_dict": {"model": {f"module.{k}": v for k, v in weights.items()}}},
+        "['state_dict']['model'], names without 'module.'",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+def test_a_state_dict_is_unwrapped_with_a_line_that_says_so(tmp_path, capsys, form):
+    torch = pytest.importorskip("torch")
+    weights = {"a.weight": torch.arange(4.0), "module.bias": torch.ones(2)}
+    wrap, said = WRAPPED[form]
+    torch.save(wrap(weights), tmp_path / "a.pt")
+    read = weight_files.read(tmp_path / "a.pt")
+    assert list(read) == list(weights)
+    np.testing.assert_array_equal(read["a.weight"], np.arange(4))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{tmp_path / 'a.pt'}: ") and said in line
+
+
+def test_a_prefix_of_all_names_is_taken_off_and_one_of_some_is_kept(tmp_path, capsys):
+    weights = tiny_weights("tiny_diffusion")
+    wrapped = {f"module.{name}": array for name, array in weights.items()}
+    save_file(wrapped, tmp_path / "a.safetensors")
+    network = openai.load(tmp_path / "a.safetensors", "tiny_diffusion")
+    assert "names without 'module.'" in capsys.readouterr().out
+    expected = openai.from_state_dict(weights, *openai.preset("tiny_diffusion")[::-1])
+    jax.tree.map(np.testing.assert_array_equal, network.params, expected.params)
+    save_file({"module.a": np.ones(2), "b": np.ones(2)}, tmp_path / "b.safetensors")
+    assert set(weight_files.read(tmp_path / "b.safetensors")) == {"module.a", "b"}
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_weights_of_half_the_width_are_imported_as_they_are(tmp_path, dtype):
+    weights = {k: np.asarray(v, dtype) for k, v in tiny_weights("tiny_diffusion").items()}
+    save_file(weights, tmp_path / "half.safetensors")
+    network = openai.load(tmp_path / "half.safetensors", "tiny_diffusion")
+    leaves = jax.tree.leaves(network.params)
+    assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
+    found = np.asarray(network.params["conv_out"]["bias"])
+    np.testing.assert_array_equal(found, weights["out.2.bias"].astype(np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16])
+def test_weights_of_a_diverged_run_are_refused_and_leave_nothing(tmp_path, value, dtype):
+    weights = {k: np.asarray(v, dtype) for k, v in tiny_weights("tiny_diffusion").items()}
+    weights["out.2.bias"][1] = value
+    save_file(weights, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"1 with nan or inf \(out\.2\.bias\)") as caught:
+        import_checkpoint(str(tmp_path / "a.safetensors"), "tiny_diffusion", str(tmp_path / "run"))
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+ODD_TENSORS = {
+    "sparse": lambda torch: torch.eye(3).to_sparse(),
+    "quantized": lambda torch: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+    "without data": lambda torch: torch.ones(3, device="meta"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_TENSORS)
+def test_a_tensor_that_numpy_cannot_hold_costs_one_line_with_its_name(tmp_path, kind):
+    torch = pytest.importorskip("torch")
+    torch.save({"a": ODD_TENSORS[kind](torch)}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="a.pt") as caught:
+        weight_files.read(tmp_path / "a.pt")
+    assert "\n" not in str(caught.value)
+
+
+def test_tensors_of_eight_bits_are_widened_and_complex_ones_do_not_fit(tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = {"a": torch.tensor([0.5, -2]).to(torch.float8_e4m3fn), "b": torch.tensor([1j])}
+    torch.save(tensors, tmp_path / "a.pt")
+    read = weight_files.read(tmp_path / "a.pt")
+    np.testing.assert_array_equal(read["a"], np.float32([0.5, -2]))
+    with pytest.raises(ValueError, match=r"1 of another shape or type \(b is complex64"):
+        weight_files.check(read, {"a": (2,), "b": (1,)}, jnp.floating, "give others")
 
 
 def test_the_program_ends_in_one_line_where_the_name_is_not_the_files(files, tmp_path):

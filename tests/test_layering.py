@@ -42,6 +42,7 @@ PURE = {
     "dataclasses",
     "math",
     "numbers",
+    "operator",
     "typing",
     "zlib",
 }

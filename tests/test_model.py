@@ -106,10 +106,10 @@ def test_temperatures_change_samples_and_one_changes_nothing(model):
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"noise_temperature": -0.1}, "noise_temperature=-0.1, score_temperature=1.0: need finite"),
+        ({"noise_temperature": -0.1}, "noise_temperature=-0.1: need a finite"),
         ({"noise_temperature": np.nan}, "noise_temperature=nan"),
-        ({"score_temperature": 0.0}, "score_temperature=0.0: need finite"),
-        ({"score_temperature": [1.0, 2.0]}, "need finite numbers"),
+        ({"score_temperature": 0.0}, "score_temperature=0.0: need a finite"),
+        ({"score_temperature": [1.0, 2.0]}, "need a finite number"),
         ({"noise_temperature": 0.5, "step": "ddim"}, "which draws no noise"),
     ],
 )
@@ -394,6 +394,28 @@ def test_a_model_without_null_label_samples_at_w_zero_and_refuses_another(label_
         with pytest.raises(ValueError, match="no null label; use w=0 and a classifier") as caught:
             draw(model, [3, 4], w=w)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("p_uncond", "w", "label"), [(0.0, 0.0, 3), (1.0, -1.0, 10)])
+def test_a_model_of_one_branch_samples_from_that_branch_only(tmp_path, p_uncond, w, label):
+    model = pixel_model(tiny_config(**{"diffusion.p_uncond": p_uncond}))
+    assert model.has_null_label and not model.guides_itself
+    assert np.isfinite(draw(model, [label], w=w)).all()
+    for other in (1.0, -1 - w, np.array([w, 0.5])):
+        with pytest.raises(ValueError, match=f"p_uncond={p_uncond:g} never showed .*use w={w:g}"):
+            draw(model, [3, 4], w=other)
+    with pytest.raises(ValueError, match=f"use w={w:g}"):
+        strips.preview(model, (0.0, 1.0), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_label_is_refused_by_a_model_that_always_had_one():
+    model = pixel_model(tiny_config(**{"diffusion.p_uncond": 0.0}))
+    with pytest.raises(ValueError, match=r"label 10 means no label.*\(p_uncond=0\)"):
+        draw(model, [3, 10])
+    model = pixel_model(tiny_config(**{"model.label_input": "without_null"}))
+    with pytest.raises(ValueError, match="labels from 3 to 10: need 0..9$"):
+        draw(model, [3, 10])
 
 
 def test_a_learned_variance_is_the_one_that_is_sampled_with():

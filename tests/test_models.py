@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,13 @@ from cfg_jax.config import build
 from cfg_jax.models import MLP
 from cfg_jax.models.layers import (
     Attention,
+    Conv,
+    Dense,
     Dropout,
     GroupNorm,
     LabelEmbedding,
+    NoiseEmbedding,
+    ResBlock,
     downsample,
     logsnr_position,
     sinusoidal_embedding,
@@ -45,6 +51,75 @@ def test_group_norm_equals_flax_with_any_scale_and_shift():
     ours = GroupNorm(groups=3)
     np.testing.assert_allclose(ours.apply({"params": params}, h), plain, atol=1e-4)
     np.testing.assert_allclose(ours.apply({"params": params}, h, scale, shift), expected, atol=2e-4)
+
+
+def brain(*shape):
+    """Values of bfloat16 around 1/4, whose sums do not cancel."""
+    return jnp.asarray(0.25 + RNG.standard_normal(shape), jnp.bfloat16)
+
+
+@pytest.mark.parametrize("kind", [Dense, functools.partial(Conv, kernel_size=(3, 3))])
+def test_the_gradient_of_a_bias_in_bfloat16_is_summed_in_float32(kind):
+    layer, h, cotangent = kind(4, dtype=jnp.bfloat16), brain(2, 64, 64, 3), brain(2, 64, 64, 4)
+    params = layer.init(jax.random.key(0), h[:1, :3, :3])
+    out, gradient = jax.vjp(lambda p: layer.apply(p, h), params)
+    assert out.dtype == jnp.bfloat16
+    expected = np.asarray(cotangent, np.float64).sum((0, 1, 2))
+    np.testing.assert_allclose(gradient(cotangent)[0]["params"]["bias"], expected, rtol=1e-5)
+
+
+def test_the_gradient_of_doubled_pixels_in_bfloat16_is_summed_in_float32():
+    cotangent = brain(2, 8, 8, 3)
+    _, gradient = jax.vjp(upsample, brain(2, 4, 4, 3))
+    blocks = np.asarray(cotangent, np.float32).reshape(2, 4, 2, 4, 2, 3)
+    expected = jnp.asarray(blocks.sum((2, 4)), jnp.bfloat16)
+    np.testing.assert_array_equal(gradient(cotangent)[0], expected)
+
+
+def test_an_embedding_is_float32_because_every_block_adds_to_its_gradient():
+    embedding = NoiseEmbedding(8, jnp.bfloat16)
+    position = jnp.linspace(0, 1000, 3)
+    out, _ = embedding.init_with_output(jax.random.key(0), position)
+    assert out.dtype == jnp.float32
+
+
+def gradient_errors(make, *arguments):
+    """||found - exact|| / ||exact|| of every parameter's gradient in bfloat16 and float32."""
+    nets = [make(dtype) for dtype in ("float32", "bfloat16")]
+    params = randomised(jax.eval_shape(nets[0].init, jax.random.key(0), *arguments)["params"])
+    target = jnp.asarray(RNG.standard_normal(arguments[0].shape), jnp.float32)
+
+    def gradient(net):
+        def loss(params):
+            return jnp.mean((net.apply({"params": params}, *arguments) - target) ** 2)
+
+        return jax.jit(jax.grad(loss), compiler_options=RUN_ONCE)(params)
+
+    exact, found = map(gradient, nets)
+    errors = jax.tree.map(lambda f, e: jnp.linalg.norm(f - e) / jnp.linalg.norm(e), found, exact)
+    return {jax.tree_util.keystr(k): float(v) for k, v in jax.tree.leaves_with_path(errors)}
+
+
+def test_gradients_of_an_added_embedding_in_bfloat16_are_those_of_float32():
+    h = jnp.asarray(RNG.standard_normal((2, 64, 64, 8)), jnp.float32)
+    emb = jnp.asarray(RNG.standard_normal((2, 16)), jnp.float32)
+
+    def block(dtype):
+        return ResBlock(8, 4, adagn=False, dtype=jnp.dtype(dtype))
+
+    errors = gradient_errors(block, h, emb, None)
+    assert max(errors.values()) < 0.03, max(errors, key=errors.get)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("adagn", [True, False])
+def test_gradients_of_a_unet_in_bfloat16_are_those_of_float32_to_three_per_cent(adagn):
+    # Summed in bfloat16, gradients of biases were off by up to 34 per cent on these images.
+    def unet(dtype):
+        return small_unet(out_channels=3, attention_resolutions=(32,), adagn=adagn, dtype=dtype)
+
+    errors = gradient_errors(unet, *inputs(batch=2, size=64, channels=3))
+    assert max(errors.values()) < 0.03, max(errors, key=errors.get)
 
 
 def test_group_norm_in_bfloat16_loses_no_more_than_its_rounding():

@@ -16,10 +16,12 @@ TRAIN = ["launch.train", "--config=configs/digits.py"]
 
 SAMPLE = ["launch.sample", "--workdir={run}"]
 
+IMPORT = ["launch.import_openai", "--checkpoint={file}", "--workdir={new}"]
+
 # name: (arguments, text of the line). {run} is a model's run, {classifier} a noisy classifier's,
 # {larger} a classifier's for larger images, {new} a missing folder, {file} a file instead of one.
 MISTAKES = {
-    "an unknown field": ([*TRAIN, "--workdir={new}", "--config.optim.lrr=1"], "lrr"),
+    "an unknown field": ([*TRAIN, "--workdir={new}", "--config.optim.lr=1"], "optim.learning_rate"),
     "a wrong type": ([*TRAIN, "--workdir={new}", "--config.train.num_steps=many"], "num_steps"),
     "not a number": (
         [*TRAIN, "--workdir={new}", "--config.optim.learning_rate=nan"],
@@ -36,6 +38,17 @@ MISTAKES = {
     "no such config": (
         ["launch.train", "--config=configs/no.py", "--workdir={new}"],
         "--config=configs/no.py: give a file or one of base, cifar10",
+    ),
+    "no such folder of pictures": (
+        ["launch.train", "--config=folder:{new}", "--workdir={new}"],
+        "error: data_dir is '{new}': give a folder of pictures by class",
+    ),
+    "a background that is no colour": (
+        [
+            *(*TRAIN, "--workdir={new}", "--config.data.background=whight"),
+            *("--config.data.name=folder", "--config.data.data_dir={run}"),
+        ],
+        "background is 'whight': give a colour by name",
     ),
     "no such version of a data set": (
         ["launch.prepare", "--dataset=cifar10:9.9.9", "--data_dir={new}"],
@@ -78,12 +91,12 @@ MISTAKES = {
     "a label out of range": (["launch.sample", "--workdir={run}", "--labels=3,11"], "0..9"),
     "a label that is a word": (
         ["launch.sample", "--workdir={run}", "--labels=cat"],
-        "--labels=cat",
+        "label 'cat' is not a class: did you mean",
     ),
     "a w that is no number": (["launch.sample", "--workdir={run}", "--w=1,x"], "--w=1,x"),
     "a w that is not finite": (["launch.sample", "--workdir={run}", "--w=nan"], "finite"),
     "one step": (["launch.sample", "--workdir={run}", "--num_steps=1"], "num_steps"),
-    "an infinite label": (["launch.sample", "--workdir={run}", "--labels=inf"], "finite numbers"),
+    "an infinite label": (["launch.sample", "--workdir={run}", "--labels=inf"], "is not a class"),
     "accuracies that do not match": (
         ["launch.judge", "--workdir={run}", "--w=0,1"],
         "one accuracy",
@@ -176,6 +189,15 @@ MISTAKES = {
     "a name that OpenAI did not use": (
         ["launch.import_openai", "--checkpoint={file}", "--name=32x32", "--workdir={new}"],
         "64x64_diffusion",
+    ),
+    "a published name and a description": (
+        [*IMPORT, "--name=64x64_diffusion", "--config={file}"],
+        "--name=64x64_diffusion --config={file}: give one of them",
+    ),
+    "nothing that says which network": (IMPORT, "--name= --config=: give one of them"),
+    "a description that is not there": (
+        [*IMPORT, "--config={new}/flags.json"],
+        "{new}/flags.json: [Errno 2] No such file",
     ),
     "a figure without spread": (["launch.mixture", "--std=0", "--out={new}/a.png"], "--std=0"),
 }

@@ -105,7 +105,7 @@ def test_what_a_command_names_is_there(command):
         assert (ROOT / "launch" / f"{program}.py").exists(), program
     for part in command:
         if part.startswith("--config="):
-            part = part.removeprefix("--config=")
+            part = part.removeprefix("--config=").partition(":")[0]  # without its argument
             if program and "/" not in part:
                 part = f"configs/{part}.py"
         if part.startswith(("launch.", "configs/", "launch/", "notebooks/")):

@@ -76,6 +76,14 @@ def test_a_file_of_another_network_is_refused_with_what_differs(source, tmp_path
         file_reference(plain_network()._replace(**{field: value}), path)
 
 
+def test_a_file_of_a_known_network_needs_no_name_and_no_image_shape(source, tmp_path):
+    network = plain_network()
+    rows = FeatureStatistics.of(np.random.default_rng(0).standard_normal((9, 6)))
+    save_statistics(tmp_path / "own.npz", rows, **network.identity)
+    found = file_reference(network, tmp_path / "own.npz")
+    assert (found.name, found.shape, found.count) == ("own.npz", None, 9)
+
+
 @pytest.fixture
 def inception(monkeypatch):
     """A network named Inception with the plain network's width."""

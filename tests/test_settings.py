@@ -82,6 +82,46 @@ def test_a_request_that_is_refused_derives_no_key_and_compiles_nothing(task, set
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_steps": 0}, "num_steps=0: need an integer of at least 2"),
+        ({"num_steps": 5.9}, "num_steps=5.9: need an integer"),
+        ({"num_steps": True}, "num_steps=True: need an integer"),
+        ({"clip_x": "False"}, "clip_x='False': choose True or False"),
+        ({"clip_x": 0}, "clip_x=0: choose True or False"),
+        ({"w": None}, "w=None: need finite guidance weights"),
+        ({"w": "1"}, "w='1': need finite guidance weights"),
+        ({"classifier_w": None}, "classifier_w=None: need a finite number"),
+        ({"logvar_interp": "0.3"}, "logvar_interp='0.3': need a number"),
+        ({"logvar_interp": [0.1, 0.2]}, r"logvar_interp=\[0.1, 0.2\]: need a number"),
+        ({"noise_temperature": "1"}, "noise_temperature='1': need"),
+        ({"score_temperature": None}, "score_temperature=None: need"),
+        ({"step": ["ddim"]}, "step=.*: choose one of ancestral, ddim"),
+    ],
+)
+def test_settings_of_another_type_are_refused_and_not_converted(task, settings, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        filled(**settings).check(task, guided_by_classifier=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_json_of_numpy_scalars_is_that_of_numbers_and_a_weight_per_sample_has_none(task):
+    assert filled(w=np.float64(1.5)).to_json(task) == filled(w=1.5).to_json(task)
+    with pytest.raises(ValueError, match="give one weight for all samples"):
+        filled(w=[0.5, 1.0]).to_json(task)
+
+
+@pytest.mark.parametrize(("p_uncond", "only"), [(0.0, 0.0), (1.0, -1.0)])
+def test_a_branch_that_was_never_trained_is_refused(p_uncond, only):
+    filled(w=only).check_trained(p_uncond)
+    filled(w=[only, only]).check_trained(p_uncond)
+    filled(w=3.0).check_trained(0.1)
+    for w in (1.0, -0.5, -1 - only, [only, 1.0]):
+        with pytest.raises(ValueError, match=rf"p_uncond={p_uncond:g} .*; use w={only:g}"):
+            filled(w=w).check_trained(p_uncond)
+
+
 @pytest.mark.parametrize("labels", [[11], [-1], [0.5], 3, []])
 def test_labels_that_the_network_does_not_know_are_refused_before_the_key(task, labels):
     with pytest.raises(ValueError, match="labels"):

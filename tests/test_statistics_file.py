@@ -1,6 +1,7 @@
 """Statistics files, ours and other programs'."""
 
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -62,6 +63,12 @@ class Trap:
         return (pytest.fail, ("a file ran code",))
 
 
+def write_text_entry(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mu", "0, 0")
+        archive.writestr("sigma", "1")
+
+
 def stored(**arrays):
     return lambda path: np.savez(path, **arrays)
 
@@ -81,6 +88,17 @@ def stored(**arrays):
         (stored(mu=np.array(["a"]), sigma=np.eye(1)), "give numbers"),
         (stored(mu=np.zeros(2), sigma=np.diag([1, np.nan])), "nan or inf in mu or sigma"),
         (stored(mu=np.zeros(2), sigma=np.eye(2), manifest="{"), "cannot be read"),
+        (stored(mu=np.zeros(2), sigma=np.eye(2), manifest="[1]"), "not the text of a JSON object"),
+        (stored(mu=np.zeros(2), sigma=np.eye(2), manifest=3), "not the text of a JSON object"),
+        (stored(mu=np.zeros(2), sigma=np.eye(2), manifest="[" * 10**5), "of a JSON object"),
+        (stored(mu=np.zeros(2), sigma=np.eye(2), manifest='{"image_shape": 8}'), "image_shape in"),
+        (stored(mu=np.zeros(2), sigma=np.eye(2), manifest='{"name": 8}'), "name in its manifest"),
+        (stored(mu=np.zeros(2), sigma=np.eye(2), count=np.arange(2)), r"count \[0 1\]: give one"),
+        (stored(mu=np.zeros(2), sigma=np.eye(2), count=9.5), "count 9.5: give one integer"),
+        (stored(mu=np.zeros(2), sigma=np.eye(2), count="9"), "count 9: give one integer"),
+        (stored(mu=np.zeros(2), sigma=np.eye(2), count=1), "count 1: give one integer"),
+        (stored(mu=np.zeros(0), sigma=np.zeros((0, 0))), r"mu float64\[0\]"),
+        (write_text_entry, "entry mu is not an array"),
     ],
 )
 def test_a_file_that_holds_no_statistics_is_refused_by_name_on_one_line(tmp_path, write, message):

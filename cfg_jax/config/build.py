@@ -140,8 +140,8 @@ def data_arguments(config: ConfigDict) -> dict[str, Any]:
         for name, value in config.data.items()
         if name not in ("split", "random_flip", "min_crop", "num_threads")
     }
-    optional = {name: arguments[name] or None for name in ("data_dir", "image_size")}
-    return arguments | optional
+    optional = ("data_dir", "image_size", "channels")
+    return arguments | {name: arguments[name] or None for name in optional if name in arguments}
 
 
 def assemble(

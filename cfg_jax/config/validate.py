@@ -4,6 +4,7 @@ All checks precede compilation and writing. Checkpoints hold configs as JSON.
 """
 
 import dataclasses
+import difflib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax.config.build import NETWORKS, SCHEDULES, STEPS
 from cfg_jax.core.diffusion import HEADS
+from cfg_jax.core.guidance import only_trained_w
 from cfg_jax.core.losses import WEIGHTINGS
 from cfg_jax.models.trunk import LABEL_INPUTS, QKV_ORDERS
 
@@ -55,6 +57,8 @@ RULES: dict[str, Rule] = {field: rule for rule, fields in _RANGES for field in f
     "network": _one_of(list(NETWORKS)),
     "data.name": (bool, "the name of a data set"),
     "data.min_crop": (lambda value: 0 < value <= 1, "in (0, 1]"),
+    "data.channels": _one_of([0, 1, 3]),
+    "data.on_error": _one_of(["raise", "skip"]),
     "model.channel_mult": (
         lambda values: _are_numbers(values) and min(values) > 0,
         "numbers above 0, at least one",
@@ -69,18 +73,25 @@ RULES: dict[str, Rule] = {field: rule for rule, fields in _RANGES for field in f
     "sampling.step": _one_of(list(STEPS)),
 }
 
+# Fields of any value, in the sections whose fields are known; `model` has those of its network.
+_FREE_VALUES = set(
+    "diffusion.logsnr_min diffusion.logsnr_max diffusion.learned_variance sampling.respacing "
+    "sampling.clip_x train.allow_config_change".split()
+)
+_KNOWN = {field for field in RULES if not field.startswith(("data.", "model."))} | _FREE_VALUES
+
 _CONTENT = "meta.data.fingerprint.content"
 # Fields that may change when a run resumes: duration, intervals, paths and memory use.
 _FREE_AT_RESUME = set(
-    "data.data_dir data.num_threads model.remat train.num_steps train.num_microbatches "
-    "train.log_every train.checkpoint_every train.preview_every train.preview_w "
-    "train.max_skipped_in_row train.hang_seconds train.allow_config_change".split()
+    "data.data_dir data.on_error data.num_threads model.remat train.num_steps "
+    "train.num_microbatches train.log_every train.checkpoint_every train.preview_every "
+    "train.preview_w train.max_skipped_in_row train.hang_seconds train.allow_config_change".split()
 )
 _FREE_SECTIONS = ("checkpoint.", "sampling.")
 
 # Fields missing from configs of earlier checkpoints, with the values used then.
 _ADDED: dict[str, dict[str, Any]] = {
-    "data": {"min_crop": 1.0},
+    "data": {"min_crop": 1.0, "channels": 0, "background": "white", "on_error": "raise"},
     "diffusion": {
         "schedule": "continuous",
         "learned_variance": False,
@@ -104,9 +115,11 @@ _ADDED_TO_UNET = {
 def validate(config: ConfigDict, num_devices: int) -> None:
     """Checks the range of every value, and that values fit each other and the devices.
 
-    Raises ValueError with one line: the field, its value, what is allowed.
+    Raises ValueError with one line: the field, its value, what is allowed. A misspelt field would
+    be ignored, so fields that are unknown or missing are refused.
     """
     values = dict(flatten(config.to_dict()))
+    _check_fields(values)
     for field, value in values.items():
         numbers = value if isinstance(value, tuple | list) else [value]
         if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
@@ -127,6 +140,16 @@ def validate(config: ConfigDict, num_devices: int) -> None:
             f"config.train.batch_size={batch_size} on {num_devices} devices in {parts} "
             f"microbatches: need a multiple of {num_devices * parts}"
         )
+
+
+def _check_fields(values: Mapping[str, Any]) -> None:
+    """Checks that all fields outside `data` and `model` are there, and no others."""
+    for field in values:
+        if field not in _KNOWN and not field.startswith(("data.", "model.")):
+            near = " or ".join(difflib.get_close_matches(field, _KNOWN, n=2, cutoff=0))
+            raise ValueError(f"config.{field} is not a field: did you mean {near}?")
+    if missing := sorted(_KNOWN - values.keys()):
+        raise ValueError(f"config.{missing[0]} is missing: start from configs/base.py")
 
 
 def _check_diffusion(values: Mapping[str, Any]) -> None:
@@ -153,10 +176,26 @@ def _check_diffusion(values: Mapping[str, Any]) -> None:
             f"config.diffusion.p_uncond={p_uncond}: label_input={values['model.label_input']!r} "
             "has no null label to train; set it to 0, or label_input to 'with_null'"
         )
+    _check_previews(values)
     if values["diffusion.low_res_size"] and values["network"] != "unet":
         raise ValueError(
             f"config.diffusion.low_res_size={values['diffusion.low_res_size']}: only "
             "config.network='unet' upsamples; set it to 0"
+        )
+
+
+def _check_previews(values: Mapping[str, Any]) -> None:
+    """Checks that previews need no branch of guidance that p_uncond leaves untrained."""
+    only = only_trained_w(values["diffusion.p_uncond"])
+    draws = values["network"] != "classifier" and not values["diffusion.low_res_size"]
+    if only is None or not draws or not values["train.preview_every"]:
+        return
+    guidable = values.get("model.label_input", "with_null") == "with_null"
+    if guidable and any(w != only for w in values["train.preview_w"]):
+        raise ValueError(
+            f"config.train.preview_w={values['train.preview_w']} with config.diffusion.p_uncond="
+            f"{values['diffusion.p_uncond']:g}, which trains one branch of guidance only: need "
+            f"({only},)"
         )
 
 

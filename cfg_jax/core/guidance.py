@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.arguments import finite, integers
 from cfg_jax.core.diffusion import alpha_sigma, expand, posterior, predict_eps, predict_x
 from cfg_jax.core.samplers import ancestral_step
 from cfg_jax.core.types import (
@@ -49,13 +50,18 @@ def drop_labels(key: Key, labels: Array, *, p_uncond: float, null_label: int) ->
     return jnp.where(dropped, null_label, labels)
 
 
+def only_trained_w(p_uncond: float) -> float | None:
+    """The single w that weights trained branches only: 0 for p_uncond 0, -1 for 1, else None."""
+    return {0.0: 0.0, 1.0: -1.0}.get(p_uncond)
+
+
 def weight_per_step(w: ArrayLike, num_steps: int, batch_size: int) -> np.ndarray:
     """w as [T, B], float32 on the host, from a scalar, [B], [T], [T, 1] or [T, B].
 
     If T = B, a vector is per sample; [T, 1] is always per step. Raises ValueError for any other
-    shape.
+    shape, and unless w has finite numbers.
     """
-    w = np.asarray(w, np.float32)
+    w = finite("w", w, "finite guidance weights").astype(np.float32)
     allowed = [(), (batch_size,), (num_steps,), (num_steps, 1), (num_steps, batch_size)]
     if w.shape not in allowed:
         raise ValueError(
@@ -94,17 +100,17 @@ def classifier_free_guidance(
       w: guidance weight, [] or [B].
       null_label: label of the unconditional branch.
 
-    Raises ValueError if labels is not [B] or w is neither [] nor [B]. The Denoiser raises
-    ValueError for a batch size other than B.
+    Raises ValueError if labels is not [B] integers, or w is neither [] nor [B] or None. The
+    Denoiser raises ValueError for a batch size other than B.
     """
-    labels = jnp.asarray(labels, jnp.int32)
+    labels = integers("labels", labels)
     if labels.ndim != 1:
         raise ValueError(f"labels of shape {labels.shape}: give one per example, [B]")
     nulls = jnp.full_like(labels, null_label)
     if isinstance(w, numbers.Real) and w in (0, -1):
         only = labels if w == 0 else nulls
         return lambda z, logsnr: predict(z, _one_each(logsnr, z, labels), only)
-    w = jnp.asarray(w, jnp.float32)
+    w = jnp.asarray(w if isinstance(w, jax.Array) else finite("w", w), jnp.float32)
     if w.shape not in [(), labels.shape]:
         raise ValueError(
             f"w has shape {w.shape}: give a scalar, or [{labels.size}] for one per sample; for one "

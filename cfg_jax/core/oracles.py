@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.arguments import integers
 from cfg_jax.core.diffusion import alpha_sigma, expand
 from cfg_jax.core.types import Array, ArrayLike, Key, chosen
 
@@ -87,8 +88,10 @@ class GaussianMixture:
     def predict(self, z: Array, logsnr: Array, labels: Array) -> Array:
         """The exact Predict: -sigma grad_z log p(z | label), or of log p(z) for the null label.
 
-        Returns NaN for an invalid label, which reveals a wrong null label.
+        Returns NaN for an invalid label, which reveals a wrong null label. Raises ValueError if
+        labels are not integers.
         """
+        labels = integers("labels", labels)
         alpha, sigma, total = self._moments(logsnr)
         flat, means = self._flat(z)
         each = (sigma / total)[:, :, None] * (flat - alpha[:, :, None] * means)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfg_jax.core.arguments import whole
 from cfg_jax.core.timesteps import DiscreteSchedule
 from cfg_jax.core.types import Array
 
@@ -77,11 +78,9 @@ class CosineSchedule:
         never reaches logsnr_max (Salimans & Ho 2022, arXiv 2202.00512). The result is [T] float32
         on the host, ascending, first exactly logsnr_min, last exactly logsnr_max if inclusive.
 
-        Raises ValueError if num_steps is below 2 (below 1 if not inclusive).
+        Raises ValueError if num_steps is not an integer, or below 2 (below 1 if not inclusive).
         """
-        least = 2 if inclusive else 1
-        if num_steps < least:
-            raise ValueError(f"num_steps={num_steps}: the sampling grid needs at least {least}")
+        num_steps = whole("num_steps", num_steps, 2 if inclusive else 1)
         u = np.linspace(1.0, 0.0 if inclusive else 1.0 / num_steps, num_steps)
         return self._logsnr(u, np).astype(np.float32)
 

@@ -16,6 +16,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
+from cfg_jax.core.arguments import whole
 from cfg_jax.core.types import Array
 
 _FORMS = (
@@ -115,18 +116,14 @@ class DiscreteSchedule:
 
         The evenly respaced process of Nichol & Dhariwal 2021, section 4; T = N keeps all timesteps.
         Returns [T] float32 on the host, ascending, from exactly logsnr_min to exactly logsnr_max.
-        Raises ValueError if num_steps is outside 2..N, or if inclusive is False.
+        Raises ValueError if num_steps is not an integer in 2..N, or if inclusive is False.
         """
         if not inclusive:
             raise ValueError(
                 "inclusive=False: a discrete process has no such grid, because its log-SNRs are "
                 "its N timesteps and the last call belongs to t = 0; use inclusive=True"
             )
-        if not 2 <= num_steps <= self.num_timesteps:
-            raise ValueError(
-                f"num_steps={num_steps}: a grid of {self.num_timesteps} timesteps needs from 2 to "
-                f"{self.num_timesteps} steps"
-            )
+        num_steps = whole("num_steps", num_steps, 2, self.num_timesteps)
         return self._ascending(_evenly_spaced(self.num_timesteps, num_steps))
 
     def respaced(self, sections: str) -> np.ndarray:

@@ -5,12 +5,14 @@ processes. Each epoch has every example once, in a new order; a batch may span t
 """
 
 import functools
+import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
+from cfg_jax.data.checking import checked_label
 from cfg_jax.data.sources import Source
 
 Example = dict[str, np.ndarray]
@@ -43,13 +45,14 @@ def batches(
         `preprocessing.random_square`.
 
     Raises ValueError if an argument is out of range, if random_flip is set and examples are not
-    images, or if min_crop is below 1 and examples are not square images.
+    images, or if min_crop is below 1 and examples are not square images. An item raises ValueError
+    if a label is not an integer in 0..K - 1; `check_source` looks for such labels in advance.
     """
-    if not 0 <= seed < 2**32:
+    if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed}: give an integer in [0, 2**32)")
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index is {process_index}: give one in [0, {process_count})")
-    if batch_size < 1 or batch_size % process_count:
+    if not isinstance(batch_size, numbers.Integral) or batch_size < 1 or batch_size % process_count:
         raise ValueError(
             f"batch_size is {batch_size}: give a positive multiple of process_count={process_count}"
         )
@@ -64,16 +67,21 @@ def batches(
         examples = examples.random_map(_flip)
     size = batch_size // process_count
     index = np.arange(process_index * size, (process_index + 1) * size, dtype=np.int32)
-    batched = examples.batch(size, batch_fn=lambda batch: stack(batch) | {"index": index})
-    return batched[process_index::process_count]
+
+    def stacked(batch: Sequence[Example]) -> Example:
+        return stack(batch, source.num_classes) | {"index": index}
+
+    return examples.batch(size, batch_fn=stacked)[process_index::process_count]
 
 
-def stack(examples: Sequence[Example]) -> Example:
-    """{"x": [n, ...], "labels": int32 [n]} of n examples {"x": [...], "label": []}."""
-    return {
-        "x": np.stack([example["x"] for example in examples]),
-        "labels": np.array([example["label"] for example in examples], np.int32),
-    }
+def stack(examples: Sequence[Example], num_classes: int | None = None) -> Example:
+    """{"x": [n, ...], "labels": int32 [n]} of n examples {"x": [...], "label": []}.
+
+    Raises ValueError for a label that is not an integer in 0..num_classes - 1.
+    """
+    labels = [checked_label(example["label"], num_classes) for example in examples]
+    x = np.stack([example["x"] for example in examples])
+    return {"x": x, "labels": np.array(labels, np.int32)}
 
 
 def iterate(

@@ -1,10 +1,9 @@
 """Opening of a data set by name, after checking that it is complete and labelled.
 
 `open_source` raises a one-line error, before anything is compiled, if a data set is missing,
-unlabelled, incomplete or in a different format. `describe` needs only TFDS's metadata, no files.
+unlabelled, incomplete or in a different format. `describe` needs none of TFDS's files of examples.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,14 +11,22 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
+from cfg_jax.data.arrays import open_arrays
+from cfg_jax.data.decoding import Decoded, background_colour, decoder_name, is_plain
 from cfg_jax.data.digits import prepare_digits
+from cfg_jax.data.examining import Report, examine, readable
+from cfg_jax.data.folders import open_folder
 from cfg_jax.data.mixture import open_mixture
-from cfg_jax.data.preparation import check_format, expand_user, find_builder, prepare_command
-from cfg_jax.data.sources import ImageSource, Source, one_line
+from cfg_jax.data.preparation import (
+    WITHOUT_TFDS,
+    check_format,
+    expand_user,
+    find_builder,
+    prepare_command,
+)
+from cfg_jax.data.sources import ImageSource, Source, new_memory, one_line
 
-# Largest data set to cache, more than CIFAR-10: decoding an example takes 0.25 ms, which slows a
-# small network on a CPU.
-_MEMORY_BYTES = 2**28
+_NUM_PROBED = 16
 
 
 def open_source(
@@ -28,16 +35,27 @@ def open_source(
     *,
     data_dir: str | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    background: str = "white",
+    on_error: str = "raise",
     **mixture: Any,
 ) -> Source:
     """Opens one split of a data set.
 
     Args:
-      name: "digits" (written on first use), "mixture" (drawn), or a TFDS name prepared with
-        `prepare`, such as "cifar10", "imagenet_resized/64x64" or "imagenet2012".
-      split: TFDS split, such as "train", "train[:10%]", "train+test", "all".
-      data_dir: folder of the data sets; None is the TFDS default.
+      name: "folder" (pictures, see `layout`), "npz" (see `arrays`), "digits" (written on first
+        use), "mixture" (drawn), or a TFDS name prepared with `prepare`, such as "cifar10",
+        "imagenet_resized/64x64" or "imagenet2012".
+      split: TFDS split, such as "train", "train[:10%]", "train+test", "all"; of a folder or
+        .npz "train", "test" or "all".
+      data_dir: the folder of pictures, the .npz or its folder, or the folder of TFDS data sets;
+        None is the TFDS default.
       image_size: side of the square that images are cropped and averaged to; None keeps the images.
+      channels: 1 for grey, 3 for colour; None has those of the data set, without transparency.
+      background: colour behind transparent parts of an image, such as "white" or "#ff8000".
+      on_error: "raise" for a ValueError that names pictures of a folder that cannot be decoded, and
+        for a RuntimeError when such a TFDS example comes up; "skip" reads all examples once, and
+        leaves them out with a warning.
       **mixture: arguments of `mixture.open_mixture`, for "mixture" only.
 
     Raises ValueError if name or split is unknown, if the data set is not prepared, incomplete or
@@ -49,47 +67,121 @@ def open_source(
         return open_mixture(split, **mixture)
     if mixture:
         raise ValueError(f"{', '.join(mixture)} given with {name}: only mixture takes arguments")
-    data_dir = expand_user(data_dir)
+    form: dict[str, Any] = {
+        "image_size": image_size,
+        "channels": channels,
+        "background": background,
+    }
+    source, bad = open_unchecked(name, split, data_dir=data_dir, **form)
+    if bad is None and on_error == "skip":
+        bad = examine(source).bad
+    source = readable(source, bad or {}, on_error)
+    try:
+        source.fingerprint()  # reads three: raises for labels that are all -1, and damage there
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    return source
+
+
+def open_unchecked(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | None,
+    image_size: int | None,
+    channels: int | None,
+    background: str,
+) -> tuple[ImageSource, dict[int, str] | None]:
+    """An image data set as `open_source` opens it, with the examples that cannot be read.
+
+    Returns {index: reason} of these with it, or None where nothing was decoded yet.
+    """
+    form: dict[str, Any] = {
+        "image_size": image_size,
+        "channels": channels,
+        "background": background,
+    }
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size is {image_size}: give a side of at least 1 pixel")
+    if name == "folder":
+        return open_folder(split, data_dir=data_dir, **form)
+    if name == "npz":
+        return open_arrays(split, data_dir=data_dir, **form), {}
+    return _open_tfds(name, split, data_dir=expand_user(data_dir), **form), None
+
+
+def _open_tfds(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | None,
+    image_size: int | None,
+    channels: int | None,
+    background: str,
+) -> ImageSource:
     builder = prepare_digits(data_dir) if name == "digits" else find_builder(name, data_dir)
     if not builder.is_prepared():
         where = builder.data_path
         raise ValueError(f"{name} is not in {where}: {prepare_command(builder, data_dir)}")
     check_format(builder, data_dir)
     features = _features(builder)
-    records = _open_records(builder, name, split)
-    shape = _image_shape(features, name, image_size)
-    source = ImageSource(
+    shape = _image_shape(features, name, image_size, channels)
+    stored = _open_records(builder, name, split)
+    records = Decoded(stored, shape[2], background_colour(background))
+    return ImageSource(
         name=name,
         version=str(builder.version),
         split=split,
         records=records,
         shape=shape,
         label_names=_label_names(features, name),
-        image_size=None if shape == features["image"].shape else image_size,
-        memory={} if len(records) * math.prod(shape) <= _MEMORY_BYTES else None,
+        image_size=None if shape[:2] == features["image"].shape[:2] else image_size,
+        memory=new_memory(len(records), shape),
+        identity=_decoder(stored, records.background),
     )
-    try:
-        source[0]  # raises for labels that are all -1 and files that cannot be decoded
-    except RuntimeError as error:
-        raise ValueError(str(error)) from error
-    return source
+
+
+def check(name: str, *, data_dir: str | None = None) -> Report:
+    """Reads every example of all splits of a data set once, of any size.
+
+    Raises ValueError as `open_source`, except for examples that cannot be read, which are listed.
+    """
+    if name == "mixture":
+        return examine(open_mixture("train"))
+    varies = name == "folder"
+    if name not in WITHOUT_TFDS:
+        image = _features(find_builder(name, expand_user(data_dir))).get("image")
+        varies = None in getattr(image, "shape", ())
+    form: dict[str, Any] = {"channels": None, "background": "white"}
+    size = 1 if varies else None
+    return examine(open_unchecked(name, "all", data_dir=data_dir, image_size=size, **form)[0])
 
 
 def describe(
-    name: str, *, data_dir: str | None = None, image_size: int | None = None, **mixture: Any
+    name: str,
+    *,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    background: str = "white",
+    **rest: Any,
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(shape of one example, class names) of a data set, prepared or not.
 
-    Arguments as for `open_source`; `data_dir` is ignored. Raises ValueError if the name is unknown,
-    if the data set has no 8-bit images or no labels, or if images vary in shape and `image_size` is
-    None.
+    Arguments as for `open_source`; TFDS's metadata needs no `data_dir`. Raises ValueError if the
+    name is unknown, if the data set has no images or no labels, or if images vary in shape and
+    `image_size` is None.
     """
-    del data_dir
-    if name == "mixture":
-        source = open_mixture("train", **mixture)
+    if name in WITHOUT_TFDS:
+        form: dict[str, Any] = {
+            "image_size": image_size,
+            "channels": channels,
+            "background": background,
+        }
+        source = open_source(name, "train", data_dir=data_dir, **form, **rest)
         return source.shape, source.label_names
     features = _features(find_builder(name, None))
-    return _image_shape(features, name, image_size), _label_names(features, name)
+    return _image_shape(features, name, image_size, channels), _label_names(features, name)
 
 
 def label_names(name: str) -> tuple[str, ...]:
@@ -100,8 +192,8 @@ def label_names(name: str) -> tuple[str, ...]:
     such as CIFAR-10's, are numbers unless the data is in TFDS's default folder. Raises ValueError
     if the name is unknown or the data set has no labels.
     """
-    if name == "mixture":
-        raise ValueError("mixture has one class per mean: open it and read its label_names")
+    if name in WITHOUT_TFDS:
+        raise ValueError(f"{name} has classes of its own: open it and read its label_names")
     return _label_names(_features(find_builder(name, None)), name)
 
 
@@ -121,7 +213,8 @@ def _open_records(builder, name: str, split: str) -> Sequence[Mapping[str, Any]]
         ) from error
     if not files:
         raise ValueError(f"split {split!r} of {name} has no examples: give a longer slice")
-    records = builder.as_data_source(split=split)
+    encoded = {"image": tfds.decode.SkipDecoding()}
+    records = builder.as_data_source(split=split, decoders=encoded)
     expected = {file.filename: file.examples_in_shard for file in files}
     try:
         # Counts complete files, because a slice takes its length from the metadata.
@@ -139,15 +232,29 @@ def _open_records(builder, name: str, split: str) -> Sequence[Mapping[str, Any]]
     return records
 
 
-def _image_shape(features: dict, name: str, image_size: int | None) -> tuple[int, int, int]:
-    """(H, W, C) of every example; raises ValueError if not 8-bit images of one shape."""
+def _decoder(records: Sequence[Mapping[str, Any]], background: tuple[int, int, int]) -> dict:
+    """The decoder as a part of the fingerprint; {} for plain images over white.
+
+    Data sets of plain images, judged by _NUM_PROBED examples, keep the fingerprint that they had
+    when TFDS decoded them, so that old runs resume.
+    """
+    probed = np.linspace(0, len(records) - 1, _NUM_PROBED).round().astype(int)
+    plain = (is_plain(records[index]["image"]) for index in np.unique(probed).tolist())
+    if background == background_colour("white") and all(plain):
+        return {}
+    return {"decoder": decoder_name(background)}
+
+
+def _image_shape(
+    features: dict, name: str, image_size: int | None, channels: int | None
+) -> tuple[int, int, int]:
+    """(H, W, C) of every example; raises ValueError if not images of one shape."""
     image = features.get("image")
-    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
-        raise ValueError(f"{name} has no 8-bit feature `image`: give an image data set")
-    height, width, channels = image.shape
+    if not isinstance(image, tfds.features.Image) or image.np_dtype == np.float32:
+        raise ValueError(f"{name} has no feature `image` of 8 or 16 bits: give an image data set")
+    height, width, stored = image.shape
+    channels = channels or (1 if stored in (1, 2) else 3)  # the second and fourth are transparency
     if image_size is not None:
-        if image_size < 1:
-            raise ValueError(f"image_size is {image_size}: give a side of at least 1 pixel")
         height = width = image_size
     if None in (height, width):
         raise ValueError(f"images of {name} vary in shape: give image_size, such as 64")

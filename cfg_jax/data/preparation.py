@@ -6,9 +6,21 @@ import os
 import tensorflow_datasets as tfds
 
 from cfg_jax.data.digits import prepare_digits
-from cfg_jax.data.sources import one_line
+from cfg_jax.data.sources import OWN, one_line
+from cfg_jax.io.files import check_name
 
-DATASETS = ("digits", "mixture", "cifar10", "imagenet_resized/64x64", "imagenet2012")
+DATASETS = (
+    "folder",
+    "npz",
+    "digits",
+    "mixture",
+    "cifar10",
+    "imagenet_resized/64x64",
+    "imagenet2012",
+)
+
+WITHOUT_TFDS = ("folder", "npz", "mixture")
+"""Data sets that need no preparation."""
 
 _WITH_TENSORFLOW = ("cifar10", "imagenet_resized", "imagenet2012")
 _NEEDS_TENSORFLOW = "needs TensorFlow to be prepared: run `pip install -e '.[tf]'`"
@@ -26,8 +38,10 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
     the disk or network fails.
     """
     data_dir = expand_user(data_dir)
-    if name == "mixture":
-        raise ValueError("mixture is drawn when it is opened: there is nothing to prepare")
+    if name in WITHOUT_TFDS:
+        raise ValueError(
+            f"{name} is read or drawn when it is opened: there is nothing to prepare, only to check"
+        )
     if name == "digits":
         return str(prepare_digits(data_dir).data_path)
     builder = find_builder(name, data_dir)
@@ -47,12 +61,20 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
 
 
 def expand_user(data_dir: str | None) -> str | None:
-    """`data_dir` with ~ expanded, which array_record, unlike TFDS, does not do."""
-    return None if data_dir is None else os.path.expanduser(data_dir)
+    """`data_dir` with ~ expanded, which array_record, unlike TFDS, does not do.
+
+    Raises ValueError as `files.check_name`.
+    """
+    return None if data_dir is None else os.path.expanduser(check_name(data_dir))
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """The TFDS builder of `name`, prepared or not; a one-line ValueError if there is none."""
+    if name.startswith(OWN):
+        raise ValueError(
+            f"data {name!r} was passed to train(..., source=...): pass that source again, in "
+            "Python, as it cannot be opened by name"
+        )
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:

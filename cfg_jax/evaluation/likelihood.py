@@ -16,6 +16,7 @@ import numpy as np
 from cfg_jax import data
 from cfg_jax.config import build
 from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.arguments import whole
 from cfg_jax.core.diffusion import diffuse
 from cfg_jax.core.likelihood import bits_per_dim, variational_bound
 from cfg_jax.core.schedules import CosineSchedule, cosine_schedule, logsnr_grid
@@ -67,7 +68,8 @@ def likelihood(
 ) -> Likelihood:
     """Mean of `core.likelihood.variational_bound` over a data set, each x with its own label.
 
-    Images are 8-bit values, points are continuous. A learned variance is used.
+    Images are 8-bit values, points are continuous. A learned variance is used. A model trained with
+    p_uncond 1 knows no labels and gets none.
 
     Args:
       num_steps: T, the config's if None; few steps give the bound of a coarse sampler.
@@ -75,10 +77,10 @@ def likelihood(
         8-bit data, since finer steps vanish in its rounding.
       logvar_interp: constant v for models without a learned variance; the config's if None.
       seed: example i draws from fold_in(key(seed), i).
-      num_examples: number of examples, the first of the source; all if None.
+      num_examples: number of examples, at least 1, the first of the source; all if None.
 
-    Raises ValueError if the data has a different shape or number of labels than the model's, or if
-    the model is an upsampler.
+    Raises ValueError if the data has a different shape or number of labels than the model's, if a
+    number is out of range or not an integer, or if the model is an upsampler.
     """
     _check_source(model, source)
     if model.low_res_shape:
@@ -86,13 +88,14 @@ def likelihood(
     num_steps = model.config.sampling.num_steps if num_steps is None else num_steps
     logsnrs = logsnr_grid(_ending_at(model.schedule, logsnr_max), num_steps)
     interp = model.config.sampling.logvar_interp if logvar_interp is None else logvar_interp
+    unlabelled = model.has_null_label and model.config.diffusion.p_uncond == 1
 
     def bound(params, batch):
         return variational_bound(
             batch["keys"],
             model.bind(params),
             batch["x"],
-            batch["labels"],
+            jnp.full_like(batch["labels"], model.null_label) if unlabelled else batch["labels"],
             logsnrs,
             logvar_interp=interp,
             num_levels=256 if len(model.shape) == 3 else None,
@@ -175,14 +178,17 @@ def _over_examples(
     num_examples: int | None,
 ) -> dict[str, np.ndarray]:
     """function(params, {x, labels, keys}) of every example, over all devices: float64 [N, ...]."""
-    count = min(len(source), num_examples or len(source))
+    whole("batch_size", batch_size, 1)
+    count = len(source)
+    if num_examples is not None:
+        count = min(count, whole("num_examples", num_examples, 1))
     compiled = devices.pmap_batch(function)
     batches = devices.index_batches(0, count, min(batch_size, count))
     parts = []
     for index, num_new in track(batches, "batch"):
         chosen = processes.share(index)
         keys = keys_lib.indexed(jax.random.key(seed), chosen)
-        batch = data.stack([source[int(i)] for i in chosen]) | {"keys": keys}
+        batch = data.stack([source[int(i)] for i in chosen], source.num_classes) | {"keys": keys}
         parts.append(processes.gather(compiled(params, batch), num_new))
     return jax.tree.map(lambda *rows: np.concatenate(rows).astype(np.float64), *parts)
 

@@ -143,10 +143,10 @@ def _reference(
     said = saved.manifest
     numbers = [array for moments in saved[:2] if moments is not None for array in moments[:2]]
     return Reference(
-        name=said["name"] if said else Path(path).name,
+        name=said.get("name") or Path(path).name,
         sha256=manifest.sha256_json(said) if said else manifest.sha256(numbers),
         network_sha256=network.sha256,
-        shape=tuple(said["image_shape"]) if said else None,
+        shape=tuple(said["image_shape"]) if "image_shape" in said else None,
         count=saved.pool.count,
         pool=saved.pool,
         spatial=saved.spatial,
@@ -181,7 +181,7 @@ def _check_foreign(network: FeatureNetwork, saved: SavedStatistics, path: str | 
 def _rows_of_images(network: FeatureNetwork, path: str | Path, batch_size: int) -> np.ndarray:
     try:
         with files.open_npz(files.folder(path)) as file:
-            images = file["arr_0"] if "arr_0" in file.files else None
+            images = files.array_of(file, "arr_0") if "arr_0" in file.files else None
     except files.UNREADABLE as error:
         raise ValueError(f"the images arr_0 of {path} cannot be read: {error}") from error
     if images is None or images.dtype != np.uint8 or images.ndim != 4:

@@ -56,12 +56,22 @@ def write_result(result: Result) -> None:
 def read_result(path: str | Path) -> Result:
     """Reads a result; raises ValueError if `write_result` did not write the file."""
     try:
-        return Result(**json.loads(files.folder(path).read_text()), path=files.folder(path))
+        text = files.folder(path).read_text(encoding="utf-8")
+        return from_fields(json.loads(text), files.folder(path))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"{path} is not an evaluation result ({type(error).__name__}): give a result_*.json of "
             "cfg-jax evaluate"
         ) from error
+
+
+def from_fields(fields: dict[str, Any], path: Path) -> Result:
+    """The result with these JSON values; TypeError for other names or types than it has."""
+    result = Result(**fields, path=path)
+    numbers = all(isinstance(part, dict) for part in result[:-1]) and result.metrics.values()
+    if not numbers or not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError("metrics, protocol, swept and record must be objects, metrics of numbers")
+    return result
 
 
 def check_comparable(*results: Result) -> None:

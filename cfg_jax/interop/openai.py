@@ -21,10 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from cfg_jax.core.arguments import integers
 from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
 from cfg_jax.core.types import Array, chosen
 from cfg_jax.interop import openai_names
-from cfg_jax.interop.openai_configs import PRESETS, arguments, complete, preset, settings
+from cfg_jax.interop.openai_configs import (
+    PRESETS,
+    Preset,
+    arguments,
+    complete,
+    preset,
+    settings,
+)
 from cfg_jax.io import weight_files
 from cfg_jax.models import Classifier, UNet
 
@@ -33,6 +41,7 @@ __all__ = [
     "ImportedClassifier",
     "ImportedDiffusion",
     "ImportedNetwork",
+    "Preset",
     "abstract",
     "expected_shapes",
     "from_state_dict",
@@ -79,7 +88,8 @@ class ImportedNetwork:
           [B, H, W, out_channels] float32, eps_hat first, then the channels of the variance;
           [B, num_classes] logits for a classifier.
 
-        Raises ValueError if an array is missing, superfluous or of the wrong shape.
+        Raises ValueError if an array is missing, superfluous or of the wrong shape, or if labels
+        are not integers.
         """
         batch = x.shape[:1]
         if x.shape != batch + self.shape:
@@ -89,6 +99,8 @@ class ImportedNetwork:
         elif labels is None or jnp.shape(labels) != batch:
             given = None if labels is None else jnp.shape(labels)
             raise ValueError(f"labels of shape {given}: give one label per image, {batch}")
+        else:
+            labels = integers("labels", labels)
         small = None if low_res is None else jnp.shape(low_res)
         if self.upsamples and (small is None or small != batch + small[1:3] + self.shape[2:]):
             raise ValueError(f"low_res of shape {small}: give [B, h, w, C] images to enlarge")
@@ -122,7 +134,7 @@ class ImportedClassifier(ImportedNetwork):
 
     def log_prob(self, z: Array, logsnr: Array, labels: Array) -> Array:
         """log p(labels | z) [B], for `classifier_guidance` with labels bound; NaN out of range."""
-        return chosen(jax.nn.log_softmax(self.logits(z, logsnr)), jnp.asarray(labels))
+        return chosen(jax.nn.log_softmax(self.logits(z, logsnr)), integers("labels", labels))
 
 
 for _kind in (ImportedDiffusion, ImportedClassifier):
@@ -183,13 +195,16 @@ def expected_shapes(config: Mapping[str, Any], kind: str) -> dict[str, tuple[int
     return shapes(abstract(config, kind))
 
 
-def load(path: str | os.PathLike[str], name: str) -> ImportedDiffusion | ImportedClassifier:
-    """The published checkpoint `name` from its file, .pt, .pth or .safetensors.
+def load(
+    path: str | os.PathLike[str], network: str | Preset
+) -> ImportedDiffusion | ImportedClassifier:
+    """A published name, or a network of one's own, from its file, .pt, .pth or .safetensors.
 
     Raises ValueError if the name is unknown, `weight_files.read` rejects the file, or the file
     holds the weights of a different checkpoint.
     """
-    kind, config = preset(name)
+    name = network if isinstance(network, str) else f"the {network.kind} described"
+    kind, config = preset(network) if isinstance(network, str) else network[:2]
     state_dict = weight_files.read(path)
     try:
         return from_state_dict(state_dict, config, kind)

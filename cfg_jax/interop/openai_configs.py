@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 KINDS = ("unet", "classifier", "superres")
 SCHEDULES = ("linear", "cosine")
 
-_REQUIRED = (
+REQUIRED = (
     "image_size",
     "model_channels",
     "out_channels",
     "num_res_blocks",
     "attention_resolutions",
 )
-_DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "in_channels": 3,
     "dropout": 0.0,
     "channel_mult": (1, 2, 4, 8),
@@ -48,14 +48,14 @@ def complete(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: choose one of {', '.join(KINDS)}")
-    for key in _REQUIRED:
+    for key in REQUIRED:
         if key not in config:
-            raise ValueError(f"the config has no {key}: it needs {', '.join(_REQUIRED)}")
+            raise ValueError(f"the config has no {key}: it needs {', '.join(REQUIRED)}")
     for key in config:
-        if key not in _REQUIRED and key not in _DEFAULTS:
-            known = ", ".join([*_REQUIRED, *_DEFAULTS])
+        if key not in REQUIRED and key not in DEFAULTS:
+            known = ", ".join([*REQUIRED, *DEFAULTS])
             raise ValueError(f"{key} is not an argument of guided-diffusion: give {known}")
-    full = _DEFAULTS | dict(config)
+    full = DEFAULTS | dict(config)
     upsample = full["num_heads_upsample"]
     supported = {
         "dims": full["dims"] == 2,
@@ -110,14 +110,20 @@ def arguments(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 class Preset(NamedTuple):
-    """A published checkpoint; `low_res_size` is the side of an upsampler's input in pixels."""
+    """A network of guided-diffusion.
+
+    kind, config: arguments of `complete`.
+    low_res_size: side of an upsampler's input in pixels.
+    prediction: meaning of the output, "eps" or "x".
+    """
 
     kind: str
     config: dict[str, Any]
     low_res_size: int = 0
+    prediction: str = "eps"
 
 
-_CHANNEL_MULT = {
+CHANNEL_MULT: dict[int, tuple[float, ...]] = {
     64: (1, 2, 3, 4),
     128: (1, 1, 2, 3, 4),
     256: (1, 1, 2, 2, 4, 4),
@@ -129,7 +135,7 @@ def _network(image_size: int, attention: tuple[int, ...] = (32, 16, 8), **others
     """Arguments that published networks share; `attention` holds heights in pixels."""
     shared = {
         "image_size": image_size,
-        "channel_mult": _CHANNEL_MULT[image_size],
+        "channel_mult": CHANNEL_MULT[image_size],
         "attention_resolutions": tuple(image_size // height for height in attention),
         "use_scale_shift_norm": True,
         "resblock_updown": True,
@@ -148,7 +154,7 @@ def _classifier(image_size: int, **others) -> dict[str, Any]:
 
 
 _HEADS_OF_64 = {"num_head_channels": 64}
-_UPSAMPLER = {"model_channels": 192, "channel_mult": _CHANNEL_MULT[256]}
+_UPSAMPLER = {"model_channels": 192, "channel_mult": CHANNEL_MULT[256]}
 
 PRESETS: dict[str, Preset] = {
     "64x64_diffusion": Preset(
@@ -187,12 +193,14 @@ def preset(name: str) -> tuple[str, dict[str, Any]]:
     return PRESETS[name].kind, dict(PRESETS[name].config)
 
 
-def settings(name: str) -> dict[str, Any]:
-    """Changes to configs/base.py for a published checkpoint, {"section.field": value}.
+def settings(network: str | Preset) -> dict[str, Any]:
+    """Changes to configs/base.py for a network or a published name, {"section.field": value}.
 
     The model section of a classifier has only these fields, no `label_input`. Raises as `preset`.
     """
-    kind, config = preset(name)
+    if isinstance(network, str):
+        network = Preset(*preset(network), PRESETS[network].low_res_size)
+    kind, config = network.kind, network.config
     values = {
         "network": "classifier" if kind == "classifier" else "unet",
         "data.name": "imagenet2012",
@@ -204,6 +212,10 @@ def settings(name: str) -> dict[str, Any]:
     }
     values |= {f"model.{key}": value for key, value in arguments(config, kind).items()}
     if kind != "classifier":
-        values["diffusion.learned_variance"] = True
-        values["diffusion.low_res_size"] = PRESETS[name].low_res_size
+        learned = config["out_channels"] == 2 * config.get("in_channels", 3)
+        values["diffusion.learned_variance"] = learned
+        if not learned:
+            values["sampling.logvar_interp"] = 1.0  # guided-diffusion samples with the larger one
+        values["diffusion.prediction"] = network.prediction
+        values["diffusion.low_res_size"] = network.low_res_size
     return values

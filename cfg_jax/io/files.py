@@ -7,6 +7,7 @@ renamed into place once it is complete, so a reader never sees a partial file.
 import contextlib
 import importlib.util
 import os
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -25,9 +26,10 @@ UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 def folder(name: str | os.PathLike[str]) -> Path:
     """The path of a folder, existing or not; bucket paths have pathlib's methods but no append.
 
-    Raises ValueError if the scheme is not gs://, or if no library for buckets is installed.
+    Raises ValueError if the scheme is not gs://, if no library for buckets is installed, and as
+    `check_name`.
     """
-    text = os.fspath(name)
+    text = check_name(name)
     if "://" not in text:
         return Path(text).expanduser()
     if not text.startswith(BUCKETS):
@@ -39,19 +41,39 @@ def folder(name: str | os.PathLike[str]) -> Path:
     return epath.Path(text)
 
 
+def check_name(path: str | os.PathLike[str]) -> str:
+    """The path as text; ValueError if this process cannot read its characters.
+
+    With LANG=C and no UTF-8 mode Python takes the bytes of "ö" for two halves of characters, which
+    libraries in C++ and Rust refuse.
+    """
+    text = os.fspath(path)
+    try:
+        os.fsencode(text)
+        text.encode()
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding()
+        raise ValueError(
+            f"{ascii(text)} has characters that this process cannot read, its file names are "
+            f"{encoding}: set LANG=C.UTF-8 or PYTHONUTF8=1, or use ASCII characters"
+        ) from error
+    return text
+
+
 def check_writable(
     place: str | os.PathLike[str], name: str, remedy: str = "give another folder"
 ) -> None:
-    """Raises ValueError if the path is empty or the folder not writable; creates nothing.
+    """Raises ValueError if the path is empty or the folder not writable, and as `check_name`.
 
-    The nearest existing parent decides for a folder that does not exist; buckets are not checked.
+    Creates nothing. The nearest existing parent decides for a folder that does not exist; buckets
+    are not checked.
 
     Args:
       place: path of the folder.
       name: flag or argument that holds it, such as "--workdir".
       remedy: end of the message.
     """
-    if not os.fspath(place):
+    if not check_name(place):
         raise ValueError(f"{name} is empty: {remedy}")
     if "://" in os.fspath(place):
         return
@@ -83,6 +105,14 @@ def save_npz(path: Path, **arrays: ArrayLike) -> None:
     """Writes named arrays, none pickled, compressed and atomically."""
     with whole_file(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def array_of(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """An array of an opened file; raises UNREADABLE, also for an entry that is not an array."""
+    array = file[name]
+    if not isinstance(array, np.ndarray):  # NumPy returns the bytes of an entry that is no .npy
+        raise ValueError(f"entry {name} is not an array")
+    return array
 
 
 @contextlib.contextmanager

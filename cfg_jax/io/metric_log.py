@@ -110,7 +110,7 @@ def _unused(path: Path) -> Path:
 def read_records(workdir: Path) -> list[dict[str, float]]:
     """Reads the records {"step": step, name: value, ...}; skips an incomplete line."""
     path, records = workdir / "metrics.jsonl", []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
             records.append(json.loads(line))
     return records

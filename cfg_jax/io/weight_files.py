@@ -2,6 +2,9 @@
 
 PyTorch, an extra, reads `.pt` and `.pth`. It loads only tensors (`weights_only=True`), so no code
 in a file is executed. Arrays are memory-mapped if the format allows it, and take memory once read.
+
+Training programs wrap a state dict: {"ema": ..., "model": ..., "step": ...}, {"state_dict": ...},
+names that all start with "module.". `read` unwraps it, averaged weights first, and prints a line.
 """
 
 import hashlib
@@ -17,14 +20,23 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from cfg_jax.io.files import check_name
+
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
 _NAMED = 3  # names per fault
 
+# Names of a state dict inside a checkpoint; the first that is there is taken.
+_WRAPPERS = (
+    *("ema", "ema_state_dict", "model_ema", "ema_model"),
+    *("state_dict", "model_state_dict", "model", "module", "net"),
+)
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+
 
 def existing(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> Path:
     """The path with ~ expanded; raises ValueError if the file is missing or its suffix wrong."""
-    path = Path(path).expanduser()
+    path = Path(check_name(path)).expanduser()
     if path.suffix not in suffixes:
         raise ValueError(f"{path}: weight files end in {', '.join(suffixes)}")
     if not path.is_file():
@@ -35,12 +47,31 @@ def existing(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads {name: array} in the order of the file, in float32 or a narrower type of the file.
 
+    Prints a line if the names had a common prefix or the state dict lay in another dict.
+
     Raises ValueError if the file is missing, has a different suffix or format, is truncated, or
     holds code or entries other than arrays, or if PyTorch is needed and not installed.
     """
     path = existing(path)
-    if path.suffix != ".safetensors":
-        return _read_torch(path)
+    arrays, place = _read_torch(path) if path.suffix != ".safetensors" else (_read_safe(path), "")
+    arrays, prefix = without_prefix(arrays)
+    if place or prefix:
+        parts = [f"the state dict in {place}"] * bool(place)
+        parts += [f"names without {prefix!r}"] * bool(prefix)
+        print(f"{path}: {', '.join(parts)}", flush=True)
+    return arrays
+
+
+def without_prefix(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
+    """(arrays, prefix): the prefix that training programs gave to all names, taken off them."""
+    arrays, prefix = dict(arrays), ""
+    while found := [p for p in _PREFIXES if arrays and all(name.startswith(p) for name in arrays)]:
+        arrays = {name.removeprefix(found[0]): array for name, array in arrays.items()}
+        prefix += found[0]
+    return arrays, prefix
+
+
+def _read_safe(path: Path) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}
@@ -68,6 +99,8 @@ def check(
 ) -> None:
     """Raises ValueError unless the arrays have the names, shapes and dtype of a network.
 
+    NaN and infinite numbers are refused too: weights of a diverged run, or too large for float16.
+
     Args:
       shapes: shapes of all arrays of the network, by name.
       dtype: np.float32, or jnp.floating for any floating type.
@@ -85,6 +118,9 @@ def check(
     }
     if found := summary(faults):
         raise ValueError(f"of {len(shapes)} arrays, {found}: {remedy}")
+    faults = {"with nan or inf": [n for n, a in arrays.items() if not np.isfinite(a).all()]}
+    if found := summary(faults):
+        raise ValueError(f"of {len(shapes)} arrays, {found}: give another checkpoint of the run")
 
 
 def summary(faults: Mapping[str, Sequence[str]]) -> str:
@@ -96,7 +132,8 @@ def summary(faults: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
+def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays, and the place of their state dict in the file, "" for the top."""
     try:
         import torch
     except ImportError as error:
@@ -116,20 +153,40 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         ) from error
     except Exception as error:  # a damaged file raises many types
         raise _damaged(path, error) from error
-    if not isinstance(loaded, Mapping):
-        raise ValueError(f"{path} holds a {type(loaded).__name__}: expected a state dict")
-    for name, value in loaded.items():
+    state_dict, place = _unwrapped(loaded, torch.Tensor)
+    if not isinstance(state_dict, Mapping):
+        kind = type(state_dict).__name__
+        raise ValueError(f"{path} holds a {kind}{place and f' in {place}'}: expected a state dict")
+    arrays = {}
+    for name, value in state_dict.items():
         if not isinstance(value, torch.Tensor):
             raise ValueError(
                 f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor; expected "
                 "a plain state dict"
             )
-    # NumPy has no bfloat16.
-    wide = {torch.bfloat16: torch.float32}
-    return {
-        str(name): value.detach().to(wide.get(value.dtype, value.dtype)).numpy()
-        for name, value in loaded.items()
-    }
+        try:
+            # NumPy has no bfloat16 and no float8.
+            wide = value.is_floating_point() and value.dtype not in (torch.float16, torch.float64)
+            arrays[str(name)] = (value.float() if wide else value).detach().numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, quantized, nested, without data
+            raise ValueError(
+                f"{path}: entry {name!r} is a tensor of type {value.dtype}, {value.layout}, on "
+                f"{value.device}, which NumPy cannot hold: save dense floating-point tensors"
+            ) from error
+    return arrays, place
+
+
+def _unwrapped(loaded: object, tensor: type) -> tuple[object, str]:
+    """(state dict, its place): follows _WRAPPERS through dicts that are not one themselves."""
+    place = ""
+    while isinstance(loaded, Mapping):
+        inner = [name for name in _WRAPPERS if isinstance(loaded.get(name), Mapping)]
+        if not inner or any(isinstance(value, tensor) for value in loaded.values()):
+            break
+        others = ", ".join(repr(name) for name in loaded if name != inner[0])
+        place += f"[{inner[0]!r}]" + (f" (beside {others})" if others else "")
+        loaded = loaded[inner[0]]
+    return loaded, place
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cfg_jax.io.files import UNREADABLE, folder, open_npz, save_npz
+from cfg_jax.io.files import UNREADABLE, array_of, folder, open_npz, save_npz
 from cfg_jax.metrics.moments import FeatureStatistics
 
 
@@ -62,14 +62,15 @@ def load_statistics(path: str | Path) -> SavedStatistics:
     """Moments in a file of `save_statistics`, ADM or pytorch-fid; images in it are not read.
 
     Raises ValueError if the file is missing, damaged, not an `.npz`, pickled or without `mu` and
-    `sigma`, or if moments have mismatched shapes or values that are not finite.
+    `sigma`, if moments have mismatched shapes or values that are not finite, or if a count or the
+    manifest has a different type.
     """
     try:
         with open_npz(folder(path)) as file:
             wanted = ("mu", "sigma", "count", "mu_s", "sigma_s", "count_s", "manifest")
             names = file.files
-            arrays = {name: file[name] for name in wanted if name in names}
-            manifest = json.loads(str(arrays.pop("manifest", "{}")))
+            arrays = {name: array_of(file, name) for name in wanted if name in names}
+            manifest = _manifest(arrays.pop("manifest", np.asarray("{}")))
     except UNREADABLE as error:
         raise ValueError(f"{path} {_complaint(error)}") from error
     if not {"mu", "sigma"} <= set(arrays):
@@ -79,6 +80,20 @@ def load_statistics(path: str | Path) -> SavedStatistics:
         )
     spatial = _moments(path, arrays, "_s") if {"mu_s", "sigma_s"} <= set(arrays) else None
     return SavedStatistics(_moments(path, arrays, ""), spatial, manifest)
+
+
+def _manifest(text: np.ndarray) -> dict[str, Any]:
+    """The manifest as `save_statistics` takes it; ValueError for another text."""
+    try:
+        manifest = json.loads(text.item()) if text.dtype.kind == "U" and text.size == 1 else None
+    except RecursionError:
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise ValueError("its manifest is not the text of a JSON object")
+    for field, kind in (("name", str), ("image_shape", list)):
+        if not isinstance(manifest.get(field, kind()), kind):
+            raise ValueError(f"{field} in its manifest is {manifest[field]!r}")
+    return manifest
 
 
 def _complaint(error: Exception) -> str:
@@ -96,7 +111,7 @@ def _complaint(error: Exception) -> str:
 def _moments(path: str | Path, arrays: dict[str, np.ndarray], suffix: str) -> Moments:
     mean, covariance = arrays[f"mu{suffix}"], arrays[f"sigma{suffix}"]
     numbers = all(array.dtype.kind in "fiu" for array in (mean, covariance))
-    if not numbers or mean.ndim != 1 or covariance.shape != mean.shape * 2:
+    if not numbers or mean.ndim != 1 or not mean.size or covariance.shape != mean.shape * 2:
         raise ValueError(
             f"{path} has mu{suffix} {mean.dtype}{list(mean.shape)} and sigma{suffix} "
             f"{covariance.dtype}{list(covariance.shape)}: give numbers of shapes [D] and [D, D]"
@@ -106,8 +121,13 @@ def _moments(path: str | Path, arrays: dict[str, np.ndarray], suffix: str) -> Mo
             f"{path} has nan or inf in mu{suffix} or sigma{suffix}: recompute the statistics"
         )
     count = arrays.get(f"count{suffix}")
+    if count is not None and (count.size != 1 or count.dtype.kind not in "iu" or count.item() < 2):
+        raise ValueError(
+            f"{path} has count{suffix} {' '.join(str(count).split())}: give one integer, the "
+            "number of rows, at least 2"
+        )
     return Moments(
         mean.astype(np.float64),
         covariance.astype(np.float64),
-        None if count is None else int(count),
+        None if count is None else int(count.item()),
     )

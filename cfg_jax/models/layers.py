@@ -13,10 +13,12 @@ Source: Dhariwal & Nichol 2021 (ADM), sections 3 and 3.1.
 import functools
 import math
 import zlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
 Array = jax.Array
 Dtype = jnp.dtype
@@ -44,8 +46,40 @@ def logsnr_position(logsnr: Array) -> Array:
     return 2000 / math.pi * jnp.arctan(jnp.exp(-logsnr / 2))
 
 
+def _bias_in_float32(inputs: Array, kernel: Array, bias: Array, *, dtype: Dtype) -> tuple:
+    inputs, kernel = promote_dtype(inputs, kernel, dtype=dtype, inexact=True)
+    return inputs, kernel, bias
+
+
+class Dense(nn.Dense):
+    """Flax's Dense with the bias added in float32, result in `dtype`.
+
+    The gradient of a bias is a sum over the batch and all pixels. In bfloat16 the sum stops growing
+    at 256 times its terms; so every broadcast of this package is made in float32.
+    """
+
+    dtype: Dtype = jnp.float32
+    promote_dtype: Callable = _bias_in_float32
+
+    def __call__(self, inputs: Array) -> Array:
+        return super().__call__(inputs).astype(self.dtype)
+
+
+class Conv(nn.Conv):
+    """Flax's Conv with the bias added as in `Dense`."""
+
+    dtype: Dtype = jnp.float32
+    promote_dtype: Callable = _bias_in_float32
+
+    def __call__(self, inputs: Array) -> Array:
+        return super().__call__(inputs).astype(self.dtype)
+
+
 class NoiseEmbedding(nn.Module):
-    """Linear(SiLU(Linear(sinusoidal(position)))): position [B] in 0..1000 to [B, 4 features]."""
+    """Linear(SiLU(Linear(sinusoidal(position)))): position [B] in 0..1000 to [B, 4 features].
+
+    The result is float32: every block uses it, and its gradient is the sum over the blocks.
+    """
 
     features: int
     dtype: Dtype = jnp.float32
@@ -53,8 +87,9 @@ class NoiseEmbedding(nn.Module):
     @nn.compact
     def __call__(self, position: Array) -> Array:
         h = sinusoidal_embedding(position, self.features)
-        h = nn.Dense(4 * self.features, dtype=self.dtype)(h)
-        return nn.Dense(4 * self.features, dtype=self.dtype)(nn.silu(h))
+        h = Dense(4 * self.features, dtype=self.dtype)(h)
+        h = Dense(4 * self.features, dtype=self.dtype)(nn.silu(h))
+        return h.astype(jnp.float32)
 
 
 class LabelEmbedding(nn.Module):
@@ -141,7 +176,8 @@ def downsample(h: Array) -> Array:
 
 def upsample(h: Array) -> Array:
     """Nearest-neighbour doubling: [B, H, W, C] to [B, 2H, 2W, C]."""
-    return jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
+    doubled = jnp.repeat(jnp.repeat(h.astype(jnp.float32), 2, axis=1), 2, axis=2)
+    return doubled.astype(h.dtype)
 
 
 class Downsample(nn.Module):
@@ -152,7 +188,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, h: Array) -> Array:
         # "SAME" would pad one side only and shift the image by half a pixel at every level.
-        conv = nn.Conv(h.shape[-1], (3, 3), strides=2, padding=1, dtype=self.dtype, name="conv")
+        conv = Conv(h.shape[-1], (3, 3), strides=2, padding=1, dtype=self.dtype, name="conv")
         return conv(h)
 
 
@@ -163,7 +199,7 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
-        return nn.Conv(h.shape[-1], (3, 3), dtype=self.dtype, name="conv")(upsample(h))
+        return Conv(h.shape[-1], (3, 3), dtype=self.dtype, name="conv")(upsample(h))
 
 
 class ResBlock(nn.Module):
@@ -189,22 +225,23 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, emb: Array, dropout_keys: Array | None) -> Array:
-        conv3 = functools.partial(nn.Conv, self.channels, (3, 3), dtype=self.dtype)
+        conv3 = functools.partial(Conv, self.channels, (3, 3), dtype=self.dtype)
         resample = {None: lambda h: h, "down": downsample, "up": upsample}[self.resample]
         skip = resample(h)
         h = nn.silu(GroupNorm(self.norm_groups, name="norm_in")(h))
         h = conv3(name="conv_in")(resample(h))
         width = 2 * self.channels if self.adagn else self.channels
-        modulation = nn.Dense(width, dtype=self.dtype, name="emb")(nn.silu(emb))
+        modulation = Dense(width, dtype=self.dtype, name="emb")(nn.silu(emb))
         norm = GroupNorm(self.norm_groups, name="norm_out")
         if self.adagn:
             h = norm(h, *jnp.split(modulation, 2, axis=-1))
         else:
-            h = norm(h + modulation[:, None, None])
+            added = h.astype(jnp.float32) + modulation.astype(jnp.float32)[:, None, None]
+            h = norm(added.astype(self.dtype))
         h = Dropout(self.dropout, name="dropout")(nn.silu(h), dropout_keys)
         h = conv3(kernel_init=zeros, name="conv_out")(h)
         if skip.shape[-1] != self.channels:
-            skip = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_skip")(skip)
+            skip = Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_skip")(skip)
         return residual_sum(skip, h, self.rescale)
 
 
@@ -232,9 +269,9 @@ class Attention(nn.Module):
     def __call__(self, h: Array) -> Array:
         channels = h.shape[-1]
         normed = GroupNorm(self.norm_groups, name="norm")(h).reshape(len(h), -1, channels)
-        qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(normed)
+        qkv = Dense(3 * channels, dtype=self.dtype, name="qkv")(normed)
         out = attend(qkv, self.num_heads, self.heads_outermost).reshape(h.shape)
-        out = nn.Dense(channels, kernel_init=zeros, dtype=self.dtype, name="proj")(out)
+        out = Dense(channels, kernel_init=zeros, dtype=self.dtype, name="proj")(out)
         return residual_sum(h, out, self.rescale)
 
 
@@ -267,7 +304,7 @@ class AttentionPool(nn.Module):
         spread = nn.initializers.normal(channels**-0.5)
         place = self.param("position", spread, tokens.shape[1:])
         tokens = (tokens + place[None]).astype(self.dtype)
-        qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(tokens)
+        qkv = Dense(3 * channels, dtype=self.dtype, name="qkv")(tokens)
         pooled = attend(qkv, self.num_heads)[:, 0].astype(jnp.float32)
         self.sow("intermediates", "pooled", pooled)
-        return nn.Dense(self.features, name="proj")(pooled)
+        return Dense(self.features, name="proj")(pooled)

@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cfg_jax.models.layers import Dropout, LabelEmbedding, NoiseEmbedding, logsnr_position, zeros
+from cfg_jax.models.layers import (
+    Dense,
+    Dropout,
+    LabelEmbedding,
+    NoiseEmbedding,
+    logsnr_position,
+    zeros,
+)
 
 Array = jax.Array
 
@@ -44,13 +51,13 @@ class MLP(nn.Module):
         emb = NoiseEmbedding(self.channels, dtype, name="logsnr_embedding")(position)
         if self.num_classes:
             embed = LabelEmbedding(self.num_classes + 1, emb.shape[-1], name="label_embedding")
-            emb = emb + embed(labels).astype(dtype)
-        h = nn.Dense(self.channels, dtype=dtype, name="in")(z)
+            emb = emb + embed(labels)
+        h = Dense(self.channels, dtype=dtype, name="in")(z)
         for i in range(self.num_blocks):
-            modulation = nn.Dense(2 * self.channels, dtype=dtype, name=f"emb_{i}")(nn.silu(emb))
+            modulation = Dense(2 * self.channels, dtype=dtype, name=f"emb_{i}")(nn.silu(emb))
             scale, shift = jnp.split(modulation, 2, axis=-1)
             branch = nn.LayerNorm(dtype=dtype, name=f"norm_{i}")(h) * (1 + scale) + shift
             branch = Dropout(self.dropout, name=f"dropout_{i}")(nn.silu(branch), dropout_keys)
-            h = h + nn.Dense(self.channels, dtype=dtype, name=f"out_{i}")(branch)
+            h = h + Dense(self.channels, dtype=dtype, name=f"out_{i}")(branch)
         h = nn.silu(h).astype(jnp.float32)
-        return nn.Dense(self.out_channels, kernel_init=zeros, name="out")(h)
+        return Dense(self.out_channels, kernel_init=zeros, name="out")(h)

@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from cfg_jax.models.layers import (
     Attention,
+    Conv,
     Downsample,
     GroupNorm,
     LabelEmbedding,
@@ -104,7 +105,10 @@ class Trunk(nn.Module, kw_only=True):
         return attention(self._heads(h.shape[-1]), self.norm_groups, *form, name=name)(h)
 
     def _embed(self, noise: Array, labels: Array | None, num_labels: int) -> Array:
-        """Embedding [B, 4 channels] of noise level [B] and, if num_labels is not 0, label [B]."""
+        """Embedding [B, 4 channels] of noise level [B] and, if num_labels is not 0, label [B].
+
+        It is float32, as `NoiseEmbedding`.
+        """
         position = logsnr_position(noise) if self.noise_input == "logsnr" else noise
         emb = NoiseEmbedding(self.channels, self._type, name="logsnr_embedding")(position)
         if not num_labels:
@@ -112,11 +116,11 @@ class Trunk(nn.Module, kw_only=True):
         if labels is None:
             raise ValueError(f"labels are missing: this network of {num_labels} labels needs them")
         embed = LabelEmbedding(num_labels, emb.shape[-1], name="label_embedding")
-        return emb + embed(labels).astype(self._type)
+        return emb + embed(labels)
 
     def _down(self, h: Array, emb: Array, dropout_keys: Array | None) -> tuple[Array, list[Array]]:
         """The middle features, and the skip features for the upsampling half, in order."""
-        h = nn.Conv(self.widths[0], (3, 3), dtype=self._type, name="conv_in")(h.astype(self._type))
+        h = Conv(self.widths[0], (3, 3), dtype=self._type, name="conv_in")(h.astype(self._type))
         skips = [h]
         for level, channels in enumerate(self.widths):
             for i in range(self.num_blocks):

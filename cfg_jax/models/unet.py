@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cfg_jax.models.layers import zeros
+from cfg_jax.models.layers import Conv, zeros
 from cfg_jax.models.trunk import LABEL_INPUTS, Trunk
 
 Array = jax.Array
@@ -67,7 +67,7 @@ class UNet(Trunk):
                     h = self._attended(h, f"up_{level}_{i}_attention")
             if level:
                 h = self._resampled(h, emb, dropout_keys, f"up_{level}", "up")
-        conv = nn.Conv(self.out_channels, (3, 3), kernel_init=zeros, name="conv_out")
+        conv = Conv(self.out_channels, (3, 3), kernel_init=zeros, name="conv_out")
         return conv(self._normed_out(h))
 
     @property

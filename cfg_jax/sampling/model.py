@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax.config import build
 from cfg_jax.config.validate import from_json
+from cfg_jax.core.arguments import integers
 from cfg_jax.core.schedules import Schedule
 from cfg_jax.core.types import Array, ArrayLike, Key, Predict, eps_of
 from cfg_jax.io import images
@@ -70,8 +71,9 @@ class Model(Trained):
         """The network as a Predict, for custom guidance and samplers.
 
         Under `jax.jit` the parameters become compile-time constants; pass them as arguments with
-        `model.bind(params)`. An upsampler's low_res is [B, h, w, C].
+        `model.bind(params)`. Labels are numbers or names. An upsampler's low_res is [B, h, w, C].
         """
+        labels = integers("labels", self.numbered(labels))
         return eps_of(self.bind(self.params, low_res)(z, logsnr, labels))
 
     def bind(self, params: Any, low_res: Array | None = None) -> Predict:
@@ -82,6 +84,11 @@ class Model(Trained):
     def has_null_label(self) -> bool:
         """Whether the network accepts the null label, as classifier-free guidance requires."""
         return self.experiment.label_input == "with_null"
+
+    @property
+    def guides_itself(self) -> bool:
+        """Whether both branches of classifier-free guidance are trained."""
+        return self.has_null_label and 0 < self.config.diffusion.p_uncond < 1
 
     @property
     def low_res_shape(self) -> tuple[int, int, int] | None:
@@ -114,7 +121,8 @@ class Model(Trained):
 
         Args:
           key: [] (sample i uses fold_in(key, i)) or [B]; consumed.
-          labels: [B] integers in 0..num_classes; num_classes means "no label".
+          labels: [B] integers in 0..num_classes or names, as ["cat", "dog"]; num_classes and
+            "no label" mean no label.
           classifier: noisy classifier of the same data for classifier guidance.
           low_res: [B, h, w, C] in [-1, 1], input images of an upsampler.
           **settings: fields of `SamplingSettings`: w, num_steps, step, logvar_interp, clip_x,
@@ -130,6 +138,7 @@ class Model(Trained):
         self, key: Key, settings: SamplingSettings, *, labels: ArrayLike, **inputs: Any
     ) -> np.ndarray:
         """Guided samples as in `sample_x`, with the settings as one value."""
+        labels = self.numbered(labels)
         settings = self.check(settings, labels, **inputs)
         spec, shared, batch = request(self.experiment, settings, key, labels, **inputs)
         begun = time.monotonic()
@@ -153,17 +162,32 @@ class Model(Trained):
         """Returns the settings with this model's defaults, after every check that needs no device.
 
         Takes the arguments of `sample_x`; labels and low_res are only checked if labels are given.
-        Raises ValueError if a setting is out of range, if labels are out of range or not integers,
-        if weights or low_res have the wrong shape, or if the classifier was trained on other data.
+        Raises ValueError if a setting is out of range, if labels are out of range, unknown or not
+        integers, if weights or low_res have the wrong shape, if the classifier was trained on other
+        data, or if w weights a branch that p_uncond 0 or 1 left untrained.
         """
         filled = settings.filled(self.config.sampling)
+        labels = None if labels is None else self.numbered(labels)
         if labels is None:
             filled.check(self.experiment, guided_by_classifier=classifier is not None)
         else:
             check(self.experiment, filled, labels, classifier=classifier, low_res=low_res)
+        self._check_trained(filled, labels)
         if classifier is not None:
             classifier.check_guides(self.shape, self.label_names, () if labels is None else labels)
         return filled
+
+    def _check_trained(self, filled: SamplingSettings, labels: ArrayLike | None) -> None:
+        """Raises ValueError for a branch that training never showed the network."""
+        p_uncond = self.config.diffusion.p_uncond
+        if not self.has_null_label:
+            return
+        filled.check_trained(p_uncond)
+        if labels is not None and p_uncond == 0 and np.max(labels) == self.null_label:
+            raise ValueError(
+                f"label {self.null_label} means no label, which this model was never trained with "
+                f"(p_uncond=0): use labels in 0..{self.null_label - 1}"
+            )
 
     def grid(self, num_steps: int | None = None, respacing: str | None = None) -> tuple[float, ...]:
         """The T log-SNRs that `sample_x` visits; config.sampling sets the default grid.

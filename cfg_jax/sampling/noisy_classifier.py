@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax.config.build import ClassifierExperiment
+from cfg_jax.core.arguments import integers
 from cfg_jax.core.types import Array, chosen
 from cfg_jax.sampling.trained import Trained
 
@@ -28,7 +29,8 @@ class NoisyClassifier(Trained):
         return self.experiment.log_probs(self.params)(z, logsnr)
 
     def log_prob(self, z: Array, logsnr: Array, labels: Array) -> Array:
-        """log p(labels | z) [B]."""
+        """log p(labels | z) [B]; labels are numbers or names."""
+        labels = integers("labels", self.numbered(labels))
         return chosen(self.log_probs(z, logsnr), labels)
 
     def check_guides(

@@ -58,10 +58,11 @@ def check(
         raise ValueError(
             f"labels of shape {labels.shape} and type {labels.dtype}: need integers [B]"
         )
-    if labels.min() < 0 or labels.max() > task.null_label:
+    highest = task.null_label - (task.label_input == "without_null")
+    if labels.min() < 0 or labels.max() > highest:
+        null = f", or {highest} for no label" if highest == task.null_label else ""
         raise ValueError(
-            f"labels from {labels.min()} to {labels.max()}: need 0..{task.null_label - 1}, "
-            f"or {task.null_label} for no label"
+            f"labels from {labels.min()} to {labels.max()}: need 0..{task.null_label - 1}{null}"
         )
     guidance.weight_per_step(settings.w, len(settings.grid(task)), labels.size)
     if np.shape(settings.classifier_w) not in [(), labels.shape]:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.arguments import whole
 from cfg_jax.io import images
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
@@ -44,7 +45,9 @@ class Samples:
         Raises ValueError if the model is an upsampler or does not draw images, if the plan is
         unknown, if N does not suit the plan, or if `Model.check` rejects the settings.
         """
-        model, plan, count = self.model, self.label_plan, self.num_samples
+        model, plan = self.model, self.label_plan
+        count = whole("num_samples", self.num_samples)
+        whole("seed", self.seed)
         if len(model.shape) != 3 or model.low_res_shape:
             raise ValueError(f"model of shape {model.shape}: give an image model, not an upsampler")
         if plan not in LABEL_PLANS:

@@ -7,13 +7,14 @@ program is compiled for its static part; its traced part is data.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from cfg_jax.config.build import STEPS, Experiment
+from cfg_jax.core.arguments import finite, whole
+from cfg_jax.core.guidance import only_trained_w
 from cfg_jax.core.types import ArrayLike
 
 CLASSIFIER_FORMS = ("eps", "adm")
@@ -60,17 +61,19 @@ class SamplingSettings:
     def filled(self, defaults: Mapping[str, Any]) -> "SamplingSettings":
         """Replaces None by `defaults`, a config.sampling.
 
-        Raises ValueError if respacing is given with a num_steps other than the default.
+        Raises ValueError if num_steps is not an integer of at least 2, or if respacing is given
+        with a num_steps other than the default.
         """
         num_steps, respacing = self.num_steps, self.respacing
         if num_steps is None and respacing is None:
             num_steps, respacing = defaults["num_steps"], defaults["respacing"]
         elif respacing and num_steps not in (None, defaults["num_steps"]):
             raise ValueError(f"num_steps={num_steps} and respacing={respacing!r}: give one of them")
+        num_steps = defaults["num_steps"] if num_steps is None else num_steps
         names = ("step", "logvar_interp", "clip_x")
         missing = {name: defaults[name] for name in names if getattr(self, name) is None}
         return self.replace(
-            num_steps=None if respacing else int(num_steps or defaults["num_steps"]),
+            num_steps=None if respacing else whole("num_steps", num_steps, 2),
             respacing=respacing or "",
             **missing,
         )
@@ -87,39 +90,53 @@ class SamplingSettings:
     def check(self, task: Experiment, *, guided_by_classifier: bool) -> None:
         """Checks filled settings on the host.
 
-        Raises ValueError if a field is out of range, if w is not 0 and the network has no null
-        label, if classifier_w is not 0 without a classifier, or if the schedule lacks the grid.
+        Raises ValueError if a field is out of range or of a different type, if w is not 0 and the
+        network has no null label, if classifier_w is not 0 without a classifier, or if the schedule
+        lacks the grid.
         """
         for name, allowed in (("step", STEPS), ("classifier_form", CLASSIFIER_FORMS)):
-            if (value := getattr(self, name)) not in allowed:
+            if (value := getattr(self, name)) not in list(allowed):
                 raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
-        if self.logvar_interp is None or not 0 <= self.logvar_interp <= 1:
-            raise ValueError(f"logvar_interp={self.logvar_interp}: need a number in [0, 1]")
-        noise, score = self.noise_temperature, self.score_temperature
-        scalars = np.ndim(noise) == np.ndim(score) == 0
-        if not (scalars and 0 <= noise < math.inf and 0 < score < math.inf):
+        if not isinstance(self.clip_x, bool | np.bool_):
+            raise ValueError(f"clip_x={self.clip_x!r}: choose True or False")
+        self._check_numbers()
+        if self.step == "ddim" and self.noise_temperature != 1:
             raise ValueError(
-                f"noise_temperature={noise}, score_temperature={score}: need finite numbers, the "
-                "first 0 or more, the second above 0; 1 leaves samples unchanged"
-            )
-        if self.step == "ddim" and noise != 1:
-            raise ValueError(
-                f"noise_temperature={noise} with step='ddim', which draws no noise: use "
-                "step='ancestral', or score_temperature"
+                f"noise_temperature={self.noise_temperature} with step='ddim', which draws no "
+                "noise: use step='ancestral', or score_temperature"
             )
         self._check_weights(task, guided_by_classifier)
         self.grid(task)
 
+    def _check_numbers(self) -> None:
+        """Raises ValueError for a number out of range, or anything but a number."""
+        for name, allowed, holds in (
+            ("logvar_interp", "a number in [0, 1]", lambda number: 0 <= number <= 1),
+            ("noise_temperature", "a finite number, 0 or more; 1 for none", lambda t: t >= 0),
+            ("score_temperature", "a finite number above 0; 1 for none", lambda t: t > 0),
+        ):
+            number = finite(name, getattr(self, name), allowed)
+            if number.ndim or not holds(number):
+                raise ValueError(f"{name}={getattr(self, name)}: need {allowed}")
+
     def _check_weights(self, task: Experiment, guided_by_classifier: bool) -> None:
         w, by = self.w, self.classifier_w
-        if not np.isfinite(w).all():
-            raise ValueError(f"w={w}: need finite guidance weights")
+        finite("w", w, "finite guidance weights")
         if task.label_input != "with_null" and np.any(w):
             raise ValueError(f"w={w}: this network has no null label; use w=0 and a classifier")
-        if not np.isfinite(by).all():
-            raise ValueError(f"classifier_w={by}: need a finite number, or one per sample")
+        finite("classifier_w", by, "a finite number, or one per sample")
         if np.any(by) and not guided_by_classifier:
             raise ValueError(f"classifier_w={by} without a classifier: give one")
+
+    def check_trained(self, p_uncond: float) -> None:
+        """Raises ValueError for w that weights a branch which p_uncond 0 or 1 left untrained."""
+        only = only_trained_w(p_uncond)
+        if only is not None and np.any(np.asarray(self.w) != only):
+            without = "with" if p_uncond else "without"
+            raise ValueError(
+                f"w={self.w}: training with p_uncond={p_uncond:g} never showed this model an "
+                f"example {without} its label; use w={only:g}"
+            )
 
     def traced(self) -> dict[str, Any]:
         """Traced scalars of the program, shared by all samples."""
@@ -129,9 +146,14 @@ class SamplingSettings:
     def to_json(self, task: Experiment) -> dict[str, Any]:
         """Filled settings of one weight as JSON values; num_steps is the T of any grid.
 
-        Integers other than num_steps become floats, so 1 and 1.0 have the same digest.
+        Integers other than num_steps become floats, so 1 and 1.0 have the same digest. Raises
+        ValueError for a weight per sample or per step.
         """
+        for name in ("w", "classifier_w"):
+            if np.ndim(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)}: give one weight for all samples")
         values = dataclasses.asdict(self) | {"num_steps": len(self.grid(task))}
+        values = {name: np.asarray(value).item() for name, value in values.items()}
         kept = ("num_steps", "clip_x")
         return {
             name: float(value) if isinstance(value, int) and name not in kept else value

@@ -20,6 +20,7 @@ import numpy as np
 from absl import logging
 
 from cfg_jax.config.validate import to_json
+from cfg_jax.core.arguments import whole
 from cfg_jax.io import files
 from cfg_jax.io.progress import Progress
 from cfg_jax.io.ranges import Range, RangeFiles
@@ -55,8 +56,7 @@ def sample_to_files(
     writable, has files of other samples, or lacks samples at the end.
     """
     for name, size in (("batch_size", batch_size), ("shard_size", shard_size)):
-        if size < 1:
-            raise ValueError(f"{name}={size}: need 1 or more")
+        whole(name, size, 1)
     settings = samples.protocol() | {"seed": samples.seed, "shard_size": shard_size}
     settings |= samples.swept()
     starts, total = range(0, samples.num_samples, shard_size), samples.num_samples
@@ -103,7 +103,7 @@ def _check_settings(folder: Path, ours: dict[str, Any]) -> None:
     if not path.exists():
         raise ValueError(f"{folder} holds samples but no {MANIFEST}: give another folder")
     try:
-        described = json.loads(path.read_text())
+        described = json.loads(path.read_text(encoding="utf-8"))
         theirs = dict(described["settings"])
         intact = manifest.sha256_json(theirs) == described["sha256"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -18,11 +18,13 @@ import numpy as np
 
 from cfg_jax.config.validate import to_json
 from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.arguments import whole
 from cfg_jax.core.types import Key
 from cfg_jax.io import files, images
 from cfg_jax.io.images import Picture
 from cfg_jax.io.progress import track
 from cfg_jax.runtime import devices
+from cfg_jax.sampling.labels import NO_LABEL
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.settings import SamplingSettings
@@ -35,7 +37,7 @@ class Strip:
     """A strip: samples of some labels at several weights, rows by label and columns by weight.
 
     model: model to sample from.
-    labels: labels in 0..num_classes; num_classes means "no label".
+    labels: numbers in 0..num_classes or names; num_classes means "no label".
     weights: guidance weights w, one per column.
     classifier_weights: classifier weights; `columns` pairs them with `weights`.
     settings: all settings except the two weights.
@@ -46,7 +48,7 @@ class Strip:
     """
 
     model: Model
-    labels: Sequence[int]
+    labels: Sequence[int | str]
     weights: Sequence[float]
     classifier_weights: Sequence[float] = (0.0,)
     settings: SamplingSettings = SamplingSettings()
@@ -54,6 +56,9 @@ class Strip:
     seed: int = 0
     samples_per_label: int = 1
     batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", self.model.numbered(self.labels))
 
     @property
     def columns(self) -> list[tuple[float, float]]:
@@ -63,10 +68,15 @@ class Strip:
     @property
     def names(self) -> np.ndarray:
         """Label names, one per label."""
-        return np.asarray([*self.model.label_names, "no label"])[np.asarray(self.labels)]
+        return np.asarray([*self.model.label_names, NO_LABEL])[np.asarray(self.labels)]
 
     def check(self) -> None:
-        """Raises ValueError if `Model.check` rejects a column; derives no key."""
+        """Raises ValueError if `Model.check` rejects a column or a size is below 1.
+
+        Derives no key.
+        """
+        for name in ("samples_per_label", "batch_size"):
+            whole(name, getattr(self, name), 1)
         for w, classifier_w in np.asarray(self.columns, np.float32).tolist():
             settings = self.settings.replace(w=w, classifier_w=classifier_w)
             self.model.check(settings, np.asarray(self.labels), classifier=self.classifier)
@@ -233,7 +243,7 @@ def _name(strip: Strip, settings: dict[str, Any], upsampler: Upsampler | None) -
         "classifier": by and [to_json(by.config), by.step],
         "upsampler": large and [to_json(large.config), large.step],
         "upsampler_settings": upsampler and _settings(upsampler),
-        "labels": list(strip.labels),
+        "labels": np.asarray(strip.labels).tolist(),
         "samples_per_label": strip.samples_per_label,
     }
     digest = zlib.crc32(json.dumps(identity, sort_keys=True).encode())

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax.config import build
 from cfg_jax.runtime import devices
+from cfg_jax.sampling.labels import numbered
 from cfg_jax.storage import manifest
 
 
@@ -20,7 +21,7 @@ class Trained:
         use, because placing compiles and a request may still be rejected.
       step: training step of the checkpoint.
       shape: shape of one example, (H, W, C) or (D,).
-      label_names: one name per class; labels index them.
+      label_names: one name per class; labels index them, or are given by name.
       experiment: network without parameters, hashable.
     """
 
@@ -39,6 +40,10 @@ class Trained:
         self.shape = tuple(shape)
         self.label_names = tuple(label_names)
         self.experiment = build.assemble(config, self.shape, len(self.label_names))
+
+    def numbered(self, labels: Any) -> Any:
+        """`labels` with class names replaced by numbers; ValueError for an unknown name."""
+        return numbered(labels, self.label_names)
 
     @functools.cached_property
     def params(self) -> Any:

@@ -137,7 +137,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         if failure:
             raise failure
 
-    def restore_latest(self, state: Any, ema: Any) -> Restored | None:
+    def restore_latest(self, state: Any, ema: Any, *, forms: Sequence[Any] = ()) -> Restored | None:
         """Restores the newest valid step; returns None if there are no steps.
 
         A step is invalid if reading fails, an item is missing or a digest differs. Newer invalid
@@ -146,6 +146,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         Args:
           state, ema: trees of arrays or `jax.ShapeDtypeStruct` with the structure, shapes, dtypes
             and shardings to restore; a leaf without sharding goes to the first local device.
+          forms: other trees that the state may have; that of the step is restored.
 
         Raises manifest.MismatchError (a ValueError) if the shape or dtype of a leaf differs, and
         ValueError if no step can be restored; neither moves a step. Raises SaveError if the running
@@ -156,11 +157,12 @@ class Checkpoints(contextlib.AbstractContextManager):
         steps = processes.of_first(self._manager.all_steps()[-50:])
         if not steps:
             return None
-        where, target = self._manager.directory, {"state": state, "ema": ema}
+        where = self._manager.directory
+        targets = [{"state": form, "ema": ema} for form in (state, *forms)]
         restored, damaged = manifest.newest_whole(
             where,
             steps,
-            read=lambda step: _read(self._manager, step, target),
+            read=lambda step: _read(self._manager, step, targets),
             agree=lambda whole: all(processes.of_each(whole)),
         )
         for step in damaged if processes.is_first() else ():
@@ -260,14 +262,19 @@ def _open(directory: str | os.PathLike[str], **options: Any) -> ocp.CheckpointMa
 
 
 def _read(
-    manager: ocp.CheckpointManager, step: int, target: Mapping[str, Any] | None = None
+    manager: ocp.CheckpointManager, step: int, targets: Sequence[Mapping[str, Any]] = ()
 ) -> Restored:
-    """Restores a step with valid digests: the trees of `target`, or the EMA as saved."""
+    """Restores a step with valid digests: the trees of a target that fits, or the EMA as saved.
+
+    Raises MismatchError, as for the first target, if none fits.
+    """
     config, meta = _read_json(manager, step)
     handler, place = ocp.StandardCheckpointHandler(), manager.directory / str(step)
-    saved = {item: handler.metadata(place / item).tree for item in target or ["ema"]}
-    if target:
-        manifest.check_leaves(saved, target)
+    items = targets[0] if targets else ["ema"]
+    saved = {item: handler.metadata(place / item).tree for item in items}
+    target = next((each for each in targets if manifest.same_leaves(saved, each)), None)
+    if targets and target is None:
+        manifest.check_leaves(saved, targets[0])
     arrays = _read_arrays(manager, step, target or saved, meta)
     return Restored(step, arrays.get("state"), arrays["ema"], config, meta)
 

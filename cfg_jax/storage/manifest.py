@@ -79,6 +79,12 @@ def check_leaves(found: Any, wanted: Any) -> None:
             )
 
 
+def same_leaves(found: Any, wanted: Any) -> bool:
+    """Whether the leaves of two trees agree in path, shape and dtype."""
+    there, here = _leaves(found), _leaves(wanted)
+    return {k: _form(leaf) for k, leaf in there.items()} == {k: _form(v) for k, v in here.items()}
+
+
 def check_digests(trees: Mapping[str, Any], meta: dict[str, Any]) -> None:
     """Raises ValueError naming a leaf of `trees` whose digest differs from that in `meta`."""
     for name, tree in trees.items():

@@ -100,7 +100,7 @@ def _arrays(model: Model, split: str) -> tuple[np.ndarray, np.ndarray]:
             f"{source.name} has {len(source)} examples in split {split}: a support vector machine "
             f"takes {MOST_EXAMPLES} at most; choose a smaller data set"
         )
-    examples = data.stack([source[i] for i in range(len(source))])
+    examples = data.stack([source[i] for i in range(len(source))], source.num_classes)
     return examples["x"].reshape(len(source), -1), examples["labels"]
 
 

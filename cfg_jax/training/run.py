@@ -3,6 +3,7 @@
 Validates the config, opens the data, restores or creates the state and pmaps the step for `loop`.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,29 +17,38 @@ from cfg_jax.config.validate import check_same_run, to_json, validate
 from cfg_jax.io.files import check_writable, folder
 from cfg_jax.runtime import devices, processes
 from cfg_jax.storage.checkpoint import Checkpoints
-from cfg_jax.training import preemption, watchdog
+from cfg_jax.training import earlier, preemption, watchdog
 from cfg_jax.training.loop import Loop, Run
 from cfg_jax.training.objectives import classifier_loss_fn, diffusion_loss_fn
 from cfg_jax.training.step import TrainState, create_optimizer, create_train_state, make_train_step
 
 
-def train(config: ConfigDict, workdir: str | Path) -> None:
+def train(config: ConfigDict, workdir: str | Path, *, source: data.Source | None = None) -> None:
     """Trains up to config.train.num_steps, from the newest checkpoint in `workdir` if there is one.
 
     Writes `checkpoints/`, `metrics.jsonl`, `events/` and `previews/` in `workdir`, a local folder
     or gs://bucket/folder. Every process of a run makes this call with the same shared `workdir`.
 
-    Raises ValueError, before anything is compiled, if the config is invalid, data is missing, or
-    `workdir` is not writable or holds another run. Raises FloatingPointError after too many steps
-    in a row with a loss or gradient that is not finite. Raises SaveError if the last checkpoint, or
-    any checkpoint of several processes, could not be saved. Raises preemption.Interrupted after
-    SIGTERM, once the current step is saved.
+    Args:
+      config: every setting. With `source`, config.data counts for random_flip, min_crop and
+        num_threads alone.
+      workdir: folder of the run.
+      source: examples to train on in place of the data set that the config names. Checkpoints call
+        the data "source:NAME"; the run resumes with a source of the same fingerprint.
+
+    Raises ValueError, before anything is compiled, if the config is invalid, data is missing or
+    invalid, or `workdir` is not writable or holds another run. Raises FloatingPointError after too
+    many steps in a row with a loss or gradient that is not finite. Raises SaveError if the last
+    checkpoint, or any checkpoint of several processes, could not be saved. Raises
+    preemption.Interrupted after SIGTERM, once the current step is saved.
     """
     check_writable(workdir, "workdir")
+    if source is not None:
+        config = _with_data_name(config, data.OWN + source.name)
     validate(config, devices.num_devices_of_all())
     hang_seconds = config.train.hang_seconds
     with watchdog.armed(hang_seconds) as feed, preemption.watched() as asked_to_stop:
-        _train(_open(config, folder(workdir)), feed, asked_to_stop)
+        _train(_open(config, folder(workdir), source), feed, asked_to_stop)
 
 
 def _train(run: Run, feed: Callable[[bool], None], asked_to_stop: Callable[[], bool]) -> None:
@@ -97,9 +107,25 @@ def make_step(
     )
 
 
-def _open(config: ConfigDict, workdir: Path) -> Run:
-    """Opens the data and assembles the task of a config."""
-    source = data.open_source(split=config.data.split, **build.data_arguments(config))
+def _with_data_name(config: ConfigDict, name: str) -> ConfigDict:
+    config = config.copy_and_resolve_references()
+    config.data.name = name
+    return config
+
+
+def _check_json(source: data.Source) -> None:
+    try:
+        json.dumps(source.fingerprint())
+    except TypeError as error:
+        raise ValueError(f"{source.name}: fingerprint() must be JSON values, {error}") from error
+
+
+def _open(config: ConfigDict, workdir: Path, source: data.Source | None) -> Run:
+    """Opens the data, if there is no source, and assembles the task of a config."""
+    if source is None:
+        source = data.open_source(split=config.data.split, **build.data_arguments(config))
+    _check_json(source)
+    data.check_source(source)
     order = data.batches(
         source,
         seed=config.seed,
@@ -116,7 +142,8 @@ def _open(config: ConfigDict, workdir: Path) -> Run:
 def _restore(run: Run, checkpoints: Checkpoints, abstract: TrainState) -> TrainState | None:
     """The state of the newest readable checkpoint, or None."""
     target = devices.replicated_like(abstract)
-    restored = checkpoints.restore_latest(target.replace(ema_params=None), target.ema_params)
+    state = target.replace(ema_params=None)
+    restored = checkpoints.restore_latest(state, target.ema_params, forms=earlier.forms(state))
     if restored is None:
         return None
     if not run.config.train.allow_config_change:
@@ -127,4 +154,4 @@ def _restore(run: Run, checkpoints: Checkpoints, abstract: TrainState) -> TrainS
         )
     if processes.is_first():
         print(f"resuming from step {restored.step}")
-    return devices.as_local(restored.state.replace(ema_params=restored.ema))
+    return devices.as_local(earlier.today(restored.state).replace(ema_params=restored.ema))

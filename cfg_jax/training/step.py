@@ -59,7 +59,8 @@ def create_optimizer(
 ) -> optax.GradientTransformation:
     """Adam, or AdamW if weight_decay is not 0, with linear warm-up and gradient clipping.
 
-    The gradient that is clipped is already averaged over devices by `make_train_step`.
+    The gradient that is clipped is already averaged over devices by `make_train_step`. The state
+    has one form for all values, so a run may resume with others.
 
     Args:
       learning_rate: rate after the warm-up.
@@ -70,19 +71,19 @@ def create_optimizer(
       anneal_steps: step at which the rate, falling linearly from step 0 and multiplied by the
         warm-up, reaches 0; 0 for a constant rate.
     """
-    rate = learning_rate
+    rate = optax.constant_schedule(learning_rate)
     if warmup_steps:
         rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
     if anneal_steps:
         rate = _annealed(rate, anneal_steps)
-    adam = optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay)
-    return optax.chain(optax.clip_by_global_norm(grad_clip), adam) if grad_clip else adam
+    clip = optax.clip_by_global_norm(grad_clip) if grad_clip else optax.identity()
+    return optax.chain(clip, optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay))
 
 
-def _annealed(rate: float | optax.Schedule, num_steps: int) -> optax.Schedule:
+def _annealed(rate: optax.Schedule, num_steps: int) -> optax.Schedule:
     """`rate` times a factor that falls linearly from 1 at step 0 to 0 at num_steps."""
     falling = optax.linear_schedule(1.0, 0.0, num_steps)
-    return lambda step: falling(step) * (rate(step) if callable(rate) else rate)
+    return lambda step: falling(step) * rate(step)
 
 
 def make_train_step(

@@ -1,0 +1,139 @@
+"""Folders of pictures as a data set. `layout` says which file is of which class and split."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cfg_jax.data.decoding import Decoded, Probe, background_colour, decoder_name, probe
+from cfg_jax.data.examining import read_all
+from cfg_jax.data.layout import Picture, class_names, find, in_split
+from cfg_jax.data.sources import ImageSource, new_memory, one_line
+
+
+@dataclasses.dataclass(frozen=True)
+class Files(Sequence[Mapping[str, Any]]):
+    """Records {"image": bytes, "label": int, "file": str} of pictures below `root`."""
+
+    root: Path
+    pictures: Sequence[Picture]
+    label_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        file, _, class_name, *_ = self.pictures[index]
+        label = self.label_names.index(class_name)
+        return {"image": (self.root / file).read_bytes(), "label": label, "file": file}
+
+
+def open_folder(
+    split: str,
+    *,
+    data_dir: str | None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    background: str = "white",
+) -> tuple[ImageSource, dict[int, str]]:
+    """Opens one split of a folder, after decoding all of its pictures once.
+
+    Arguments as for `opening.open_source`. Size and channels are those of all splits: grey if all
+    of their pictures are.
+
+    Returns the source, and the reason for each of its examples that cannot be decoded. Raises
+    ValueError for a folder that is missing, as `layout.find` and `layout.in_split`, and for
+    pictures of varying size without `image_size`.
+    """
+    colour = background_colour(background)
+    root = existing(data_dir)
+    pictures = find(root)
+    label_names, chosen = class_names(pictures, root), in_split(pictures, split, root)
+    probes = probe_all(root, tuple(pictures))
+    bad = _unreadable(chosen, probes, label_names)
+    readable = [found for found in probes.values() if isinstance(found, Probe)]
+    shape = _shape(readable, root, image_size, channels)
+    resized = {found[:2] for found in readable} != {shape[:2]}
+    source = ImageSource(
+        name="folder",
+        version="1",
+        split=split,
+        records=Decoded(Files(root, chosen, label_names), shape[2], colour),
+        shape=shape,
+        label_names=label_names,
+        image_size=image_size if resized else None,
+        memory=new_memory(len(chosen), shape),
+        identity={"decoder": decoder_name(colour), "files": _digest(chosen)},
+    )
+    return source, bad
+
+
+def existing(data_dir: str | None) -> Path:
+    """The path of a folder; ValueError if there is none."""
+    root = Path(data_dir or "").expanduser()
+    if not data_dir or not root.is_dir():
+        raise ValueError(f"data_dir is {data_dir or ''!r}: give a folder of pictures by class")
+    return root
+
+
+@functools.lru_cache(maxsize=4)
+def probe_all(root: Path, pictures: tuple[Picture, ...]) -> dict[Picture, Probe | str]:
+    """Size and channels of every picture, or the reason why it cannot be decoded.
+
+    Remembered for files that have not changed.
+    """
+
+    def probed(picture: Picture) -> Probe | str:
+        try:
+            return probe(_read(root / picture.file))
+        except (OSError, ValueError) as error:
+            return one_line(error)
+
+    return dict(zip(pictures, read_all(probed, pictures, "picture"), strict=True))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # a network disk may fail once
+        return path.read_bytes()
+
+
+def _unreadable(
+    chosen: Sequence[Picture], probes: Mapping[Picture, Probe | str], label_names: Sequence[str]
+) -> dict[int, str]:
+    """{index: reason} of pictures that cannot be decoded; ValueError if a class has no other."""
+    reasons = {i: probes[picture] for i, picture in enumerate(chosen)}
+    bad = {i: f"{chosen[i].file}: {why}" for i, why in reasons.items() if isinstance(why, str)}
+    trained = {picture.class_name for picture in chosen}
+    left = {picture.class_name for i, picture in enumerate(chosen) if i not in bad}
+    if lost := [name for name in label_names if name in trained - left]:
+        first = next(i for i in bad if chosen[i].class_name == lost[0])
+        raise ValueError(
+            f"no picture of class {lost[0]!r} can be decoded ({bad[first]}): replace one, or "
+            "delete its folder"
+        )
+    return bad
+
+
+def _shape(
+    found: Collection[Probe], root: Path, image_size: int | None, channels: int | None
+) -> tuple[int, int, int]:
+    """(H, W, C) of all examples; ValueError for varying sizes without image_size."""
+    sizes = {(height, width) for height, width, _ in found}
+    if image_size is None and len(sizes) > 1:
+        (low, narrow), (high, wide) = min(sizes), max(sizes)
+        raise ValueError(
+            f"pictures in {root} vary in size, such as {low} x {narrow} and {high} x {wide} pixels:"
+            " give image_size, such as 64"
+        )
+    height, width = min(sizes) if image_size is None else (image_size, image_size)
+    return height, width, channels or (1 if all(picture.grey for picture in found) else 3)
+
+
+def _digest(pictures: Sequence[Picture]) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of all paths and sizes of files."""
+    text = "\n".join(f"{picture.file} {picture.size}" for picture in pictures)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

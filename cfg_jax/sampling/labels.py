@@ -1,0 +1,38 @@
+"""Labels by name: which number does a class name have?"""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+NO_LABEL = "no label"
+"""Name of the null label."""
+
+
+def numbered(labels: Any, names: Sequence[str]) -> Any:
+    """`labels` with every name replaced by its index in `names`; numbers are left as they are.
+
+    "no label" is len(names), the null label. Raises ValueError for a name that is missing or that
+    several classes have.
+    """
+    if isinstance(labels, str):
+        return _index(labels, names)
+    if isinstance(labels, np.ndarray) and labels.dtype.kind == "U":
+        labels = labels.tolist()
+    if isinstance(labels, list | tuple) and any(isinstance(label, str) for label in labels):
+        return [_index(label, names) if isinstance(label, str) else label for label in labels]
+    return labels
+
+
+def _index(name: str, names: Sequence[str]) -> int:
+    found = [label for label, other in enumerate([*names, NO_LABEL]) if other == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"label {str(name)!r} names the classes {found}: give a number")
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0) or names[:3]
+    raise ValueError(
+        f"label {str(name)!r} is not a class: did you mean {' or '.join(map(repr, near))}? Classes "
+        f"also have the numbers 0..{len(names) - 1}"
+    )
