@@ -3,7 +3,7 @@
 from absl import flags
 
 from . import flags as sampling
-from .program import numbers
+from .values import numbers
 
 _CLASSIFIER_ON = flags.DEFINE_float(
     "classifier_on",

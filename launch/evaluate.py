@@ -19,7 +19,8 @@ from absl import flags
 
 from . import examples, features
 from . import flags as sampling
-from .program import numbers, refuse, run
+from .program import run
+from .values import numbers, refuse
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _SAVE_IMAGES = flags.DEFINE_bool(

@@ -6,7 +6,7 @@ from absl import flags
 
 from . import features
 from . import flags as sampling
-from .program import numbers
+from .values import numbers
 
 LIKELIHOOD = flags.DEFINE_bool(
     "likelihood", False, "Print the variational bound of a diffusion model in bits per dimension."

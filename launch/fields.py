@@ -1,12 +1,49 @@
-"""Overrides of config fields on the command line: which one does the config lack?"""
+"""--config on the command line: configs by name, and fields that a config lacks."""
 
 import difflib
 import heapq
+import os
+import re
 import runpy
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from absl import flags
+
 NEAREST = 3
+
+
+def has_config_file() -> bool:
+    """Whether --config of this program is a config file of fields that are flags."""
+    return "config" in flags.FLAGS and hasattr(type(flags.FLAGS["config"]), "config_filename")
+
+
+def with_config_path(argv: list[str]) -> list[str]:
+    """The arguments with --config=NAME, or --config NAME, replaced by --config=PATH.
+
+    NAME:ARGUMENT becomes PATH:ARGUMENT. Raises flags.Error if there is neither a config of that
+    name nor a file.
+    """
+    import configs
+
+    paths = {path.stem: path for path in sorted(Path(configs.__path__[0]).glob("[!_]*.py"))}
+    found, rest = [], iter(argv)
+    for argument in rest:
+        if argument.partition("=")[0] in ("--config", "-config"):
+            name = argument.partition("=")[2] if "=" in argument else next(rest, "")
+            name, colon, value = name.partition(":")
+            argument = f"--config={paths.get(name, name)}{colon}{value}"
+            if name not in paths and not os.path.exists(name):
+                raise flags.Error(f"{argument}: give a file or one of {', '.join(paths)}")
+        found.append(argument)
+    return found
+
+
+def without_traceback(error: flags.Error) -> str:
+    """The text of a flag error; of an exception in a config file only its own message."""
+    text = str(error).strip()
+    return re.sub(r"^\w+: ", "", text.splitlines()[-1]) if "Traceback" in text else text
 
 
 def unknown(arguments: Sequence[str]) -> str | None:

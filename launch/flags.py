@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from .program import numbers, one_number, refuse, whole_numbers
+from .values import numbers, one_number, refuse, whole_numbers
 
 W = flags.DEFINE_string(
     "w",

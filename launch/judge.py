@@ -15,7 +15,8 @@ import sys
 from absl import flags
 
 from . import flags as sampling
-from .program import numbers, refuse, run
+from .program import run
+from .values import numbers, refuse
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _MIN_ACCURACY = flags.DEFINE_string(

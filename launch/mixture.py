@@ -14,7 +14,8 @@ from absl import flags
 from cfg_jax.io import files, images
 from cfg_jax.study import mixture_figure
 
-from .program import numbers, run
+from .program import run
+from .values import numbers
 
 _OUT = flags.DEFINE_string("out", "runs/mixture.png", "PNG file to write.")
 _W = flags.DEFINE_string("w", "0,0.5,1,2,4", "Comma-separated guidance weights w.")

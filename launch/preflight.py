@@ -16,7 +16,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from .program import numbers, run
+from .program import run
+from .values import whole_numbers
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config name, such as digits, or path of a config file.", lock_config=True
@@ -81,10 +82,10 @@ def _name() -> str:
 
 
 def _batch_sizes() -> list[int]:
-    sizes = numbers("batch_sizes")
-    if not all(size.is_integer() and size > 0 for size in sizes):
+    sizes = whole_numbers("batch_sizes")
+    if not all(size > 0 for size in sizes):
         raise ValueError(f"--batch_sizes={_BATCH_SIZES.value}: give integers above 0")
-    return [int(size) for size in sizes]
+    return sizes
 
 
 if __name__ == "__main__":

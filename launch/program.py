@@ -4,15 +4,12 @@
 compilation cache. A user error prints one line on standard error; -v=1 adds the traceback.
 """
 
-import contextlib
 import logging as std_logging
-import math
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 
 from absl import app, flags, logging
 
@@ -181,19 +178,19 @@ def _parse(argv: list[str]) -> list[str]:
             # --help lists them with the program's own.
             flags.FLAGS.register_key_flag_for_module(argv[0], flag)
     try:
-        argv = _with_config_path(argv) if _has_config_file() else argv
+        argv = fields.with_config_path(argv) if fields.has_config_file() else argv
         rest = flags.FLAGS(argv)
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # orbax logs every step
             logging.get_absl_logger().addFilter(_matters)
-        if _has_config_file() and flags.FLAGS["config"].present:
+        if fields.has_config_file() and flags.FLAGS["config"].present:
             flags.FLAGS["config"].value.keys()  # an unreadable file fails at first use
         return rest
     except SystemExit:  # absl exits with 1 after --help
         sys.exit(0)
     except flags.Error as error:
         missing = re.match(r"flag (--\w+)=None", str(error))
-        message = f"{missing[1]} is missing" if missing else _without_traceback(error)
+        message = f"{missing[1]} is missing" if missing else fields.without_traceback(error)
         message = f"{message} (--help lists the flags)"
     except (AttributeError, KeyError) as error:
         found = fields.unknown(argv) or repr(error)
@@ -201,38 +198,6 @@ def _parse(argv: list[str]) -> list[str]:
     except (OSError, ImportError, SyntaxError, TypeError, ValueError) as error:
         message = f"cannot read the config: {error}"
     sys.exit(_fail(message))
-
-
-def _without_traceback(error: flags.Error) -> str:
-    """The text of a flag error; of an exception in a config file only its own message."""
-    text = str(error).strip()
-    return re.sub(r"^\w+: ", "", text.splitlines()[-1]) if "Traceback" in text else text
-
-
-def _has_config_file() -> bool:
-    """Whether --config of this program is a config file of fields that are flags."""
-    return "config" in flags.FLAGS and hasattr(type(flags.FLAGS["config"]), "config_filename")
-
-
-def _with_config_path(argv: list[str]) -> list[str]:
-    """The arguments with --config=NAME, or --config NAME, replaced by --config=PATH.
-
-    NAME:ARGUMENT becomes PATH:ARGUMENT. Raises flags.Error if there is neither a config of that
-    name nor a file.
-    """
-    import configs
-
-    paths = {path.stem: path for path in sorted(Path(configs.__path__[0]).glob("[!_]*.py"))}
-    found, rest = [], iter(argv)
-    for argument in rest:
-        if argument.partition("=")[0] in ("--config", "-config"):
-            name = argument.partition("=")[2] if "=" in argument else next(rest, "")
-            name, colon, value = name.partition(":")
-            argument = f"--config={paths.get(name, name)}{colon}{value}"
-            if name not in paths and not os.path.exists(name):
-                raise flags.Error(f"{argument}: give a file or one of {', '.join(paths)}")
-        found.append(argument)
-    return found
 
 
 def _matters(record: std_logging.LogRecord) -> bool:
@@ -249,36 +214,3 @@ def _fail(message: object, code: int = 2) -> int:
         traceback.print_exception(message)
     print("error:", " ".join(str(message).split()), file=sys.stderr)
     return code
-
-
-def refuse(names: Iterable[str], why: str) -> None:
-    """Raises ValueError if one of these flags was given, which would have no effect."""
-    for name in names:
-        if flags.FLAGS[name].present:
-            raise ValueError(f"--{name} {why}")
-
-
-def numbers(name: str) -> list[float]:
-    """The numbers of a comma-separated flag, [] if unset; ValueError unless all are finite."""
-    text = flags.FLAGS[name].value
-    with contextlib.suppress(ValueError):
-        found = [float(part) for part in text.split(",")] if text else []
-        if all(map(math.isfinite, found)):
-            return found
-    raise ValueError(f"--{name}={text}: need finite numbers, separated by commas")
-
-
-def whole_numbers(name: str) -> list[int]:
-    """As `numbers`, but integers."""
-    found = numbers(name)
-    if not all(number.is_integer() for number in found):
-        raise ValueError(f"--{name}={flags.FLAGS[name].value}: need integers")
-    return [int(number) for number in found]
-
-
-def one_number(name: str) -> float:
-    """The number of a flag; ValueError for none or several."""
-    found = numbers(name)
-    if len(found) != 1:
-        raise ValueError(f"--{name}={flags.FLAGS[name].value}: give one number")
-    return found[0]

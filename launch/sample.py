@@ -25,7 +25,8 @@ from absl import flags
 
 from . import flags as sampling
 from . import upsampler
-from .program import numbers, refuse, run
+from .program import run
+from .values import numbers, refuse
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/samples if unset.")
@@ -46,8 +47,6 @@ _SHARD_SIZE = flags.DEFINE_integer(
 )
 flags.FLAGS.set_default("w", "0,1,3")
 
-_OF_FILES = ["label_plan", "shard_size"]
-
 
 def check() -> None:
     """Raises ValueError for flags that cannot be read or conflict."""
@@ -56,7 +55,7 @@ def check() -> None:
         conflicting = ["labels", "samples_per_label", *upsampler.FLAGS]
         refuse(conflicting, "conflicts with --num_samples: leave one of them out")
     else:
-        refuse(_OF_FILES, "needs --num_samples: give that too, or leave it out")
+        refuse(["label_plan", "shard_size"], "needs --num_samples: give that too, or leave it out")
     if not upsampler.WORKDIR.value:
         refuse(upsampler.FLAGS, "needs --upsampler_workdir: give that too, or leave it out")
     sampling.check()

@@ -12,7 +12,8 @@ from absl import flags
 
 from . import baselines, features
 from . import flags as sampling
-from .program import numbers, run, whole_numbers
+from .program import run
+from .values import numbers, whole_numbers
 
 _WORKDIR = flags.DEFINE_list(
     "workdir", None, "Comma-separated folders of training runs, one per p_uncond.", required=True

@@ -7,7 +7,7 @@ from PIL import Image
 from cfg_jax.config import build
 from cfg_jax.config.validate import validate
 from configs import folder
-from launch import program
+from launch import fields
 from tests.data_files import random_images
 
 
@@ -68,7 +68,7 @@ def test_what_was_chosen_is_printed(tmp_path, capsys):
 
 
 def test_a_named_config_takes_an_argument():
-    (found,) = program._with_config_path(["--config=folder:~/my pictures"])
+    (found,) = fields.with_config_path(["--config=folder:~/my pictures"])
     assert found == f"--config={folder.__file__}:~/my pictures"
 
 

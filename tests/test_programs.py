@@ -7,7 +7,7 @@ import pytest
 from cfg_jax import data
 from cfg_jax.config.validate import to_json
 from cfg_jax.interop import run_folder
-from launch import program as start
+from launch import fields
 from launch.__main__ import PROGRAMS
 from tests.programs import ROOT, run_program
 from tests.tiny import DIGITS, random_model, tiny_classifier, tiny_config
@@ -301,7 +301,7 @@ def test_an_unknown_name_costs_one_line_with_the_known_ones():
 def test_a_config_is_given_by_name_or_path():
     path = f"--config={ROOT / 'configs' / 'digits.py'}"
     for given in (["--config=digits"], ["--config", "digits"], ["-config=digits"], [path]):
-        assert start._with_config_path(["x", *given, "--w=1"]) == ["x", path, "--w=1"]
+        assert fields.with_config_path(["x", *given, "--w=1"]) == ["x", path, "--w=1"]
 
 
 def test_a_figure_of_the_mixture_is_drawn(tmp_path):

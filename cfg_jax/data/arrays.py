@@ -18,7 +18,7 @@ from PIL import Image
 
 from cfg_jax.data.decoding import as_shown, background_colour, decoder_name
 from cfg_jax.data.layout import UNLABELLED, is_held_out
-from cfg_jax.data.sources import ImageSource, new_memory
+from cfg_jax.data.sources import Form, ImageSource, new_memory
 from cfg_jax.io.files import UNREADABLE, open_npz
 
 _CONTENT = "images uint8 [N, H, W, C], labels [N] and label_names [K]"
@@ -52,23 +52,17 @@ class Rows(Sequence[Mapping[str, Any]]):
         return {"image": image, "label": int(self.labels[index])}
 
 
-def open_arrays(
-    split: str,
-    *,
-    data_dir: str | None,
-    image_size: int | None = None,
-    channels: int | None = None,
-    background: str = "white",
-) -> ImageSource:
+def open_arrays(split: str, data_dir: str | None, form: Form) -> ImageSource:
     """Opens the split "train", "test" or "all" of the file, or folder of files, `data_dir`.
 
-    Other arguments as for `opening.open_source`. Raises ValueError for a file that is missing or
+    Raises ValueError for a file that is missing or
     damaged, arrays of another type or shape, labels out of range, and a class without an image.
     """
-    colour = background_colour(background)
+    colour = background_colour(form.background)
     images, labels, label_names = _of_split(Path(data_dir or "").expanduser(), split)
     stored = images.shape[1:]
-    shape = (image_size or stored[0], image_size or stored[1], channels or (1, 3)[stored[2] > 2])
+    sides = stored[:2] if form.image_size is None else (form.image_size,) * 2
+    shape = (*sides, form.channels or (1, 3)[stored[2] > 2])
     converted = stored != shape
     digest = hashlib.sha256(np.ascontiguousarray(images).data)
     digest.update(np.ascontiguousarray(labels).data)
@@ -79,7 +73,7 @@ def open_arrays(
         records=Rows(images, labels, shape[2], colour),
         shape=shape,
         label_names=label_names,
-        image_size=image_size if stored[:2] != shape[:2] else None,
+        image_size=form.image_size if stored[:2] != sides else None,
         memory=new_memory(len(images), shape) if converted else None,
         identity={"decoder": decoder_name(colour), "sha256": digest.hexdigest()},
     )

@@ -12,8 +12,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from cfg_jax.data.checking import checked_label
-from cfg_jax.data.sources import Source
+from cfg_jax.data.sources import Source, checked_label
 
 Example = dict[str, np.ndarray]
 

@@ -1,14 +1,12 @@
-"""Does a source of one's own give what a denoiser can be trained on?
+"""Checks of a caller's own source, before the first training step.
 
-The label K of a source with K classes would train "no label", a negative one NaN, and images of
-0..255 a network for other data. None of these fails by itself.
+With K classes, label K would silently train the null label, and a negative label gives NaN. Images
+in 0..255 would train a network for the wrong range.
 """
-
-from typing import Any
 
 import numpy as np
 
-from cfg_jax.data.sources import ImageSource, Source
+from cfg_jax.data.sources import ImageSource, Source, checked_label
 
 MOST_READ = 1000
 """Number of examples read before the first step, evenly spaced over the source."""
@@ -55,18 +53,6 @@ def check_labels(source: Source, labels: np.ndarray) -> None:
             checked_label(labels[index], source.num_classes)
         except ValueError as error:
             raise ValueError(f"{source.name}, example {index}: {error}") from error
-
-
-def checked_label(label: Any, num_classes: int | None = None) -> int:
-    """`label` as an int; ValueError unless it is an integer in 0..num_classes - 1."""
-    array = np.asarray(label)
-    if array.shape != () or array.dtype.kind not in "iu":
-        raise ValueError(f"label is {label!r}: give one integer")
-    if array < 0 or (num_classes is not None and array >= num_classes):
-        raise ValueError(
-            f"label is {array}: {num_classes} classes have the labels 0..{(num_classes or 0) - 1}"
-        )
-    return int(array)
 
 
 def _check_example(source: Source, example: dict[str, np.ndarray]) -> None:

@@ -1,7 +1,7 @@
-"""Which pixels does an encoded picture show?
+"""Decoding of pictures to the pixels that a viewer shows.
 
-One decoder for files and TFDS records, so that a picture has the same pixels in both, with OpenCV
-installed or not. Only the first frame counts; docs/data.md has a table of encodings.
+One decoder reads files and TFDS records, so a picture has the same pixels in both, with or without
+OpenCV. Only the first frame counts; docs/data.md has a table of encodings.
 """
 
 import contextlib
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageOps
+
+from cfg_jax.io.text import one_line
 
 DECODER = "cfg_jax 1"
 """Version of the decoder in fingerprints; increase it if `decode` gives other pixels."""
@@ -148,4 +150,4 @@ def _reason(error: BaseException) -> str:
     known = f"it is not one of {', '.join(FORMATS)}, or damaged"
     if isinstance(error, Image.UnidentifiedImageError):
         return known
-    return " ".join(str(error).split()) or known
+    return one_line(error) or known

@@ -1,4 +1,4 @@
-"""Which examples of a data set cannot be read, and what becomes of them?"""
+"""Examples that cannot be read: found by reading all once, then reported or left out."""
 
 import collections
 from collections.abc import Callable, Mapping, Sequence
@@ -7,8 +7,9 @@ from typing import NamedTuple, TypeVar
 
 from absl import logging
 
-from cfg_jax.data.sources import ImageSource, Source, one_line
+from cfg_jax.data.sources import ImageSource, Source
 from cfg_jax.io.progress import Progress
+from cfg_jax.io.text import one_line
 
 ON_ERROR = ("raise", "skip")
 _MOST_NAMED = 5

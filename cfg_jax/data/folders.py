@@ -1,4 +1,4 @@
-"""Folders of pictures as a data set. `layout` says which file is of which class and split."""
+"""Folders of pictures as a data set; `layout` assigns files to classes and splits."""
 
 import dataclasses
 import functools
@@ -10,7 +10,8 @@ from typing import Any
 from cfg_jax.data.decoding import Decoded, Probe, background_colour, decoder_name, probe
 from cfg_jax.data.examining import read_all
 from cfg_jax.data.layout import Picture, class_names, find, in_split
-from cfg_jax.data.sources import ImageSource, new_memory, one_line
+from cfg_jax.data.sources import Form, ImageSource, new_memory
+from cfg_jax.io.text import one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,31 +31,24 @@ class Files(Sequence[Mapping[str, Any]]):
         return {"image": (self.root / file).read_bytes(), "label": label, "file": file}
 
 
-def open_folder(
-    split: str,
-    *,
-    data_dir: str | None,
-    image_size: int | None = None,
-    channels: int | None = None,
-    background: str = "white",
-) -> tuple[ImageSource, dict[int, str]]:
+def open_folder(split: str, data_dir: str | None, form: Form) -> tuple[ImageSource, dict[int, str]]:
     """Opens one split of a folder, after decoding all of its pictures once.
 
-    Arguments as for `opening.open_source`. Size and channels are those of all splits: grey if all
+    `data_dir` as for `opening.open_source`. Size and channels are those of all splits: grey if all
     of their pictures are.
 
     Returns the source, and the reason for each of its examples that cannot be decoded. Raises
     ValueError for a folder that is missing, as `layout.find` and `layout.in_split`, and for
     pictures of varying size without `image_size`.
     """
-    colour = background_colour(background)
+    colour = background_colour(form.background)
     root = existing(data_dir)
     pictures = find(root)
     label_names, chosen = class_names(pictures, root), in_split(pictures, split, root)
     probes = probe_all(root, tuple(pictures))
     bad = _unreadable(chosen, probes, label_names)
     readable = [found for found in probes.values() if isinstance(found, Probe)]
-    shape = _shape(readable, root, image_size, channels)
+    shape = _shape(readable, root, form)
     resized = {found[:2] for found in readable} != {shape[:2]}
     source = ImageSource(
         name="folder",
@@ -63,7 +57,7 @@ def open_folder(
         records=Decoded(Files(root, chosen, label_names), shape[2], colour),
         shape=shape,
         label_names=label_names,
-        image_size=image_size if resized else None,
+        image_size=form.image_size if resized else None,
         memory=new_memory(len(chosen), shape),
         identity={"decoder": decoder_name(colour), "files": _digest(chosen)},
     )
@@ -82,7 +76,7 @@ def existing(data_dir: str | None) -> Path:
 def probe_all(root: Path, pictures: tuple[Picture, ...]) -> dict[Picture, Probe | str]:
     """Size and channels of every picture, or the reason why it cannot be decoded.
 
-    Remembered for files that have not changed.
+    The result is cached while the files are unchanged.
     """
 
     def probed(picture: Picture) -> Probe | str:
@@ -118,19 +112,17 @@ def _unreadable(
     return bad
 
 
-def _shape(
-    found: Collection[Probe], root: Path, image_size: int | None, channels: int | None
-) -> tuple[int, int, int]:
+def _shape(found: Collection[Probe], root: Path, form: Form) -> tuple[int, int, int]:
     """(H, W, C) of all examples; ValueError for varying sizes without image_size."""
     sizes = {(height, width) for height, width, _ in found}
-    if image_size is None and len(sizes) > 1:
+    if form.image_size is None and len(sizes) > 1:
         (low, narrow), (high, wide) = min(sizes), max(sizes)
         raise ValueError(
             f"pictures in {root} vary in size, such as {low} x {narrow} and {high} x {wide} pixels:"
             " give image_size, such as 64"
         )
-    height, width = min(sizes) if image_size is None else (image_size, image_size)
-    return height, width, channels or (1 if all(picture.grey for picture in found) else 3)
+    height, width = min(sizes) if form.image_size is None else (form.image_size,) * 2
+    return height, width, form.channels or (1 if all(picture.grey for picture in found) else 3)
 
 
 def _digest(pictures: Sequence[Picture]) -> str:

@@ -1,11 +1,11 @@
-"""Which files below a folder are pictures, of which class and split?
+"""Layout of a folder of pictures: names of folders are splits and classes.
 
     DIR/cat/1.png, DIR/dog/2.jpg, ...            classes
     DIR/train/cat/1.png, DIR/test/dog/2.jpg      classes in folders of splits
     DIR/1.png, DIR/2.jpg, ...                    one class, "image"
 
 Without a folder for tests, a tenth of the examples is held out, chosen by a hash of the name, so
-that adding a file moves no other one.
+adding a file moves no other one.
 """
 
 import collections
@@ -53,7 +53,7 @@ def is_held_out(name: str) -> bool:
 def find(root: Path) -> list[Picture]:
     """All pictures below a data folder, ordered by path.
 
-    Hidden files and folders, and files of other kinds, are passed over. Links are followed, but no
+    Hidden files and folders, and files of other kinds, are skipped. Links are followed, but no
     folder is entered twice. Raises ValueError for a folder without pictures, a class without one,
     pictures beside folders of classes, and other folders beside train and test.
     """

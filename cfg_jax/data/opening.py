@@ -24,7 +24,8 @@ from cfg_jax.data.preparation import (
     find_builder,
     prepare_command,
 )
-from cfg_jax.data.sources import ImageSource, Source, new_memory, one_line
+from cfg_jax.data.sources import Form, ImageSource, Source, new_memory
+from cfg_jax.io.text import one_line
 
 _NUM_PROBED = 16
 
@@ -67,12 +68,8 @@ def open_source(
         return open_mixture(split, **mixture)
     if mixture:
         raise ValueError(f"{', '.join(mixture)} given with {name}: only mixture takes arguments")
-    form: dict[str, Any] = {
-        "image_size": image_size,
-        "channels": channels,
-        "background": background,
-    }
-    source, bad = open_unchecked(name, split, data_dir=data_dir, **form)
+    form = Form(image_size, channels, background)
+    source, bad = open_unchecked(name, split, data_dir, form)
     if bad is None and on_error == "skip":
         bad = examine(source).bad
     source = readable(source, bad or {}, on_error)
@@ -84,50 +81,31 @@ def open_source(
 
 
 def open_unchecked(
-    name: str,
-    split: str,
-    *,
-    data_dir: str | None,
-    image_size: int | None,
-    channels: int | None,
-    background: str,
+    name: str, split: str, data_dir: str | None, form: Form
 ) -> tuple[ImageSource, dict[int, str] | None]:
     """An image data set as `open_source` opens it, with the examples that cannot be read.
 
     Returns {index: reason} of these with it, or None where nothing was decoded yet.
     """
-    form: dict[str, Any] = {
-        "image_size": image_size,
-        "channels": channels,
-        "background": background,
-    }
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size is {image_size}: give a side of at least 1 pixel")
+    if form.image_size is not None and form.image_size < 1:
+        raise ValueError(f"image_size is {form.image_size}: give a side of at least 1 pixel")
     if name == "folder":
-        return open_folder(split, data_dir=data_dir, **form)
+        return open_folder(split, data_dir, form)
     if name == "npz":
-        return open_arrays(split, data_dir=data_dir, **form), {}
-    return _open_tfds(name, split, data_dir=expand_user(data_dir), **form), None
+        return open_arrays(split, data_dir, form), {}
+    return _open_tfds(name, split, expand_user(data_dir), form), None
 
 
-def _open_tfds(
-    name: str,
-    split: str,
-    *,
-    data_dir: str | None,
-    image_size: int | None,
-    channels: int | None,
-    background: str,
-) -> ImageSource:
+def _open_tfds(name: str, split: str, data_dir: str | None, form: Form) -> ImageSource:
     builder = prepare_digits(data_dir) if name == "digits" else find_builder(name, data_dir)
     if not builder.is_prepared():
         where = builder.data_path
         raise ValueError(f"{name} is not in {where}: {prepare_command(builder, data_dir)}")
     check_format(builder, data_dir)
     features = _features(builder)
-    shape = _image_shape(features, name, image_size, channels)
+    shape = _image_shape(features, name, form)
     stored = _open_records(builder, name, split)
-    records = Decoded(stored, shape[2], background_colour(background))
+    records = Decoded(stored, shape[2], background_colour(form.background))
     return ImageSource(
         name=name,
         version=str(builder.version),
@@ -135,7 +113,7 @@ def _open_tfds(
         records=records,
         shape=shape,
         label_names=_label_names(features, name),
-        image_size=None if shape[:2] == features["image"].shape[:2] else image_size,
+        image_size=None if shape[:2] == features["image"].shape[:2] else form.image_size,
         memory=new_memory(len(records), shape),
         identity=_decoder(stored, records.background),
     )
@@ -152,20 +130,11 @@ def check(name: str, *, data_dir: str | None = None) -> Report:
     if name not in WITHOUT_TFDS:
         image = _features(find_builder(name, expand_user(data_dir))).get("image")
         varies = None in getattr(image, "shape", ())
-    form: dict[str, Any] = {"channels": None, "background": "white"}
-    size = 1 if varies else None
-    return examine(open_unchecked(name, "all", data_dir=data_dir, image_size=size, **form)[0])
+    form = Form(image_size=1 if varies else None)
+    return examine(open_unchecked(name, "all", data_dir, form)[0])
 
 
-def describe(
-    name: str,
-    *,
-    data_dir: str | None = None,
-    image_size: int | None = None,
-    channels: int | None = None,
-    background: str = "white",
-    **rest: Any,
-) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def describe(name: str, **arguments: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(shape of one example, class names) of a data set, prepared or not.
 
     Arguments as for `open_source`; TFDS's metadata needs no `data_dir`. Raises ValueError if the
@@ -173,15 +142,11 @@ def describe(
     `image_size` is None.
     """
     if name in WITHOUT_TFDS:
-        form: dict[str, Any] = {
-            "image_size": image_size,
-            "channels": channels,
-            "background": background,
-        }
-        source = open_source(name, "train", data_dir=data_dir, **form, **rest)
+        source = open_source(name, "train", **arguments)
         return source.shape, source.label_names
     features = _features(find_builder(name, None))
-    return _image_shape(features, name, image_size, channels), _label_names(features, name)
+    form = Form(**{field: arguments[field] for field in Form._fields if field in arguments})
+    return _image_shape(features, name, form), _label_names(features, name)
 
 
 def label_names(name: str) -> tuple[str, ...]:
@@ -245,17 +210,16 @@ def _decoder(records: Sequence[Mapping[str, Any]], background: tuple[int, int, i
     return {"decoder": decoder_name(background)}
 
 
-def _image_shape(
-    features: dict, name: str, image_size: int | None, channels: int | None
-) -> tuple[int, int, int]:
+def _image_shape(features: dict, name: str, form: Form) -> tuple[int, int, int]:
     """(H, W, C) of every example; raises ValueError if not images of one shape."""
     image = features.get("image")
     if not isinstance(image, tfds.features.Image) or image.np_dtype == np.float32:
         raise ValueError(f"{name} has no feature `image` of 8 or 16 bits: give an image data set")
     height, width, stored = image.shape
-    channels = channels or (1 if stored in (1, 2) else 3)  # the second and fourth are transparency
-    if image_size is not None:
-        height = width = image_size
+    # The second of two channels and the fourth of four are transparency.
+    channels = form.channels or (1 if stored in (1, 2) else 3)
+    if form.image_size is not None:
+        height = width = form.image_size
     if None in (height, width):
         raise ValueError(f"images of {name} vary in shape: give image_size, such as 64")
     return height, width, channels

@@ -6,8 +6,9 @@ import os
 import tensorflow_datasets as tfds
 
 from cfg_jax.data.digits import prepare_digits
-from cfg_jax.data.sources import OWN, one_line
+from cfg_jax.data.sources import OWN
 from cfg_jax.io.files import check_name
+from cfg_jax.io.text import one_line
 
 DATASETS = (
     "folder",

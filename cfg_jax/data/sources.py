@@ -5,12 +5,13 @@ import functools
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from cfg_jax.data.preprocessing import area_crop, random_square, to_square
 from cfg_jax.io.images import to_x
+from cfg_jax.io.text import one_line
 
 # Largest data set to cache, more than CIFAR-10: decoding an example takes 0.25 ms, which slows a
 # small network on a CPU.
@@ -18,6 +19,19 @@ _MEMORY_BYTES = 2**28
 
 OWN = "source:"
 """Start of the data set's name in the config of a run that was given a source."""
+
+
+class Form(NamedTuple):
+    """Form of the examples made of stored images; arguments of `opening.open_source`.
+
+    image_size: side in pixels, or None to keep the images.
+    channels: 1 or 3, or None for those of the data set.
+    background: colour behind transparent parts.
+    """
+
+    image_size: int | None = None
+    channels: int | None = None
+    background: str = "white"
 
 
 class Source(Protocol):
@@ -133,12 +147,10 @@ class ImageSource:
 
     def _checked(self, record: Mapping[str, Any]) -> tuple[np.ndarray, np.int32]:
         """The record's image and label; raises ValueError if they do not match the data set."""
-        image, label = record["image"], int(record["label"])
+        image, label = record["image"], checked_label(record["label"], self.num_classes)
         sides = self.shape[:2] if self.image_size is None else image.shape[:2]
         if image.shape != (*sides, self.shape[2]):
             raise ValueError(f"image is {image.shape}, must be {(*sides, self.shape[2])}")
-        if not 0 <= label < self.num_classes:
-            raise ValueError(f"label is {label}, must be in [0, {self.num_classes})")
         return image, np.int32(label)
 
     def without(self, left_out: Iterable[int]) -> "ImageSource":
@@ -178,6 +190,13 @@ def new_memory(count: int, shape: tuple[int, ...]) -> dict | None:
     return {} if count * math.prod(shape) <= _MEMORY_BYTES else None
 
 
-def one_line(error: BaseException) -> str:
-    """An error's text with every run of whitespace replaced by one blank."""
-    return " ".join(str(error).split())
+def checked_label(label: Any, num_classes: int | None = None) -> int:
+    """`label` as an int; ValueError unless it is an integer in 0..num_classes - 1."""
+    array = np.asarray(label)
+    if array.shape != () or array.dtype.kind not in "iu":
+        raise ValueError(f"label is {label!r}: give one integer")
+    if array < 0 or (num_classes is not None and array >= num_classes):
+        raise ValueError(
+            f"label is {array}: {num_classes} classes have the labels 0..{(num_classes or 0) - 1}"
+        )
+    return int(array)

@@ -3,8 +3,8 @@
     {"image_size": 64, "num_channels": 128, "class_cond": true, "num_classes": 12, ...}
 
 The file has the flags of guided-diffusion's `image_train`, `classifier_train` or `super_res_train`,
-or the arguments of its constructors with `kind`. Missing flags have that program's defaults. OWN
-are additional keys, since the program has constants in their place.
+or the arguments of its constructors with `kind`. Missing flags have that program's defaults. The
+keys in OWN are additional: guided-diffusion has constants for them.
 """
 
 import difflib
@@ -23,6 +23,7 @@ from cfg_jax.interop.openai_configs import (
     Preset,
     complete,
 )
+from cfg_jax.io.text import one_line
 
 OWN: dict[str, Any] = {
     "num_classes": 1000,
@@ -99,7 +100,7 @@ def read(path: str | os.PathLike[str]) -> OwnNetwork:
             raise ValueError(f"it holds a {type(values).__name__}: give a JSON object of flags")
         return described(values)
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path}: {one_line(error)}") from error
 
 
 def described(values: Mapping[str, Any]) -> OwnNetwork:

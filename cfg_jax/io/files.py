@@ -44,8 +44,8 @@ def folder(name: str | os.PathLike[str]) -> Path:
 def check_name(path: str | os.PathLike[str]) -> str:
     """The path as text; ValueError if this process cannot read its characters.
 
-    With LANG=C and no UTF-8 mode Python takes the bytes of "ö" for two halves of characters, which
-    libraries in C++ and Rust refuse.
+    With LANG=C and no UTF-8 mode, Python decodes the bytes of "ö" to lone surrogates, which C++ and
+    Rust libraries refuse.
     """
     text = os.fspath(path)
     try:

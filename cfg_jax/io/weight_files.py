@@ -21,6 +21,7 @@ import numpy as np
 import safetensors.numpy
 
 from cfg_jax.io.files import check_name
+from cfg_jax.io.text import one_line
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
@@ -190,7 +191,7 @@ def _unwrapped(loaded: object, tensor: type) -> tuple[object, str]:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split()).split(". ")[0][:200]
+    reason = one_line(error).split(". ")[0][:200]
     return ValueError(
         f"{path} cannot be read as {path.suffix} ({type(error).__name__}: {reason}): truncated, "
         "damaged or another format; download it again"

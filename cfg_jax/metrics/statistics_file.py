@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cfg_jax.io.files import UNREADABLE, array_of, folder, open_npz, save_npz
+from cfg_jax.io.text import one_line
 from cfg_jax.metrics.moments import FeatureStatistics
 
 
@@ -104,8 +105,8 @@ def _complaint(error: Exception) -> str:
             "is not an .npz of plain arrays; pickles and Python objects could run code and are not "
             "opened: give an .npz with mu and sigma, or compute the statistics from the images"
         )
-    what = " ".join(str(error).split())
-    return f"cannot be read ({type(error).__name__}: {what}): give a valid .npz with mu and sigma"
+    what = f"{type(error).__name__}: {one_line(error)}"
+    return f"cannot be read ({what}): give a valid .npz with mu and sigma"
 
 
 def _moments(path: str | Path, arrays: dict[str, np.ndarray], suffix: str) -> Moments:
@@ -123,7 +124,7 @@ def _moments(path: str | Path, arrays: dict[str, np.ndarray], suffix: str) -> Mo
     count = arrays.get(f"count{suffix}")
     if count is not None and (count.size != 1 or count.dtype.kind not in "iu" or count.item() < 2):
         raise ValueError(
-            f"{path} has count{suffix} {' '.join(str(count).split())}: give one integer, the "
+            f"{path} has count{suffix} {one_line(count)}: give one integer, the "
             "number of rows, at least 2"
         )
     return Moments(

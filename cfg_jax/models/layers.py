@@ -54,8 +54,8 @@ def _bias_in_float32(inputs: Array, kernel: Array, bias: Array, *, dtype: Dtype)
 class Dense(nn.Dense):
     """Flax's Dense with the bias added in float32, result in `dtype`.
 
-    The gradient of a bias is a sum over the batch and all pixels. In bfloat16 the sum stops growing
-    at 256 times its terms; so every broadcast of this package is made in float32.
+    The gradient of a bias is a sum over the batch and all pixels. A bfloat16 sum stops growing at
+    about 256 times its terms, so every broadcast in this folder is float32.
     """
 
     dtype: Dtype = jnp.float32

@@ -1,4 +1,4 @@
-"""Labels by name: which number does a class name have?"""
+"""Labels given by class name."""
 
 import difflib
 from collections.abc import Sequence

@@ -149,7 +149,7 @@ class Upsampler:
         The noise is the same along a row. Raises ValueError if `check` rejects the models.
         """
         self.check(strip.model)
-        small = images.to_images(x).reshape(-1, *x.shape[3:]).astype(np.float32) / 127.5 - 1
+        small = images.to_x(images.to_images(x).reshape(-1, *x.shape[3:]))
         keys, labels = strip.rows()
         # Otherwise the first noise would have the same key as the small images' first noise.
         keys = keys_lib.stream(keys, "upsampled")

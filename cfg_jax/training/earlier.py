@@ -1,9 +1,9 @@
-"""Training states of version 0.1 in today's form.
+"""Training states of version 0.1, converted to the current form.
 
-    today     (clip, (adam, decay, schedule))      whatever the values of config.optim
+    current   (clip, (adam, decay, schedule))      whatever the values of config.optim
     0.1       without clip where grad_clip was 0, without schedule where the rate was constant
 
-Today's form lets a run resume with other values, 0 included.
+The current form lets a run resume with other values, 0 included.
 """
 
 import itertools
@@ -26,7 +26,7 @@ def forms(state: TrainState) -> list[TrainState]:
 
 
 def today(state: TrainState) -> TrainState:
-    """A state of any of these forms in today's."""
+    """A state of any of these forms, converted to the current one."""
     kinds = optax.ScaleByAdamState, optax.ScaleByScheduleState
     parts = jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, kinds))
     adam, *schedules = (part for part in parts if isinstance(part, kinds))

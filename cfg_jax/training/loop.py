@@ -44,9 +44,11 @@ class Run(NamedTuple):
 
     def meta(self) -> dict[str, Any]:
         """Metadata of the data for a checkpoint, as JSON values."""
-        source = self.source
-        known = {"shape": source.shape, "label_names": source.label_names}
-        return {"data": known | {"fingerprint": source.fingerprint()}}
+        return {"data": self.form() | {"fingerprint": self.source.fingerprint()}}
+
+    def form(self) -> dict[str, Any]:
+        """Shape and class names of the data, as a `Model` takes them."""
+        return {"shape": self.source.shape, "label_names": self.source.label_names}
 
 
 class Due(NamedTuple):
@@ -231,8 +233,8 @@ class Loop:
 
     def _preview(self, step: int, state: TrainState) -> None:
         if self.model is None:
-            known = {"shape": self.run.source.shape, "label_names": self.run.source.label_names}
-            self.model = Model(self.run.config, state.ema_params, step=step, **known)
+            form = self.run.form()
+            self.model = Model(self.run.config, state.ema_params, step=step, **form)
         else:
             self.model = self.model.with_params(state.ema_params, step)
         weights = self.run.config.train.preview_w if self.model.has_null_label else (0.0,)

@@ -1,0 +1,40 @@
+"""Values of flags: numbers in a text, and flags that may not be given."""
+
+import contextlib
+import math
+from collections.abc import Iterable
+
+from absl import flags
+
+
+def refuse(names: Iterable[str], why: str) -> None:
+    """Raises ValueError if one of these flags was given, which would have no effect."""
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} {why}")
+
+
+def numbers(name: str) -> list[float]:
+    """The numbers of a comma-separated flag, [] if unset; ValueError unless all are finite."""
+    text = flags.FLAGS[name].value
+    with contextlib.suppress(ValueError):
+        found = [float(part) for part in text.split(",")] if text else []
+        if all(map(math.isfinite, found)):
+            return found
+    raise ValueError(f"--{name}={text}: need finite numbers, separated by commas")
+
+
+def whole_numbers(name: str) -> list[int]:
+    """As `numbers`, but integers."""
+    found = numbers(name)
+    if not all(number.is_integer() for number in found):
+        raise ValueError(f"--{name}={flags.FLAGS[name].value}: need integers")
+    return [int(number) for number in found]
+
+
+def one_number(name: str) -> float:
+    """The number of a flag; ValueError for none or several."""
+    found = numbers(name)
+    if len(found) != 1:
+        raise ValueError(f"--{name}={flags.FLAGS[name].value}: give one number")
+    return found[0]
