@@ -46,8 +46,6 @@ def environment(devices: int = 1, **variables: str | None) -> dict[str, str]:
 
     A variable that is None is removed.
     """
-    import jax
-
     plain = {
         name: value
         for name, value in os.environ.items()
@@ -55,9 +53,8 @@ def environment(devices: int = 1, **variables: str | None) -> dict[str, str]:
     }
     own = {
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": compiled.xla_flags(devices),
+        **compiled.environment(),
     }
     return {name: value for name, value in (plain | own | variables).items() if value is not None}
 

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from cfg_jax.io import weight_files
 from cfg_jax.storage import checkpoint
 from launch.import_openai import import_checkpoint, run_config
 from tests import made_up
+from tests.programs import run_program
 
 ROOT = Path(__file__).parents[1]
 
@@ -390,16 +389,10 @@ def test_tensors_of_eight_bits_are_widened_and_complex_ones_do_not_fit(tmp_path)
 
 
 def test_the_program_ends_in_one_line_where_the_name_is_not_the_files(files, tmp_path):
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "launch.import_openai", "--name=128x128_classifier"),
-            f"--checkpoint={files / 'whole.safetensors'}",
-            f"--workdir={tmp_path / 'run'}",
-        ],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
+    done = run_program(
+        *("launch.import_openai", "--name=128x128_classifier"),
+        f"--checkpoint={files / 'whole.safetensors'}",
+        f"--workdir={tmp_path / 'run'}",
     )
     lines = [line for line in done.stderr.splitlines() if "OpenCV" not in line]
     assert done.returncode == 2 and len(lines) == 1, done.stderr

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import pickle
-import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -18,6 +17,7 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from cfg_jax.metrics import inception, inception_layers, inception_weights
+from tests.programs import run_program
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -316,16 +316,7 @@ def test_another_graph_is_refused_by_its_nodes(tmp_path, nodes, said):
 
 def test_the_program_writes_what_it_read_and_says_its_digest(tmp_path, whole_graph, weights):
     out = tmp_path / "new" / "inception.safetensors"
-    done = subprocess.run(
-        [
-            sys.executable,
-            *("-m", "launch.import_inception", f"--weights={whole_graph}", f"--out={out}"),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},
-    )
+    done = run_program("launch.import_inception", f"--weights={whole_graph}", f"--out={out}")
     assert done.returncode == 0, done.stderr
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (whole_graph, out)]
     assert [line.split()[-1] for line in done.stdout.splitlines()] == digests

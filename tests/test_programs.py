@@ -246,6 +246,7 @@ def test_a_mistake_costs_one_line_and_nothing_on_disk(places, mistake):
         # The compilation cache would be written to the workdir.
         environment={
             "JAX_COMPILATION_CACHE_DIR": None,
+            "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": None,
             "HOME": str(places / "home"),
             "TMPDIR": str(places / "tmp"),
         },

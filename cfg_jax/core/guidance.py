@@ -100,7 +100,7 @@ def classifier_free_guidance(
       w: guidance weight, [] or [B].
       null_label: label of the unconditional branch.
 
-    Raises ValueError if labels is not [B] integers, or w is neither [] nor [B] or None. The
+    Raises ValueError if labels is not [B] integers, or w is not of finite numbers [] or [B]. The
     Denoiser raises ValueError for a batch size other than B.
     """
     labels = integers("labels", labels)
