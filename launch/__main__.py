@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 PROGRAMS = (
-    *("train", "sample", "evaluate", "sweep", "judge", "mixture"),
+    *("train", "sample", "evaluate", "neighbours", "sweep", "judge", "mixture"),
     *("prepare", "import_openai", "import_inception", "preflight"),
 )
 

@@ -8,7 +8,7 @@ INCEPTION = flags.DEFINE_string(
     "inception",
     None,
     "File of FID Inception weights for --metrics: .safetensors, .pth or .pb. If unset, metrics use "
-    "--features_workdir, or for digits a small classifier trained on first use.",
+    "--features_workdir, or else a small classifier of the data, trained on first use.",
 )
 FEATURES_WORKDIR = flags.DEFINE_string(
     "features_workdir",
@@ -39,9 +39,10 @@ SPLIT = flags.DEFINE_string(
 def network_and_reference(model, workdir: str | Path):
     """The feature network and the reference requested by the flags.
 
-    For digits the network is a classifier in `<workdir>/features` of the model, trained on first
-    use after all checks of the flags; `<workdir>/evaluations` keeps the reference.
-    Raises ValueError for two networks, none for data other than digits, missing weights, split or
+    If no network is given, it is a classifier in `<workdir>/features` of the model, trained on
+    first use after all checks of the flags. `<workdir>/evaluations` keeps the reference. The model
+    may be None with --reference and a network.
+    Raises ValueError for two networks, none for data of one class, missing weights, split or
     statistics, and sfid without spatial features.
     """
     from cfg_jax import evaluation
@@ -59,12 +60,12 @@ def network_and_reference(model, workdir: str | Path):
             "--metrics=sfid needs spatial features: give --inception, and no --reference "
             "without them, or leave sfid out"
         )
-    network = _network(model, files.folder(workdir))
+    chosen = network(model, files.folder(workdir))
     with_rows = "precision_recall" in METRICS.value
     if source is None:
-        return network, evaluation.file_reference(network, REFERENCE.value, with_rows=with_rows)
-    return network, evaluation.data_reference(
-        network,
+        return chosen, evaluation.file_reference(chosen, REFERENCE.value, with_rows=with_rows)
+    return chosen, evaluation.data_reference(
+        chosen,
         source,
         files.folder(workdir) / "evaluations",
         with_rows=with_rows,
@@ -72,11 +73,13 @@ def network_and_reference(model, workdir: str | Path):
     )
 
 
-def _network(model, workdir: Path):
+def network(model, workdir: Path):
+    """The feature network requested by the flags, as `network_and_reference`."""
     from cfg_jax.evaluation import networks
+    from cfg_jax.evaluation.likelihood import open_data
     from cfg_jax.metrics.inception_weights import ORIGIN
     from cfg_jax.sampling.model import load_classifier
-    from configs import digits_features
+    from configs import features
 
     if INCEPTION.value and FEATURES_WORKDIR.value:
         raise ValueError("--inception and --features_workdir: give one of them")
@@ -84,11 +87,11 @@ def _network(model, workdir: Path):
         return networks.inception_network(INCEPTION.value)
     if FEATURES_WORKDIR.value:
         return networks.trained_network(load_classifier(FEATURES_WORKDIR.value))
-    if model.config.data.name != "digits":
+    data = model.config.data
+    if len(model.label_names) < 2:
         raise ValueError(
-            f"--inception is not given, and {model.config.data.name} has no feature network of its "
-            f"own: {ORIGIN}; or give --features_workdir"
+            f"{data.name} has one class, and a feature network of its own needs two: give "
+            f"--inception ({ORIGIN}) or --features_workdir"
         )
-    config = digits_features.get_config()
-    config.data.data_dir = model.config.data.data_dir
+    config = features.config_of(model.config, model.shape[0], len(open_data(model, data.split)))
     return networks.trained_network(networks.trained_once(config, workdir / "features"))

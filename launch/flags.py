@@ -91,10 +91,12 @@ NUM_SAMPLES = flags.DEFINE_integer(
 )
 LABEL_PLAN = flags.DEFINE_enum(
     "label_plan",
-    "balanced",
-    ["balanced", "random"],
+    None,
+    ["balanced", "random", "data"],
     "Labels of the --num_samples samples: sample i has class i modulo the number of classes "
-    "(balanced), or a random class drawn from --seed (random).",
+    "(balanced), or a class drawn from --seed, uniformly (random) or as often as the training data "
+    "has it (data). If unset, data if the largest class of the training data has more than twice "
+    "the images of the smallest, and balanced otherwise.",
 )
 
 

@@ -9,7 +9,8 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
 from cfg_jax.data import batches, open_source, prepare
-from cfg_jax.data.digits import Digits, prepare_digits
+from cfg_jax.data.digits import Digits
+from cfg_jax.data.packaged import prepare_packaged
 from cfg_jax.data.preprocessing import to_square
 from cfg_jax.data.sources import ImageSource
 from tests.data_files import random_images, stack, write_dataset
@@ -62,11 +63,11 @@ def test_of_two_processes_that_write_digits_at_once_both_read_them(tmp_path, mon
     generate = Digits._generate_examples
     other = []
 
-    def interrupted(self, rows):
+    def interrupted(self, images, labels):
         if not other:
             other.append("started")
-            prepare_digits(str(tmp_path))
-        return generate(self, rows)
+            prepare_packaged(Digits, str(tmp_path))
+        return generate(self, images, labels)
 
     monkeypatch.setattr(Digits, "_generate_examples", interrupted)
     assert len(open_source("digits", "train", data_dir=str(tmp_path))) == 1500

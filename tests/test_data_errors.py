@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from cfg_jax.data import batches, iterate, open_source, prepare
-from cfg_jax.data.digits import prepare_digits
+from cfg_jax.data.digits import Digits
+from cfg_jax.data.packaged import prepare_packaged
 from cfg_jax.data.sources import ImageSource
 from tests import encodings
 from tests.data_files import random_images, replace_download, write_dataset, write_encoded
@@ -31,7 +32,10 @@ def edit_metadata(builder, **changes):
         ("cifar10", ["cfg-jax prepare --dataset=cifar10 --data_dir=", "'.[tf]'"]),
         ("imagenet2012", ["--dataset=imagenet2012", "--manual_dir=DIR", "ILSVRC2012_img_val.tar"]),
         ("imagenet_resized/64x64", ["--dataset=imagenet_resized/64x64"]),
-        ("cifr10", ["'cifr10' is unknown", "folder, npz, digits, mixture, cifar10"]),
+        (
+            "cifr10",
+            ["'cifr10' is unknown", "folder, npz, digits, digits28, emoji, mixture"],
+        ),
         ("imagenet_resized/99x99", ["99x99 not found"]),
         ("no name", ["'no name' cannot be opened"]),
     ],
@@ -55,7 +59,7 @@ def test_an_empty_split_is_refused(digits_dir):
 
 
 def test_a_data_set_with_fewer_examples_than_it_says_is_refused(tmp_path):
-    builder = prepare_digits(str(tmp_path))
+    builder = prepare_packaged(Digits, str(tmp_path))
     info = json.loads((builder.data_path / "dataset_info.json").read_text())
     info["splits"][0]["shardLengths"] = ["1600"]
     edit_metadata(builder, **info)
@@ -64,7 +68,7 @@ def test_a_data_set_with_fewer_examples_than_it_says_is_refused(tmp_path):
 
 
 def test_a_data_set_with_a_missing_file_is_refused(tmp_path):
-    builder = prepare_digits(str(tmp_path))
+    builder = prepare_packaged(Digits, str(tmp_path))
     next(builder.data_path.glob("*train*")).unlink()
     with pytest.raises(ValueError, match="cannot be read .*prepare digits again"):
         open_source("digits", "train", data_dir=str(tmp_path))

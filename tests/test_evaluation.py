@@ -216,7 +216,7 @@ MISTAKES = {
     ),
     "another size": (
         {"reference": REFERENCE._replace(shape=(16, 16, 1))},
-        r"images of \(16, 16, 1\), the model makes \(8, 8, 1\)",
+        r"images of \(16, 16, 1\), the samples are \(8, 8, 1\)",
     ),
     "a classifier's weight alone": (
         {"sampling": SamplingSettings(classifier_w=1.0)},

@@ -85,7 +85,8 @@ _CONTENT = "meta.data.fingerprint.content"
 _FREE_AT_RESUME = set(
     "data.data_dir data.on_error data.num_threads model.remat train.num_steps "
     "train.num_microbatches train.log_every train.checkpoint_every train.preview_every "
-    "train.preview_w train.max_skipped_in_row train.hang_seconds train.allow_config_change".split()
+    "train.preview_w train.max_skipped_in_row train.hang_seconds train.allow_config_change "
+    "meta.data.class_counts".split()
 )
 _FREE_SECTIONS = ("checkpoint.", "sampling.")
 

@@ -60,6 +60,7 @@ def open_folder(split: str, data_dir: str | None, form: Form) -> tuple[ImageSour
         image_size=form.image_size if resized else None,
         memory=new_memory(len(chosen), shape),
         identity={"decoder": decoder_name(colour), "files": _digest(chosen)},
+        labels=[label_names.index(picture.class_name) for picture in chosen],
     )
     return source, bad
 

@@ -13,18 +13,19 @@ import tensorflow_datasets as tfds
 
 from cfg_jax.data.arrays import open_arrays
 from cfg_jax.data.decoding import Decoded, background_colour, decoder_name, is_plain
-from cfg_jax.data.digits import prepare_digits
 from cfg_jax.data.examining import Report, examine, readable
 from cfg_jax.data.folders import open_folder
 from cfg_jax.data.mixture import open_mixture
+from cfg_jax.data.packaged import prepare_packaged
 from cfg_jax.data.preparation import (
+    PACKAGED,
     WITHOUT_TFDS,
     check_format,
     expand_user,
     find_builder,
     prepare_command,
 )
-from cfg_jax.data.sources import Form, ImageSource, Source, new_memory
+from cfg_jax.data.sources import Form, ImageSource, Source, new_memory, stored_labels
 from cfg_jax.io.text import one_line
 
 _NUM_PROBED = 16
@@ -44,9 +45,9 @@ def open_source(
     """Opens one split of a data set.
 
     Args:
-      name: "folder" (pictures, see `layout`), "npz" (see `arrays`), "digits" (written on first
-        use), "mixture" (drawn), or a TFDS name prepared with `prepare`, such as "cifar10",
-        "imagenet_resized/64x64" or "imagenet2012".
+      name: "folder" (pictures, see `layout`), "npz" (see `arrays`), "digits", "digits28" or "emoji"
+        (written on first use), "mixture" (drawn), or a TFDS name prepared with `prepare`, such as
+        "cifar10", "imagenet_resized/64x64" or "imagenet2012".
       split: TFDS split, such as "train", "train[:10%]", "train+test", "all"; of a folder or
         .npz "train", "test" or "all".
       data_dir: the folder of pictures, the .npz or its folder, or the folder of TFDS data sets;
@@ -97,7 +98,10 @@ def open_unchecked(
 
 
 def _open_tfds(name: str, split: str, data_dir: str | None, form: Form) -> ImageSource:
-    builder = prepare_digits(data_dir) if name == "digits" else find_builder(name, data_dir)
+    if dataset := PACKAGED.get(name):
+        builder = prepare_packaged(dataset, data_dir)
+    else:
+        builder = find_builder(name, data_dir)
     if not builder.is_prepared():
         where = builder.data_path
         raise ValueError(f"{name} is not in {where}: {prepare_command(builder, data_dir)}")
@@ -116,6 +120,7 @@ def _open_tfds(name: str, split: str, data_dir: str | None, form: Form) -> Image
         image_size=None if shape[:2] == features["image"].shape[:2] else form.image_size,
         memory=new_memory(len(records), shape),
         identity=_decoder(stored, records.background),
+        labels=stored_labels(stored),
     )
 
 

@@ -5,7 +5,9 @@ import os
 
 import tensorflow_datasets as tfds
 
-from cfg_jax.data.digits import prepare_digits
+from cfg_jax.data.digits import Digits, Digits28
+from cfg_jax.data.emoji import Emoji
+from cfg_jax.data.packaged import prepare_packaged
 from cfg_jax.data.sources import OWN
 from cfg_jax.io.files import check_name
 from cfg_jax.io.text import one_line
@@ -14,11 +16,16 @@ DATASETS = (
     "folder",
     "npz",
     "digits",
+    "digits28",
+    "emoji",
     "mixture",
     "cifar10",
     "imagenet_resized/64x64",
     "imagenet2012",
 )
+
+PACKAGED = {"digits": Digits, "digits28": Digits28, "emoji": Emoji}
+"""Data sets made of what Python packages ship."""
 
 WITHOUT_TFDS = ("folder", "npz", "mixture")
 """Data sets that need no preparation."""
@@ -43,8 +50,8 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
         raise ValueError(
             f"{name} is read or drawn when it is opened: there is nothing to prepare, only to check"
         )
-    if name == "digits":
-        return str(prepare_digits(data_dir).data_path)
+    if dataset := PACKAGED.get(name):
+        return str(prepare_packaged(dataset, data_dir).data_path)
     builder = find_builder(name, data_dir)
     if not builder.is_prepared():
         _check_requirements(builder, data_dir, manual_dir)

@@ -17,6 +17,9 @@ from cfg_jax.io.text import one_line
 # small network on a CPU.
 _MEMORY_BYTES = 2**28
 
+# Largest number of records whose labels alone are read: 100,000 of CIFAR-10's size take seconds.
+_MOST_LABELS = 100_000
+
 OWN = "source:"
 """Start of the data set's name in the config of a run that was given a source."""
 
@@ -38,7 +41,8 @@ class Source(Protocol):
     """Random access to one split: `source[i]` is {"x": float32 `shape`, "label": int32 []}.
 
     `shape` is (H, W, C) for images and (D,) for points; labels are in [0, num_classes). A source of
-    square images may also have `ImageSource.random_crop`.
+    square images may also have `ImageSource.random_crop`, and any source `labels`, the integers [N]
+    of all examples.
     """
 
     @property
@@ -57,10 +61,10 @@ class Source(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Chosen(Sequence[Mapping[str, Any]]):
-    """Records at some indices of others."""
+class Chosen(Sequence[Any]):
+    """Records, or labels, at some indices of others."""
 
-    records: Sequence[Mapping[str, Any]]
+    records: Sequence[Any]
     indices: Sequence[int]
 
     def __len__(self) -> int:
@@ -68,6 +72,19 @@ class Chosen(Sequence[Mapping[str, Any]]):
 
     def __getitem__(self, index):
         return self.records[self.indices[index]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredLabels(Sequence[int]):
+    """The labels of records, read when asked for; the images stay encoded."""
+
+    records: Sequence[Mapping[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index):
+        return self.records[index]["label"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,6 +97,7 @@ class ImageSource:
       memory: cache of images and labels by index and image_size, or None to read every time. Images
         larger than examples are not cached, because the data set may not fit.
       identity: further JSON values that the examples depend on, such as the decoder.
+      labels: the label of every record, or None if reading them takes long.
     """
 
     name: str
@@ -91,6 +109,7 @@ class ImageSource:
     image_size: int | None = None
     memory: dict[tuple[int, int | None], tuple[np.ndarray, np.int32]] | None = None
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    labels: Sequence[int] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -156,10 +175,14 @@ class ImageSource:
     def without(self, left_out: Iterable[int]) -> "ImageSource":
         """The source without some examples, which its fingerprint lists."""
         left_out = sorted(left_out)
-        kept = Chosen(self.records, sorted(set(range(len(self))) - set(left_out)))
-        identity = {**self.identity, "left_out": left_out}
-        memory = new_memory(len(kept), self.shape)
-        return dataclasses.replace(self, records=kept, identity=identity, memory=memory)
+        indices = sorted(set(range(len(self))) - set(left_out))
+        return dataclasses.replace(
+            self,
+            records=Chosen(self.records, indices),
+            identity={**self.identity, "left_out": left_out},
+            memory=new_memory(len(indices), self.shape),
+            labels=None if self.labels is None else Chosen(self.labels, indices),
+        )
 
     def fingerprint(self) -> dict:
         """Everything the examples depend on, as JSON values; compared when a run is resumed."""
@@ -183,6 +206,23 @@ class ImageSource:
             for part in self._read(index, None):
                 crc = zlib.crc32(np.ascontiguousarray(part).data, crc)
         return crc
+
+
+def stored_labels(records: Sequence[Mapping[str, Any]]) -> StoredLabels | None:
+    """The labels of records on disk; None if there are too many to read in seconds."""
+    return StoredLabels(records) if len(records) <= _MOST_LABELS else None
+
+
+def class_counts(source: Source) -> tuple[int, ...] | None:
+    """Number of examples of each of the K classes; None for a source without `labels`.
+
+    Raises ValueError for a label that is not an integer in 0..K - 1.
+    """
+    labels = getattr(source, "labels", None)
+    if labels is None:
+        return None
+    checked = [checked_label(labels[i], source.num_classes) for i in range(len(source))]
+    return tuple(np.bincount(checked, minlength=source.num_classes).tolist())
 
 
 def new_memory(count: int, shape: tuple[int, ...]) -> dict | None:

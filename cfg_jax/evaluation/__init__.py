@@ -11,6 +11,7 @@ or reads the finished `Result`, which holds the metrics and the settings.
 """
 
 from cfg_jax.evaluation.cell import METRICS, check_request, evaluate
+from cfg_jax.evaluation.given import GivenImages, open_images
 from cfg_jax.evaluation.reference import Reference, data_reference, file_reference
 from cfg_jax.evaluation.result import Result, check_comparable, read_result, report, title
 from cfg_jax.evaluation.sums import Sums
@@ -20,6 +21,7 @@ from cfg_jax.sampling.settings import SamplingSettings
 __all__ = [
     "LABEL_PLANS",
     "METRICS",
+    "GivenImages",
     "Reference",
     "Result",
     "Samples",
@@ -30,6 +32,7 @@ __all__ = [
     "data_reference",
     "evaluate",
     "file_reference",
+    "open_images",
     "read_result",
     "report",
     "title",

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cfg_jax.config.validate import to_json
 from cfg_jax.evaluation.accumulate import Accumulated, accumulate
+from cfg_jax.evaluation.given import GivenImages
 from cfg_jax.evaluation.networks import FeatureNetwork
 from cfg_jax.evaluation.reference import Reference
 from cfg_jax.evaluation.result import Result, read_result, write_result
@@ -18,7 +18,6 @@ from cfg_jax.evaluation.sums import SCORE_SPLIT
 from cfg_jax.io import files
 from cfg_jax.metrics import FeatureStatistics, Moments, frechet_distance, precision_recall
 from cfg_jax.runtime import processes
-from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.samples import Samples
 from cfg_jax.storage import manifest
 
@@ -27,7 +26,7 @@ NEIGHBORS = 3
 
 
 def evaluate(
-    samples: Samples,
+    samples: Samples | GivenImages,
     network: FeatureNetwork,
     reference: Reference,
     *,
@@ -43,7 +42,7 @@ def evaluate(
     features. Every process must make this call; all get the same result, for any process count.
 
     Args:
-      samples: model, settings and seed of the samples.
+      samples: model, settings and seed of the samples; or images of another program.
       network: feature network that embeds the samples.
       reference: statistics computed with `network`; needs rows for precision_recall.
       folder: folder of all results, e.g. `<workdir>/evaluations`, visible to all processes; each
@@ -57,10 +56,10 @@ def evaluate(
     features are not finite. Raises FloatingPointError if samples are not finite.
     """
     check_request(samples, metrics)
-    _check_reference(samples.model, network, reference, metrics)
+    _check_reference(samples.shape, network, reference, metrics)
     swept = samples.swept()
-    protocol = network.identity | samples.protocol() | {"ema": True}
-    identity = {**protocol, **swept, "seed": samples.seed}
+    protocol = network.identity | samples.protocol() | {"ema": samples.ema}
+    identity = {**protocol, **swept, "seed": samples.record()["seed"]}
     cell = files.folder(folder) / manifest.sha256_json(identity)[:16]
     path = cell / f"result_{reference.sha256[:16]}.json"
     earlier = read_result(path) if processes.of_first(path.exists()) else None
@@ -75,9 +74,7 @@ def evaluate(
     if earlier:
         protocol, found = earlier.protocol | protocol, earlier.metrics | found
     record = {
-        "seed": samples.seed,
-        "config": to_json(samples.model.config),
-        "classifier_config": samples.classifier and to_json(samples.classifier.config),
+        **samples.record(),
         "versions": manifest.versions(),
         "warnings": _rank_warnings(seen, reference, found),
     }
@@ -86,7 +83,7 @@ def evaluate(
     return result
 
 
-def check_request(samples: Samples, metrics: Sequence[str]) -> None:
+def check_request(samples: Samples | GivenImages, metrics: Sequence[str]) -> None:
     """Raises ValueError for unknown metrics or invalid samples; needs no reference."""
     samples.check()
     unknown = [name for name in metrics if name not in METRICS]
@@ -95,7 +92,7 @@ def check_request(samples: Samples, metrics: Sequence[str]) -> None:
 
 
 def _check_reference(
-    model: Model, network: FeatureNetwork, reference: Reference, metrics: Sequence[str]
+    shape: tuple[int, ...], network: FeatureNetwork, reference: Reference, metrics: Sequence[str]
 ) -> None:
     if reference.network_sha256 != network.sha256:
         raise ValueError(
@@ -103,10 +100,10 @@ def _check_reference(
             f"({reference.network_sha256[:12]}, {network.sha256[:12]}): recompute the reference "
             "with the samples' network"
         )
-    if reference.shape not in (None, model.shape):
+    if reference.shape not in (None, shape):
         raise ValueError(
-            f"the reference {reference.name} has images of {reference.shape}, the model makes "
-            f"{model.shape}: give a reference of the same size"
+            f"the reference {reference.name} has images of {reference.shape}, the samples are "
+            f"{shape}: give a reference of the same size"
         )
     if "sfid" in metrics and reference.spatial is None:
         raise ValueError(

@@ -105,7 +105,8 @@ def trained_once(config: Any, workdir: Path) -> NoisyClassifier:
     """Classifier at the last step of a config, from `workdir` or else trained there."""
     last = config.train.num_steps
     if not (workdir / "checkpoints" / str(last)).exists():
-        print(f"training the feature network of {config.data.name}, once, in {workdir}", flush=True)
+        name, steps = config.data.name, f"{last:,} steps"
+        print(f"training the feature network of {name}, once, {steps}, in {workdir}", flush=True)
         train(config, workdir)
     return load_classifier(workdir, last)
 

@@ -33,7 +33,8 @@ class Result(NamedTuple):
       score) and, if measured, precision_recall: {"neighbors": k, "reference_rows": number of real
       images}.
     swept: settings that a sweep varies: the fields of `SamplingSettings`, filled; classifier (its
-      SHA-256, or None), model (SHA-256), checkpoint (training step) and p_uncond.
+      SHA-256, or None), model (SHA-256), checkpoint (training step) and p_uncond; of `GivenImages`
+      only images (path) and images_sha256.
     record: seed, config (of the model), classifier_config, versions (of packages) and warnings.
     path: path of the JSON file.
     """
@@ -103,7 +104,7 @@ def shown(result: Result) -> dict[str, float]:
 
 def report(result: Result) -> str:
     """Metrics with titles and the protocol, as lines of text."""
-    protocol, swept = result.protocol, result.swept
+    protocol = result.protocol
     split = min(protocol["num_samples"], protocol["score_split"])
     lines = {title(name, protocol): f"{value:.4f}" for name, value in shown(result).items()}
     of = "an unknown number of" if protocol["reference_count"] is None else "all"
@@ -112,9 +113,7 @@ def report(result: Result) -> str:
         f"{protocol['resize']}",
         "reference": f"{protocol['reference']} {protocol['reference_sha256'][:12]}, {of} "
         f"{protocol['reference_count'] or ''} images",
-        "samples": f"{protocol['num_samples']}, {protocol['label_plan']} labels, seed "
-        f"{result.record['seed']}, EMA of step {swept['checkpoint']}",
-        "sampler": _sampler(swept),
+        **_origin(result),
         "score": f"splits of {split} images",
     }
     if "precision_recall" in protocol:
@@ -136,6 +135,16 @@ def temperatures(swept: dict[str, Any]) -> list[str]:
     """Temperatures of a cell other than 1 as text, "noise temperature 0.9"."""
     names = ("noise_temperature", "score_temperature")
     return [f"{name.replace('_', ' ')} {swept[name]:g}" for name in names if swept[name] != 1]
+
+
+def _origin(result: Result) -> dict[str, str]:
+    """Lines about the samples: a model with its sampler, or images of another program."""
+    protocol, swept, count = result.protocol, result.swept, result.protocol["num_samples"]
+    if "images" in swept:
+        return {"samples": f"{count} of {swept['images']} {swept['images_sha256'][:12]}"}
+    plan, seed = protocol["label_plan"], result.record["seed"]
+    about = f"{count}, {plan} labels, seed {seed}, EMA of step {swept['checkpoint']}"
+    return {"samples": about, "sampler": _sampler(swept)}
 
 
 def _sampler(swept: dict[str, Any]) -> str:

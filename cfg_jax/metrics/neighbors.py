@@ -9,7 +9,7 @@ the k-th nearest other row of the same set.
 Source: Kynkaanniemi et al. 2019, arXiv 1904.06991, equations 1 and 2.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +63,39 @@ def precision_recall(generated: np.ndarray, reference: np.ndarray, k: int = 3) -
         precise[rows] = (distances <= reference_radii).any(axis=1)
         recalled |= (distances <= generated_radii[rows, None]).any(axis=0)
     return PrecisionRecall(float(precise.mean()), float(recalled.mean()))
+
+
+class Nearest(NamedTuple):
+    """The k nearest reference rows of each row, by ascending distance.
+
+    distance: Euclidean distances [N, k], float64.
+    index: rows of the reference, [N, k].
+    """
+
+    distance: np.ndarray
+    index: np.ndarray
+
+
+def nearest(rows: np.ndarray, reference: Iterable[np.ndarray], k: int = 1) -> Nearest:
+    """The k nearest of the reference rows, which come in parts [m, D] that are read once.
+
+    Memory does not depend on the number of reference rows. Of equal distances, the lower index
+    comes first. Raises ValueError if there are fewer than k reference rows, and as `as_rows`.
+    """
+    rows = as_rows(rows, "rows")
+    squared, index, start = np.empty((len(rows), 0)), np.empty((len(rows), 0), int), 0
+    for part in reference:
+        part = as_rows(part, "reference rows")
+        fresh = np.concatenate([found for _, found in _blocks(rows, part)])
+        squared = np.concatenate([squared, fresh], axis=1)
+        numbers = np.broadcast_to(np.arange(start, start + len(part)), fresh.shape)
+        index = np.concatenate([index, numbers], axis=1)
+        best = np.argsort(squared, axis=1, kind="stable")[:, :k]
+        squared, index = (np.take_along_axis(kept, best, axis=1) for kept in (squared, index))
+        start += len(part)
+    if not 1 <= k <= start:
+        raise ValueError(f"k={k} with {start} reference rows: need 1 <= k <= {start}")
+    return Nearest(np.sqrt(squared), index)
 
 
 def _radii(features: np.ndarray, k: int) -> np.ndarray:

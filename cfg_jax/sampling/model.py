@@ -220,8 +220,9 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
             )
     config = from_json(loaded.config)
     kind = NoisyClassifier if config.network == "classifier" else Model
-    known = {name: tuple(loaded.meta["data"][name]) for name in ("shape", "label_names")}
-    return kind(config, loaded.ema, step=loaded.step, **known)
+    described = loaded.meta["data"]
+    form = {name: described.get(name) for name in ("shape", "label_names", "class_counts")}
+    return kind(config, loaded.ema, step=loaded.step, **form)
 
 
 def load_model(workdir: str | Path, step: int | None = None) -> Model:

@@ -5,19 +5,26 @@ number of devices. Samples of one seed therefore share their noise in a sweep.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from cfg_jax.config.validate import to_json
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.arguments import whole
+from cfg_jax.core.types import Array
 from cfg_jax.io import images
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.settings import SamplingSettings
 
-LABEL_PLANS = ("balanced", "random")
+LABEL_PLANS = ("balanced", "random", "data")
+
+UNBALANCED = 2.0
+"""Ratio of the largest and smallest class above which samples get the data's labels by default."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,18 +33,27 @@ class Samples:
 
     model: model of images, not an upsampler.
     num_samples: N, at least 2; for balanced labels a multiple of the number of classes K.
-    label_plan: "balanced" (sample i has label i mod K) or "random" (labels drawn from the seed).
-    seed: random seed of noise and random labels.
+    label_plan: "balanced" (sample i has label i mod K), "random" (labels drawn from the seed), or
+      "data" (drawn from the seed with the class frequencies of the training data). None is "data"
+      if the largest class has more than UNBALANCED times the images of the smallest, and
+      "balanced" otherwise.
+    seed: random seed of noise and drawn labels.
     sampling: settings of guidance and sampler.
     classifier: noisy classifier that guides with weight sampling.classifier_w.
     """
 
     model: Model
     num_samples: int
-    label_plan: str = "balanced"
+    label_plan: str | None = None
     seed: int = 0
     sampling: SamplingSettings = SamplingSettings()
     classifier: NoisyClassifier | None = None
+    ema: ClassVar[bool] = True
+
+    @property
+    def plan(self) -> str:
+        """The label plan, chosen by the class sizes if `label_plan` is None."""
+        return self.label_plan or default_plan(self.model.class_counts)
 
     def check(self) -> SamplingSettings:
         """Returns the filled settings, after all checks that need no device.
@@ -45,7 +61,7 @@ class Samples:
         Raises ValueError if the model is an upsampler or does not draw images, if the plan is
         unknown, if N does not suit the plan, or if `Model.check` rejects the settings.
         """
-        model, plan = self.model, self.label_plan
+        model, plan = self.model, self.plan
         count = whole("num_samples", self.num_samples)
         whole("seed", self.seed)
         if len(model.shape) != 3 or model.low_res_shape:
@@ -60,14 +76,34 @@ class Samples:
                 f"num_samples={count}: label_plan='balanced' needs a multiple of the {labels} "
                 f"classes: use {-(-count // labels) * labels}, or label_plan='random'"
             )
+        if plan == "data" and model.class_counts is None:
+            raise ValueError(
+                "label_plan='data': the checkpoint has no class sizes, as the data set is large or "
+                "the run is of an earlier version: use label_plan='random'"
+            )
         return model.check(self.sampling, classifier=self.classifier)
 
     def protocol(self) -> dict[str, Any]:
         """N, label plan and image shape as JSON values."""
+        counted = {"class_counts": self.model.class_counts} if self.plan == "data" else {}
         return {
             "num_samples": self.num_samples,
-            "label_plan": self.label_plan,
+            "label_plan": self.plan,
             "image_shape": list(self.model.shape),
+            **counted,
+        }
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, C) of one image."""
+        return self.model.shape
+
+    def record(self) -> dict[str, Any]:
+        """Seed and configs, the settings of a result that neither compare nor vary."""
+        return {
+            "seed": self.seed,
+            "config": to_json(self.model.config),
+            "classifier_config": self.classifier and to_json(self.classifier.config),
         }
 
     def swept(self) -> dict[str, Any]:
@@ -82,11 +118,27 @@ class Samples:
     def draw(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Draws the samples index [B]: uint8 images [B, H, W, C] and int32 labels [B]."""
         keys = keys_lib.indexed(jax.random.key(self.seed), index)
-        if self.label_plan == "balanced":
-            labels = index % self.model.null_label
+        if self.plan == "balanced":
+            labels = (index % self.model.null_label).astype(np.int32)
         else:
-            pick = jax.vmap(lambda key: jax.random.randint(key, (), 0, self.model.null_label))
-            labels = np.asarray(pick(keys_lib.stream(keys, "label")))
-        labels = labels.astype(np.int32)
+            counts = self.model.class_counts if self.plan == "data" else None
+            labels = drawn_labels(keys, self.model.null_label, counts)
         x = self.model.draw(keys, self.sampling, labels=labels, classifier=self.classifier)
         return images.to_images(x), labels
+
+
+def default_plan(counts: Sequence[int] | None) -> str:
+    """The label plan for classes of these sizes, None if unknown, as in `Samples`."""
+    unbalanced = counts is not None and max(counts) > UNBALANCED * min(counts)
+    return "data" if unbalanced else "balanced"
+
+
+def drawn_labels(keys: Array, num_classes: int, counts: Sequence[int] | None = None) -> np.ndarray:
+    """Labels int32 [B], each drawn with its key [B]: uniformly, or in proportion to `counts`."""
+    keys = keys_lib.stream(keys, "label")
+    if counts is None:
+        labels = jax.vmap(lambda key: jax.random.randint(key, (), 0, num_classes))(keys)
+    else:
+        logits = jnp.log(jnp.asarray(counts, jnp.float32))
+        labels = jax.vmap(lambda key: jax.random.categorical(key, logits))(keys)
+    return np.asarray(labels, np.int32)

@@ -22,6 +22,7 @@ class Trained:
       step: training step of the checkpoint.
       shape: shape of one example, (H, W, C) or (D,).
       label_names: one name per class; labels index them, or are given by name.
+      class_counts: number of training examples of each class; None if unknown.
       experiment: network without parameters, hashable.
     """
 
@@ -33,12 +34,14 @@ class Trained:
         step: int,
         shape: tuple[int, ...],
         label_names: tuple[str, ...],
+        class_counts: tuple[int, ...] | None = None,
     ):
         self.config = config
         self._loaded = params
         self.step = step
         self.shape = tuple(shape)
         self.label_names = tuple(label_names)
+        self.class_counts = None if class_counts is None else tuple(class_counts)
         self.experiment = build.assemble(config, self.shape, len(self.label_names))
 
     def numbered(self, labels: Any) -> Any:

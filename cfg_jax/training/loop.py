@@ -41,14 +41,19 @@ class Run(NamedTuple):
     source: data.Source
     order: Any
     task: build.Experiment | build.ClassifierExperiment
+    class_counts: tuple[int, ...] | None
 
     def meta(self) -> dict[str, Any]:
         """Metadata of the data for a checkpoint, as JSON values."""
         return {"data": self.form() | {"fingerprint": self.source.fingerprint()}}
 
     def form(self) -> dict[str, Any]:
-        """Shape and class names of the data, as a `Model` takes them."""
-        return {"shape": self.source.shape, "label_names": self.source.label_names}
+        """Shape, class names and class sizes of the data, as a `Model` takes them."""
+        return {
+            "shape": self.source.shape,
+            "label_names": self.source.label_names,
+            "class_counts": self.class_counts,
+        }
 
 
 class Due(NamedTuple):

@@ -4,11 +4,12 @@ Validates the config, opens the data, restores or creates the state and pmaps th
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import optax
+from absl import logging
 from ml_collections import ConfigDict
 
 from cfg_jax import data
@@ -126,6 +127,8 @@ def _open(config: ConfigDict, workdir: Path, source: data.Source | None) -> Run:
         source = data.open_source(split=config.data.split, **build.data_arguments(config))
     _check_json(source)
     data.check_source(source)
+    class_counts = data.class_counts(source)
+    _name_empty_classes(source, class_counts or ())
     order = data.batches(
         source,
         seed=config.seed,
@@ -136,7 +139,16 @@ def _open(config: ConfigDict, workdir: Path, source: data.Source | None) -> Run:
         process_count=jax.process_count(),
     )
     task = build.assemble(config, source.shape, source.num_classes)
-    return Run(config, workdir, source, order, task)
+    return Run(config, workdir, source, order, task, class_counts)
+
+
+def _name_empty_classes(source: data.Source, counts: Sequence[int]) -> None:
+    names = [name for name, count in zip(source.label_names, counts, strict=False) if not count]
+    if names:
+        logging.warning(
+            "%s has no example of %s in split %s: samples of that class mean nothing",
+            *(source.name, data.some(names), source.split),
+        )
 
 
 def _restore(run: Run, checkpoints: Checkpoints, abstract: TrainState) -> TrainState | None:

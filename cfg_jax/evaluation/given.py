@@ -1,0 +1,133 @@
+"""Images made by any program, evaluated as samples of a model are.
+
+    images = open_images("samples.npz")
+    result = evaluation.evaluate(images, network, reference, folder="samples.evaluations")
+
+An .npz holds `images` or, as ADM's, `arr_0`: uint8 [N, H, W, C]. A folder holds pictures, or the
+shards of `cfg-jax sample --num_samples`.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cfg_jax import data
+from cfg_jax.io import files
+from cfg_jax.io.images import to_images
+from cfg_jax.io.progress import track
+from cfg_jax.io.ranges import RangeFiles
+from cfg_jax.storage import manifest
+
+_KEYS = ("images", "arr_0")
+_AT_ONCE = 256  # images
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenImages:
+    """N images, of which nothing but the pixels is known; see `Samples` for the interface.
+
+    name: path, for reports.
+    sha256: identity of the images.
+    num_samples: N.
+    shape: (H, W, C).
+    read: (index [n]) -> uint8 images [n, H, W, C].
+    """
+
+    name: str
+    sha256: str
+    num_samples: int
+    shape: tuple[int, int, int]
+    read: Callable[[np.ndarray], np.ndarray]
+    ema: ClassVar[None] = None
+
+    def check(self) -> None:
+        """Raises ValueError for fewer than two images."""
+        if self.num_samples < 2:
+            raise ValueError(f"{self.name} has {self.num_samples} image: need 2 or more")
+
+    def protocol(self) -> dict[str, Any]:
+        """N, label plan "given" and image shape as JSON values."""
+        count, shape = self.num_samples, list(self.shape)
+        return {"num_samples": count, "label_plan": "given", "image_shape": shape}
+
+    def swept(self) -> dict[str, Any]:
+        """Name and SHA-256 of the images as JSON values."""
+        return {"images": self.name, "images_sha256": self.sha256}
+
+    def record(self) -> dict[str, Any]:
+        """Settings of a result that `Samples` has and images do not, all None."""
+        return {"seed": None, "config": None, "classifier_config": None}
+
+    def draw(self, index: np.ndarray) -> tuple[np.ndarray, None]:
+        """The images index [B], uint8 [B, H, W, C], without labels."""
+        return self.read(index), None
+
+
+def open_images(place: str | Path, *, channels: int | None = None) -> GivenImages:
+    """The images in an .npz or a folder; `channels` is 1, 3 or None for those of a folder.
+
+    Raises ValueError if there are none, if one cannot be read, and if pictures vary in size.
+    """
+    path = files.folder(place)
+    if not path.is_dir():
+        return _of_array(path)
+    shards = RangeFiles(path, "samples")
+    return _of_shards(shards) if any(shards.paths()) else _of_pictures(path, channels)
+
+
+def _of_array(path: Path) -> GivenImages:
+    images = _read_array(path)
+    return _given(path, len(images), lambda index: images[index])
+
+
+def _of_shards(shards: RangeFiles) -> GivenImages:
+    found = shards.found()
+    total = shards.reached(found[-1].stop)
+    if total != found[-1].stop:
+        raise ValueError(f"{shards.folder} lacks sample {total}: draw the missing samples first")
+    starts = np.array([items.start for items in found])
+    load = functools.lru_cache(maxsize=2)(lambda k: _read_array(shards.path(found[k])))
+
+    def read(index: np.ndarray) -> np.ndarray:
+        places = (np.searchsorted(starts, index, side="right") - 1).tolist()
+        return np.stack([load(k)[i - starts[k]] for k, i in zip(places, index, strict=True)])
+
+    return _given(shards.folder, total, read)
+
+
+def _of_pictures(path: Path, channels: int | None) -> GivenImages:
+    source = data.open_source("folder", "all", data_dir=str(path), channels=channels)
+
+    def read(index: np.ndarray) -> np.ndarray:
+        return to_images(np.stack([source[i]["x"] for i in index.tolist()]))
+
+    return _given(path, len(source), read)
+
+
+def _given(path: Path, total: int, read: Callable[[np.ndarray], np.ndarray]) -> GivenImages:
+    """The images, identified by their pixels."""
+    digest = hashlib.sha256()
+    for start in track(range(0, total, _AT_ONCE), "batch"):
+        images = read(np.arange(start, min(start + _AT_ONCE, total)))
+        digest.update(f"{images.shape}".encode())
+        digest.update(np.ascontiguousarray(images).data)
+    return GivenImages(str(path), digest.hexdigest(), total, images.shape[1:], read)
+
+
+def _read_array(path: Path) -> np.ndarray:
+    """The images of an .npz; ValueError unless they are uint8 [N, H, W, C]."""
+    try:
+        with files.open_npz(path) as file:
+            names = [name for name in _KEYS if name in file.files]
+            images = files.array_of(file, names[0]) if names else None
+    except files.UNREADABLE as error:
+        raise ValueError(f"{path} cannot be read: {manifest.reason(error)}") from error
+    if images is None or images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        found = "neither" if images is None else f"{names[0]} {images.dtype}{list(images.shape)}"
+        raise ValueError(f"{path} has {found}: need images or arr_0, uint8 [N, H, W, C]")
+    return images

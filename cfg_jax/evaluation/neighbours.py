@@ -1,0 +1,132 @@
+"""Are samples copies of training images?
+
+    d(x) = distance of x to the nearest training image
+    closer(q) = fraction of samples with d below the q-quantile of d over held-out images
+
+A model that has learned the distribution, and not the images, has closer(q) = q. Distances are
+root mean squares over pixels, in grey levels of 0..255, or distances of features.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from cfg_jax import data
+from cfg_jax.evaluation.given import GivenImages
+from cfg_jax.io import images
+from cfg_jax.io.progress import track
+from cfg_jax.metrics.neighbors import Nearest, nearest
+from cfg_jax.runtime import devices
+from cfg_jax.sampling.samples import Samples
+
+NEIGHBOURS = 3
+_AT_ONCE = 1024  # training images
+
+Embed = Callable[[np.ndarray], np.ndarray]
+"""uint8 images [n, H, W, C] -> rows [n, D]."""
+
+
+class Neighbours(NamedTuple):
+    """Samples and their nearest training images.
+
+    images: samples, uint8 [N, H, W, C].
+    nearest: distances and indices of their nearest training images, [N, k].
+    pictures: these training images, uint8 [N, k, H, W, C], mirrored where that is nearer.
+    held_out: distances of M held-out images to their nearest training image, [M].
+    """
+
+    images: np.ndarray
+    nearest: Nearest
+    pictures: np.ndarray
+    held_out: np.ndarray
+
+    def closer(self, quantile: float) -> float:
+        """Fraction of samples closer than this quantile of the held-out images; see above."""
+        return float((self.nearest.distance[:, 0] < np.quantile(self.held_out, quantile)).mean())
+
+
+def pixels(pictures: np.ndarray) -> np.ndarray:
+    """Rows whose Euclidean distance is the root mean square difference of two images."""
+    rows = pictures.reshape(len(pictures), -1).astype(np.float64)
+    return rows / np.sqrt(rows.shape[1])
+
+
+def neighbours(
+    samples: Samples | GivenImages,
+    training: data.Source,
+    held_out: data.Source,
+    *,
+    embed: Embed = pixels,
+    mirrored: bool = False,
+    k: int = NEIGHBOURS,
+    batch_size: int = 256,
+) -> Neighbours:
+    """Finds the k nearest training images of samples, and of held-out images.
+
+    Memory holds the samples and the held-out images, and parts of the training images.
+
+    Args:
+      samples: samples to look at.
+      training, held_out: sources of images of one shape.
+      embed: space of the distances, `pixels` or the features of a network.
+      mirrored: whether training showed the network mirrored images too.
+      k: number of neighbours.
+      batch_size: number of samples drawn at a time.
+
+    Raises ValueError if `samples.check` does, for other shapes, and for too few training images.
+    """
+    samples.check()
+    for source in (training, held_out):
+        if tuple(source.shape) != tuple(samples.shape):
+            raise ValueError(
+                f"{source.name} {source.split} has images of {source.shape}, the samples are "
+                f"{samples.shape}: give data of the same size"
+            )
+    batches = devices.index_batches(0, samples.num_samples, min(batch_size, samples.num_samples))
+    drawn = np.concatenate(
+        [samples.draw(index)[0][:num_new] for index, num_new in track(batches, "batch")]
+    )
+    real = np.concatenate(list(_in_parts(held_out)))
+    rows = np.concatenate([embed(drawn), embed(real)])
+    views = 2 if mirrored else 1
+
+    def parts_of_training() -> Iterator[np.ndarray]:
+        for part in _in_parts(training):
+            both = np.stack([part, part[:, :, ::-1]][:views], axis=1)  # an image beside its mirror
+            yield embed(both.reshape(-1, *part.shape[1:]))
+
+    found = nearest(rows, parts_of_training(), views * k)
+    chosen = [_distinct(index // views, k) for index in found.index]
+    distance, index = (np.take_along_axis(values, np.array(chosen), axis=1) for values in found)
+    count = len(drawn)
+    pictures = [[_view(training, i, views) for i in row] for row in index[:count].tolist()]
+    own = Nearest(distance[:count], index[:count] // views)
+    return Neighbours(drawn, own, np.array(pictures), distance[count:, 0])
+
+
+def _distinct(index: np.ndarray, k: int) -> np.ndarray:
+    """Places of the first k different values."""
+    return np.sort(np.unique(index, return_index=True)[1])[:k]
+
+
+def _view(source: data.Source, number: int, views: int) -> np.ndarray:
+    picture = images.to_images(source[number // views]["x"])
+    return picture[:, ::-1] if number % views else picture
+
+
+def _in_parts(source: data.Source) -> Iterator[np.ndarray]:
+    """All images of a source, uint8, some at a time."""
+    for start in track(range(0, len(source), _AT_ONCE), "part"):
+        numbers = range(start, min(start + _AT_ONCE, len(source)))
+        yield images.to_images(np.stack([source[i]["x"] for i in numbers]))
+
+
+def strip(found: Neighbours, rows: int = 10) -> images.Picture:
+    """Samples in the first column, from the closest to the farthest, beside their neighbours."""
+    order = np.argsort(found.nearest.distance[:, 0], kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(rows, len(order))).round().astype(int)]
+    pictures = np.concatenate([found.images[chosen][:, None], found.pictures[chosen]], axis=1)
+    distances = [f"{distance:.3g}" for distance in found.nearest.distance[chosen, 0]]
+    columns = ["sample", "nearest", *(f"{n}." for n in range(2, pictures.shape[1]))]
+    return images.captioned_grid(pictures, distances, columns)

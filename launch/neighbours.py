@@ -1,0 +1,117 @@
+"""Compares samples with their nearest training images: are they copies?
+
+    cfg-jax neighbours --workdir=runs/digits --w=0,1,3 --num_samples=200
+
+Prints at each w the fraction of samples that are closer to a training image than the closest tenth
+and half of the held-out images are. A model that copies nothing has about 0.10 and 0.50. Writes a
+PNG at each w, samples beside their nearest training images, from the closest to the farthest, and
+distances.json.
+"""
+
+import json
+
+from absl import flags
+
+from . import features
+from . import flags as sampling
+from .program import run
+from .values import numbers, refuse
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
+_HELD_OUT = flags.DEFINE_string(
+    "held_out", "test", "Split of the data set that the model was not trained on."
+)
+_SPACE = flags.DEFINE_enum(
+    "space",
+    "pixels",
+    ["pixels", "features"],
+    "Distance of two images: root mean square over pixels, in grey levels (pixels), or between "
+    "features of --inception, --features_workdir or else a small classifier of the data.",
+)
+_OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/neighbours if unset.")
+flags.FLAGS.set_default("num_samples", 200)
+
+QUANTILES = (0.1, 0.5)
+
+
+def check() -> None:
+    """Raises ValueError for flags that cannot be read or have no effect."""
+    refuse(["metrics", "reference"], "has no effect on neighbours: leave it out")
+    if _SPACE.value == "pixels":
+        refuse(["inception", "features_workdir"], "needs --space=features")
+    sampling.check()
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from cfg_jax.evaluation import neighbours
+    from cfg_jax.io import files, images
+    from cfg_jax.sampling.model import load_model
+
+    out = files.folder(_OUT.value or f"{_WORKDIR.value}/neighbours")
+    files.check_writable(out, "--out")
+    model = load_model(_WORKDIR.value, sampling.CHECKPOINT.value)
+    cells = _cells(model)
+    training, held_out = _splits(model)
+    options = {"mirrored": model.config.data.random_flip, "batch_size": sampling.BATCH_SIZE.value}
+    if _SPACE.value == "features":
+        network = features.network(model, files.folder(_WORKDIR.value))
+        options["embed"] = lambda pictures: network.function(pictures).features
+    described = {}
+    print(f"fraction of samples closer than a fraction of the held-out images, {_SPACE.value}")
+    print(f"{'':16}" + "".join(f"{quantile:>10.2f}" for quantile in QUANTILES))
+    for name, cell in cells.items():
+        found = neighbours.neighbours(cell, training, held_out, **options)
+        shares = {f"{quantile:.2f}": found.closer(quantile) for quantile in QUANTILES}
+        print(f"{name:16}" + "".join(f"{share:>10.2f}" for share in shares.values()), flush=True)
+        images.save_png(out / f"{_file_name(name)}.png", neighbours.strip(found))
+        described[name] = {"closer": shares, "space": _SPACE.value} | _record(cell, found)
+    files.save_text(out / "distances.json", json.dumps(described, indent=1))
+    print(out)
+
+
+def _cells(model) -> dict:
+    """{caption: `Samples`} requested by the flags, checked."""
+    from cfg_jax.sampling.strips import caption, columns
+
+    pairs = columns(numbers("w"), sampling.classifier_weights())
+    settings, classifier = sampling.settings(), sampling.load_classifier()
+    cells = {
+        caption(*pair).replace("\n", ", "): sampling.samples(model, settings, *pair, classifier)
+        for pair in pairs
+    }
+    for cell in cells.values():
+        cell.check()
+    return cells
+
+
+def _splits(model) -> tuple:
+    """The training and the held-out split; ValueError if one is part of the other."""
+    from cfg_jax.evaluation.likelihood import open_data
+
+    trained = features.SPLIT.value or model.config.data.split
+    if trained in ("all", _HELD_OUT.value):
+        raise ValueError(
+            f"--held_out={_HELD_OUT.value} is a part of the training split {trained!r}: give a "
+            "split that the model was not trained on"
+        )
+    return open_data(model, trained), open_data(model, _HELD_OUT.value)
+
+
+def _record(cell, found) -> dict:
+    """Distances and settings as JSON values."""
+    return {
+        "distance": found.nearest.distance.tolist(),
+        "index": found.nearest.index.tolist(),
+        "held_out_distance": found.held_out.tolist(),
+        "protocol": cell.protocol() | {"seed": cell.seed},
+        "swept": cell.swept(),
+    }
+
+
+def _file_name(caption: str) -> str:
+    return caption.replace(" = ", "").replace(", classifier ", "_classifier")
+
+
+if __name__ == "__main__":
+    run(main, check=check)
