@@ -55,7 +55,6 @@ setup(
     ],
     extras_require={
         "test": [
-            *_DATA["digits28"],
             *_DATA["emoji"],
             "chex>=0.1.92,<0.2",
             "pytest>=9.2,<10",

@@ -1,4 +1,4 @@
-"""Compares samples with their nearest training images: are they copies?
+"""Compares samples with their nearest training images, to find copies.
 
     cfg-jax neighbours --workdir=runs/digits --w=0,1,3 --num_samples=200
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from cfg_jax.data import batches, iterate, open_source, prepare
+from cfg_jax.data import batches, iterate, open_source, prepare, sources
 from cfg_jax.data.digits import Digits
 from cfg_jax.data.packaged import prepare_packaged
 from cfg_jax.data.sources import ImageSource
@@ -180,7 +180,10 @@ def test_an_example_that_does_not_fit_is_named_through_the_iterator(image, label
         next(iterate(batches(source, seed=0, batch_size=3)))
 
 
-def test_a_tfds_record_that_cannot_be_decoded_is_named_or_left_out(tmp_path):
+def test_of_a_large_data_set_a_record_that_cannot_be_decoded_is_named_or_left_out(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sources, "_MEMORY_BYTES", 1000)
     pictures = 5 * [encodings.encodings()["PNG, colour"][0]]
     pictures[1] = pictures[1][:60]
     write_encoded(tmp_path, pictures)
@@ -196,7 +199,8 @@ def test_a_tfds_record_that_cannot_be_decoded_is_named_or_left_out(tmp_path):
         open_source("encoded_pictures", "train", **place, on_error="ignore")
 
 
-def test_a_tfds_record_that_cannot_be_decoded_is_found_at_opening_where_it_looks(tmp_path):
+def test_of_a_large_data_set_damage_is_found_at_opening_where_it_looks(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_MEMORY_BYTES", 1000)
     pictures = 5 * [encodings.encodings()["PNG, colour"][0]]
     pictures[2] = b"no picture"
     write_encoded(tmp_path, pictures)

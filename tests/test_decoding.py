@@ -1,5 +1,6 @@
 """Pixels of encoded pictures, against the picture that was encoded."""
 
+import logging
 import re
 import types
 from pathlib import Path
@@ -136,6 +137,20 @@ def test_tfds_records_show_the_same_pictures(records_dir, monkeypatch, opencv):
     monkeypatch.setattr(image_feature, "cv2", opencv)
     source = open_source("encoded_pictures", "train", data_dir=records_dir)
     assert source.shape == (encodings.SIDE, encodings.SIDE, 3)
+    for example, (name, (_, shown)) in zip(source, READABLE.items(), strict=True):
+        assert_same(to_images(example["x"]), shown, name)
+
+
+def test_tfds_records_that_have_no_meaning_are_named_at_opening_or_left_out(tmp_path, caplog):
+    write_encoded(tmp_path, [encoded for encoded, _ in ENCODINGS.values()])
+    unreadable = list(ENCODINGS).index("TIFF, floating point")
+    named = f"1 of 20 examples of encoded_pictures train .*example {unreadable}: .*32 bits"
+    with pytest.raises(ValueError, match=named) as caught:
+        open_source("encoded_pictures", "train", data_dir=str(tmp_path))
+    assert "\n" not in str(caught.value)
+    with caplog.at_level(logging.WARNING, "absl"):
+        source = open_source("encoded_pictures", "train", data_dir=str(tmp_path), on_error="skip")
+    assert re.search(named, caplog.text) and len(source) == 19
     for example, (name, (_, shown)) in zip(source, READABLE.items(), strict=True):
         assert_same(to_images(example["x"]), shown, name)
 

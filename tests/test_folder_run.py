@@ -74,7 +74,7 @@ def test_three_commands_train_on_a_folder_sample_with_guidance_and_evaluate(tmp_
             pixels[:, 3 * label :][:, :2] += 150
             Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{i}.png")
     fewer = {"train": ["--config.train.num_steps=200", "--config.train.preview_every=0"]}
-    fewer |= {"sample": ["--num_steps=16"], "evaluate": ["--num_steps=16", "--num_examples=16"]}
+    fewer |= {"sample": ["--num_steps=16"], "evaluate": ["--num_steps=16"]}
     commands = story()
     assert [program for program, *_ in commands] == ["train", "sample", "evaluate"]
     for program, *arguments in commands:
@@ -84,7 +84,24 @@ def test_three_commands_train_on_a_folder_sample_with_guidance_and_evaluate(tmp_
         assert done.returncode == 0, done
         if program == "train":
             assert "300 pictures in 3 classes: data.image_size=8, " in done.stdout
-    assert "bits/dim" in done.stdout
+    assert "training the feature network of folder, once, 300 steps" in done.stdout
+    assert re.search(r"^Frechet distance in folder_features +\d", done.stdout, re.MULTILINE)
+    assert re.search(r"^recall in folder_features +\d", done.stdout, re.MULTILINE)
+    strange = tmp_path / "strange.npz"
+    np.savez(strange, images=rng.integers(0, 256, (300, 8, 8, 3), np.uint8))
+    again = [f"--workdir={tmp_path}/runs/pictures", "--metrics=fid,is"]
+    noise = run_program("launch.evaluate", *again, f"--samples={strange}")
+    assert noise.returncode == 0 and f"300 of {strange}" in noise.stdout, noise
+    ours, theirs = (
+        float(re.search(r"^Frechet distance in folder_features +(\S+)", said, re.MULTILINE)[1])
+        for said in (done.stdout, noise.stdout)
+    )
+    assert ours < theirs / 3
+    copies = run_program(
+        "launch.neighbours", again[0], "--w=1", "--num_steps=16", "--num_samples=30"
+    )
+    assert copies.returncode == 0, copies
+    (tmp_path / "runs" / "pictures" / "neighbours" / "w1.png").stat()
     model = cfg_jax.load(tmp_path / "runs" / "pictures")
     assert model.label_names == ("left", "middle", "right") and model.shape == (8, 8, 3)
     images = model.sample(jax.random.key(0), labels=np.arange(3), w=1.0, num_steps=16)

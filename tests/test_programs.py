@@ -150,6 +150,34 @@ MISTAKES = {
         "no low_res input",
     ),
     "nothing to evaluate": (["launch.evaluate", "--workdir={run}"], "need one measurement"),
+    "images without anything to compare with": (
+        ["launch.evaluate", "--metrics=fid", "--samples={file}"],
+        "--samples needs --workdir, whose data it is compared with, or --reference with",
+    ),
+    "no images": (
+        ["launch.evaluate", "--workdir={run}", "--metrics=fid", "--samples={new}.npz"],
+        "{new}.npz cannot be read: FileNotFoundError",
+    ),
+    "a weight of images that are there": (
+        ["launch.evaluate", "--workdir={run}", "--metrics=fid", "--samples={file}", "--w=1"],
+        "--w has no effect on --samples: leave it out",
+    ),
+    "an evaluation of nothing": (
+        ["launch.evaluate", "--metrics=fid"],
+        "--workdir is missing (--help lists the flags)",
+    ),
+    "neighbours in the training split alone": (
+        ["launch.neighbours", "--workdir={run}", "--held_out=train"],
+        "--held_out=train is a part of the training split 'train'",
+    ),
+    "a network for neighbours in pixels": (
+        ["launch.neighbours", "--workdir={run}", "--inception={file}"],
+        "--inception needs --space=features",
+    ),
+    "a reference of neighbours": (
+        ["launch.neighbours", "--workdir={run}", "--reference={file}"],
+        "--reference has no effect on neighbours: leave it out",
+    ),
     "the likelihood of a classifier": (
         ["launch.evaluate", "--workdir={classifier}", "--likelihood"],
         "give the workdir of a diffusion model",

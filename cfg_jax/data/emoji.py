@@ -86,7 +86,7 @@ def _font(sequences: list[str]) -> tuple[ImageFont.FreeTypeFont, Mapping[str, st
 
 
 def _draw(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
-    """Its picture, uint8 [32, 32, 3]."""
+    """The picture of a character, uint8 [32, 32, 3]."""
     page = Image.new("RGBA", (2 * _FONT_SIZE, 2 * _FONT_SIZE))
     draw = ImageDraw.Draw(page)
     draw.text((_FONT_SIZE // 2, _FONT_SIZE // 2), character, font=font, embedded_color=True)

@@ -55,9 +55,9 @@ def open_source(
       image_size: side of the square that images are cropped and averaged to; None keeps the images.
       channels: 1 for grey, 3 for colour; None has those of the data set, without transparency.
       background: colour behind transparent parts of an image, such as "white" or "#ff8000".
-      on_error: "raise" for a ValueError that names pictures of a folder that cannot be decoded, and
-        for a RuntimeError when such a TFDS example comes up; "skip" reads all examples once, and
-        leaves them out with a warning.
+      on_error: "raise" for a ValueError that names the images that cannot be decoded, "skip" to
+        leave them out with a warning. A TFDS data set too large for memory is decoded at opening
+        for "skip" only; "raise" is then a RuntimeError when such an example comes up.
       **mixture: arguments of `mixture.open_mixture`, for "mixture" only.
 
     Raises ValueError if name or split is unknown, if the data set is not prepared, incomplete or
@@ -71,7 +71,8 @@ def open_source(
         raise ValueError(f"{', '.join(mixture)} given with {name}: only mixture takes arguments")
     form = Form(image_size, channels, background)
     source, bad = open_unchecked(name, split, data_dir, form)
-    if bad is None and on_error == "skip":
+    # What fits in memory is decoded now instead of in the first epoch.
+    if bad is None and (on_error == "skip" or (source.memory is not None and name not in PACKAGED)):
         bad = examine(source).bad
     source = readable(source, bad or {}, on_error)
     try:

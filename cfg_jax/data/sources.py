@@ -76,7 +76,7 @@ class Chosen(Sequence[Any]):
 
 @dataclasses.dataclass(frozen=True)
 class StoredLabels(Sequence[int]):
-    """The labels of records, read when asked for; the images stay encoded."""
+    """The labels of stored records; an access decodes no image."""
 
     records: Sequence[Mapping[str, Any]]
 
