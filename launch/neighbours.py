@@ -102,7 +102,7 @@ def _record(cell, found) -> dict:
     """Distances and settings as JSON values."""
     return {
         "distance": found.nearest.distance.tolist(),
-        "index": found.nearest.index.tolist(),
+        "training_image": found.nearest.rows.tolist(),
         "held_out_distance": found.held_out.tolist(),
         "protocol": cell.protocol() | {"seed": cell.seed},
         "swept": cell.swept(),

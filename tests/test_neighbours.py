@@ -56,7 +56,7 @@ def test_rows_are_sorted_by_their_distance_whatever_the_parts():
     order = np.argsort(far, axis=1)[:, :4]
     for cuts in ([], [10, 11], [3, 20]):
         found = nearest(rows, np.split(reference, cuts), 4)
-        np.testing.assert_array_equal(found.index, order)
+        np.testing.assert_array_equal(found.rows, order)
         np.testing.assert_allclose(found.distance, np.take_along_axis(far, order, 1), rtol=1e-6)
 
 
@@ -71,7 +71,7 @@ def test_distances_are_root_mean_squares_in_grey_levels():
     for i, picture in enumerate(pictures):
         far = [difference(picture, other) for other in TRAINING]
         best = np.argsort(far)[:3]
-        assert found.nearest.index[i].tolist() == best.tolist()
+        assert found.nearest.rows[i].tolist() == best.tolist()
         np.testing.assert_allclose(found.nearest.distance[i], np.array(far)[best], rtol=1e-6)
         np.testing.assert_array_equal(found.pictures[i], TRAINING[best])
     own = [min(difference(picture, other) for other in TRAINING) for picture in HELD_OUT]
@@ -82,10 +82,10 @@ def test_a_mirrored_copy_is_found_where_training_mirrored():
     pictures = np.stack([TRAINING[7][:, ::-1], TRAINING[8]])
     assert look(pictures).nearest.distance[0, 0] > 10
     found = look(pictures, mirrored=True)
-    assert found.nearest.index[:, 0].tolist() == [7, 8]
+    assert found.nearest.rows[:, 0].tolist() == [7, 8]
     np.testing.assert_allclose(found.nearest.distance[:, 0], 0, atol=1e-6)
     np.testing.assert_array_equal(found.pictures[:, 0], pictures)
-    assert all(len(set(row)) == 3 for row in found.nearest.index.tolist())
+    assert all(len(set(row)) == 3 for row in found.nearest.rows.tolist())
 
 
 def test_copies_are_closer_than_held_out_images_and_new_images_are_not():

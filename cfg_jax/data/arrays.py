@@ -71,7 +71,7 @@ def open_arrays(split: str, data_dir: str | None, form: Form) -> ImageSource:
         version="1",
         split=split,
         records=Rows(images, labels, shape[2], colour),
-        labels=labels,
+        labels=labels.tolist(),
         shape=shape,
         label_names=label_names,
         image_size=form.image_size if stored[:2] != sides else None,

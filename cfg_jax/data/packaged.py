@@ -1,5 +1,6 @@
 """TFDS data sets made of what Python packages ship: no download, no TensorFlow."""
 
+import abc
 import contextlib
 import importlib.util
 import io
@@ -18,7 +19,7 @@ class Pictures(NamedTuple):
     held_out: np.ndarray
 
 
-class Packaged(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Packaged(tfds.core.GeneratorBasedBuilder):
     """Base of data sets with a training and a test split, stored as array_record in order.
 
     Attributes of a data set:
@@ -37,9 +38,9 @@ class Packaged(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ABOUT: ClassVar[tuple[str, str]]
 
     @staticmethod
+    @abc.abstractmethod
     def pictures() -> Pictures:
         """All examples."""
-        raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
         named = "num_classes" if isinstance(self.CLASSES, int) else "names"

@@ -97,7 +97,7 @@ def neighbours(
             yield embed(both.reshape(-1, *part.shape[1:]))
 
     found = nearest(rows, parts_of_training(), views * k)
-    chosen = [_distinct(index // views, k) for index in found.index]
+    chosen = [_distinct(index // views, k) for index in found.rows]
     distance, index = (np.take_along_axis(values, np.array(chosen), axis=1) for values in found)
     count = len(drawn)
     pictures = [[_view(training, i, views) for i in row] for row in index[:count].tolist()]

@@ -69,11 +69,11 @@ class Nearest(NamedTuple):
     """The k nearest reference rows of each row, by ascending distance.
 
     distance: Euclidean distances [N, k], float64.
-    index: rows of the reference, [N, k].
+    rows: their numbers in the reference, [N, k].
     """
 
     distance: np.ndarray
-    index: np.ndarray
+    rows: np.ndarray
 
 
 def nearest(rows: np.ndarray, reference: Iterable[np.ndarray], k: int = 1) -> Nearest:
