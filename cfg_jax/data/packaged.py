@@ -4,6 +4,7 @@ import abc
 import contextlib
 import importlib.util
 import io
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -71,7 +72,7 @@ class Packaged(tfds.core.GeneratorBasedBuilder):
             yield i, {"image": Image.fromarray(image), "label": int(label)}
 
 
-def prepare_packaged(dataset: type[Packaged], data_dir: str | None = None) -> Packaged:
+def prepare_packaged(dataset: Callable[..., Packaged], data_dir: str | None = None) -> Packaged:
     """Writes a data set under `data_dir` if it is missing; returns its builder.
 
     TFDS renames a temporary directory at the end, so a killed process leaves no partial data set.
@@ -83,7 +84,7 @@ def prepare_packaged(dataset: type[Packaged], data_dir: str | None = None) -> Pa
     if builder.is_prepared():
         return builder
     path = builder.data_path
-    if absent := [module for module in dataset.MODULES if not importlib.util.find_spec(module)]:
+    if absent := [module for module in builder.MODULES if not importlib.util.find_spec(module)]:
         raise ValueError(
             f"data set {builder.name!r} is made of {' and '.join(absent)}, which is not installed:"
             f" run `pip install -e '.[{builder.name}]'`"

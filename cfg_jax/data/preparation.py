@@ -2,12 +2,13 @@
 
 import importlib.util
 import os
+from collections.abc import Callable
 
 import tensorflow_datasets as tfds
 
 from cfg_jax.data.digits import Digits, Digits28
 from cfg_jax.data.emoji import Emoji
-from cfg_jax.data.packaged import prepare_packaged
+from cfg_jax.data.packaged import Packaged, prepare_packaged
 from cfg_jax.data.sources import OWN
 from cfg_jax.io.files import check_name
 from cfg_jax.io.text import one_line
@@ -24,7 +25,11 @@ DATASETS = (
     "imagenet2012",
 )
 
-PACKAGED = {"digits": Digits, "digits28": Digits28, "emoji": Emoji}
+PACKAGED: dict[str, Callable[..., Packaged]] = {
+    "digits": Digits,
+    "digits28": Digits28,
+    "emoji": Emoji,
+}
 """Data sets made of what Python packages ship."""
 
 WITHOUT_TFDS = ("folder", "npz", "mixture")
