@@ -79,7 +79,7 @@ def network(model, workdir: Path):
     from cfg_jax.evaluation.likelihood import open_data
     from cfg_jax.metrics.inception_weights import ORIGIN
     from cfg_jax.sampling.model import load_classifier
-    from configs import features
+    from configs import digits_features
 
     if INCEPTION.value and FEATURES_WORKDIR.value:
         raise ValueError("--inception and --features_workdir: give one of them")
@@ -93,5 +93,5 @@ def network(model, workdir: Path):
             f"{data.name} has one class, and a feature network of its own needs two: give "
             f"--inception ({ORIGIN}) or --features_workdir"
         )
-    config = features.config_of(model.config, model.shape[0], len(open_data(model, data.split)))
+    config = digits_features.for_data(data, model.shape[0], len(open_data(model, data.split)))
     return networks.trained_network(networks.trained_once(config, workdir / "features"))

@@ -1,6 +1,7 @@
 """Sums over many images are independent of batches and of interruptions."""
 
 import contextlib
+import shutil
 
 import numpy as np
 import pytest
@@ -101,7 +102,12 @@ def lose_a_part(folder):
     sorted(folder.glob("rows_*.npz"))[1].unlink()
 
 
-@pytest.mark.parametrize("accident", [damage, lose_a_part])
+def gain_a_part(folder):
+    part = sorted(folder.glob("rows_*.npz"))[0]
+    shutil.copy(part, folder / "rows_00000003_00000011.npz")  # of a second writer
+
+
+@pytest.mark.parametrize("accident", [damage, lose_a_part, gain_a_part])
 def test_what_was_damaged_is_done_anew_with_a_warning(tmp_path, accident, caplog):
     before = accumulated(tmp_path, keep_rows=True)
     kept = contents(tmp_path)

@@ -295,18 +295,25 @@ def test_a_file_that_does_not_belong_is_told_of_before_any_sample(
 
 def test_a_folder_that_another_program_draws_into_is_refused(model, tmp_path):
     folder = tmp_path / "samples"
-    give_back = hold(f"{folder}.lock")
-    with pytest.raises(ValueError, match="samples.lock is locked: process .* is writing"):
+    give_back = hold(folder / "cfg_jax.lock")
+    with pytest.raises(ValueError, match="cfg_jax.lock is locked: process .* is writing"):
         draw(idle(model), folder)
-    assert not folder.exists()
+    assert [path.name for path in folder.iterdir()] == ["cfg_jax.lock"]
     give_back()
     held = []
     watched = copy.copy(model)
     watched.draw = lambda *args, **options: (
-        held.append(Path(f"{folder}.lock").exists()) or model.draw(*args, **options)
+        held.append((folder / "cfg_jax.lock").exists()) or model.draw(*args, **options)
     )
     draw(watched, folder)
-    assert all(held) and held and not Path(f"{folder}.lock").exists()
+    assert all(held) and held and not (folder / "cfg_jax.lock").exists()
+
+
+def test_files_of_the_user_beside_the_folder_are_left_alone(model, tmp_path):
+    beside = tmp_path / "poetry.lock"
+    beside.write_text("[[package]]")
+    draw(model, tmp_path / "poetry")
+    assert beside.read_text() == "[[package]]"
 
 
 def test_a_process_that_does_not_see_the_folder_is_named_by_all(model, tmp_path, monkeypatch):

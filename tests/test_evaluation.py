@@ -123,6 +123,24 @@ def test_a_killed_cell_ends_as_an_undisturbed_one(model, result, tmp_path, monke
     assert resumed.path.read_bytes() == undisturbed.path.read_bytes()
 
 
+def test_a_second_evaluation_of_a_cell_at_once_is_refused_in_one_line(model, result, tmp_path):
+    refused = []
+
+    def beside(images):
+        with pytest.raises(
+            ValueError, match="cfg_jax.lock is locked: process .* is writing"
+        ) as said:
+            evaluate(model, tmp_path)
+        refused.append(str(said.value))
+        return NETWORK.function(images)
+
+    found = evaluate(model, tmp_path, NETWORK._replace(function=beside), batch_size=10)
+    assert len(refused) == 2 and not any("\n" in said for said in refused)
+    assert found.metrics == pytest.approx(result.metrics, rel=1e-9)
+    assert evaluate(model, tmp_path) == found
+    assert not list(tmp_path.rglob("*.lock"))
+
+
 def test_a_finished_cell_is_read_back_and_can_be_asked_for_more(model, tmp_path, monkeypatch):
     first = evaluate(model, tmp_path, metrics=["fid"])
     assert first.metrics.keys() == {"fid"} and "precision_recall" not in first.protocol

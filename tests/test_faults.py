@@ -363,6 +363,48 @@ def test_a_lock_goes_with_the_process_that_held_it(tmp_path):
     assert not path.exists()
 
 
+def a_file(path):
+    path.write_text("[[package]]")
+
+
+def a_link(path):
+    path.with_name("target").write_text("process 1 on elsewhere")
+    path.symlink_to(path.with_name("target"))
+
+
+def a_dead_link(path):
+    path.symlink_to(path.with_name("nowhere"))
+
+
+@pytest.mark.parametrize(
+    "make, what",
+    [
+        (a_file, "not a lock of cfg_jax"),
+        (a_link, "a link"),
+        (a_dead_link, "a link"),
+        (os.mkfifo, "no plain file"),
+    ],
+)
+def test_what_has_the_name_of_a_lock_and_is_none_is_left_alone(tmp_path, make, what):
+    path = tmp_path / "run.lock"
+    make(path)
+    before = {
+        each.name: (each.lstat().st_mode, each.lstat().st_size) for each in tmp_path.iterdir()
+    }
+    with pytest.raises(ValueError, match=f"run.lock is {what}, and the lock needs that name"):
+        hold(path)
+    after = {each.name: (each.lstat().st_mode, each.lstat().st_size) for each in tmp_path.iterdir()}
+    assert after == before
+
+
+def test_the_lock_of_a_killed_process_is_taken(tmp_path):
+    (tmp_path / "run.lock").write_text(f"process 1 on {socket.gethostname()}")
+    (tmp_path / "empty.lock").touch()
+    for name in ("run.lock", "empty.lock"):
+        hold(tmp_path / name)()
+        assert not (tmp_path / name).exists()
+
+
 def test_a_lock_removed_while_it_is_taken_is_taken_anew(tmp_path, monkeypatch):
     path, flock = tmp_path / "run.lock", fcntl.flock
     given_back = iter([path.unlink])

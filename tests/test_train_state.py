@@ -133,6 +133,26 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(poison):
     assert np.abs(after.params["p"] - state.params["p"]).max() > 0
 
 
+@pytest.mark.parametrize(
+    "setting", [{"learning_rate": 1e300}, {"weight_decay": 1e300}, {"b2": 1 - 1e-9}]
+)
+def test_an_update_that_is_not_finite_of_a_finite_gradient_changes_nothing(setting):
+    settings = dict(learning_rate=0.1, warmup_steps=0, b1=0.9, b2=0.99, grad_clip=1.0)
+    optimizer = create_optimizer(**settings | setting)
+
+    def without_the_last(params, keys, batch):
+        return quadratic({"p": params["p"] * jnp.array([1.0, 1.0, 0.0])}, keys, batch)
+
+    step = jax.jit(make_train_step(without_the_last, optimizer, seed=0, ema_decay=0.9))
+    before = fresh(optimizer)
+    state, metrics = step(before, batch_of(0))
+    assert np.isfinite(metrics["grad_norm"][0]) and metrics["skipped"][0] == 1
+    assert (metrics["param_norm"], state.skipped) == ((0, 0), 1)
+    chex.assert_trees_all_equal(state.params, before.params)
+    chex.assert_trees_all_equal(state.ema_params, before.ema_params)
+    chex.assert_trees_all_equal(state.opt_state, before.opt_state)
+
+
 def test_a_nan_on_one_device_is_skipped_on_all():
     optimizer = optax.sgd(0.1)
     step = make_train_step(quadratic, optimizer, seed=0, ema_decay=0.9, axis_name=devices.AXIS)

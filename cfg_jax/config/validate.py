@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from cfg_jax.config.build import NETWORKS, SCHEDULES, STEPS
@@ -21,42 +22,73 @@ from cfg_jax.models.trunk import LABEL_INPUTS, QKV_ORDERS
 Rule = tuple[Callable[[Any], bool], str]
 
 
-def _at_least(least: float) -> Rule:
-    return (lambda value: value >= least, f"at least {least}")
+def _is_number(value: Any) -> bool:
+    """Whether value is a number that float32 holds; True and False are none."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and abs(value) <= _MOST
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _integer(least: int) -> Rule:
+    return (lambda value: _is_integer(value) and value >= least, f"an integer of at least {least}")
+
+
+def _number(holds: Callable[[Any], bool], allowed: str) -> Rule:
+    return (lambda value: _is_number(value) and holds(value), f"a number {allowed}")
 
 
 def _one_of(names) -> Rule:
-    return (lambda value: value in names, f"one of {', '.join(map(repr, names))}")
+    kinds = tuple({type(name) for name in names})
+    allowed = f"one of {', '.join(map(repr, names))}"
+    return (lambda value: type(value) in kinds and value in names, allowed)
 
 
 def _are_numbers(values) -> bool:
-    return len(values) > 0 and all(isinstance(value, int | float) for value in values)
+    several = isinstance(values, tuple | list) and len(values) > 0
+    return several and all(map(_is_number, values))
 
 
-_POSITIVE: Rule = (lambda value: value > 0, "above 0")
-_FRACTION: Rule = (lambda value: 0 <= value <= 1, "in [0, 1]")
-_BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "in [0, 1)")
+_MOST = float(np.finfo(np.float32).max)
+_NOT_NEGATIVE = _number(lambda value: value >= 0, "of at least 0")
+_POSITIVE = _number(lambda value: np.float32(value) > 0, "above 0")
+_FRACTION = _number(lambda value: 0 <= value <= 1, "in [0, 1]")
+# A decay that float32 rounds to 1 makes Adam divide by zero.
+_BELOW_ONE = _number(
+    lambda value: 0 <= value and np.float32(value) < 1, "in [0, 1), in float32 too"
+)
+_ANY_NUMBER = _number(lambda value: True, "that float32 holds")
+_TEXT: Rule = (lambda value: isinstance(value, str), "a text")
+_FLAG: Rule = (lambda value: isinstance(value, bool), "True or False")
 
 # Fields by range.
 _RANGES: list[tuple[Rule, str]] = [
-    (_at_least(0), "data.image_size model.num_heads diffusion.low_res_size"),
-    (_at_least(0), "optim.warmup_steps optim.anneal_steps optim.weight_decay optim.grad_clip"),
-    (_at_least(0), "train.preview_every train.hang_seconds"),
-    (_at_least(0), "checkpoint.keep_every checkpoint.keep_best"),
-    (_at_least(1), "data.num_threads model.channels model.num_blocks model.head_channels"),
-    (_at_least(1), "model.norm_groups train.num_steps train.batch_size train.num_microbatches"),
-    (_at_least(1), "train.log_every train.checkpoint_every train.max_skipped_in_row"),
-    (_at_least(1), "checkpoint.keep_latest"),
-    (_at_least(2), "diffusion.vlb_steps sampling.num_steps"),
+    (_integer(0), "data.image_size model.num_heads diffusion.low_res_size optim.warmup_steps"),
+    (_integer(0), "optim.anneal_steps train.preview_every checkpoint.keep_every"),
+    (_integer(0), "checkpoint.keep_best"),
+    (_integer(1), "data.num_threads model.channels model.num_blocks model.head_channels"),
+    (_integer(1), "model.norm_groups train.num_steps train.batch_size train.num_microbatches"),
+    (_integer(1), "train.log_every train.checkpoint_every train.max_skipped_in_row"),
+    (_integer(1), "checkpoint.keep_latest"),
+    (_integer(2), "diffusion.vlb_steps sampling.num_steps"),
+    (_NOT_NEGATIVE, "train.hang_seconds optim.weight_decay optim.grad_clip"),
+    (_ANY_NUMBER, "diffusion.logsnr_min diffusion.logsnr_max"),
+    (_FLAG, "data.random_flip model.adagn model.biggan_updown model.rescale_residual model.remat"),
+    (_FLAG, "diffusion.learned_variance sampling.clip_x train.allow_config_change"),
     (_POSITIVE, "diffusion.vlb_weight optim.learning_rate"),
     (_FRACTION, "diffusion.p_uncond sampling.logvar_interp"),
     (_BELOW_ONE, "model.dropout optim.b1 optim.b2 optim.ema_decay"),
 ]
 RULES: dict[str, Rule] = {field: rule for rule, fields in _RANGES for field in fields.split()} | {
-    "seed": (lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
+    "seed": (lambda value: _is_integer(value) and 0 <= value < 2**32, "from 0 to 4294967295"),
     "network": _one_of(list(NETWORKS)),
-    "data.name": (bool, "the name of a data set"),
-    "data.min_crop": (lambda value: 0 < value <= 1, "in (0, 1]"),
+    "data.name": (lambda value: isinstance(value, str) and value, "the name of a data set"),
+    "data.split": (lambda value: isinstance(value, str) and value, "the name of a split"),
+    "data.data_dir": _TEXT,
+    "data.background": _TEXT,
+    "data.min_crop": _number(lambda value: 0 < value <= 1, "in (0, 1]"),
     "data.channels": _one_of([0, 1, 3]),
     "data.on_error": _one_of(["raise", "skip"]),
     "model.channel_mult": (
@@ -71,14 +103,11 @@ RULES: dict[str, Rule] = {field: rule for rule, fields in _RANGES for field in f
     "diffusion.weighting": _one_of(list(WEIGHTINGS)),
     "train.preview_w": (_are_numbers, "numbers, at least one"),
     "sampling.step": _one_of(list(STEPS)),
+    "sampling.respacing": _TEXT,
 }
 
-# Fields of any value, in the sections whose fields are known; `model` has those of its network.
-_FREE_VALUES = set(
-    "diffusion.logsnr_min diffusion.logsnr_max diffusion.learned_variance sampling.respacing "
-    "sampling.clip_x train.allow_config_change".split()
-)
-_KNOWN = {field for field in RULES if not field.startswith(("data.", "model."))} | _FREE_VALUES
+# The sections whose fields are known; `data` and `model` have those of the data and network.
+_KNOWN = {field for field in RULES if not field.startswith(("data.", "model."))}
 
 _CONTENT = "meta.data.fingerprint.content"
 # Fields that may change when a run resumes: duration, intervals, paths and memory use.
@@ -121,10 +150,6 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     """
     values = dict(flatten(config.to_dict()))
     _check_fields(values)
-    for field, value in values.items():
-        numbers = value if isinstance(value, tuple | list) else [value]
-        if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
-            raise ValueError(f"config.{field}={value}: need a finite number")
     for field, (holds, allowed) in RULES.items():
         if field in values and not holds(values[field]):
             raise ValueError(f"config.{field}={values[field]!r}: need {allowed}")

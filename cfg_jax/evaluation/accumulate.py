@@ -22,9 +22,9 @@ from absl import logging
 
 from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
 from cfg_jax.evaluation.sums import Sums
-from cfg_jax.io.files import open_npz, whole_file
+from cfg_jax.io.files import open_npz, remove_unfinished, whole_file
 from cfg_jax.io.progress import Progress
-from cfg_jax.io.ranges import Range, RangeFiles
+from cfg_jax.io.ranges import Range, RangeFiles, tile
 from cfg_jax.runtime import devices, processes
 
 SAVE_SECONDS = 20.0
@@ -123,8 +123,13 @@ class _Work:
         self._saved, self._saved_at = self.position, time.monotonic()
 
     def read_rows(self) -> np.ndarray:
-        """Features of all images, in order."""
+        """Features of all images, in order; OSError unless the files hold each once."""
         files, parts = RangeFiles(self._folder, "rows"), []
+        if not tile(files.found(), self.position):
+            raise OSError(
+                f"{self._folder} has not the features of {self.position} images, each once: "
+                "delete it to compute them again"
+            )
         for items in files.found():
             with open_npz(files.path(items)) as file:
                 parts.append(file["rows"])
@@ -144,6 +149,11 @@ class _Work:
             logging.warning("%s cannot be read (%s): starting again", path, type(error).__name__)
             return 0, None, {}
 
+    def _tile(self, name: str, position: int) -> bool:
+        """Whether the files that are not beyond `position` hold the items before it, each once."""
+        found = RangeFiles(self._folder, name).found()
+        return tile([items for items in found if items.start < position], position)
+
     def _clear(self) -> None:
         """Removes the state of other work, and files beyond the state's position."""
         folder, wanted = self._folder, self._described
@@ -152,7 +162,7 @@ class _Work:
         position, sums, described = self._read()
         kept = [name for name, keep in described.get("keeps", {}).items() if keep]
         lacking = [name for name, keep in wanted["keeps"].items() if keep and name not in kept]
-        complete = all(RangeFiles(folder, name).reached(position) == position for name in kept)
+        complete = all(self._tile(name, position) for name in kept)
         same = described.get("identity") == wanted["identity"]
         if sums is not None and (lacking or not same or not complete):
             missing = f" without {' and '.join(lacking)}" if lacking else ""
@@ -165,8 +175,7 @@ class _Work:
             for items in files.found():
                 if items.start >= position:
                     files.path(items).unlink()
-        for path in folder.glob("*.unfinished"):
-            path.unlink()
+        remove_unfinished(folder)
 
 
 def _ahead(

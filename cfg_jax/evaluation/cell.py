@@ -20,6 +20,7 @@ from cfg_jax.metrics import FeatureStatistics, Moments, frechet_distance, precis
 from cfg_jax.runtime import processes
 from cfg_jax.sampling.samples import Samples
 from cfg_jax.storage import manifest
+from cfg_jax.storage.lock import one_writer
 
 METRICS = ("fid", "sfid", "is", "precision_recall")
 NEIGHBORS = 3
@@ -40,6 +41,7 @@ def evaluate(
     An interrupted call resumes from the last state in `folder`; a finished result is read from its
     file. Memory does not depend on the number of samples, except that precision_recall keeps all
     features. Every process must make this call; all get the same result, for any process count.
+    Only one call at a time may work on a cell.
 
     Args:
       samples: model, settings and seed of the samples; or images of another program.
@@ -53,7 +55,8 @@ def evaluate(
       save_images: also write the images, as `images_*.npz` in the cell's folder.
 
     Raises ValueError as `check_request`, if network or reference do not support a metric, or if
-    features are not finite. Raises FloatingPointError if samples are not finite.
+    features are not finite, or if another process works on the cell. Raises FloatingPointError if
+    samples are not finite.
     """
     check_request(samples, metrics)
     _check_reference(samples.shape, network, reference, metrics)
@@ -62,14 +65,31 @@ def evaluate(
     identity = {**protocol, **swept, "seed": samples.record()["seed"]}
     cell = files.folder(folder) / manifest.sha256_json(identity)[:16]
     path = cell / f"result_{reference.sha256[:16]}.json"
-    earlier = read_result(path) if processes.of_first(path.exists()) else None
+    earlier = _earlier(path)
     if earlier and _numbers(metrics) <= earlier.metrics.keys() and not save_images:
         return earlier
     kept = {"keep_rows": "precision_recall" in metrics, "keep_images": save_images}
     kept |= {"identity": identity, "batch_size": batch_size}
     total = samples.num_samples
-    seen = accumulate(lambda index: samples.draw(index)[0], total, network, cell, **kept)
-    found = _measured(metrics, seen, reference)
+    with one_writer(cell):
+        seen = accumulate(lambda index: samples.draw(index)[0], total, network, cell, **kept)
+        return _finish(samples, metrics, seen, reference, (protocol, swept, path))
+
+
+def _earlier(path: Path) -> Result | None:
+    return read_result(path) if processes.of_first(path.exists()) else None
+
+
+def _finish(
+    samples: Samples | GivenImages,
+    metrics: Sequence[str],
+    seen: Accumulated,
+    reference: Reference,
+    cell: tuple[dict[str, Any], dict[str, Any], Path],
+) -> Result:
+    """Writes the result of a cell, (protocol, swept, path), with the metrics it had before."""
+    protocol, swept, path = cell
+    earlier, found = _earlier(path), _measured(metrics, seen, reference)
     protocol |= _reference_fields(reference, metrics) | {"score_split": SCORE_SPLIT}
     if earlier:
         protocol, found = earlier.protocol | protocol, earlier.metrics | found

@@ -14,12 +14,14 @@ import numpy as np
 from cfg_jax import data
 from cfg_jax.evaluation.accumulate import STATE, accumulate
 from cfg_jax.evaluation.networks import INCEPTION, FeatureNetwork
+from cfg_jax.evaluation.sums import Sums
 from cfg_jax.io import files
 from cfg_jax.io.images import to_images
 from cfg_jax.io.progress import track
 from cfg_jax.metrics import Moments, SavedStatistics, load_statistics, save_statistics
 from cfg_jax.runtime import processes
 from cfg_jax.storage import manifest
+from cfg_jax.storage.lock import one_writer
 
 MOST_ROWS = 10_000
 """Customary maximum of reference images for precision and recall."""
@@ -70,7 +72,8 @@ def data_reference(
       batch_size: number of images per batch over all processes.
       num_threads: number of threads that read and decode images.
 
-    Raises ValueError if examples are not images, or if features are not finite.
+    Raises ValueError if examples are not images, if features are not finite, or if another process
+    computes the same reference.
     """
     if len(source.shape) != 3:
         raise ValueError(f"{source.name} has examples of shape {source.shape}: need [H, W, C]")
@@ -99,20 +102,26 @@ def data_reference(
                 **options,
             )
 
-    if not processes.of_first((place / STATISTICS).exists()):
-        sums = look(np.arange(len(source)), place).sums
-        if processes.is_first():
-            with warnings.catch_warnings(action="ignore"):  # results record their rank warnings
-                save_statistics(place / STATISTICS, sums.pool, spatial=sums.spatial, **identity)
-            (place / STATE).unlink()
-        processes.wait_for_all("the reference is written")
     rows = None
-    if with_rows:
-        chosen = np.arange(len(source))
-        if len(chosen) > MOST_ROWS:
-            chosen = np.random.default_rng(0).choice(chosen, MOST_ROWS, replace=False)
-        rows = look(np.sort(chosen), place / "rows", keep_rows=True).rows
+    if with_rows or not processes.of_first((place / STATISTICS).exists()):
+        with one_writer(place):
+            if not processes.of_first((place / STATISTICS).exists()):
+                sums = look(np.arange(len(source)), place).sums
+                if processes.is_first():
+                    _save(place, sums, identity)
+                processes.wait_for_all("the reference is written")
+            if with_rows:
+                chosen = np.arange(len(source))
+                if len(chosen) > MOST_ROWS:
+                    chosen = np.random.default_rng(0).choice(chosen, MOST_ROWS, replace=False)
+                rows = look(np.sort(chosen), place / "rows", keep_rows=True).rows
     return _reference(network, place / STATISTICS, load_statistics(place / STATISTICS), rows)
+
+
+def _save(place: Path, sums: Sums, identity: dict[str, Any]) -> None:
+    with warnings.catch_warnings(action="ignore"):  # results record their rank warnings
+        save_statistics(place / STATISTICS, sums.pool, spatial=sums.spatial, **identity)
+    (place / STATE).unlink()
 
 
 def file_reference(

@@ -7,7 +7,9 @@ renamed into place once it is complete, so a reader never sees a partial file.
 import contextlib
 import importlib.util
 import os
+import socket
 import sys
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,6 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 BUCKETS = "gs://"
+
+UNFINISHED = ".unfinished"
 
 UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 """Errors of `open_npz` and of reading an array for a missing or damaged file."""
@@ -87,12 +91,27 @@ def check_writable(
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file that is renamed to `path` once it is complete; creates missing folders."""
+    """Opens a file that is renamed to `path` once it is complete; creates missing folders.
+
+    Its name until then, ending in `UNFINISHED`, is this process's own. It is removed at an error.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("wb") as file:
-        yield file
-    unfinished.replace(path)
+    writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+    unfinished = path.with_name(f"{path.name}.{writer}{UNFINISHED}")
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+        unfinished.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes the files that killed writers left in a folder, which must have no other writer."""
+    for path in folder.glob(f"*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
 
 
 def save_text(path: Path, text: str) -> None:

@@ -3,7 +3,7 @@
 <folder>/<name>_START_STOP.npz      items START..STOP - 1, both with eight digits
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,12 @@ class Range(NamedTuple):
 
     start: int
     stop: int
+
+
+def tile(ranges: Sequence[Range], total: int) -> bool:
+    """Whether ascending ranges hold the items 0..total - 1, each once, and no others."""
+    starts, stops = [items.start for items in ranges], [items.stop for items in ranges]
+    return [*starts, total] == [0, *stops]
 
 
 class RangeFiles(NamedTuple):

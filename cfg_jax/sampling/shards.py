@@ -28,7 +28,7 @@ from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.samples import Samples
 from cfg_jax.storage import manifest
-from cfg_jax.storage.lock import hold_beside
+from cfg_jax.storage.lock import hold_inside
 
 MANIFEST = "manifest.json"
 
@@ -40,7 +40,7 @@ def sample_to_files(
 
     Complete shards are kept, damaged shards are drawn again. At most one shard is in memory. Call
     this in every process of the run; each call returns when all processes are done. Until then
-    process 0 holds the lock `<folder>.lock`; a bucket has no lock.
+    process 0 holds the lock `<folder>/cfg_jax.lock`; a bucket has no lock.
 
     Args:
       samples: the N = samples.num_samples samples to draw, with model, settings and seed.
@@ -82,7 +82,8 @@ def _claim(
     place: RangeFiles, settings: dict[str, Any], model: Model, held: contextlib.ExitStack
 ) -> None:
     """Acquires the lock of a folder; writes the manifest if there are no samples yet."""
-    held.callback(hold_beside(place.folder))
+    held.callback(hold_inside(place.folder))
+    files.remove_unfinished(place.folder)
     if any(place.paths()):
         return
     described = {"settings": settings, "sha256": manifest.sha256_json(settings)}

@@ -1,19 +1,28 @@
 """Locks that give a folder one writer.
 
 A lock file names its holder. The operating system releases the lock when the holder ends, even if
-it is killed, so the lock file of a killed run does not block the next run.
+it is killed, so the lock file of a killed run does not block the next run. A file that is not a
+lock is never opened for writing.
 """
 
 import contextlib
 import errno
 import os
+import re
 import socket
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import logging
 from filelock import FileLock, Timeout
 
+from cfg_jax.runtime import processes
+
+INSIDE = "cfg_jax.lock"
+
+_CONTENT = rb"process \d+ on [^\n]*"
+_MOST_BYTES = 1000  # longer than any host name
 _NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
@@ -24,8 +33,9 @@ def hold(path: str | os.PathLike[str]) -> Callable[[], None]:
     missing parent folders are created; the file is deleted at release. On a file system without
     locks, a warning is logged and no lock is held.
 
-    Raises ValueError if another process holds the lock, or if the lock file cannot be written,
-    for example because the disk is full.
+    Raises ValueError if another process holds the lock, if the lock file cannot be written, for
+    example because the disk is full, and if there is something else of that name, such as a file of
+    the user's, a link or a named pipe.
     """
     path = Path(path)
     lock = FileLock(path, timeout=0.5, thread_local=False, fallback_to_soft=False)
@@ -37,6 +47,7 @@ def hold(path: str | os.PathLike[str]) -> Callable[[], None]:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _check_ours(path)
         lock.acquire()
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
     except Timeout:
@@ -61,8 +72,44 @@ def hold_beside(folder: str | os.PathLike[str]) -> Callable[[], None]:
     return (lambda: None) if "://" in str(folder) else hold(f"{folder}.lock")
 
 
+def hold_inside(folder: str | os.PathLike[str]) -> Callable[[], None]:
+    """`hold` of `<folder>/cfg_jax.lock`, for a folder whose neighbours may be the user's."""
+    return (lambda: None) if "://" in str(folder) else hold(Path(folder) / INSIDE)
+
+
+@contextlib.contextmanager
+def one_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Context in which process 0 holds the lock inside `folder`; every process must enter it."""
+    with contextlib.ExitStack() as held:
+        processes.by_first(lambda: held.callback(hold_inside(folder)))
+        yield
+
+
+def _check_ours(path: Path) -> None:
+    """Raises ValueError unless the path is free, or a file with the content of a lock."""
+    try:
+        # Without these flags, a link is followed and a named pipe blocks until somebody writes.
+        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError(_foreign(path, "a link")) from None
+        raise
+    with open(opened, "rb") as file:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise ValueError(_foreign(path, "no plain file"))
+        content = file.read(_MOST_BYTES)
+    if content and not re.fullmatch(_CONTENT, content):
+        raise ValueError(_foreign(path, "not a lock of cfg_jax"))
+
+
+def _foreign(path: Path, what: str) -> str:
+    return f"{path} is {what}, and the lock needs that name: rename it or give another folder"
+
+
 def _holder(path: Path) -> str:
     try:
-        return path.read_text() or "another process"
+        return path.read_text(errors="replace")[:_MOST_BYTES] or "another process"
     except OSError:
         return "another process"

@@ -195,8 +195,8 @@ class Loop:
                 saved = self.checkpoints.latest_step()
                 kept = "no step is saved yet" if saved is None else f"step {saved} is saved"
                 raise FloatingPointError(
-                    f"loss or gradient not finite in steps {step - limit + 1} to {step}, {limit} "
-                    f"in a row; {kept}: lower config.optim.learning_rate or check the data"
+                    f"loss, gradient or update not finite in steps {step - limit + 1} to {step}, "
+                    f"{limit} in a row; {kept}: lower config.optim.learning_rate or check the data"
                 )
 
     def _write_first(self) -> None:

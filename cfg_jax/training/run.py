@@ -39,8 +39,8 @@ def train(config: ConfigDict, workdir: str | Path, *, source: data.Source | None
 
     Raises ValueError, before anything is compiled, if the config is invalid, data is missing or
     invalid, or `workdir` is not writable or holds another run. Raises FloatingPointError after too
-    many steps in a row with a loss or gradient that is not finite. Raises SaveError if the last
-    checkpoint, or any checkpoint of several processes, could not be saved. Raises
+    many steps in a row with a loss, gradient or update that is not finite. Raises SaveError if the
+    last checkpoint, or any checkpoint of several processes, could not be saved. Raises
     preemption.Interrupted after SIGTERM, once the current step is saved.
     """
     check_writable(workdir, "workdir")

@@ -30,7 +30,7 @@ class TrainState(struct.PyTreeNode):
     params: parameters of the network.
     ema_params: exponential moving average of `params`, of the same structure.
     opt_state: state of the optimizer.
-    skipped: [] int32, steps skipped since the start because loss or gradient was not finite.
+    skipped: [] int32, steps skipped since the start, as their update was not finite.
     """
 
     step: Array
@@ -97,8 +97,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Weighted]]]:
     """A pure function (state, batch) -> (state, metrics).
 
-    Example i of a step draws from fold_in(fold_in(key(seed), step), index[i]). A step whose loss
-    or gradient is not finite leaves params, EMA and optimizer unchanged, and counts as skipped.
+    Example i of a step draws from fold_in(fold_in(key(seed), step), index[i]). A step whose loss,
+    gradient or new parameters are not finite leaves params, EMA and optimizer unchanged, and counts
+    as skipped.
 
     Args:
       loss_fn: (params, keys [b], batch) -> (loss [b], {name: (values [b], weights [b])}).
@@ -129,19 +130,19 @@ def make_train_step(
         if axis_name is not None:
             grads = jax.lax.pmean(grads, axis_name)
             metrics = jax.lax.psum(metrics, axis_name)
-        grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(grad_norm) & jnp.isfinite(metrics["loss"][0])
+        updated = _updated(state, grads, optimizer, ema_decay)
+        norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(updated.params)}
+        finite = jnp.isfinite(jnp.stack([metrics["loss"][0], *norms.values()])).all()
         one = jnp.ones(())
-        metrics["grad_norm"] = (grad_norm, one)
+        metrics |= {name: (norm, one) for name, norm in norms.items()}
         nothing = jax.tree.map(jnp.zeros_like, metrics)
         new, metrics = jax.tree.map(
             lambda good, otherwise: jnp.where(finite, good, otherwise),
-            (_updated(state, grads, optimizer, ema_decay), metrics),
+            (updated, metrics),
             (state, nothing),
         )
         skipped = 1 - finite.astype(jnp.int32)
         new = new.replace(step=state.step + 1, skipped=state.skipped + skipped)
-        metrics["param_norm"] = (optax.tree.norm(new.params), one)
         metrics["skipped"] = (skipped.astype(jnp.float32), one)
         return new, metrics
 
