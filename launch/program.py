@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from . import fields
+from . import fields, streams
 
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
@@ -56,13 +56,15 @@ def run(
     `check` raises ValueError for bad flags, before JAX is imported and processes are connected.
 
     User errors (ValueError) print one line and exit with 2; environment failures (OSError,
-    RuntimeError, FloatingPointError) print one line and exit with 1. Only process 0 has
-    standard output. A process that fails alone exits after GRACE_SECONDS, and the others exit
-    because they miss it. Processes that all fail or all succeed exit together.
+    RuntimeError, FloatingPointError) print one line and exit with 1. Lost standard output ends no
+    program. The code is then 1, or 0 if it `saves_at_sigterm`, as all results are in files. Only
+    process 0 has standard output. A process that fails alone exits after GRACE_SECONDS, and the
+    others exit because they miss it. Processes that all fail or all succeed exit together.
 
     SIGTERM ends a program, unless it `saves_at_sigterm` and polls `preemption`.
     """
 
+    streams.protect()
     if "utf" not in (getattr(sys.stdout, "encoding", None) or "utf"):
         sys.stdout.reconfigure(errors="backslashreplace")  # class names may have any characters
 
@@ -83,7 +85,8 @@ def run(
             code = main(argv) or 0
             if several:
                 processes.wait_for_end()
-            return code
+            lost = streams.finish()
+            return 1 if lost and not saves_at_sigterm else code
         except ValueError as error:
             code = _fail(error)
         except (FloatingPointError, OSError, RuntimeError) as error:

@@ -18,7 +18,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from cfg_jax.storage import manifest
+from cfg_jax.storage import checkpoint, manifest
 from cfg_jax.storage.checkpoint import Checkpoints, SaveError, load_ema
 from cfg_jax.storage.manifest import MismatchError
 
@@ -444,6 +444,22 @@ def test_the_ema_can_be_loaded_while_the_run_is_writing(run):
         assert_same_bits(loaded.ema, make_params(loaded.step + 1000))
         checkpoints.wait()
         assert load_ema(run).step == 4
+
+
+def test_a_step_that_the_run_removes_while_it_is_read_is_followed_by_the_next(run, monkeypatch):
+    own, tries = checkpoint._read, []
+
+    def overtaken(manager, step, *targets):
+        tries.append(step)
+        if len(tries) == 1:
+            shutil.copytree(run / "3", run / "4")
+            for old in (1, 2, 3):
+                shutil.rmtree(run / str(old))
+        return own(manager, step, *targets)
+
+    monkeypatch.setattr(checkpoint, "_read", overtaken)
+    assert load_ema(run).step == 4
+    assert tries[0] == 3 and tries[-1] == 4
 
 
 def test_what_a_killed_or_failed_save_left_behind_is_removed_at_the_next_start_or_save(run):

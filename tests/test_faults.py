@@ -27,6 +27,7 @@ from cfg_jax.config.validate import check_same_run, from_json, to_json
 from cfg_jax.data.sources import ImageSource
 from cfg_jax.io.metric_log import MetricLog, read_records
 from cfg_jax.runtime import devices
+from cfg_jax.sampling import strips
 from cfg_jax.storage.checkpoint import Checkpoints, load_ema
 from cfg_jax.storage.lock import hold
 from cfg_jax.training import preemption
@@ -158,6 +159,48 @@ def test_a_second_sigterm_while_it_saves_changes_nothing(finished, tmp_path, mon
     assert steps_of(tmp_path) == ["3"]
     train(tiny_points(**EIGHT_STEPS), tmp_path)
     assert_ends_as(tmp_path, finished)
+
+
+def test_a_closed_terminal_saves_the_step_under_way(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)  # under nohup too
+    with monkeypatch.context() as patch:
+        after_step(patch, 3, lambda: signal.raise_signal(signal.SIGHUP))
+        with pytest.raises(preemption.Interrupted) as stop:
+            train(tiny_points(**EIGHT_STEPS), tmp_path)
+    assert (stop.value.step, stop.value.code) == (3, 75)
+    assert steps_of(tmp_path) == ["2", "3"]
+    train(tiny_points(**EIGHT_STEPS), tmp_path)
+    assert_ends_as(tmp_path, finished)
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with preemption.watched() as asked_to_stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not asked_to_stop()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_preview_that_is_not_finite_costs_a_warning_and_not_the_run(
+    tmp_path, monkeypatch, caplog
+):
+    def poisoned(*arguments):
+        raise FloatingPointError("samples of checkpoint 4 are not finite")
+
+    monkeypatch.setattr(strips, "preview", poisoned)
+    train(tiny_points(**{"train.preview_every": 2}), tmp_path)
+    assert "no preview of step 2: samples of checkpoint 4 are not finite" in caplog.text
+    assert steps_of(tmp_path) == ["2", "4"]
+
+
+def test_a_checkpoints_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(ValueError, match="the folder of checkpoints=.*checkpoints is a file"):
+        train(tiny_points(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
 def test_sigterm_after_the_last_step_is_a_finished_run(tmp_path, monkeypatch):

@@ -108,7 +108,12 @@ def trained_once(config: Any, workdir: Path) -> NoisyClassifier:
         name, steps = config.data.name, f"{last:,} steps"
         print(f"training the feature network of {name}, once, {steps}, in {workdir}", flush=True)
         train(config, workdir)
-    return load_classifier(workdir, last)
+    try:
+        return load_classifier(workdir, last)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Delete {workdir} to train this feature network again"
+        ) from error
 
 
 def _on_all_devices(

@@ -211,8 +211,25 @@ def load_ema(directory: str | os.PathLike[str], step: int | None = None) -> Rest
 
     Raises ValueError if the step is missing, unreadable or not written by cfg_jax.
     """
+    listed: list[list[int]] = []
+    while True:
+        try:
+            return _load_ema(directory, step, listed)
+        except manifest.MismatchError:
+            raise
+        except ValueError:
+            # A trainer beside may have removed a step while it was read, and saved another.
+            if step is not None or listed[-1] in listed[:-1]:
+                raise
+
+
+def _load_ema(
+    directory: str | os.PathLike[str], step: int | None, listed: list[list[int]]
+) -> Restored:
+    """One try of `load_ema`; appends the steps that it finds to `listed`."""
+    listed.append([])
     with _open(directory, create=False) as manager:
-        steps = manager.all_steps()
+        steps = listed[-1] = manager.all_steps()
         if not steps:
             raise ValueError(
                 f"no checkpoint in {directory}: expected a directory of checkpoints as "

@@ -245,7 +245,7 @@ class Loop:
         weights = self.run.config.train.preview_w if self.model.has_null_label else (0.0,)
         try:
             strips.preview(self.model, weights, self.run.workdir / "previews")
-        except OSError as error:
+        except (OSError, FloatingPointError) as error:
             logging.warning("no preview of step %d: %s", step, error)
 
 

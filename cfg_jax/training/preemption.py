@@ -1,14 +1,16 @@
-"""Stopping on SIGTERM, after the same step in every process.
+"""Stopping on SIGTERM or SIGHUP, after the same step in every process.
 
-A scheduler sends SIGTERM some seconds before it kills a process. Without `jax.distributed` this
-module's handler records the signal. With `jax.distributed` JAX's handler records it, and all
-processes agree on a step. Only one is used, because the handler installed later replaces the other.
+A scheduler sends SIGTERM some seconds before it kills a process, a closed terminal SIGHUP. Without
+`jax.distributed` this module's handler records the signal. With `jax.distributed` JAX's handler
+records SIGTERM, and all processes agree on a step; SIGHUP is passed on as SIGTERM. Only one handler
+of a signal is used, because the one installed later replaces the other.
 
     exit code 75    stopped on request, all work saved; the same command resumes (EX_TEMPFAIL)
 """
 
 import contextlib
 import itertools
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -30,25 +32,40 @@ class Interrupted(SystemExit):
 
 @contextlib.contextmanager
 def watched() -> Iterator[Callable[[], bool]]:
-    """Yields `asked_to_stop() -> bool`; inside, SIGTERM does not end the process by itself.
+    """Yields `asked_to_stop() -> bool`; inside, SIGTERM and SIGHUP do not end the process.
 
     Every process calls `asked_to_stop` once after every step. The result turns True in all
     processes at the same call and stays True. The result is False outside the main thread, which
     alone may handle signals, and in connected processes with `jax_enable_preemption_service` off.
+    SIGHUP stays ignored where it is, as under `nohup`.
     """
     connected = jax.distributed.is_initialized()
     options: Any = jax.config  # jax adds its options as attributes at run time
     if connected and options.jax_enable_preemption_service:
         # Counts from 1 in a resumed run too: after an early signal the processes agree on 1.
         questions = itertools.count(1)
-        yield lambda: multihost_utils.reached_preemption_sync_point(next(questions))
+        with _handled({signal.SIGHUP}, lambda *_: os.kill(os.getpid(), signal.SIGTERM)):
+            yield lambda: multihost_utils.reached_preemption_sync_point(next(questions))
         return
     if connected or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     signals = []  # not threading.Event: the interrupted code may hold its lock
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
-    try:
+    with _handled({signal.SIGTERM, signal.SIGHUP}, lambda number, frame: signals.append(number)):
         yield lambda: bool(signals)
+
+
+@contextlib.contextmanager
+def _handled(numbers: set[signal.Signals], handler: Callable[..., None]) -> Iterator[None]:
+    """Context in which `handler` handles these signals, SIGHUP unless it is ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        numbers = numbers - {signal.SIGHUP}
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+        for number, before in previous.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)

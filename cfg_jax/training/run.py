@@ -44,6 +44,7 @@ def train(config: ConfigDict, workdir: str | Path, *, source: data.Source | None
     preemption.Interrupted after SIGTERM, once the current step is saved.
     """
     check_writable(workdir, "workdir")
+    check_writable(f"{workdir}/checkpoints", "the folder of checkpoints")
     if source is not None:
         config = _with_data_name(config, data.OWN + source.name)
     validate(config, devices.num_devices_of_all())

@@ -1,0 +1,73 @@
+"""Standard streams of a program: closed, full or broken ones do not end it."""
+
+import contextlib
+import os
+import sys
+from typing import Any
+
+
+class Stream:
+    """A standard stream whose write errors are kept instead of raised.
+
+    Attributes:
+      failed: the last error of a write, or None.
+    """
+
+    def __init__(self, stream: Any, on_failure: Any = None):
+        self._stream, self._on_failure = stream, on_failure
+        self.failed: OSError | None = None
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Any) -> None:
+        try:
+            act()
+        except OSError as error:
+            first, self.failed = self.failed is None, error
+            if first and self._on_failure:
+                self._on_failure(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def protect() -> None:
+    """Replaces the standard streams; a closed one is connected to the null device.
+
+    Otherwise the next file that is opened would have the number of the closed stream, and libraries
+    would write messages into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))
+    sys.stderr = Stream(sys.stderr)
+
+    def tell(error: OSError) -> None:
+        print(
+            f"warning: standard output cannot be written ({error.strerror}): going on without it",
+            file=sys.stderr,
+        )
+
+    sys.stdout = Stream(sys.stdout, tell)
+
+
+def finish() -> OSError | None:
+    """Flushes standard output; returns its last error, or None if all was written."""
+    sys.stdout.flush()
+    failed = getattr(sys.stdout, "failed", None)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(getattr(sys, name), "failed", None):
+            # What is still in a buffer would fail again when Python exits.
+            with contextlib.suppress(OSError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, number)
+    return failed

@@ -1,0 +1,80 @@
+"""Standard streams that are closed, full or broken."""
+
+import errno
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+from launch import streams
+from tests.programs import ROOT
+
+
+class Full(io.StringIO):
+    """A stream on a disk that is full until `space` is set."""
+
+    space = False
+
+    def write(self, text):
+        if not self.space:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+def test_a_full_disk_is_told_once_and_writing_goes_on_when_there_is_space():
+    told, disk = [], Full()
+    stream = streams.Stream(disk, told.append)
+    print("lost", file=stream, flush=True)
+    print("lost too", file=stream, flush=True)
+    assert [error.errno for error in told] == [errno.ENOSPC] and stream.failed
+    disk.space = True
+    print("kept", file=stream, flush=True)
+    assert disk.getvalue() == "kept\n"
+    assert not stream.isatty()
+
+
+def test_a_stream_without_errors_has_none():
+    stream = streams.Stream(io.StringIO())
+    print("kept", file=stream)
+    assert stream.failed is None and stream.getvalue() == "kept\n"
+
+
+@pytest.fixture
+def own_streams(monkeypatch):
+    """Streams of this process that a test may replace."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    return monkeypatch
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_a_closed_stream_is_connected_to_the_null_device(tmp_path, closed):
+    # Only a process of its own has closed streams from its start.
+    program = "from launch import streams; streams.protect(); import sys; print('out')"
+    program += "; print('err', file=sys.stderr); open(sys.argv[1], 'w').write('own')"
+    command = f'"$0" -c "$1" "$2" {closed}'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, program, tmp_path / "file"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    wanted = ("" if closed.startswith(">") else "out\n", "" if "2>" in closed else "err\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, *wanted)
+    assert (tmp_path / "file").read_text() == "own"
+
+
+def test_lost_output_is_told_on_standard_error_and_at_the_end(own_streams):
+    errors, replaced = io.StringIO(), []
+    own_streams.setattr(sys, "stdout", Full())
+    own_streams.setattr(sys, "stderr", errors)
+    own_streams.setattr(os, "dup2", lambda null, number: replaced.append(number))
+    streams.protect()
+    print("a result")
+    assert streams.finish().errno == errno.ENOSPC and replaced == [1]
+    assert errors.getvalue() == (
+        "warning: standard output cannot be written (No space left on device): going on without "
+        "it\n"
+    )
