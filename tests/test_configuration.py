@@ -1,12 +1,20 @@
 import importlib
 import pkgutil
+import re
 
 import ml_collections
 import pytest
 
 import configs
 from cfg_jax.config import build
-from cfg_jax.config.validate import check_same_run, flatten, from_json, to_json, validate
+from cfg_jax.config.validate import (
+    check_same_run,
+    check_values,
+    flatten,
+    from_json,
+    to_json,
+    validate,
+)
 from configs import base
 from tests.tiny import tiny_classifier, tiny_config
 
@@ -42,6 +50,50 @@ def test_an_image_experiment_adds_no_field_to_the_base(name):
 def test_a_config_comes_back_from_json_as_it_was(name):
     config = config_of(name)
     assert from_json(to_json(config)) == config
+
+
+ODD = (
+    *(None, True, False, -1, 0, 1, 0.5, float("nan"), float("inf"), 1e300, 10**30, 10**400),
+    *("x", "", b"x", [], (), (0,), (None,), {"a": 1}, object()),
+)
+
+
+@pytest.mark.parametrize("field", [field for field, _ in flatten(base.get_config().to_dict())])
+def test_an_odd_value_of_a_field_is_one_line_or_has_the_type_of_the_field(field):
+    config = base.get_config()
+    section, _, name = f".{field}".rpartition(".")
+    holder = config[section.strip(".")] if section.strip(".") else config
+    kind = type(holder[name])
+    accepted = []
+    for value in ODD:
+        holder._fields[name] = value  # as a config out of a damaged checkpoint
+        try:
+            check_values(config)
+        except ValueError as error:
+            assert "\n" not in str(error) and len(str(error)) < 300
+            assert f"config.{field}" in str(error) or name in str(error)
+        else:
+            accepted.append(value)
+    for value in accepted:
+        also = {float: int, tuple: list}.get(kind, kind)
+        known = isinstance(value, kind | also)
+        assert known and isinstance(value, bool) == (kind is bool), value
+    assert len(accepted) < len(ODD) / 3
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("optim.b2", 1 - 1e-9),  # 1 in float32
+        ("optim.learning_rate", 1e-50),  # 0 in float32
+        ("optim.weight_decay", 1e39),
+        ("sampling.num_steps", 300_000_000),
+        ("model.num_blocks", 1_000_000),
+    ],
+)
+def test_a_number_that_float32_or_memory_cannot_hold_is_refused(field, value):
+    with pytest.raises(ValueError, match=re.escape(f"config.{field}={value}: need ")):
+        check_values(tiny_config(**{field: value}))
 
 
 def test_imagenet_configs_carry_the_paper_values():

@@ -6,7 +6,7 @@ All checks precede compilation and writing. Checkpoints hold configs as JSON.
 import dataclasses
 import difflib
 import json
-import math
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,21 +19,24 @@ from cfg_jax.core.guidance import only_trained_w
 from cfg_jax.core.losses import WEIGHTINGS
 from cfg_jax.models.trunk import LABEL_INPUTS, QKV_ORDERS
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+
 Rule = tuple[Callable[[Any], bool], str]
 
 
 def _is_number(value: Any) -> bool:
     """Whether value is a number that float32 holds; True and False are none."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and abs(value) <= _MOST
+    return number and abs(value) <= _MOST
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+def _integer(least: int, most: int) -> Rule:
+    def holds(value: Any) -> bool:
+        integer = isinstance(value, int) and not isinstance(value, bool)
+        return integer and least <= value <= most
 
-
-def _integer(least: int) -> Rule:
-    return (lambda value: _is_integer(value) and value >= least, f"an integer of at least {least}")
+    return holds, f"an integer from {least} to {most}"
 
 
 def _number(holds: Callable[[Any], bool], allowed: str) -> Rule:
@@ -53,27 +56,30 @@ def _are_numbers(values) -> bool:
 
 _MOST = float(np.finfo(np.float32).max)
 _NOT_NEGATIVE = _number(lambda value: value >= 0, "of at least 0")
-_POSITIVE = _number(lambda value: np.float32(value) > 0, "above 0")
+_POSITIVE = _number(lambda value: bool(np.float32(value) > 0), "above 0")
 _FRACTION = _number(lambda value: 0 <= value <= 1, "in [0, 1]")
 # A decay that float32 rounds to 1 makes Adam divide by zero.
 _BELOW_ONE = _number(
-    lambda value: 0 <= value and np.float32(value) < 1, "in [0, 1), in float32 too"
+    lambda value: 0 <= value and bool(np.float32(value) < 1), "in [0, 1), in float32 too"
 )
 _ANY_NUMBER = _number(lambda value: True, "that float32 holds")
 _TEXT: Rule = (lambda value: isinstance(value, str), "a text")
 _FLAG: Rule = (lambda value: isinstance(value, bool), "True or False")
 
+_SIDE = _integer(1, 2**14)
+
 # Fields by range.
 _RANGES: list[tuple[Rule, str]] = [
-    (_integer(0), "data.image_size model.num_heads diffusion.low_res_size optim.warmup_steps"),
-    (_integer(0), "optim.anneal_steps train.preview_every checkpoint.keep_every"),
-    (_integer(0), "checkpoint.keep_best"),
-    (_integer(1), "data.num_threads model.channels model.num_blocks model.head_channels"),
-    (_integer(1), "model.norm_groups train.num_steps train.batch_size train.num_microbatches"),
-    (_integer(1), "train.log_every train.checkpoint_every train.max_skipped_in_row"),
-    (_integer(1), "checkpoint.keep_latest"),
-    (_integer(2), "diffusion.vlb_steps sampling.num_steps"),
-    (_NOT_NEGATIVE, "train.hang_seconds optim.weight_decay optim.grad_clip"),
+    (_integer(0, 2**31 - 1), "optim.warmup_steps optim.anneal_steps train.preview_every"),
+    (_integer(0, 2**31 - 1), "checkpoint.keep_every checkpoint.keep_best train.hang_seconds"),
+    (_integer(1, 2**31 - 1), "train.num_steps train.batch_size train.num_microbatches"),
+    (_integer(1, 2**31 - 1), "train.log_every train.checkpoint_every train.max_skipped_in_row"),
+    (_integer(1, 2**31 - 1), "checkpoint.keep_latest"),
+    (_integer(0, 2**14), "data.image_size diffusion.low_res_size model.num_heads"),
+    (_integer(1, 2**14), "model.channels model.head_channels model.norm_groups"),
+    (_integer(1, 1000), "data.num_threads model.num_blocks"),
+    (_integer(2, 100_000), "diffusion.vlb_steps sampling.num_steps"),
+    (_NOT_NEGATIVE, "optim.weight_decay optim.grad_clip"),
     (_ANY_NUMBER, "diffusion.logsnr_min diffusion.logsnr_max"),
     (_FLAG, "data.random_flip model.adagn model.biggan_updown model.rescale_residual model.remat"),
     (_FLAG, "diffusion.learned_variance sampling.clip_x train.allow_config_change"),
@@ -82,10 +88,10 @@ _RANGES: list[tuple[Rule, str]] = [
     (_BELOW_ONE, "model.dropout optim.b1 optim.b2 optim.ema_decay"),
 ]
 RULES: dict[str, Rule] = {field: rule for rule, fields in _RANGES for field in fields.split()} | {
-    "seed": (lambda value: _is_integer(value) and 0 <= value < 2**32, "from 0 to 4294967295"),
+    "seed": _integer(0, 2**32 - 1),
     "network": _one_of(list(NETWORKS)),
-    "data.name": (lambda value: isinstance(value, str) and value, "the name of a data set"),
-    "data.split": (lambda value: isinstance(value, str) and value, "the name of a split"),
+    "data.name": (lambda value: isinstance(value, str) and value != "", "the name of a data set"),
+    "data.split": (lambda value: isinstance(value, str) and value != "", "the name of a split"),
     "data.data_dir": _TEXT,
     "data.background": _TEXT,
     "data.min_crop": _number(lambda value: 0 < value <= 1, "in (0, 1]"),
@@ -94,6 +100,12 @@ RULES: dict[str, Rule] = {field: rule for rule, fields in _RANGES for field in f
     "model.channel_mult": (
         lambda values: _are_numbers(values) and min(values) > 0,
         "numbers above 0, at least one",
+    ),
+    "model.attention_resolutions": (
+        lambda values: (
+            isinstance(values, tuple | list) and all(_SIDE[0](value) for value in values)
+        ),
+        f"heights in pixels, each {_SIDE[1]}",
     ),
     "model.qkv_order": _one_of(QKV_ORDERS),
     "model.label_input": _one_of(LABEL_INPUTS),
@@ -148,19 +160,8 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     Raises ValueError with one line: the field, its value, what is allowed. A misspelt field would
     be ignored, so fields that are unknown or missing are refused.
     """
-    values = dict(flatten(config.to_dict()))
-    _check_fields(values)
-    for field, (holds, allowed) in RULES.items():
-        if field in values and not holds(values[field]):
-            raise ValueError(f"config.{field}={values[field]!r}: need {allowed}")
-    known = {field.name for field in dataclasses.fields(NETWORKS[values["network"]])}
-    if unknown := [name for name in config.model if name not in known]:
-        raise ValueError(
-            f"config.model.{unknown[0]} is not an argument of "
-            f"config.network={values['network']!r}: use a model section for this network"
-        )
-    _check_diffusion(values)
-    batch_size, parts = values["train.batch_size"], values["train.num_microbatches"]
+    check_values(config)
+    batch_size, parts = config.train.batch_size, config.train.num_microbatches
     if batch_size % (num_devices * parts):
         raise ValueError(
             f"config.train.batch_size={batch_size} on {num_devices} devices in {parts} "
@@ -168,10 +169,27 @@ def validate(config: ConfigDict, num_devices: int) -> None:
         )
 
 
+def check_values(config: ConfigDict) -> None:
+    """The checks of `validate` that do not depend on the devices."""
+    values = dict(flatten(config.to_dict()))
+    _check_fields(values)
+    for field, (holds, allowed) in RULES.items():
+        if field in values and not holds(values[field]):
+            raise ValueError(f"config.{field}={_SHORT.repr(values[field])}: need {allowed}")
+    known = {field.name for field in dataclasses.fields(NETWORKS[values["network"]])}
+    if unknown := [name for name in config.model if name not in known]:
+        raise ValueError(
+            f"config.model.{unknown[0]} is not an argument of "
+            f"config.network={values['network']!r}: use a model section for this network"
+        )
+    _check_diffusion(values)
+
+
 def _check_fields(values: Mapping[str, Any]) -> None:
     """Checks that all fields outside `data` and `model` are there, and no others."""
     for field in values:
-        if field not in _KNOWN and not field.startswith(("data.", "model.")):
+        of_section = field.startswith(("data.", "model.")) and field.count(".") == 1
+        if field not in _KNOWN and not of_section:
             near = " or ".join(difflib.get_close_matches(field, _KNOWN, n=2, cutoff=0))
             raise ValueError(f"config.{field} is not a field: did you mean {near}?")
     if missing := sorted(_KNOWN - values.keys()):

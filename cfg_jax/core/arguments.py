@@ -26,13 +26,15 @@ def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int
 
 
 def finite(name: str, value: Any, allowed: str = "finite numbers") -> np.ndarray:
-    """`value` as an array; ValueError, naming the argument, unless it has finite real numbers."""
+    """`value` as an array; ValueError, naming the argument, unless float32 holds its numbers."""
     try:
         array = np.asarray(value)
     except ValueError:  # lists of different lengths
         array = np.asarray(None)
     real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
-    if not real or not np.isfinite(array).all():
+    with np.errstate(over="ignore"):
+        held = real and np.isfinite(np.asarray(array, np.float32)).all()
+    if not held:
         raise ValueError(f"{name}={_text(value)}: need {allowed}")
     return array
 

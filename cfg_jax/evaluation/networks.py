@@ -111,9 +111,7 @@ def trained_once(config: Any, workdir: Path) -> NoisyClassifier:
     try:
         return load_classifier(workdir, last)
     except ValueError as error:
-        raise ValueError(
-            f"{error} Delete {workdir} to train this feature network again"
-        ) from error
+        raise ValueError(f"{error} Delete {workdir} to train this feature network again") from error
 
 
 def _on_all_devices(

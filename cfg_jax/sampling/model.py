@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cfg_jax.config import build
-from cfg_jax.config.validate import from_json
+from cfg_jax.config.validate import check_values, from_json
 from cfg_jax.core.arguments import integers
 from cfg_jax.core.schedules import Schedule
 from cfg_jax.core.types import Array, ArrayLike, Key, Predict, eps_of
@@ -219,6 +219,13 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
                 "again, or give the step"
             )
     config = from_json(loaded.config)
+    try:
+        check_values(config)
+    except ValueError as error:
+        raise ValueError(
+            f"{workdir}, checkpoint {loaded.step}: {error}; or it was written by a version of "
+            "cfg_jax newer than this one"
+        ) from error
     kind = NoisyClassifier if config.network == "classifier" else Model
     described = loaded.meta["data"]
     form = {name: described.get(name) for name in ("shape", "label_names", "class_counts")}
