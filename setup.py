@@ -57,6 +57,7 @@ setup(
         "test": [
             *_DATA["emoji"],
             "chex>=0.1.92,<0.2",
+            "hypothesis>=6.150,<7",
             "pytest>=9.2,<10",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17.6,<0.18",

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from cfg_jax.metrics import inception, inception_layers, inception_weights
@@ -134,6 +136,19 @@ def small_nodes():
     """All nodes of the graph with one number each, to be refused before they are read."""
     small = {k: np.zeros([1] * len(shape), np.float32) for k, shape in SHAPES.items()}
     return [*constants(small), *(batch_norm(scope) for scope in SCOPES)]
+
+
+def claiming(shape):
+    """A tensor of this shape with one number, which stands for all of them."""
+    tensor = make_tensor_proto(np.zeros(1, np.float32))
+    tensor.tensor_shape.CopyFrom(TensorShapeProto(dim=[{"size": side} for side in shape]))
+    return tensor
+
+
+def replaced(name, tensor):
+    """`small_nodes` with another value of one constant."""
+    other = {"name": name, "op": "Const", "attr": {"value": {"tensor": tensor}}}
+    return [node for node in small_nodes() if node["name"] != name] + [other]
 
 
 @pytest.fixture(scope="module")
@@ -305,6 +320,10 @@ def test_the_frozen_graph_gives_the_state_dict(whole_graph, weights):
         (lambda: [*small_nodes(), constant("mixed_11/conv/conv2d_params", np.zeros(1))],
          "1 unknown (mixed_11/conv/conv2d_params)"),
         (lambda: [*small_nodes(), batch_norm("conv", epsilon=1e-5)], "epsilon 1e-05, not 0.001"),
+        (lambda: replaced("softmax/weights", claiming([10**6, 10**6])),
+         "softmax/weights claims the shape [1000000, 1000000]"),
+        (lambda: replaced("softmax/weights", claiming([-1])), "claims the shape [-1]"),
+        (lambda: replaced("softmax/weights", TensorProto()), "softmax/weights has no values"),
         (small_nodes, "Conv2d_1a_3x3.conv.weight is float32[1, 1, 1, 1], not float32[32, 3, 3, 3]"),
     ],
 )  # fmt: skip

@@ -90,7 +90,7 @@ def stored(**arrays):
         (stored(mu=np.zeros(2), sigma=np.eye(2), manifest="{"), "cannot be read"),
         (stored(mu=np.zeros(2), sigma=np.eye(2), manifest="[1]"), "not the text of a JSON object"),
         (stored(mu=np.zeros(2), sigma=np.eye(2), manifest=3), "not the text of a JSON object"),
-        (stored(mu=np.zeros(2), sigma=np.eye(2), manifest="[" * 10**5), "of a JSON object"),
+        (stored(mu=np.zeros(2), sigma=np.eye(2), manifest="[" * 10**5), "nested too deeply"),
         (stored(mu=np.zeros(2), sigma=np.eye(2), manifest='{"image_shape": 8}'), "image_shape in"),
         (stored(mu=np.zeros(2), sigma=np.eye(2), manifest='{"name": 8}'), "name in its manifest"),
         (stored(mu=np.zeros(2), sigma=np.eye(2), count=np.arange(2)), r"count \[0 1\]: give one"),

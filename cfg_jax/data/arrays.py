@@ -19,7 +19,7 @@ from PIL import Image
 from cfg_jax.data.decoding import as_shown, background_colour, decoder_name
 from cfg_jax.data.layout import UNLABELLED, is_held_out
 from cfg_jax.data.sources import Form, ImageSource, new_memory
-from cfg_jax.io.files import UNREADABLE, open_npz
+from cfg_jax.io.reading import UNREADABLE, open_npz
 
 _CONTENT = "images uint8 [N, H, W, C], labels [N] and label_names [K]"
 
@@ -87,7 +87,7 @@ def load_arrays(path: Path, known: tuple[str, ...] | None = None) -> Arrays:
     """
     try:
         with open_npz(path) as file:
-            found = {name: file[name] for name in file.files}
+            found = dict(file)
     except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read ({error}): give a .npz of {_CONTENT}") from error
     images = found.get("images")

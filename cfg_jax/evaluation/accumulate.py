@@ -22,9 +22,10 @@ from absl import logging
 
 from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
 from cfg_jax.evaluation.sums import Sums
-from cfg_jax.io.files import open_npz, remove_unfinished, whole_file
+from cfg_jax.io.files import remove_unfinished, whole_file
 from cfg_jax.io.progress import Progress
 from cfg_jax.io.ranges import Range, RangeFiles, tile
+from cfg_jax.io.reading import open_npz, parse_json
 from cfg_jax.runtime import devices, processes
 
 SAVE_SECONDS = 20.0
@@ -143,7 +144,7 @@ class _Work:
         try:
             with open_npz(path) as file:
                 named = dict(file)
-            described = json.loads(str(named["described"]))
+            described = parse_json(str(named["described"]))
             return int(named["position"]), Sums.from_arrays(named), described
         except Exception as error:  # a damaged file raises many types
             logging.warning("%s cannot be read (%s): starting again", path, type(error).__name__)

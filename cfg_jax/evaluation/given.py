@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cfg_jax import data
-from cfg_jax.io import files
+from cfg_jax.io import files, reading
 from cfg_jax.io.images import to_images
 from cfg_jax.io.progress import track
 from cfg_jax.io.ranges import RangeFiles
@@ -122,10 +122,10 @@ def _given(path: Path, total: int, read: Callable[[np.ndarray], np.ndarray]) -> 
 def _read_array(path: Path) -> np.ndarray:
     """The images of an .npz; ValueError unless they are uint8 [N, H, W, C]."""
     try:
-        with files.open_npz(path) as file:
-            names = [name for name in _KEYS if name in file.files]
-            images = files.array_of(file, names[0]) if names else None
-    except files.UNREADABLE as error:
+        with reading.open_npz(path) as file:
+            names = [name for name in _KEYS if name in file]
+            images = file[names[0]] if names else None
+    except reading.UNREADABLE as error:
         raise ValueError(f"{path} cannot be read: {manifest.reason(error)}") from error
     if images is None or images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         found = "neither" if images is None else f"{names[0]} {images.dtype}{list(images.shape)}"

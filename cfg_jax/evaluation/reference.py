@@ -15,7 +15,7 @@ from cfg_jax import data
 from cfg_jax.evaluation.accumulate import STATE, accumulate
 from cfg_jax.evaluation.networks import INCEPTION, FeatureNetwork
 from cfg_jax.evaluation.sums import Sums
-from cfg_jax.io import files
+from cfg_jax.io import files, reading
 from cfg_jax.io.images import to_images
 from cfg_jax.io.progress import track
 from cfg_jax.metrics import Moments, SavedStatistics, load_statistics, save_statistics
@@ -189,9 +189,9 @@ def _check_foreign(network: FeatureNetwork, saved: SavedStatistics, path: str | 
 
 def _rows_of_images(network: FeatureNetwork, path: str | Path, batch_size: int) -> np.ndarray:
     try:
-        with files.open_npz(files.folder(path)) as file:
-            images = files.array_of(file, "arr_0") if "arr_0" in file.files else None
-    except files.UNREADABLE as error:
+        with reading.open_npz(files.folder(path)) as file:
+            images = file["arr_0"] if "arr_0" in file else None
+    except reading.UNREADABLE as error:
         raise ValueError(f"the images arr_0 of {path} cannot be read: {error}") from error
     if images is None or images.dtype != np.uint8 or images.ndim != 4:
         found = "none" if images is None else f"{images.dtype}{list(images.shape)}"

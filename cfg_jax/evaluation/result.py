@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from cfg_jax.evaluation.networks import INCEPTION
 from cfg_jax.io import files
+from cfg_jax.io.reading import read_json
 from cfg_jax.runtime import processes
 
 NAMES = {
@@ -57,8 +58,7 @@ def write_result(result: Result) -> None:
 def read_result(path: str | Path) -> Result:
     """Reads a result; raises ValueError if `write_result` did not write the file."""
     try:
-        text = files.folder(path).read_text(encoding="utf-8")
-        return from_fields(json.loads(text), files.folder(path))
+        return from_fields(read_json(files.folder(path)), files.folder(path))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"{path} is not an evaluation result ({type(error).__name__}): give a result_*.json of "

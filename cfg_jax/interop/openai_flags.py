@@ -23,6 +23,7 @@ from cfg_jax.interop.openai_configs import (
     Preset,
     complete,
 )
+from cfg_jax.io.reading import read_json
 from cfg_jax.io.text import one_line
 
 OWN: dict[str, Any] = {
@@ -95,11 +96,11 @@ class OwnNetwork(NamedTuple):
 def read(path: str | os.PathLike[str]) -> OwnNetwork:
     """The network that a JSON file describes; ValueError as `described`, naming the file."""
     try:
-        values = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        values = read_json(Path(path).expanduser())
         if not isinstance(values, dict):
             raise ValueError(f"it holds a {type(values).__name__}: give a JSON object of flags")
         return described(values)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {one_line(error)}") from error
 
 

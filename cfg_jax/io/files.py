@@ -10,8 +10,6 @@ import os
 import socket
 import sys
 import threading
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -22,9 +20,6 @@ from numpy.typing import ArrayLike
 BUCKETS = "gs://"
 
 UNFINISHED = ".unfinished"
-
-UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
-"""Errors of `open_npz` and of reading an array for a missing or damaged file."""
 
 
 def folder(name: str | os.PathLike[str]) -> Path:
@@ -124,21 +119,3 @@ def save_npz(path: Path, **arrays: ArrayLike) -> None:
     """Writes named arrays, none pickled, compressed and atomically."""
     with whole_file(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-
-
-def array_of(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
-    """An array of an opened file; raises UNREADABLE, also for an entry that is not an array."""
-    array = file[name]
-    if not isinstance(array, np.ndarray):  # NumPy returns the bytes of an entry that is no .npy
-        raise ValueError(f"entry {name} is not an array")
-    return array
-
-
-@contextlib.contextmanager
-def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """Opens named arrays, each read on access, none unpickled; raises UNREADABLE."""
-    with path.open("rb") as opened:  # NumPy would not close a damaged file
-        file = np.load(opened, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise ValueError("it is a single array")
-        yield file

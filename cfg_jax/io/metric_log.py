@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 from tensorboardX.event_file_writer import EventsWriter
@@ -13,6 +14,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from cfg_jax.io.files import save_text
+from cfg_jax.io.reading import parse_json
 
 
 class MetricLog:
@@ -108,9 +110,19 @@ def _unused(path: Path) -> Path:
 
 
 def read_records(workdir: Path) -> list[dict[str, float]]:
-    """Reads the records {"step": step, name: value, ...}; skips an incomplete line."""
+    """Reads the records {"step": step, name: value, ...}; skips incomplete and damaged lines."""
     path, records = workdir / "metrics.jsonl", []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    # A line of text may also end at other characters, such as U+2028.
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
         with contextlib.suppress(ValueError):
-            records.append(json.loads(line))
+            record = parse_json(line.decode("utf-8"))
+            if _is_record(record):
+                records.append(record)
     return records
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a JSON value has an integer step and numbers."""
+    if not isinstance(value, dict) or type(value.get("step")) is not int:
+        return False
+    return all(type(number) in (int, float) for number in value.values())

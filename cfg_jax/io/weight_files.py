@@ -32,6 +32,7 @@ _WRAPPERS = (
     *("ema", "ema_state_dict", "model_ema", "ema_model"),
     *("state_dict", "model_state_dict", "model", "module", "net"),
 )
+_MOST_WRAPPERS = 10
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
@@ -180,7 +181,9 @@ def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], str]:
 def _unwrapped(loaded: object, tensor: type) -> tuple[object, str]:
     """(state dict, its place): follows _WRAPPERS through dicts that are not one themselves."""
     place = ""
-    while isinstance(loaded, Mapping):
+    for _ in range(_MOST_WRAPPERS):
+        if not isinstance(loaded, Mapping):
+            break
         inner = [name for name in _WRAPPERS if isinstance(loaded.get(name), Mapping)]
         if not inner or any(isinstance(value, tensor) for value in loaded.values()):
             break

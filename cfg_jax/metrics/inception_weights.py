@@ -10,6 +10,7 @@ Files that could run code when opened are refused. Nothing is downloaded.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ ORIGIN = (
     "classify_image_graph_def.pb of TensorFlow's inception-2015-12-05.tgz, and convert it: "
     "cfg-jax import_inception --weights=FILE --out=FILE.safetensors"
 )
+_LARGEST = 2**23  # more numbers than any array of the network has
 _BATCH_NORM = {
     "weight": "gamma",
     "bias": "beta",
@@ -129,7 +131,15 @@ def _read_graph(path: Path) -> dict[str, np.ndarray]:
     _check_nodes(path, nodes, scopes)
 
     def value(name: str) -> np.ndarray:
-        return make_ndarray(nodes[name].attr["value"].tensor)
+        tensor = nodes[name].attr["value"].tensor
+        shape = [dimension.size for dimension in tensor.tensor_shape.dim]
+        # One value may stand for all of a tensor, so a small file can claim a large one.
+        if math.prod(shape) > _LARGEST or min(shape, default=0) < 0:
+            raise ValueError(f"{path} is damaged: {name} claims the shape {shape}")
+        try:
+            return make_ndarray(tensor)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged: {name} has no values ({error})") from error
 
     unscaled = _gammas_without_effect(path, graph)
     state_dict = {"fc.weight": value("softmax/weights").T, "fc.bias": value("softmax/biases")}

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cfg_jax.io.files import UNREADABLE, array_of, folder, open_npz, save_npz
+from cfg_jax.io.files import folder, save_npz
+from cfg_jax.io.reading import UNREADABLE, open_npz, parse_json
 from cfg_jax.io.text import one_line
 from cfg_jax.metrics.moments import FeatureStatistics
 
@@ -69,8 +70,8 @@ def load_statistics(path: str | Path) -> SavedStatistics:
     try:
         with open_npz(folder(path)) as file:
             wanted = ("mu", "sigma", "count", "mu_s", "sigma_s", "count_s", "manifest")
-            names = file.files
-            arrays = {name: array_of(file, name) for name in wanted if name in names}
+            names = list(file)
+            arrays = {name: file[name] for name in wanted if name in file}
             manifest = _manifest(arrays.pop("manifest", np.asarray("{}")))
     except UNREADABLE as error:
         raise ValueError(f"{path} {_complaint(error)}") from error
@@ -85,10 +86,7 @@ def load_statistics(path: str | Path) -> SavedStatistics:
 
 def _manifest(text: np.ndarray) -> dict[str, Any]:
     """The manifest as `save_statistics` takes it; ValueError for another text."""
-    try:
-        manifest = json.loads(text.item()) if text.dtype.kind == "U" and text.size == 1 else None
-    except RecursionError:
-        manifest = None
+    manifest = parse_json(text.item()) if text.dtype.kind == "U" and text.size == 1 else None
     if not isinstance(manifest, dict):
         raise ValueError("its manifest is not the text of a JSON object")
     for field, kind in (("name", str), ("image_shape", list)):

@@ -18,6 +18,7 @@ from typing import Any
 
 from cfg_jax.config.validate import to_json
 from cfg_jax.io.files import save_text
+from cfg_jax.io.reading import read_json
 from cfg_jax.preflight.topologies import Topology, topology
 from cfg_jax.preflight.verdict import Compiled
 from cfg_jax.storage import manifest
@@ -115,10 +116,10 @@ def find(folder: Path, known: dict[str, Any]) -> tuple[Path, Result] | None:
 def read(path: Path) -> Result:
     """Loads a result; raises ValueError if `write` did not write the file."""
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = read_json(path)
         del values["follows"]
         return Result(**{**values, "compiled": Compiled.from_json(values["compiled"])})
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is not a preflight result ({error}): give a file written by cfg-jax preflight"
         ) from error

@@ -21,7 +21,7 @@ from absl import logging
 
 from cfg_jax.config.validate import to_json
 from cfg_jax.core.arguments import whole
-from cfg_jax.io import files
+from cfg_jax.io import files, reading
 from cfg_jax.io.progress import Progress
 from cfg_jax.io.ranges import Range, RangeFiles
 from cfg_jax.runtime import devices, processes
@@ -104,7 +104,7 @@ def _check_settings(folder: Path, ours: dict[str, Any]) -> None:
     if not path.exists():
         raise ValueError(f"{folder} holds samples but no {MANIFEST}: give another folder")
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = reading.read_json(path)
         theirs = dict(described["settings"])
         intact = manifest.sha256_json(theirs) == described["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -150,7 +150,7 @@ def _is_complete(path: Path, count: int, shape: tuple[int, ...]) -> bool:
         return False
     try:
         # Reading an array verifies its checksum in the archive.
-        with files.open_npz(path) as file:
+        with reading.open_npz(path) as file:
             drawn, labels = file["images"], file["labels"]
         if drawn.shape == (count, *shape) and drawn.dtype == np.uint8 and labels.shape == (count,):
             return True

@@ -17,6 +17,7 @@ from typing import Any
 from cfg_jax.evaluation.result import Result, from_fields
 from cfg_jax.io.files import save_text
 from cfg_jax.io.images import Picture, save_png
+from cfg_jax.io.reading import read_json
 from cfg_jax.study.curves import tables
 
 
@@ -34,8 +35,7 @@ def write(folder: Path, results: Sequence[Result], pictures: Mapping[str, Pictur
 def read_results(path: str | Path) -> list[Result]:
     """Loads a `results.json`; raises ValueError if `write` did not write it."""
     try:
-        every = json.loads(Path(path).read_text(encoding="utf-8"))
-        every = [dict(fields) for fields in every]
+        every = [dict(fields) for fields in read_json(Path(path))]
         return [from_fields(fields, Path(fields.pop("path"))) for fields in every]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
