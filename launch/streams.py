@@ -5,9 +5,16 @@ import os
 import sys
 from typing import Any
 
+# Control characters in a name could change the terminal; a tab and the ends of lines stay.
+_SHOWN = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+for _kept in "\t\n\r":
+    del _SHOWN[ord(_kept)]
+
 
 class Stream:
     """A standard stream whose write errors are kept instead of raised.
+
+    Control characters are written as "\\x1b".
 
     Attributes:
       failed: the last error of a write, or None.
@@ -18,7 +25,7 @@ class Stream:
         self.failed: OSError | None = None
 
     def write(self, text: str) -> int:
-        self._try(lambda: self._stream.write(text))
+        self._try(lambda: self._stream.write(text.translate(_SHOWN)))
         return len(text)
 
     def flush(self) -> None:

@@ -48,3 +48,13 @@ def test_points_are_drawn_one_panel_a_column():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grey_and_colour_images_make_colour_grids(channels):
     assert images.grid(np.zeros((1, 1, 64, 64, channels), np.uint8)).shape == (68, 68, 3)
+
+
+@pytest.mark.parametrize("name", ["a $ b $ c", r"$\frac{1}"])
+def test_a_name_with_a_dollar_is_shown_as_it_is_and_not_as_a_formula(name):
+    points = np.random.default_rng(0).standard_normal((2, 1, 20, 2))
+    named, plain = (
+        np.asarray(images.scatter(points, [row, "b"], [row])) for row in (name, "a plain name")
+    )
+    assert named.shape == plain.shape
+    assert (named != plain).any()

@@ -41,6 +41,12 @@ def test_a_stream_without_errors_has_none():
     assert stream.failed is None and stream.getvalue() == "kept\n"
 
 
+def test_control_characters_in_a_name_do_not_reach_the_terminal():
+    stream = streams.Stream(io.StringIO())
+    print("\x1b]0;title\x07 caf\u00e9\t\r \x9b31m", file=stream)
+    assert stream.getvalue() == "\\x1b]0;title\\x07 caf\u00e9\t\r \\x9b31m\n"
+
+
 @pytest.fixture
 def own_streams(monkeypatch):
     """Streams of this process that a test may replace."""

@@ -82,10 +82,20 @@ def scatter(
     return rendered(figure)
 
 
+def _show_dollars(figure) -> None:
+    """Shows "$" in the names of a figure as it is; tick labels keep their formulas."""
+    for axes in figure.axes:
+        texts = [axes.title, axes.xaxis.label, axes.yaxis.label]
+        legend = axes.get_legend()
+        for text in texts + (legend.get_texts() if legend else []):
+            text.set_parse_math(False)
+
+
 def rendered(figure) -> Picture:
-    """Renders a matplotlib figure as a picture, without a display."""
+    """Renders a matplotlib figure as a picture, without a display; names are no formulas."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    _show_dollars(figure)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
