@@ -31,8 +31,8 @@ METRICS = flags.DEFINE_list(
 SPLIT = flags.DEFINE_string(
     "split",
     None,
-    "Split of the data set, such as test. If unset, the training split for --metrics, and test for "
-    "--likelihood and --accuracy.",
+    "Split of the data set, such as test. If unset, the training split for --metrics and in "
+    "neighbours, and test for --likelihood and --accuracy.",
 )
 
 
@@ -42,8 +42,8 @@ def network_and_reference(model, workdir: str | Path):
     If no network is given, it is a classifier in `<workdir>/features` of the model, trained on
     first use after all checks of the flags. `<workdir>/evaluations` keeps the reference. The model
     may be None with --reference and a network.
-    Raises ValueError for two networks, none for data of one class, missing weights, split or
-    statistics, and sfid without spatial features.
+    Raises ValueError for two networks; for data of one class without a network; for missing
+    weights, split or statistics; and for sfid without spatial features.
     """
     from cfg_jax import evaluation
     from cfg_jax.evaluation.likelihood import open_data

@@ -1,7 +1,5 @@
 """The flag --samples: images of any program, evaluated in place of samples of a model."""
 
-from pathlib import Path
-
 from absl import flags
 
 from . import features
@@ -18,6 +16,8 @@ SAMPLES = flags.DEFINE_string(
 def check(workdir: str | None, without_effect: tuple[str, ...]) -> None:
     """Raises ValueError if --samples conflicts with these flags, or --workdir is missing."""
     if SAMPLES.value is not None:
+        if not SAMPLES.value:
+            raise ValueError("--samples is empty: give a folder or an .npz, or leave it out")
         refuse(without_effect, "has no effect on --samples: leave it out")
     network = features.INCEPTION.value or features.FEATURES_WORKDIR.value
     if workdir or (SAMPLES.value and features.REFERENCE.value and network):
@@ -46,4 +46,4 @@ def load(workdir: str | None) -> tuple:
             f"--samples={SAMPLES.value} has images of {images.shape}, the data of --workdir "
             f"{model.shape}: give images of the same size"
         )
-    return images, model, files.folder(workdir or Path(SAMPLES.value).parent)
+    return images, model, files.folder(workdir) if workdir else files.folder(SAMPLES.value).parent

@@ -29,7 +29,9 @@ _SPACE = flags.DEFINE_enum(
     "features of --inception, --features_workdir or else a small classifier of the data.",
 )
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/neighbours if unset.")
-flags.FLAGS.set_default("num_samples", 200)
+
+ABOUT = 200
+"""Number of samples if --num_samples is unset, rounded up to a multiple of the classes."""
 
 QUANTILES = (0.1, 0.5)
 
@@ -76,10 +78,15 @@ def _cells(model) -> dict:
 
     pairs = columns(numbers("w"), sampling.classifier_weights())
     settings, classifier = sampling.settings(), sampling.load_classifier()
+    if sampling.NUM_SAMPLES.value is None:  # a multiple of the classes suits every label plan
+        classes = model.null_label
+        flags.FLAGS.num_samples = -(-ABOUT // classes) * classes
     cells = {
         caption(*pair).replace("\n", ", "): sampling.samples(model, settings, *pair, classifier)
         for pair in pairs
     }
+    if len(cells) != len(pairs):
+        raise ValueError(f"--w={sampling.W.value}: give different weights")
     for cell in cells.values():
         cell.check()
     return cells
@@ -90,9 +97,12 @@ def _splits(model) -> tuple:
     from cfg_jax.evaluation.likelihood import open_data
 
     trained = features.SPLIT.value or model.config.data.split
-    if trained in ("all", _HELD_OUT.value):
+    splits = trained, _HELD_OUT.value
+    ours, theirs = ({part.partition("[")[0] for part in each.split("+")} for each in splits)
+    sliced = all("[" in each for each in splits)
+    if "all" in ours | theirs or (ours & theirs and not sliced):
         raise ValueError(
-            f"--held_out={_HELD_OUT.value} is a part of the training split {trained!r}: give a "
+            f"--held_out={_HELD_OUT.value} has images of the training split {trained!r}: give a "
             "split that the model was not trained on"
         )
     return open_data(model, trained), open_data(model, _HELD_OUT.value)

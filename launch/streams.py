@@ -3,10 +3,12 @@
 import contextlib
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 # Control characters in a name could change the terminal; a tab and the ends of lines stay.
 _SHOWN = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_CURSOR_UP = "\x1b[A"
 for _kept in "\t\n\r":
     del _SHOWN[ord(_kept)]
 
@@ -25,8 +27,14 @@ class Stream:
         self.failed: OSError | None = None
 
     def write(self, text: str) -> int:
-        self._try(lambda: self._stream.write(text.translate(_SHOWN)))
+        # tqdm moves the cursor for a second bar.
+        parts = [part.translate(_SHOWN) for part in text.split(_CURSOR_UP)]
+        self._try(lambda: self._stream.write(_CURSOR_UP.join(parts)))
         return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
 
     def flush(self) -> None:
         self._try(self._stream.flush)
@@ -44,7 +52,7 @@ class Stream:
 
 
 def protect() -> None:
-    """Replaces the standard streams; a closed one is connected to the null device.
+    """Replaces stdout and stderr, and connects any closed stream to the null device.
 
     Otherwise the next file that is opened would have the number of the closed stream, and libraries
     would write messages into it.
@@ -53,7 +61,7 @@ def protect() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))
     sys.stderr = Stream(sys.stderr)

@@ -312,8 +312,11 @@ def test_a_folder_that_another_program_draws_into_is_refused(model, tmp_path):
 def test_files_of_the_user_beside_the_folder_are_left_alone(model, tmp_path):
     beside = tmp_path / "poetry.lock"
     beside.write_text("[[package]]")
+    inside = tmp_path / "poetry" / "essay.unfinished"
+    inside.parent.mkdir()
+    inside.write_text("I")
     draw(model, tmp_path / "poetry")
-    assert beside.read_text() == "[[package]]"
+    assert (beside.read_text(), inside.read_text()) == ("[[package]]", "I")
 
 
 def test_a_process_that_does_not_see_the_folder_is_named_by_all(model, tmp_path, monkeypatch):

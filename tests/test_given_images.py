@@ -98,8 +98,45 @@ def test_what_holds_no_images_is_refused_in_one_line(tmp_path, make, message):
 def test_a_missing_shard_is_named(tmp_path, pictures):
     as_shards(tmp_path, pictures)
     (tmp_path / "samples_00000010_00000020.npz").unlink()
-    with pytest.raises(ValueError, match="lacks sample 10: draw the missing samples first"):
+    with pytest.raises(
+        ValueError, match="has not the samples 0 to 22, each once: draw the missing"
+    ):
         open_images(tmp_path)
+
+
+def overlap(folder, pictures):
+    np.savez(folder / "samples_00000005_00000015.npz", images=pictures[5:15])
+
+
+def long(folder, pictures):
+    np.savez(folder / "samples_00000010_00000020.npz", images=pictures[5:20])
+
+
+def short(folder, pictures):
+    np.savez(folder / "samples_00000010_00000020.npz", images=pictures[10:15])
+
+
+def small(folder, pictures):
+    np.savez(folder / "samples_00000010_00000020.npz", images=pictures[10:20, :4])
+
+
+def misnamed(folder, pictures):
+    np.savez(folder / "samples_10.npz", images=pictures[10:20])
+
+
+def wanting(folder, pictures):
+    (folder / "manifest.json").write_text('{"settings": {"num_samples": 50}}')
+
+
+@pytest.mark.parametrize("change", [overlap, long, short, small, misnamed, wanting])
+def test_shards_that_are_not_those_of_one_request_are_refused_in_one_line(
+    tmp_path, pictures, change
+):
+    as_shards(tmp_path, pictures)
+    change(tmp_path, pictures)
+    with pytest.raises(ValueError, match="samples") as caught:
+        open_images(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_one_image_is_no_distribution(tmp_path, pictures):

@@ -1,5 +1,6 @@
 """Labels of samples, and what they mean for the distance to data of unequal classes."""
 
+import json
 import logging
 
 import jax
@@ -68,7 +69,9 @@ def test_classes_of_more_than_twice_the_size_choose_the_labels_of_the_data(count
     model.class_counts = counts
     samples = Samples(model, num_samples=4)
     assert samples.protocol()["label_plan"] == plan
-    assert samples.protocol().get("class_counts") == (counts if plan == "data" else None)
+    described = samples.protocol()
+    assert described.get("class_counts") == (list(counts) if plan == "data" else None)
+    assert json.loads(json.dumps(described)) == described  # as a result comes back from its file
     assert Samples(model, 4, "random").plan == "random"
 
 

@@ -1,5 +1,7 @@
 """Nearest training images against all pairs, one by one."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -94,6 +96,18 @@ def test_copies_are_closer_than_held_out_images_and_new_images_are_not():
     new = look(images(400, 4))
     for quantile in (0.1, 0.5):  # of 40 held-out images, three standard errors
         assert abs(new.closer(quantile) - quantile) < 3 * np.sqrt(quantile * (1 - quantile) / 40)
+
+
+def test_copies_are_found_where_held_out_images_are_copies_too(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "HELD_OUT", TRAINING[:40])
+    assert look(TRAINING[40:]).closer(0.1) == 0.5  # all distances are zero
+    assert look(images(30, 6)).closer(0.1) == 0.0
+
+
+def test_too_few_training_images_are_refused(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "TRAINING", TRAINING[:2])
+    with pytest.raises(ValueError, match="array train has 2 images: need 3 or more"):
+        look(images(3, 0))
 
 
 def test_the_picture_has_samples_from_the_closest_to_the_farthest():

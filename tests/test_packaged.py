@@ -127,6 +127,8 @@ def test_a_package_that_is_not_installed_is_named_with_the_command(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda wanted: None if wanted == module else find(wanted)
     )
-    with pytest.raises(ValueError, match=f"made of {module}, .*: run `pip install -e '.*{name}"):
+    with pytest.raises(
+        ValueError, match=f"needs {module}, not installed: run `pip install -e '.*{name}"
+    ):
         data.open_source(name, "train", data_dir=str(tmp_path))
     assert not list(tmp_path.iterdir())

@@ -168,7 +168,15 @@ MISTAKES = {
     ),
     "neighbours in the training split alone": (
         ["launch.neighbours", "--workdir={run}", "--held_out=train"],
-        "--held_out=train is a part of the training split 'train'",
+        "--held_out=train has images of the training split 'train'",
+    ),
+    "neighbours in a part of the training split": (
+        ["launch.neighbours", "--workdir={run}", "--split=train+test"],
+        "--held_out=test has images of the training split 'train+test'",
+    ),
+    "no images at all": (
+        ["launch.evaluate", "--workdir={run}", "--metrics=fid", "--samples="],
+        "--samples is empty: give a folder or an .npz",
     ),
     "a network for neighbours in pixels": (
         ["launch.neighbours", "--workdir={run}", "--inception={file}"],

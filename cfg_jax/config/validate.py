@@ -56,7 +56,7 @@ def _are_numbers(values) -> bool:
 
 _MOST = float(np.finfo(np.float32).max)
 _NOT_NEGATIVE = _number(lambda value: value >= 0, "of at least 0")
-_POSITIVE = _number(lambda value: bool(np.float32(value) > 0), "above 0")
+_POSITIVE = _number(lambda value: bool(np.float32(value) > 0), "above 0, also in float32")
 _FRACTION = _number(lambda value: 0 <= value <= 1, "in [0, 1]")
 # A decay that float32 rounds to 1 makes Adam divide by zero.
 _BELOW_ONE = _number(

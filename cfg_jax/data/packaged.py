@@ -13,7 +13,7 @@ from PIL import Image
 
 
 class Pictures(NamedTuple):
-    """Images uint8 [N, H, W] or [N, H, W, 3], integer labels [N], and bool [N]: held out or not."""
+    """Images uint8 [N, H, W] or [N, H, W, 3], integer labels [N], bool [N], True if held out."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -26,7 +26,7 @@ class Packaged(tfds.core.GeneratorBasedBuilder):
     Attributes of a data set:
       SHAPE: (H, W, C) of its images.
       CLASSES: class names, or their number.
-      MODULES: modules that `pictures` imports, of the extra of cfg_jax with the data set's name.
+      MODULES: modules that `pictures` imports; the extra of the data set's name installs them.
       ABOUT: (description, address).
     """
 
@@ -86,8 +86,8 @@ def prepare_packaged(dataset: Callable[..., Packaged], data_dir: str | None = No
     path = builder.data_path
     if absent := [module for module in builder.MODULES if not importlib.util.find_spec(module)]:
         raise ValueError(
-            f"data set {builder.name!r} is made of {' and '.join(absent)}, which is not installed:"
-            f" run `pip install -e '.[{builder.name}]'`"
+            f"data set {builder.name!r} needs {' and '.join(absent)}, not installed: run"
+            f" `pip install -e '.[{builder.name}]'`"
         )
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -17,8 +17,8 @@ from cfg_jax.io.text import one_line
 # small network on a CPU.
 _MEMORY_BYTES = 2**28
 
-# Largest number of records whose labels alone are read: 100,000 of CIFAR-10's size take seconds.
-_MOST_LABELS = 100_000
+# Largest size of records whose labels alone are read, 0.5 GB: half of CIFAR-10's take a second.
+_MOST_LABELLED = 2**29
 
 OWN = "source:"
 """Start of the data set's name in the config of a run that was given a source."""
@@ -84,7 +84,10 @@ class StoredLabels(Sequence[int]):
         return len(self.records)
 
     def __getitem__(self, index):
-        return self.records[index]["label"]
+        try:
+            return self.records[index]["label"]
+        except OSError:  # a network disk may fail once
+            return self.records[index]["label"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,7 +98,7 @@ class ImageSource:
       records: `records[i]` is {"image": uint8 [h, w, C], "label": int} as stored.
       image_size: side in pixels to crop and average to, or None to keep images as stored.
       memory: cache of images and labels by index and image_size, or None to read every time. Images
-        larger than examples are not cached, because the data set may not fit.
+        larger than examples are not cached, because all of them may not fit in memory.
       identity: further JSON values that the examples depend on, such as the decoder.
       labels: the label of every record, or None if reading them takes long.
     """
@@ -209,20 +212,29 @@ class ImageSource:
 
 
 def stored_labels(records: Sequence[Mapping[str, Any]]) -> StoredLabels | None:
-    """The labels of records on disk; None if there are too many to read in seconds."""
-    return StoredLabels(records) if len(records) <= _MOST_LABELS else None
+    """The labels of records on disk; None if there are too many to read in seconds.
+
+    The size of the first record stands for all.
+    """
+    size = len(records) * len(records[0]["image"])
+    return StoredLabels(records) if size <= _MOST_LABELLED else None
 
 
 def class_counts(source: Source) -> tuple[int, ...] | None:
     """Number of examples of each of the K classes; None for a source without `labels`.
 
-    Raises ValueError for a label that is not an integer in 0..K - 1.
+    Raises ValueError for a label that cannot be read, or is not an integer in 0..K - 1.
     """
-    labels = getattr(source, "labels", None)
+    labels, found = getattr(source, "labels", None), []
     if labels is None:
         return None
-    checked = [checked_label(labels[i], source.num_classes) for i in range(len(source))]
-    return tuple(np.bincount(checked, minlength=source.num_classes).tolist())
+    for i in range(len(source)):
+        try:
+            found.append(checked_label(labels[i], source.num_classes))
+        except Exception as error:  # the readers of records raise many types
+            where = f"{source.name}, split {source.split}: example {i}"
+            raise ValueError(f"{where} cannot be used: {one_line(error)}") from error
+    return tuple(np.bincount(found, minlength=source.num_classes).tolist())
 
 
 def new_memory(count: int, shape: tuple[int, ...]) -> dict | None:

@@ -54,7 +54,7 @@ def evaluate(
         only.
       save_images: also write the images, as `images_*.npz` in the cell's folder.
 
-    Raises ValueError as `check_request`, if network or reference do not support a metric, or if
+    Raises ValueError as `check_request`, if network or reference do not support a metric, if
     features are not finite, or if another process works on the cell. Raises FloatingPointError if
     samples are not finite.
     """

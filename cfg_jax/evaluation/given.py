@@ -1,4 +1,4 @@
-"""Images made by any program, evaluated as samples of a model are.
+"""Evaluation of images made by any program, in place of samples of a model.
 
     images = open_images("samples.npz")
     result = evaluation.evaluate(images, network, reference, folder="samples.evaluations")
@@ -20,7 +20,8 @@ from cfg_jax import data
 from cfg_jax.io import files, reading
 from cfg_jax.io.images import to_images
 from cfg_jax.io.progress import track
-from cfg_jax.io.ranges import RangeFiles
+from cfg_jax.io.ranges import Range, RangeFiles, tile
+from cfg_jax.io.text import one_line
 from cfg_jax.storage import manifest
 
 _KEYS = ("images", "arr_0")
@@ -69,8 +70,9 @@ class GivenImages:
 
 
 def open_images(place: str | Path, *, channels: int | None = None) -> GivenImages:
-    """The images in an .npz or a folder; `channels` is 1, 3 or None for those of a folder.
+    """The images in an .npz or a folder.
 
+    `channels`, 1 or 3, applies to pictures; None keeps theirs.
     Raises ValueError if there are none, if one cannot be read, and if pictures vary in size.
     """
     path = files.folder(place)
@@ -86,18 +88,42 @@ def _of_array(path: Path) -> GivenImages:
 
 
 def _of_shards(shards: RangeFiles) -> GivenImages:
-    found = shards.found()
-    total = shards.reached(found[-1].stop)
-    if total != found[-1].stop:
-        raise ValueError(f"{shards.folder} lacks sample {total}: draw the missing samples first")
-    starts = np.array([items.start for items in found])
-    load = functools.lru_cache(maxsize=2)(lambda k: _read_array(shards.path(found[k])))
+    found = _whole(shards)
+    total, starts = found[-1].stop, np.array([items.start for items in found])
+
+    @functools.lru_cache(maxsize=2)
+    def load(k: int) -> np.ndarray:
+        images, (start, stop) = _read_array(shards.path(found[k])), found[k]
+        shape = images.shape if k == 0 else (stop - start, *load(0).shape[1:])
+        if images.shape != shape or len(images) != stop - start:
+            raise ValueError(
+                f"{shards.path(found[k])} has images {list(images.shape)}, not those of samples "
+                f"{start} to {stop - 1}: draw them again"
+            )
+        return images
 
     def read(index: np.ndarray) -> np.ndarray:
         places = (np.searchsorted(starts, index, side="right") - 1).tolist()
         return np.stack([load(k)[i - starts[k]] for k, i in zip(places, index, strict=True)])
 
     return _given(shards.folder, total, read)
+
+
+def _whole(shards: RangeFiles) -> list[Range]:
+    """The ranges of the shards; ValueError unless they hold all samples of a request, each once."""
+    try:
+        found = shards.found()
+        path = shards.folder / "manifest.json"
+        wanted = reading.read_json(path)["settings"]["num_samples"] if path.exists() else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{shards.folder}: {one_line(error)}") from error
+    total = found[-1].stop if wanted is None else wanted
+    if not tile(found, total):
+        raise ValueError(
+            f"{shards.folder} has not the samples 0 to {total - 1}, each once: draw the missing "
+            "ones first, or remove what overlaps"
+        )
+    return found
 
 
 def _of_pictures(path: Path, channels: int | None) -> GivenImages:

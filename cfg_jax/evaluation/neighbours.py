@@ -21,7 +21,7 @@ from cfg_jax.runtime import devices
 from cfg_jax.sampling.samples import Samples
 
 NEIGHBOURS = 3
-_AT_ONCE = 1024  # training images
+_AT_ONCE = 256  # images embedded at a time
 
 Embed = Callable[[np.ndarray], np.ndarray]
 """uint8 images [n, H, W, C] -> rows [n, D]."""
@@ -43,7 +43,9 @@ class Neighbours(NamedTuple):
 
     def closer(self, quantile: float) -> float:
         """Fraction of samples closer than this quantile of the held-out images; see above."""
-        return float((self.nearest.distance[:, 0] < np.quantile(self.held_out, quantile)).mean())
+        distance, bound = self.nearest.distance[:, 0], np.quantile(self.held_out, quantile)
+        # Half of the ties: a copy has distance 0, as a held-out image may.
+        return float((np.mean(distance < bound) + np.mean(distance <= bound)) / 2)
 
 
 def pixels(pictures: np.ndarray) -> np.ndarray:
@@ -67,7 +69,7 @@ def neighbours(
     Memory holds the samples and the held-out images, and parts of the training images.
 
     Args:
-      samples: samples to look at.
+      samples: samples to compare.
       training, held_out: sources of images of one shape.
       embed: space of the distances, `pixels` or the features of a network.
       mirrored: whether training showed the network mirrored images too.
@@ -83,12 +85,16 @@ def neighbours(
                 f"{source.name} {source.split} has images of {source.shape}, the samples are "
                 f"{samples.shape}: give data of the same size"
             )
+    if len(training) < k:
+        raise ValueError(
+            f"{training.name} {training.split} has {len(training)} images: need {k} or more"
+        )
     batches = devices.index_batches(0, samples.num_samples, min(batch_size, samples.num_samples))
     drawn = np.concatenate(
         [samples.draw(index)[0][:num_new] for index, num_new in track(batches, "batch")]
     )
-    real = np.concatenate(list(_in_parts(held_out)))
-    rows = np.concatenate([embed(drawn), embed(real)])
+    parts = [drawn[start : start + _AT_ONCE] for start in range(0, len(drawn), _AT_ONCE)]
+    rows = np.concatenate([embed(part) for part in (*parts, *_in_parts(held_out))])
     views = 2 if mirrored else 1
 
     def parts_of_training() -> Iterator[np.ndarray]:

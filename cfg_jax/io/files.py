@@ -7,6 +7,7 @@ renamed into place once it is complete, so a reader never sees a partial file.
 import contextlib
 import importlib.util
 import os
+import re
 import socket
 import sys
 import threading
@@ -30,7 +31,10 @@ def folder(name: str | os.PathLike[str]) -> Path:
     """
     text = check_name(name)
     if "://" not in text:
-        return Path(text).expanduser()
+        try:
+            return Path(text).expanduser()
+        except RuntimeError:
+            raise ValueError(f"{text}: there is no such user, give a path without ~") from None
     if not text.startswith(BUCKETS):
         raise ValueError(f"{text}: give a folder, or {BUCKETS}bucket/folder")
     if not any(importlib.util.find_spec(library) for library in ("gcsfs", "tensorflow")):
@@ -106,7 +110,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 def remove_unfinished(folder: Path) -> None:
     """Removes the files that killed writers left in a folder, which must have no other writer."""
     for path in folder.glob(f"*{UNFINISHED}"):
-        path.unlink(missing_ok=True)
+        if re.search(r"\.(npz|json)\.[^/]+-\d+-\d+\.unfinished$", path.name):
+            path.unlink(missing_ok=True)
 
 
 def save_text(path: Path, text: str) -> None:

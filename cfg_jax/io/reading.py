@@ -30,6 +30,7 @@ _MOST_JSON = 2**28  # bytes
 _MOST_GROWTH = 100
 _ALWAYS = 2**26
 _MOST_HEADER = 10_000  # bytes
+_AT_ONCE = 2**24  # bytes
 
 
 @contextlib.contextmanager
@@ -40,9 +41,10 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             yield file
         return
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would block
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise ValueError("it is no plain file")
     with open(number, "rb") as file:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise ValueError("it is no plain file")
         yield file
 
 
@@ -90,6 +92,9 @@ class Npz(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries  # without reading the array
+
     def __getitem__(self, name: str) -> np.ndarray:
         entry = self._entries[name]
         if not entry.filename.endswith(".npy"):
@@ -107,9 +112,12 @@ class Npz(Mapping[str, np.ndarray]):
                 raise ValueError(
                     f"entry {name} claims {dtype}{list(shape)}, and has {entry.file_size} bytes"
                 )
-            content = bytearray(member.read())
-        if len(content) != wanted:
-            raise ValueError(f"entry {name} has {len(content)} bytes, not {wanted}")
+            content, filled = bytearray(wanted), 0
+            while part := member.read(min(_AT_ONCE, wanted - filled)):
+                content[filled : filled + len(part)] = part
+                filled += len(part)
+            if filled != wanted or member.read(1):
+                raise ValueError(f"entry {name} has not the {wanted} bytes of its array")
         array = np.frombuffer(content, dtype)
         return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
 

@@ -78,20 +78,21 @@ class Samples:
             )
         if plan == "data" and model.class_counts is None:
             raise ValueError(
-                "label_plan='data': the checkpoint has no class sizes, as the data set is large or "
-                "the run is of an earlier version: use label_plan='random'"
+                "label_plan='data': the checkpoint has no class sizes (large data set, source "
+                "without `labels`, or run of an earlier version): use label_plan='random'"
             )
         return model.check(self.sampling, classifier=self.classifier)
 
     def protocol(self) -> dict[str, Any]:
         """N, label plan and image shape as JSON values."""
-        counted = {"class_counts": self.model.class_counts} if self.plan == "data" else {}
-        return {
+        described = {
             "num_samples": self.num_samples,
             "label_plan": self.plan,
             "image_shape": list(self.model.shape),
-            **counted,
         }
+        if self.plan == "data" and self.model.class_counts is not None:
+            described["class_counts"] = list(self.model.class_counts)
+        return described
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """Locks that give a folder one writer.
 
 A lock file names its holder. The operating system releases the lock when the holder ends, even if
-it is killed, so the lock file of a killed run does not block the next run. A file that is not a
-lock is never opened for writing.
+it is killed, so the lock file of a killed run does not block the next run. Any other file of that
+name that is not empty is left alone.
 """
 
 import contextlib
@@ -59,9 +59,10 @@ def hold(path: str | os.PathLike[str]) -> Callable[[], None]:
         if error.errno not in _NO_LOCKS_HERE:
             if lock.is_locked:
                 release()
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             raise ValueError(
-                f"{path} cannot be written ({error.strerror}): free some space or give another "
-                "folder"
+                f"{path} cannot be written ({error.strerror}): "
+                f"{'free some space or ' if full else ''}give another folder"
             ) from error
         logging.warning("%s: this file system has no locks: start one writer only", path)
     return release
@@ -96,9 +97,10 @@ def _check_ours(path: Path) -> None:
         if error.errno == errno.ELOOP:
             raise ValueError(_foreign(path, "a link")) from None
         raise
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise ValueError(_foreign(path, "no plain file"))
     with open(opened, "rb") as file:
-        if not stat.S_ISREG(os.fstat(opened).st_mode):
-            raise ValueError(_foreign(path, "no plain file"))
         content = file.read(_MOST_BYTES)
     if content and not re.fullmatch(_CONTENT, content):
         raise ValueError(_foreign(path, "not a lock of cfg_jax"))

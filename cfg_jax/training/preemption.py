@@ -32,7 +32,7 @@ class Interrupted(SystemExit):
 
 @contextlib.contextmanager
 def watched() -> Iterator[Callable[[], bool]]:
-    """Yields `asked_to_stop() -> bool`; inside, SIGTERM and SIGHUP do not end the process.
+    """Yields `asked_to_stop() -> bool`; a signal that is watched does not end the process.
 
     Every process calls `asked_to_stop` once after every step. The result turns True in all
     processes at the same call and stays True. The result is False outside the main thread, which

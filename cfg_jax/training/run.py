@@ -41,7 +41,7 @@ def train(config: ConfigDict, workdir: str | Path, *, source: data.Source | None
     invalid, or `workdir` is not writable or holds another run. Raises FloatingPointError after too
     many steps in a row with a loss, gradient or update that is not finite. Raises SaveError if the
     last checkpoint, or any checkpoint of several processes, could not be saved. Raises
-    preemption.Interrupted after SIGTERM, once the current step is saved.
+    preemption.Interrupted after SIGTERM or SIGHUP, once the current step is saved.
     """
     check_writable(workdir, "workdir")
     check_writable(f"{workdir}/checkpoints", "the folder of checkpoints")

@@ -30,7 +30,7 @@ class TrainState(struct.PyTreeNode):
     params: parameters of the network.
     ema_params: exponential moving average of `params`, of the same structure.
     opt_state: state of the optimizer.
-    skipped: [] int32, steps skipped since the start, as their update was not finite.
+    skipped: [] int32, steps skipped since the start, of an update that was not finite.
     """
 
     step: Array
