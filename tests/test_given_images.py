@@ -98,9 +98,7 @@ def test_what_holds_no_images_is_refused_in_one_line(tmp_path, make, message):
 def test_a_missing_shard_is_named(tmp_path, pictures):
     as_shards(tmp_path, pictures)
     (tmp_path / "samples_00000010_00000020.npz").unlink()
-    with pytest.raises(
-        ValueError, match="has not the samples 0 to 22, each once: draw the missing"
-    ):
+    with pytest.raises(ValueError, match="has not the samples 0 to 22, each once: draw"):
         open_images(tmp_path)
 
 
