@@ -124,4 +124,5 @@ def _file_name(caption: str) -> str:
 
 
 if __name__ == "__main__":
+    flags.FLAGS.set_default("distributed", "off")
     run(main, check=check)
