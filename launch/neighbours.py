@@ -93,18 +93,12 @@ def _cells(model) -> dict:
 
 
 def _splits(model) -> tuple:
-    """The training and the held-out split; ValueError if one is part of the other."""
+    """The training and the held-out split, opened."""
     from cfg_jax.evaluation.likelihood import open_data
+    from cfg_jax.evaluation.neighbours import check_splits
 
     trained = features.SPLIT.value or model.config.data.split
-    splits = trained, _HELD_OUT.value
-    ours, theirs = ({part.partition("[")[0] for part in each.split("+")} for each in splits)
-    sliced = all("[" in each for each in splits)
-    if "all" in ours | theirs or (ours & theirs and not sliced):
-        raise ValueError(
-            f"--held_out={_HELD_OUT.value} has images of the training split {trained!r}: give a "
-            "split that the model was not trained on"
-        )
+    check_splits(trained, _HELD_OUT.value)
     return open_data(model, trained), open_data(model, _HELD_OUT.value)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cfg_jax.evaluation import GivenImages
-from cfg_jax.evaluation.neighbours import neighbours, strip
+from cfg_jax.evaluation.neighbours import check_splits, neighbours, strip
 from cfg_jax.io.images import to_x
 from cfg_jax.metrics.neighbors import nearest
 
@@ -123,3 +123,24 @@ def test_the_picture_has_samples_from_the_closest_to_the_farthest():
 def test_data_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"train has images of \(4, 6, 3\), the samples are"):
         look(images(3, 0, (8, 8, 3)))
+
+
+@pytest.mark.parametrize(
+    "training, held_out, apart",
+    [
+        ("train", "test", True),
+        ("train[:50%]", "train[50%:]", True),
+        ("train[:50%]", "test", True),
+        ("train", "train", False),
+        ("all", "test", False),
+        ("train", "all", False),
+        ("train+test", "test", False),
+        ("train[:50%]", "train", False),
+    ],
+)
+def test_splits_that_share_images_are_refused(training, held_out, apart):
+    if apart:
+        check_splits(training, held_out)
+    else:
+        with pytest.raises(ValueError, match="has images of the training split"):
+            check_splits(training, held_out)

@@ -111,6 +111,18 @@ def neighbours(
     return Neighbours(drawn, own, np.array(pictures), distance[count:, 0])
 
 
+def check_splits(training: str, held_out: str) -> None:
+    """Raises ValueError for names of splits that share images; two slices are not compared."""
+    splits = training, held_out
+    ours, theirs = ({part.partition("[")[0] for part in each.split("+")} for each in splits)
+    sliced = all("[" in each for each in splits)
+    if "all" in ours | theirs or (ours & theirs and not sliced):
+        raise ValueError(
+            f"--held_out={held_out} has images of the training split {training!r}: give a split "
+            "that the model was not trained on"
+        )
+
+
 def _distinct(index: np.ndarray, k: int) -> np.ndarray:
     """Places of the first k different values."""
     return np.sort(np.unique(index, return_index=True)[1])[:k]
