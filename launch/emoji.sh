@@ -10,7 +10,7 @@ source launch/environment.sh
 make_environment "[emoji]"
 workdir=${WORKDIR:-runs/emoji}
 python -m launch.train --config=configs/emoji.py --workdir="$workdir" "$@"
-python -m launch.sample --workdir="$workdir" --labels=all --w=0,1,3
+python -m launch.sample --workdir="$workdir" --labels=all --w=0,1,3 --num_steps=64
 python -m launch.neighbours --workdir="$workdir" --w=0,1,3 --num_samples=120 --num_steps=32
 python -m launch.evaluate --workdir="$workdir" --metrics=fid,is,precision_recall --w=0,1,3 \
   --num_samples=120 --num_steps=32

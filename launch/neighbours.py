@@ -30,10 +30,8 @@ _SPACE = flags.DEFINE_enum(
 )
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/neighbours if unset.")
 
-ABOUT = 200
-"""Number of samples if --num_samples is unset, rounded up to a multiple of the classes."""
-
 QUANTILES = (0.1, 0.5)
+ABOUT = 200  # samples if --num_samples is unset, rounded up to a multiple of the classes
 
 
 def check() -> None:
