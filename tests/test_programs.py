@@ -25,7 +25,7 @@ MISTAKES = {
     "a wrong type": ([*TRAIN, "--workdir={new}", "--config.train.num_steps=many"], "num_steps"),
     "not a number": (
         [*TRAIN, "--workdir={new}", "--config.optim.learning_rate=nan"],
-        "config.optim.learning_rate=nan: need a finite number",
+        "config.optim.learning_rate=nan: need a number above 0",
     ),
     "a batch that does not divide": (
         [*TRAIN, "--workdir={new}", "--config.train.batch_size=63"],
