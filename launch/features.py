@@ -93,5 +93,7 @@ def network(model, workdir: Path):
             f"{data.name} has one class, and a feature network of its own needs two: give "
             f"--inception ({ORIGIN}) or --features_workdir"
         )
-    config = digits_features.for_data(data, model.shape[0], len(open_data(model, data.split)))
+    counts = model.class_counts
+    count = sum(counts) if counts else len(open_data(model, data.split))
+    config = digits_features.for_data(data, model.shape[0], count)
     return networks.trained_network(networks.trained_once(config, workdir / "features"))

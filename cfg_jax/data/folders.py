@@ -10,7 +10,7 @@ from typing import Any
 from cfg_jax.data.decoding import Decoded, Probe, background_colour, decoder_name, probe
 from cfg_jax.data.examining import read_all
 from cfg_jax.data.layout import Picture, class_names, find, in_split
-from cfg_jax.data.sources import Form, ImageSource, new_memory
+from cfg_jax.data.sources import Form, ImageSource, new_memory, retried
 from cfg_jax.io.text import one_line
 
 
@@ -45,6 +45,7 @@ def open_folder(split: str, data_dir: str | None, form: Form) -> tuple[ImageSour
     root = existing(data_dir)
     pictures = find(root)
     label_names, chosen = class_names(pictures, root), in_split(pictures, split, root)
+    numbers = {name: label for label, name in enumerate(label_names)}
     probes = probe_all(root, tuple(pictures))
     bad = _unreadable(chosen, probes, label_names)
     readable = [found for found in probes.values() if isinstance(found, Probe)]
@@ -60,7 +61,7 @@ def open_folder(split: str, data_dir: str | None, form: Form) -> tuple[ImageSour
         image_size=form.image_size if resized else None,
         memory=new_memory(len(chosen), shape),
         identity={"decoder": decoder_name(colour), "files": _digest(chosen)},
-        labels=[label_names.index(picture.class_name) for picture in chosen],
+        labels=[numbers[picture.class_name] for picture in chosen],
     )
     return source, bad
 
@@ -82,18 +83,11 @@ def probe_all(root: Path, pictures: tuple[Picture, ...]) -> dict[Picture, Probe 
 
     def probed(picture: Picture) -> Probe | str:
         try:
-            return probe(_read(root / picture.file))
+            return probe(retried((root / picture.file).read_bytes))
         except (OSError, ValueError) as error:
             return one_line(error)
 
     return dict(zip(pictures, read_all(probed, pictures, "picture"), strict=True))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # a network disk may fail once
-        return path.read_bytes()
 
 
 def _unreadable(

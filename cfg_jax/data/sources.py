@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ _MEMORY_BYTES = 2**28
 
 # Largest size of records whose labels alone are read, 0.5 GB: half of CIFAR-10's take a second.
 _MOST_LABELLED = 2**29
+
+_T = TypeVar("_T")
 
 OWN = "source:"
 """Start of the data set's name in the config of a run that was given a source."""
@@ -84,10 +86,7 @@ class StoredLabels(Sequence[int]):
         return len(self.records)
 
     def __getitem__(self, index):
-        try:
-            return self.records[index]["label"]
-        except OSError:  # a network disk may fail once
-            return self.records[index]["label"]
+        return retried(lambda: self.records[index])["label"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -162,10 +161,7 @@ class ImageSource:
         return image, label
 
     def _record(self, index: int) -> Mapping[str, Any]:
-        try:
-            return self.records[index]
-        except OSError:  # a network disk may fail once
-            return self.records[index]
+        return retried(lambda: self.records[index])
 
     def _checked(self, record: Mapping[str, Any]) -> tuple[np.ndarray, np.int32]:
         """The record's image and label; raises ValueError if they do not match the data set."""
@@ -235,6 +231,14 @@ def class_counts(source: Source) -> tuple[int, ...] | None:
             where = f"{source.name}, split {source.split}: example {i}"
             raise ValueError(f"{where} cannot be used: {one_line(error)}") from error
     return tuple(np.bincount(found, minlength=source.num_classes).tolist())
+
+
+def retried(read: Callable[[], _T]) -> _T:
+    """The result of `read`, called again after an OSError: a network disk may fail once."""
+    try:
+        return read()
+    except OSError:
+        return read()
 
 
 def new_memory(count: int, shape: tuple[int, ...]) -> dict | None:

@@ -10,7 +10,7 @@ shards of `cfg-jax sample --num_samples`.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -130,9 +130,14 @@ def _of_pictures(path: Path, channels: int | None) -> GivenImages:
     source = data.open_source("folder", "all", data_dir=str(path), channels=channels)
 
     def read(index: np.ndarray) -> np.ndarray:
-        return to_images(np.stack([source[i]["x"] for i in index.tolist()]))
+        return images_of(source, index.tolist())
 
     return _given(path, len(source), read)
+
+
+def images_of(source: data.Source, numbers: Iterable[int]) -> np.ndarray:
+    """Some images of a data set, uint8 [n, H, W, C]."""
+    return to_images(np.stack([source[number]["x"] for number in numbers]))
 
 
 def _given(path: Path, total: int, read: Callable[[np.ndarray], np.ndarray]) -> GivenImages:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cfg_jax import data
-from cfg_jax.evaluation.given import GivenImages
+from cfg_jax.evaluation.given import GivenImages, images_of
 from cfg_jax.io import images
 from cfg_jax.io.progress import track
 from cfg_jax.metrics.neighbors import Nearest, nearest
@@ -129,15 +129,14 @@ def _distinct(index: np.ndarray, k: int) -> np.ndarray:
 
 
 def _view(source: data.Source, number: int, views: int) -> np.ndarray:
-    picture = images.to_images(source[number // views]["x"])
+    (picture,) = images_of(source, [number // views])
     return picture[:, ::-1] if number % views else picture
 
 
 def _in_parts(source: data.Source) -> Iterator[np.ndarray]:
     """All images of a source, uint8, some at a time."""
     for start in track(range(0, len(source), _AT_ONCE), "part"):
-        numbers = range(start, min(start + _AT_ONCE, len(source)))
-        yield images.to_images(np.stack([source[i]["x"] for i in numbers]))
+        yield images_of(source, range(start, min(start + _AT_ONCE, len(source))))
 
 
 def strip(found: Neighbours, rows: int = 10) -> images.Picture:

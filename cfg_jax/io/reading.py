@@ -151,9 +151,7 @@ def _as_value_errors() -> Iterator[None]:
     """Context in which whatever a damaged archive raises is a ValueError."""
     try:
         yield
-    except ValueError:
-        raise
-    except OSError:
+    except UNREADABLE:
         raise
     except Exception as error:  # zlib, zipfile, ast and NumPy raise many types
         raise ValueError(f"{type(error).__name__}: {one_line(error)}") from error
