@@ -13,8 +13,6 @@ from ml_collections import ConfigDict
 from configs import digits_classifier
 from configs.folder import attention, levels
 
-DATA = ("name", "split", "data_dir", "image_size", "channels", "background", "on_error")
-
 
 def get_config():
     config = digits_classifier.get_config()
@@ -32,11 +30,12 @@ def for_data(data: ConfigDict, side: int, count: int) -> ConfigDict:
     About 20 epochs, from 300 to 5,000 steps; for digits, `get_config`.
     """
     config = get_config()
-    for name in DATA:
-        config.data[name] = data[name]
+    min_crop = config.data.min_crop
+    config.data.update(data)
+    config.data.min_crop = min_crop
     if data.name == "digits":
+        config.data.random_flip = False  # a mirrored digit is none
         return config
-    config.data.random_flip = data.random_flip
     config.model.channel_mult = (1, 2, 2, 2)[: levels(side)]
     config.model.attention_resolutions = attention(side)
     num_steps = min(max(20 * count // config.train.batch_size, 300), 5000)
