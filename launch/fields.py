@@ -1,17 +1,14 @@
 """--config on the command line: configs by name, and fields that a config lacks."""
 
-import difflib
-import heapq
 import os
 import re
 import runpy
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
-
-NEAREST = 3
+from ml_collections import ConfigDict
 
 
 def has_config_file() -> bool:
@@ -51,10 +48,11 @@ def unknown(arguments: Sequence[str]) -> str | None:
 
     `arguments` have --config=PATH; the line names the field and those most like it.
     """
-    given = dict(argument.lstrip("-").partition("=")[::2] for argument in arguments)
-    path, _, option = given.get("config", "").partition(":")
-    config = runpy.run_path(path)["get_config"](*[option] * bool(option))
-    fields = list(_fields(config))
+    from cfg_jax.config.fields import nearest
+    from cfg_jax.config.validate import flatten
+
+    given = _given(arguments)
+    fields = [field for field, _ in flatten(_config(given["config"]).to_dict())]
     sections = {field.rpartition(".")[0] for field in fields}
     for name in given:
         field = name.removeprefix("config.")
@@ -64,26 +62,36 @@ def unknown(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def nearest(field: str, fields: Sequence[str]) -> list[str]:
-    """The NEAREST of `fields` most like `field`, best first; `lr` is like `learning_rate`."""
+def described(arguments: Sequence[str]) -> str:
+    """The fields of the file of --config as flags, with value, meaning and range; "" without one.
 
-    def likeness(other: str) -> float:
-        last, leaf = field.rpartition(".")[2], other.rpartition(".")[2]
-        initials = "".join(word[:1] for word in leaf.split("_"))
-        alike = [_alike(last, leaf), _alike(field, leaf), float(last == initials)]
-        return max(alike) + _alike(field, other)
+    `arguments` have --config=PATH.
+    """
+    from cfg_jax.config.fields import FIELDS
+    from cfg_jax.config.validate import flatten
 
-    return heapq.nlargest(NEAREST, fields, key=likeness)
+    place = _given(arguments).get("config", "")
+    if not place:
+        return ""
+    try:
+        values = dict(flatten(_config(place).to_dict()))
+    except Exception as error:  # a config file is code
+        return f"\n{place} cannot be read: {error}"
+    lines = [f"\nfields of {place}:"]
+    for name in sorted(values, key=list(FIELDS | values).index):
+        lines.append(f"  --config.{name}={values[name]!r}")
+        if name in FIELDS:
+            about = f"{FIELDS[name].meaning} ({FIELDS[name].range.allowed})"
+            lines += textwrap.wrap(about, 80, initial_indent=" " * 4, subsequent_indent=" " * 4)
+    return "\n".join(lines)
 
 
-def _alike(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()
+def _given(arguments: Sequence[str]) -> dict[str, str]:
+    """{name: value} of arguments --name=value."""
+    return dict(argument.lstrip("-").partition("=")[::2] for argument in arguments)
 
 
-def _fields(config: Mapping[str, Any], section: str = "") -> Iterator[str]:
-    """Yields "section.field" for every field of a config."""
-    for name, value in config.items():
-        if hasattr(value, "items"):
-            yield from _fields(value, f"{section}{name}.")
-        else:
-            yield section + name
+def _config(place: str) -> ConfigDict:
+    """The config of --config=PATH or PATH:ARGUMENT."""
+    path, _, option = place.partition(":")
+    return runpy.run_path(path)["get_config"](*[option] * bool(option))

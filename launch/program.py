@@ -190,6 +190,7 @@ def _parse(argv: list[str]) -> list[str]:
             flags.FLAGS["config"].value.keys()  # an unreadable file fails at first use
         return rest
     except SystemExit:  # absl exits with 1 after --help
+        print(fields.described(argv) if fields.has_config_file() else "")
         sys.exit(0)
     except flags.Error as error:
         missing = re.match(r"flag (--\w+)=None", str(error))
@@ -197,7 +198,7 @@ def _parse(argv: list[str]) -> list[str]:
         message = f"{message} (--help lists the flags)"
     except (AttributeError, KeyError) as error:
         found = fields.unknown(argv) or repr(error)
-        message = f"{found} (configs/base.py lists the fields)"
+        message = f"{found} (--config=NAME --help lists the fields)"
     except (OSError, ImportError, SyntaxError, TypeError, ValueError) as error:
         message = f"cannot read the config: {error}"
     sys.exit(_fail(message))

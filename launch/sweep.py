@@ -8,6 +8,8 @@ and temperatures add baselines to the first run. Results are saved in <workdir>/
 reused. Tables in the paper's format, results.csv, results.json, plots and report.html go to --out.
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from . import baselines, features
@@ -51,7 +53,7 @@ def main(argv: list[str]) -> None:
     out = folder(_OUT.value or f"{_WORKDIR.value[0]}/sweep")
     check_writable(out, "--out")
     cells = _cells()
-    results = _measured(cells)
+    results = _measured(cells, out)
     if not processes.is_first():
         return
     sampling.report_first_samples(cells[0].run.model)
@@ -97,8 +99,10 @@ def _cells() -> list:
     )
 
 
-def _measured(cells: list) -> list:
-    from cfg_jax.study import sweep
+def _measured(cells: list, out: Path) -> list:
+    """The results of all cells; results.json and results.csv are written after each."""
+    from cfg_jax.runtime import processes
+    from cfg_jax.study import files, sweep
 
     first = cells[0].run
     options = {
@@ -110,7 +114,8 @@ def _measured(cells: list) -> list:
     sweep.check_measurable(cells, **options)
     network, reference = features.network_and_reference(first.model, first.workdir)
     options["batch_size"] = sampling.BATCH_SIZE.value
-    return list(sweep.measure(cells, network, reference, **options))
+    results = sweep.measure(cells, network, reference, **options)
+    return files.collect(results, out if processes.is_first() else None)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     cfg-jax train --config=digits --workdir=runs/digits \\
         --config.train.batch_size=64
 
-Every field of configs/base.py is a flag, --config.SECTION.FIELD. Exit codes:
+Every field of the config is a flag, --config.SECTION.FIELD; --config=NAME --help lists them with
+value, meaning and range. Exit codes:
 
     0     all steps are done
     1     failure during the run, such as a lost process or a loss that is not finite

@@ -1,7 +1,11 @@
 """Config fields on the command line that the config does not have."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 
+from cfg_jax.config.fields import FIELDS
 from launch import fields
 
 # field given: nearest field
@@ -29,3 +33,21 @@ def test_fields_of_the_config_itself_are_known_and_the_base_has_no_say():
     given = ["--config.data.size=3", "--config.train.num_steps=1"]
     assert fields.unknown(["--config=configs/mixture.py", *given]) is None
     assert fields.unknown(["--config=configs/digits.py", *given]) is not None
+
+
+def test_the_help_of_a_config_lists_every_field_with_value_meaning_and_range():
+    said = fields.described(["train", "--config=configs/digits.py"]).splitlines()
+    at = said.index("  --config.optim.learning_rate=0.001")
+    assert said[at + 1] == "    step size of AdamW (a number above 0, also in float32)"
+    assert sum(line.startswith("  --config.") for line in said) == len(FIELDS)
+
+
+def test_the_help_of_a_config_that_cannot_be_read_says_so():
+    assert "cannot be read" in fields.described(["train", "--config=configs/none.py"])
+    assert fields.described(["train"]) == ""
+
+
+def test_the_page_of_config_fields_is_up_to_date():
+    docs = Path(__file__).parents[1] / "docs"
+    made = runpy.run_path(str(docs / "config_table.py"))["page"]()
+    assert (docs / "config.md").read_text("utf-8") == made

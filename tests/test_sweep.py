@@ -224,6 +224,18 @@ def test_results_are_read_back_as_they_were_and_the_csv_has_every_number(tmp_pat
         files.read_results(tmp_path / "results.json")
 
 
+def test_a_sweep_that_fails_leaves_the_numbers_of_the_cells_before(tmp_path):
+    def measured():
+        yield from GOOD[:2]
+        raise RuntimeError("the third cell")
+
+    with pytest.raises(RuntimeError, match="the third cell"):
+        files.collect(measured(), tmp_path)
+    assert files.read_results(tmp_path / "results.json") == GOOD[:2]
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 3
+    assert files.collect(GOOD, None) == GOOD
+
+
 @pytest.fixture(scope="module")
 def model():
     config = tiny_config(**{"model.attention_resolutions": ()})

@@ -4,122 +4,22 @@ All checks precede compilation and writing. Checkpoints hold configs as JSON.
 """
 
 import dataclasses
-import difflib
 import json
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from cfg_jax.config.build import NETWORKS, SCHEDULES, STEPS
-from cfg_jax.core.diffusion import HEADS
+from cfg_jax.config.build import NETWORKS
+from cfg_jax.config.fields import FIELDS, nearest
 from cfg_jax.core.guidance import only_trained_w
-from cfg_jax.core.losses import WEIGHTINGS
-from cfg_jax.models.trunk import LABEL_INPUTS, QKV_ORDERS
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 
-Rule = tuple[Callable[[Any], bool], str]
-
-
-def _is_number(value: Any) -> bool:
-    """Whether value is a number that float32 holds; True and False are none."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and abs(value) <= _MOST
-
-
-def _integer(least: int, most: int) -> Rule:
-    def holds(value: Any) -> bool:
-        integer = isinstance(value, int) and not isinstance(value, bool)
-        return integer and least <= value <= most
-
-    return holds, f"an integer from {least} to {most}"
-
-
-def _number(holds: Callable[[Any], bool], allowed: str) -> Rule:
-    return (lambda value: _is_number(value) and holds(value), f"a number {allowed}")
-
-
-def _one_of(names) -> Rule:
-    kinds = tuple({type(name) for name in names})
-    allowed = f"one of {', '.join(map(repr, names))}"
-    return (lambda value: type(value) in kinds and value in names, allowed)
-
-
-def _are_numbers(values) -> bool:
-    several = isinstance(values, tuple | list) and len(values) > 0
-    return several and all(map(_is_number, values))
-
-
-_MOST = float(np.finfo(np.float32).max)
-_NOT_NEGATIVE = _number(lambda value: value >= 0, "of at least 0")
-_POSITIVE = _number(lambda value: bool(np.float32(value) > 0), "above 0, also in float32")
-_FRACTION = _number(lambda value: 0 <= value <= 1, "in [0, 1]")
-# A decay that float32 rounds to 1 makes Adam divide by zero.
-_BELOW_ONE = _number(
-    lambda value: 0 <= value and bool(np.float32(value) < 1), "in [0, 1), in float32 too"
-)
-_ANY_NUMBER = _number(lambda value: True, "that float32 holds")
-_TEXT: Rule = (lambda value: isinstance(value, str), "a text")
-_FLAG: Rule = (lambda value: isinstance(value, bool), "True or False")
-
-_SIDE = _integer(1, 2**14)
-
-# Fields by range.
-_RANGES: list[tuple[Rule, str]] = [
-    (_integer(0, 2**31 - 1), "optim.warmup_steps optim.anneal_steps train.preview_every"),
-    (_integer(0, 2**31 - 1), "checkpoint.keep_every checkpoint.keep_best train.hang_seconds"),
-    (_integer(1, 2**31 - 1), "train.num_steps train.batch_size train.num_microbatches"),
-    (_integer(1, 2**31 - 1), "train.log_every train.checkpoint_every train.max_skipped_in_row"),
-    (_integer(1, 2**31 - 1), "checkpoint.keep_latest"),
-    (_integer(0, 2**14), "data.image_size diffusion.low_res_size model.num_heads"),
-    (_integer(1, 2**14), "model.channels model.head_channels model.norm_groups"),
-    (_integer(1, 1000), "data.num_threads model.num_blocks"),
-    (_integer(2, 100_000), "diffusion.vlb_steps sampling.num_steps"),
-    (_NOT_NEGATIVE, "optim.weight_decay optim.grad_clip"),
-    (_ANY_NUMBER, "diffusion.logsnr_min diffusion.logsnr_max"),
-    (_FLAG, "data.random_flip model.adagn model.biggan_updown model.rescale_residual model.remat"),
-    (_FLAG, "diffusion.learned_variance sampling.clip_x train.allow_config_change"),
-    (_POSITIVE, "diffusion.vlb_weight optim.learning_rate"),
-    (_FRACTION, "diffusion.p_uncond sampling.logvar_interp"),
-    (_BELOW_ONE, "model.dropout optim.b1 optim.b2 optim.ema_decay"),
-]
-RULES: dict[str, Rule] = {field: rule for rule, fields in _RANGES for field in fields.split()} | {
-    "seed": _integer(0, 2**32 - 1),
-    "network": _one_of(list(NETWORKS)),
-    "data.name": (lambda value: isinstance(value, str) and value != "", "the name of a data set"),
-    "data.split": (lambda value: isinstance(value, str) and value != "", "the name of a split"),
-    "data.data_dir": _TEXT,
-    "data.background": _TEXT,
-    "data.min_crop": _number(lambda value: 0 < value <= 1, "in (0, 1]"),
-    "data.channels": _one_of([0, 1, 3]),
-    "data.on_error": _one_of(["raise", "skip"]),
-    "model.channel_mult": (
-        lambda values: _are_numbers(values) and min(values) > 0,
-        "numbers above 0, at least one",
-    ),
-    "model.attention_resolutions": (
-        lambda values: (
-            isinstance(values, tuple | list) and all(_SIDE[0](value) for value in values)
-        ),
-        f"heights in pixels, each {_SIDE[1]}",
-    ),
-    "model.qkv_order": _one_of(QKV_ORDERS),
-    "model.label_input": _one_of(LABEL_INPUTS),
-    "model.dtype": _one_of(["float32", "bfloat16"]),
-    "diffusion.schedule": _one_of(list(SCHEDULES)),
-    "diffusion.prediction": _one_of(list(HEADS)),
-    "diffusion.weighting": _one_of(list(WEIGHTINGS)),
-    "train.preview_w": (_are_numbers, "numbers, at least one"),
-    "sampling.step": _one_of(list(STEPS)),
-    "sampling.respacing": _TEXT,
-}
-
 # The sections whose fields are known; `data` and `model` have those of the data and network.
-_KNOWN = {field for field in RULES if not field.startswith(("data.", "model."))}
+_KNOWN = {field for field in FIELDS if not field.startswith(("data.", "model."))}
 
 _CONTENT = "meta.data.fingerprint.content"
 # Fields that may change when a run resumes: duration, intervals, paths and memory use.
@@ -173,9 +73,10 @@ def check_values(config: ConfigDict) -> None:
     """The checks of `validate` that do not depend on the devices."""
     values = dict(flatten(config.to_dict()))
     _check_fields(values)
-    for field, (holds, allowed) in RULES.items():
-        if field in values and not holds(values[field]):
-            raise ValueError(f"config.{field}={_SHORT.repr(values[field])}: need {allowed}")
+    for name, field in FIELDS.items():
+        if name in values and not field.range.holds(values[name]):
+            found = _SHORT.repr(values[name])
+            raise ValueError(f"config.{name}={found}: need {field.range.allowed}")
     known = {field.name for field in dataclasses.fields(NETWORKS[values["network"]])}
     if unknown := [name for name in config.model if name not in known]:
         raise ValueError(
@@ -190,7 +91,7 @@ def _check_fields(values: Mapping[str, Any]) -> None:
     for field in values:
         of_section = field.startswith(("data.", "model.")) and field.count(".") == 1
         if field not in _KNOWN and not of_section:
-            near = " or ".join(difflib.get_close_matches(field, _KNOWN, n=2, cutoff=0))
+            near = " or ".join(nearest(field, _KNOWN))
             raise ValueError(f"config.{field} is not a field: did you mean {near}?")
     if missing := sorted(_KNOWN - values.keys()):
         raise ValueError(f"config.{missing[0]} is missing: start from configs/base.py")

@@ -10,6 +10,7 @@ process; only orbax needs the state of all processes as global arrays (`as_globa
 """
 
 import collections
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -29,6 +30,21 @@ def num_devices() -> int:
 def num_devices_of_all() -> int:
     """P D, the number of devices of all processes, on which a training step runs."""
     return jax.process_count() * num_devices()
+
+
+def memory_per_device() -> int | None:
+    """Bytes of memory of a device of this process; None if the backend does not tell.
+
+    CPU devices share the memory of the machine equally.
+    """
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if jax.default_backend() != "cpu":
+        return stats.get("bytes_limit")
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not POSIX
+        return None
+    return total // num_devices()
 
 
 def _sharding(*axes: str) -> NamedSharding:

@@ -10,7 +10,7 @@ Every file is written atomically.
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,28 @@ from cfg_jax.study.curves import tables
 
 def write(folder: Path, results: Sequence[Result], pictures: Mapping[str, Picture]) -> None:
     """Writes results, tables and named pictures; raises ValueError as `tables`."""
-    texts = {f"{name}.txt": table.text() for name, table in tables(results).items()}
-    every = [result._asdict() | {"path": str(result.path)} for result in results]
-    texts |= {"results.json": json.dumps(every, indent=1) + "\n", "results.csv": _csv(results)}
-    for name, text in texts.items():
-        save_text(folder / name, text)
+    write_numbers(folder, results)
+    for name, table in tables(results).items():
+        save_text(folder / f"{name}.txt", table.text())
     for name, picture in pictures.items():
         save_png(folder / f"{name}.png", picture)
+
+
+def collect(results: Iterable[Result], folder: Path | None) -> list[Result]:
+    """All results; after each one, writes those so far to `folder`, unless it is None."""
+    found = []
+    for result in results:
+        found.append(result)
+        if folder is not None:
+            write_numbers(folder, found)
+    return found
+
+
+def write_numbers(folder: Path, results: Sequence[Result]) -> None:
+    """Writes results.json and results.csv, also for a sweep that is not finished."""
+    every = [result._asdict() | {"path": str(result.path)} for result in results]
+    save_text(folder / "results.json", json.dumps(every, indent=1) + "\n")
+    save_text(folder / "results.csv", _csv(results))
 
 
 def read_results(path: str | Path) -> list[Result]:

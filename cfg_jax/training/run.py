@@ -18,7 +18,7 @@ from cfg_jax.config.validate import check_same_run, to_json, validate
 from cfg_jax.io.files import check_writable, folder
 from cfg_jax.runtime import devices, processes
 from cfg_jax.storage.checkpoint import Checkpoints
-from cfg_jax.training import earlier, preemption, watchdog
+from cfg_jax.training import earlier, preemption, size, watchdog
 from cfg_jax.training.loop import Loop, Run
 from cfg_jax.training.objectives import classifier_loss_fn, diffusion_loss_fn
 from cfg_jax.training.step import TrainState, create_optimizer, create_train_state, make_train_step
@@ -58,6 +58,9 @@ def _train(run: Run, feed: Callable[[bool], None], asked_to_stop: Callable[[], b
     optimizer = make_optimizer(config)
     create = make_create(config, run.task, optimizer)
     abstract = jax.eval_shape(create)
+    sizes = size.checked(abstract, run.source.shape, config.train.batch_size)
+    if processes.is_first():
+        print(sizes, flush=True)
     keep = dict(config.checkpoint, keep_every=config.checkpoint.keep_every or None)
     with Checkpoints(run.workdir / "checkpoints", **keep) as checkpoints:
         state = _restore(run, checkpoints, abstract)

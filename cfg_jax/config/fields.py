@@ -1,0 +1,248 @@
+"""Every field of a config: its default, allowed values and meaning.
+
+`configs/base.py` is a config of the defaults. `validate` checks values with this table, --help and
+docs/config.md print it. The defaults are those of the CFG paper (Ho & Salimans 2022) if it gives
+them for all its models, and those of ADM (Dhariwal & Nichol 2021) if the CFG paper refers to it.
+"""
+
+import difflib
+import heapq
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from cfg_jax.config import ranges
+from cfg_jax.config.build import NETWORKS, SCHEDULES, STEPS
+from cfg_jax.config.ranges import (
+    ANY_NUMBER,
+    BELOW_ONE,
+    COUNT,
+    COUNT_OR_ZERO,
+    FLAG,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_FRACTION,
+    SIDE,
+    SIDE_OR_ZERO,
+    TEXT,
+    Range,
+    integer,
+    one_of,
+)
+from cfg_jax.core.diffusion import HEADS
+from cfg_jax.core.losses import WEIGHTINGS
+from cfg_jax.models.trunk import LABEL_INPUTS, QKV_ORDERS
+
+
+class Field(NamedTuple):
+    """One field: default, allowed values, and one line on its meaning, with the unit."""
+
+    default: Any
+    range: Range
+    meaning: str
+
+
+_NEAREST = 3  # fields named beside an unknown one
+_MOST_BLOCKS = 64  # a network of more takes minutes to trace
+_DATA_SETS = "a data set, such as folder, npz, digits or cifar10"
+
+_SEED = {
+    "seed": Field(0, integer(0, 2**32 - 1), "random seed of parameters, data order and noise"),
+}
+
+_DATA = {
+    "name": Field("digits", ranges.name(_DATA_SETS), 'data set, such as "folder" or "cifar10"'),
+    "split": Field(
+        "train", ranges.name("a split"), '"train", "test", "all", or of TFDS also "train[:90%]"'
+    ),
+    "data_dir": Field("", TEXT, 'folder or .npz; of TFDS data sets, "" is ~/tensorflow_datasets'),
+    "image_size": Field(
+        0, SIDE_OR_ZERO, "pixels after centre crop and area downsampling; 0 for no resizing"
+    ),
+    "channels": Field(
+        0, one_of([0, 1, 3]), "1 for grey, 3 for colour; 0 for those of the data set"
+    ),
+    "background": Field(
+        "white", TEXT, 'colour behind transparent parts, such as "black" or "#ff8000"'
+    ),
+    "on_error": Field(
+        "raise",
+        one_of(["raise", "skip"]),
+        'for pictures that cannot be decoded; "skip" leaves them out',
+    ),
+    "num_threads": Field(
+        2, integer(1, 1000), "threads that read and decode ahead; 16 for ImageNet's JPEGs"
+    ),
+    "random_flip": Field(False, FLAG, "mirror left to right with probability 1/2"),
+    "min_crop": Field(
+        1.0, POSITIVE_FRACTION, "least fraction of a side that a random crop keeps; 1 for no crops"
+    ),
+}
+
+_NETWORK = {
+    "network": Field(
+        "unet",
+        one_of(list(NETWORKS)),
+        '"unet" for images, "mlp" for points, "classifier" of noisy images',
+    ),
+}
+
+_MODEL = {
+    "channels": Field(128, SIDE, "features at the first resolution"),
+    "channel_mult": Field(
+        (1, 2, 2, 2),
+        ranges.some(POSITIVE, "numbers above 0, at least one"),
+        "width / channels; each resolution halves the last",
+    ),
+    "num_blocks": Field(2, integer(1, _MOST_BLOCKS), "residual blocks per resolution"),
+    "attention_resolutions": Field(
+        (16, 8),
+        ranges.any_number_of(SIDE, f"heights in pixels, each {SIDE.allowed}"),
+        "heights of feature maps with attention, pixels",
+    ),
+    "head_channels": Field(64, SIDE, "features per attention head"),
+    "num_heads": Field(
+        0, SIDE_OR_ZERO, "attention heads at every resolution; 0 derives them from head_channels"
+    ),
+    "qkv_order": Field("qkv_heads", one_of(QKV_ORDERS), "layout of q, k, v in one matrix"),
+    "adagn": Field(
+        True, FLAG, "condition by scale and shift of a norm; False adds to the features"
+    ),
+    "biggan_updown": Field(True, FLAG, "resample inside residual blocks; False uses convolutions"),
+    "rescale_residual": Field(False, FLAG, "divide every residual sum by sqrt(2)"),
+    "label_input": Field(
+        "with_null", one_of(LABEL_INPUTS), 'labels of the network; "none" for no label input'
+    ),
+    "dropout": Field(0.0, BELOW_ONE, "rate in residual blocks"),
+    "norm_groups": Field(32, SIDE, "groups of each GroupNorm; must divide every width"),
+    "dtype": Field("float32", one_of(["float32", "bfloat16"]), "type inside the network only"),
+    "remat": Field(False, FLAG, "recompute blocks in the backward pass to save memory"),
+}
+
+_DIFFUSION = {
+    "schedule": Field(
+        "continuous",
+        one_of(list(SCHEDULES)),
+        '"continuous" (CFG paper), or one of 1,000 timesteps: "linear", "cosine"',
+    ),
+    "logsnr_min": Field(-20.0, ANY_NUMBER, "noise end of the continuous schedule"),
+    "logsnr_max": Field(20.0, ANY_NUMBER, "data end of the continuous schedule"),
+    "prediction": Field("eps", one_of(list(HEADS)), "network output"),
+    "weighting": Field("eps", one_of(list(WEIGHTINGS)), "loss weighting"),
+    "p_uncond": Field(0.1, FRACTION, "probability of training without the label"),
+    "learned_variance": Field(False, FLAG, "C more outputs: exponent between the two variances"),
+    "vlb_weight": Field(
+        0.001, POSITIVE, "weight of the bound (bits/dim) in the loss of a learned variance"
+    ),
+    "vlb_steps": Field(1000, integer(2, 100_000), "T of the bound, number of network calls"),
+    "low_res_size": Field(
+        0, SIDE_OR_ZERO, "pixels of an upsampler's input image; 0 for no upsampler"
+    ),
+}
+
+_OPTIM = {
+    "learning_rate": Field(1e-4, POSITIVE, "step size of AdamW"),
+    "warmup_steps": Field(1000, COUNT_OR_ZERO, "steps of linear warm-up from zero"),
+    "anneal_steps": Field(
+        0, COUNT_OR_ZERO, "step at which a linear decay reaches zero; 0 keeps the rate"
+    ),
+    "b1": Field(0.9, BELOW_ONE, "decay of AdamW's mean of gradients"),
+    "b2": Field(0.999, BELOW_ONE, "decay of AdamW's mean of squared gradients"),
+    "weight_decay": Field(0.0, NOT_NEGATIVE, "weight decay of AdamW"),
+    "grad_clip": Field(
+        1.0, NOT_NEGATIVE, "maximum global norm, after averaging over devices; 0 for none"
+    ),
+    "ema_decay": Field(0.9999, BELOW_ONE, "decay of the averaged parameters for sampling"),
+}
+
+_TRAIN = {
+    "num_steps": Field(100_000, COUNT, "optimizer steps"),
+    "batch_size": Field(256, integer(1, 2**24), "examples per step over all devices"),
+    "num_microbatches": Field(1, COUNT, "sequential parts of a device's batch, to save memory"),
+    "log_every": Field(100, COUNT, "steps between log entries"),
+    "checkpoint_every": Field(5_000, COUNT, "steps between checkpoints"),
+    "preview_every": Field(10_000, COUNT_OR_ZERO, "steps between sample grids; 0 for none"),
+    "preview_w": Field(
+        (0.0, 1.0, 3.0),
+        ranges.some(ANY_NUMBER, "numbers, at least one"),
+        "guidance weights of sample grids",
+    ),
+    "max_skipped_in_row": Field(10, COUNT, "consecutive non-finite steps that stop the run"),
+    "hang_seconds": Field(
+        1800,
+        COUNT_OR_ZERO,
+        "time without a step that ends the run with all stacks; 0 for never",
+    ),
+    "allow_config_change": Field(
+        False, FLAG, "resume with different data, model or optimizer settings"
+    ),
+}
+
+_CHECKPOINT = {
+    "keep_latest": Field(2, COUNT, "number of newest checkpoints"),
+    "keep_every": Field(0, COUNT_OR_ZERO, "also keep steps divisible by this; 0 for none"),
+    "keep_best": Field(
+        1,
+        COUNT_OR_ZERO,
+        "number with lowest mean training loss since the previous checkpoint",
+    ),
+}
+
+# Defaults of model.sample and cfg-jax sample.
+_SAMPLING = {
+    "num_steps": Field(256, integer(2, 100_000), "T, number of network calls"),
+    "respacing": Field("", TEXT, 'for timesteps: "ddim25" or "90,60,60,20,20"; "" uses num_steps'),
+    "step": Field("ancestral", one_of(list(STEPS)), "sampler"),
+    "logvar_interp": Field(0.0, FRACTION, "the paper's v"),
+    "clip_x": Field(True, FLAG, "clip x_hat to [-1, 1] after guidance"),
+}
+
+_SECTIONS = {
+    "data": _DATA,
+    "model": _MODEL,
+    "diffusion": _DIFFUSION,
+    "optim": _OPTIM,
+    "train": _TRAIN,
+    "checkpoint": _CHECKPOINT,
+    "sampling": _SAMPLING,
+}
+
+FIELDS: dict[str, Field] = {
+    **_SEED,
+    **_NETWORK,
+    **{
+        f"{section}.{name}": field
+        for section in _SECTIONS
+        for name, field in _SECTIONS[section].items()
+    },
+}
+"""All fields, "section.name" or "name"; the model section is that of the U-Net."""
+
+
+def defaults() -> ConfigDict:
+    """A config of all defaults."""
+    config = ConfigDict()
+    for path, field in FIELDS.items():
+        section, _, name = path.rpartition(".")
+        if section and section not in config:
+            config[section] = ConfigDict()
+        (config[section] if section else config)[name] = field.default
+    return config
+
+
+def nearest(field: str, fields: Iterable[str]) -> list[str]:
+    """The _NEAREST of `fields` most like `field`, best first; `lr` is like `learning_rate`."""
+
+    def likeness(other: str) -> float:
+        last, leaf = field.rpartition(".")[2], other.rpartition(".")[2]
+        initials = "".join(word[:1] for word in leaf.split("_"))
+        alike = [_alike(last, leaf), _alike(field, leaf), float(last == initials)]
+        return max(alike) + _alike(field, other)
+
+    return heapq.nlargest(_NEAREST, fields, key=likeness)
+
+
+def _alike(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
