@@ -23,9 +23,12 @@ from cfg_jax.core.guidance import (
     drop_labels,
     mean_shift,
 )
+from cfg_jax.core.guiding import branches, guide, linear_weights, weights
 from cfg_jax.core.likelihood import bits_per_dim, variational_bound
 from cfg_jax.core.losses import classifier_loss, diffusion_loss
 from cfg_jax.core.oracles import GaussianMixture
+from cfg_jax.core.plans import Churn, Plan, plan
+from cfg_jax.core.rules import apg, cfg, dynamic_threshold, rescale, zero_star
 from cfg_jax.core.samplers import ancestral_step, ddim_step, sample
 from cfg_jax.core.schedules import cosine_schedule, logsnr_grid
 from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
@@ -42,6 +45,7 @@ __version__ = "0.1.0"
 sys.modules |= {"cfg_jax.images": images, "cfg_jax.keys": keys}
 
 __all__ = [
+    "Churn",
     "Classifier",
     "Denoiser",
     "DiscreteSchedule",
@@ -49,14 +53,18 @@ __all__ = [
     "MLP",
     "Model",
     "NoisyClassifier",
+    "Plan",
     "Predict",
     "Prediction",
     "TrainState",
     "UNet",
     "alpha_sigma",
     "ancestral_step",
+    "apg",
     "as_predict",
     "bits_per_dim",
+    "branches",
+    "cfg",
     "classifier_free_guidance",
     "classifier_guidance",
     "classifier_loss",
@@ -69,17 +77,24 @@ __all__ = [
     "diffuse",
     "diffusion_loss",
     "drop_labels",
+    "dynamic_threshold",
+    "guide",
     "images",
     "keys",
     "linear_timesteps",
+    "linear_weights",
     "load",
     "logsnr_grid",
     "make_train_step",
     "mean_shift",
+    "plan",
     "posterior",
     "predict_eps",
     "predict_v",
     "predict_x",
+    "rescale",
     "sample",
     "variational_bound",
+    "weights",
+    "zero_star",
 ]

@@ -4,7 +4,8 @@
 
 A step rule is a function (key, z_t, x_hat, logsnr_t, logsnr_s) -> z_s from logsnr_t to the higher
 logsnr_s; `sample` scans it over a grid. The paper's sampler is `ancestral_step`. At the last call
-the step rule gets the last log-SNR twice and its result is discarded.
+the step rule gets the last log-SNR twice and its result is discarded. A `plans.Plan` has a row of
+coefficients per call in place of a grid and a step rule, for every other solver.
 
 Source: Ho & Salimans 2022, Algorithm 2.
 """
@@ -17,8 +18,9 @@ import jax.numpy as jnp
 
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.diffusion import diffuse, posterior, predict_eps, predict_x
+from cfg_jax.core.plans import Plan
 from cfg_jax.core.schedules import ascending
-from cfg_jax.core.types import Array, ArrayLike, Denoiser, Key, Prediction, eps_of
+from cfg_jax.core.types import Array, ArrayLike, Denoiser, Guided, Key, Prediction, eps_of
 
 
 def ancestral_step(
@@ -67,58 +69,130 @@ def ddim_step(
 
 def sample(
     key: Key,
-    denoiser: Denoiser | Callable[[Any], Denoiser],
+    denoiser: Denoiser | Guided | Callable[[Any], Denoiser],
     shape: tuple[int, ...],
-    logsnrs: Array,
+    logsnrs: Array | Plan,
     *,
     step: Callable[..., Array] = ancestral_step,
-    clip_x: bool = True,
+    clip_x: bool | Callable[[Array], Array] = True,
+    z_init: Array | None = None,
     per_step: Any = None,
+    trajectory: bool = False,
     **step_options,
-) -> Array:
-    """Algorithm 2 of Ho & Salimans 2022 as one `lax.scan`: T denoiser calls, T - 1 transitions.
+) -> Any:
+    """Samples by one `lax.scan` over denoiser calls: Ho & Salimans 2022, Algorithm 2, or a `plan`.
+
+    A grid makes T calls and T - 1 transitions of `step`. A plan makes one call per row, and its
+    solver takes the place of `step`.
 
     Args:
       key: [] or [B], one key per sample; consumed. Sample i depends on its own key only.
       denoiser: (z [B, ...], logsnr [B]) -> eps_hat [B, ...] or a `Prediction`, whose logvar_interp
-        replaces that in step_options. With `per_step`, a function from a row to such a Denoiser.
+        replaces that in step_options; or a `Guided`. With `per_step`, a function from a row to such
+        a Denoiser.
       shape: shape [B, ...] of the batch.
-      logsnrs: [T] ascending, from `logsnr_grid`.
+      logsnrs: [T] ascending, from `logsnr_grid`; or a `Plan`.
       step: step rule (key [B], z_t [B, ...], x_hat [B, ...], logsnr_t [], logsnr_s [],
-        **step_options) -> z_s [B, ...].
-      clip_x: clip x_hat, after guidance, to [-1, 1], the range of image data.
+        **step_options) -> z_s [B, ...]; for a grid.
+      clip_x: clip x_hat, after guidance, to [-1, 1], the range of image data; or another function
+        of x_hat, as from `dynamic_threshold`.
+      z_init: [B, ...], the first z; None draws N(0, I).
       per_step: tree of arrays [T, ...], row t for call t. For a guidance weight w [T, B]:
         sample(key, lambda w: classifier_free_guidance(predict, labels, w, ...), ..., per_step=w).
+      trajectory: whether to return (samples, x_hat [T, B, ...] of all calls).
       **step_options: keyword arguments of the step rule, e.g. logvar_interp.
 
     Returns x_hat at the last log-SNR, of `shape`. Raises ValueError if logsnrs is not a vector, if
-    concrete logsnrs do not ascend, or if an array of `per_step` does not have T rows.
+    concrete logsnrs do not ascend, if an array of `per_step` or of the guidance does not have T
+    rows, if z_init has another shape, or if a plan meets a learned variance or a step_option.
     """
-    logsnrs = ascending(logsnrs)
-    num_steps = logsnrs.shape[0]
-    for leaf in jax.tree.leaves(per_step):
-        if leaf.shape[:1] != (num_steps,):
-            raise ValueError(f"per_step of shape {leaf.shape}: need {num_steps} rows, one per step")
+    guided = _as_guided(denoiser, per_step)
+    logsnrs, rows, memory, move = _solver(logsnrs, shape, step, step_options)
+    num_calls = logsnrs.shape[0]
+    for leaf in jax.tree.leaves(guided.rows):
+        if leaf.shape[:1] != (num_calls,):
+            name = "per_step" if guided.rows is per_step else "guidance"
+            raise ValueError(f"{name} of shape {leaf.shape}: need {num_calls} rows, one per call")
+    if z_init is not None and z_init.shape != shape:
+        raise ValueError(f"z_init of shape {z_init.shape}: need {shape}")
     keys = keys_lib.per_example(key, shape[0])
+    limit = clip_x if callable(clip_x) else _CLIPS[bool(clip_x)]
 
-    bind: Any = denoiser  # a Denoiser, or the function that makes one from a row
+    def body(carry: tuple, inputs: tuple) -> tuple[tuple, Array | None]:
+        z, memory, state = carry
+        t, logsnr, row, guidance_row = inputs
+        output, state = guided.denoise(z, jnp.broadcast_to(logsnr, shape[:1]), guidance_row, state)
+        x_hat = limit(predict_x(z, eps_of(output), logsnr))
+        z, memory = move(keys_lib.fold_in(keys, t), row, z, memory, x_hat, output, t == num_calls)
+        return (z, memory, state), x_hat if trajectory else None
 
-    def body(z_t: Array, inputs: tuple[Array, Array, Array, Any]) -> tuple[Array, None]:
-        t, logsnr_t, logsnr_s, row = inputs
-        denoise: Denoiser = bind if per_step is None else bind(row)
-        output = denoise(z_t, jnp.broadcast_to(logsnr_t, shape[:1]))
-        x_hat = predict_x(z_t, eps_of(output), logsnr_t)
-        x_hat = jnp.clip(x_hat, -1.0, 1.0) if clip_x else x_hat
-        options = dict(step_options)
+    z = keys_lib.normal(keys_lib.fold_in(keys, 0), shape) if z_init is None else z_init
+    # One body for all calls compiles the network once. The last row returns x_hat.
+    calls = jnp.arange(1, num_calls + 1), logsnrs, rows, guided.rows
+    (x_hat, _, _), x_hats = jax.lax.scan(body, (z, memory, guided.init(shape)), calls)
+    return (x_hat, x_hats) if trajectory else x_hat
+
+
+_CLIPS: dict[bool, Callable[[Array], Array]] = {
+    True: lambda x: jnp.clip(x, -1.0, 1.0),
+    False: lambda x: x,
+}
+
+
+def _as_guided(denoiser: Any, per_step: Any) -> Guided:
+    """A Denoiser, or a function from a row to one, as a `Guided` without state."""
+    if isinstance(denoiser, Guided):
+        if per_step is not None:
+            raise ValueError("per_step with a Guided, which has its own rows: omit it")
+        return denoiser
+    bind = (lambda row: denoiser) if per_step is None else denoiser
+    return Guided(
+        lambda z, logsnr, row, state: (bind(row)(z, logsnr), state), per_step, lambda shape: ()
+    )
+
+
+def _solver(
+    logsnrs: Array | Plan, shape: tuple[int, ...], step: Callable, options: dict[str, Any]
+) -> tuple[Array, Any, tuple, Callable]:
+    """(logsnrs [T], rows [T, ...], memory before the first call, move).
+
+    move(keys, row, z, memory, x_hat, output, is_last) -> (z, memory) after a call.
+    """
+    if isinstance(logsnrs, Plan):
+        if step is not ancestral_step or options:
+            names = ", ".join(["step"] * (step is not ancestral_step) + list(options))
+            raise ValueError(f"{names} with a plan, whose solver replaces the step rule: omit it")
+        plan = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), logsnrs)
+        # anchor, x_1, x_2, x_3
+        memory = (jnp.zeros(shape),) * 4
+        return plan.logsnr, plan.matrix, memory, _move_by_row
+    logsnrs = ascending(logsnrs)
+
+    def move(keys, next_logsnr, z, memory, x_hat, output, is_last):
+        logsnr, next_logsnr = next_logsnr
+        chosen = dict(options)
         if isinstance(output, Prediction):
-            options["logvar_interp"] = output.logvar_interp
-        z_s = step(keys_lib.fold_in(keys, t), z_t, x_hat, logsnr_t, logsnr_s, **options)
-        return jnp.where(t == num_steps, x_hat, z_s), None
+            chosen["logvar_interp"] = output.logvar_interp
+        z_s = step(keys, z, x_hat, logsnr, next_logsnr, **chosen)
+        return jnp.where(is_last, x_hat, z_s), memory
 
-    z_1 = keys_lib.normal(keys_lib.fold_in(keys, 0), shape)
-    # One body for all T calls compiles the network once. The last call steps to its own log-SNR,
-    # and that step is discarded.
-    next_logsnrs = jnp.append(logsnrs[1:], logsnrs[-1])
-    steps = jnp.arange(1, num_steps + 1), logsnrs, next_logsnrs, per_step
-    x_hat, _ = jax.lax.scan(body, z_1, steps)
-    return x_hat
+    # The last call steps to its own log-SNR, and that step is discarded.
+    return logsnrs, (logsnrs, jnp.append(logsnrs[1:], logsnrs[-1])), (), move
+
+
+def _move_by_row(keys, row, z, memory, x_hat, output, is_last):
+    """z and anchor as the sums of a row of a `Plan`; noise is drawn where the row has any."""
+    if isinstance(output, Prediction):
+        raise ValueError(
+            "a plan has no learned variance: give the grid and step=ancestral_step, or a Predict "
+            "without it"
+        )
+    anchor, *before = memory
+    noise = jax.lax.cond(
+        jnp.any(row[:, -1] != 0),
+        lambda: keys_lib.normal(keys, z.shape),
+        lambda: jnp.zeros(z.shape),
+    )
+    terms = (z, anchor, x_hat, *before, noise)
+    z, anchor = (sum(row[i, j] * term for j, term in enumerate(terms)) for i in range(2))
+    return z, (anchor, x_hat, *before[:-1])

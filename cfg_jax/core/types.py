@@ -12,7 +12,7 @@ shape); T sampling steps; K classes or mixture components; D devices.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,28 @@ class Prediction(NamedTuple):
 Output = Array | Prediction
 Predict = Callable[[Array, Array, Array], Output]
 Denoiser = Callable[[Array, Array], Output]
+
+
+class Guided(NamedTuple):
+    """A Denoiser whose guidance depends on the call of the sampler, and may have a state.
+
+    denoise: (z [B, ...], logsnr [B], row, state) -> (eps_hat [B, ...] or a `Prediction`, state).
+    rows: tree of arrays [T, ...], row k for call k.
+    init: shape [B, ...] -> state before the first call.
+    """
+
+    denoise: Callable[[Array, Array, Any, Any], tuple[Output, Any]]
+    rows: Any
+    init: Callable[[tuple[int, ...]], Any]
+
+    def then(self, transform: Callable[[Denoiser], Denoiser]) -> "Guided":
+        """This with a transform of Denoisers applied, such as `classifier_guidance`."""
+
+        def denoise(z: Array, logsnr: Array, row: Any, state: Any) -> tuple[Output, Any]:
+            output, state = self.denoise(z, logsnr, row, state)
+            return transform(lambda z, logsnr: output)(z, logsnr), state
+
+        return self._replace(denoise=denoise)
 
 
 def eps_of(output: Output) -> Array:

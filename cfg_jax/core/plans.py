@@ -1,0 +1,243 @@
+"""A solver on a grid as a table of numbers, one row per denoiser call.
+
+`plan` computes the rows of a solver in float64 on the host; `samplers.sample` scans them. Solver,
+grid, eta and churn are data: changing them compiles nothing if the number of calls stays.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cfg_jax.core.arguments import finite, whole
+from cfg_jax.core.solvers import (
+    ANCHOR,
+    NOISE,
+    SHORTER,
+    SOLVERS,
+    X0,
+    Level,
+    Request,
+    Row,
+    Solver,
+    level_at,
+)
+from cfg_jax.core.types import Array
+
+MOST_FIRST_GAP = math.log(10)
+"""Half log-SNR: Heun's error grows with exp(h) of its first gap (measured on a mixture)."""
+
+
+class Plan(NamedTuple):
+    """A solver on a grid, one row per denoiser call; all fields are arrays.
+
+    logsnr: [C] float32, log-SNR of the call.
+    matrix: [C, 2, 7] float32, see the module; the last row returns x_0.
+    step_logsnr: [C] float32, log-SNR of the grid point at which the step of the call begins.
+    starts: [C] bool, whether the call is the first of its step.
+    corrects: [C] bool, whether the call is a Langevin corrector's.
+    """
+
+    logsnr: Array | np.ndarray
+    matrix: Array | np.ndarray
+    step_logsnr: Array | np.ndarray
+    starts: Array | np.ndarray
+    corrects: Array | np.ndarray
+
+    @property
+    def num_calls(self) -> int:
+        """C, the number of denoiser calls."""
+        return self.logsnr.shape[0]
+
+
+class Churn(NamedTuple):
+    """Noise added before a step: Karras et al. 2022, algorithm 2.
+
+    amount: S_churn; the step at sigma / alpha in [low, high] first adds noise up to
+      (1 + min(amount / T, sqrt(2) - 1)) sigma / alpha, for T grid points.
+    low, high: S_min and S_max, in units of sigma / alpha.
+    noise: S_noise, factor on the noise.
+    """
+
+    amount: float
+    low: float = 0.0
+    high: float = math.inf
+    noise: float = 1.0
+
+
+def plan(
+    logsnrs: Sequence[float] | np.ndarray,
+    solver: str = "dpmpp_2m",
+    *,
+    eta: float = 0.0,
+    max_ratio: float = 1.0,
+    churn: Churn | None = None,
+    num_calls: int | None = None,
+    logvar_interp: float = 0.0,
+    corrections: int = 1,
+    taylor: bool = False,
+    lower_final: bool | None = None,
+) -> Plan:
+    """A solver on a grid of log-SNRs, as data for `sample`.
+
+    Multistep solvers extrapolate x_hat along the gap h from the gap before it. They lose accuracy
+    where gaps grow, as next to the ends of the cosine grid; `max_ratio` limits h / h_before there.
+
+    Args:
+      logsnrs: [T], strictly ascending, on the host.
+      solver: a key of `SOLVERS`.
+      eta: noise. In "ddim", the fraction of Song et al. 2021, equation 16, in [0, 1]. In "dpmpp_2m"
+        and "dpmpp_3m", that of the stochastic differential equation: 0 for none, 1 for ancestral.
+      max_ratio: largest ratio of a gap to the one before that a multistep solver uses, 1 or more;
+        inf for the solvers as published.
+      churn: noise added before the steps of "heun" and "ddim".
+      num_calls: number of calls; for solvers of 2 or 3 calls per gap the last gap may have fewer,
+        and is then of lower order. None for all.
+      logvar_interp: the paper's v of "ancestral", in [0, 1].
+      corrections: Langevin calls per gap of "pcg".
+      taylor: whether "dpmpp_2m" weighs x_hat by its integral over the gap in place of its middle.
+      lower_final: whether the last gaps have lower order; None for the solver's own choice.
+
+    Raises ValueError if the grid, a name or a number is out of range, if an argument does not count
+    for the solver, or if the first gap is so long that "heun" explodes (not for max_ratio inf).
+    """
+    chosen = _checked_solver(solver)
+    levels = [level_at(logsnr) for logsnr in _checked_grid(logsnrs)]
+    given = {
+        "eta": eta, "churn": churn, "logvar_interp": logvar_interp, "taylor": taylor,
+        "lower_final": lower_final, "corrections": corrections,
+    }  # fmt: skip
+    _check_arguments(solver, chosen, given, max_ratio)
+    calls = calls_per_gap(solver, corrections)
+    if solver == "heun" and max_ratio < math.inf:
+        _check_first_gap(levels)
+    request = Request(
+        levels,
+        eta,
+        max_ratio,
+        taylor,
+        chosen.lower_final if lower_final is None else lower_final,
+        logvar_interp,
+        corrections,
+    )
+    gaps = len(levels) - 1
+    last = _calls_of_last(solver, gaps, calls, num_calls)
+    hats = [_churned(level, churn, len(levels)) for level in levels]
+    rows: list[Row] = []
+    steps: list[Level] = []
+    for k in range(gaps):
+        makes = chosen.rows if k < gaps - 1 or last == calls else SHORTER[last]
+        at = request._replace(levels=[*levels[:k], hats[k], *levels[k + 1 :]])
+        made = makes(at, k)
+        made[-1] = _then_churned(made[-1], levels[k + 1], hats[k + 1], churn)
+        rows += made
+        steps += [hats[k]] * len(made)
+    rows.append(Row(hats[-1], X0, ANCHOR))
+    steps.append(hats[-1])
+    return Plan(
+        np.array([2 * row.level.half for row in rows]),
+        np.array([(row.z, row.anchor) for row in rows]),
+        np.array([2 * step.half for step in steps]),
+        np.array([row.starts for row in rows]),
+        np.array([row.corrects for row in rows]),
+    )
+
+
+def calls_per_gap(solver: str, corrections: int = 1) -> int:
+    """Denoiser calls from one grid point to the next; ValueError for an unknown solver."""
+    return 1 + corrections if solver == "pcg" else _checked_solver(solver).calls
+
+
+def grid_points(solver: str, num_calls: int, corrections: int = 1) -> int:
+    """T of a grid on which `solver` makes num_calls calls; ValueError if there is none."""
+    calls = calls_per_gap(solver, corrections)
+    least = 1 + calls
+    num_calls = whole("num_calls", num_calls)
+    if num_calls < least:
+        raise ValueError(f"num_calls={num_calls}: solver={solver!r} needs at least {least}")
+    return 1 - (1 - num_calls) // calls
+
+
+def _calls_of_last(solver: str, gaps: int, calls: int, num_calls: int | None) -> int:
+    """Calls of the last gap for a total of num_calls."""
+    full = gaps * calls + 1
+    if num_calls is None:
+        return calls
+    last = calls - (full - num_calls)
+    shorter = last in SHORTER and last < calls and solver != "pcg"
+    if last != calls and not shorter:
+        raise ValueError(
+            f"num_calls={num_calls}: solver={solver!r} on {gaps + 1} log-SNRs makes {full} calls; "
+            "give a grid of `grid_points`"
+        )
+    return last
+
+
+def _churned(level: Level, churn: Churn | None, num_levels: int) -> Level:
+    """The level at which the step from `level` begins, after its noise."""
+    if churn is None or not churn.low <= level.ve <= churn.high:
+        return level
+    gamma = min(churn.amount / num_levels, math.sqrt(2) - 1)
+    return level_at(2 * (level.half - math.log1p(gamma)))
+
+
+def _then_churned(row: Row, level: Level, hat: Level, churn: Churn | None) -> Row:
+    """The row with the noise of the next step added to its result."""
+    if churn is None or hat == level:
+        return row
+    std = hat.alpha * churn.noise * math.sqrt(hat.ve**2 - level.ve**2)
+    return row._replace(z=hat.alpha / level.alpha * row.z + std * NOISE)
+
+
+def _checked_solver(solver: str) -> Solver:
+    if not isinstance(solver, str) or solver not in SOLVERS:
+        raise ValueError(f"solver={solver!r}: choose one of {', '.join(SOLVERS)}")
+    return SOLVERS[solver]
+
+
+def _checked_grid(logsnrs: Sequence[float] | np.ndarray) -> list[float]:
+    grid = finite("logsnrs", logsnrs, "finite log-SNRs [T]").astype(np.float64)
+    if grid.ndim != 1 or grid.size < 2 or not np.all(np.diff(grid) > 0):
+        raise ValueError(
+            f"logsnrs of shape {grid.shape}: a plan needs at least 2, strictly ascending from "
+            "noise to data"
+        )
+    return grid.tolist()
+
+
+def _check_arguments(solver: str, chosen: Solver, given: dict, max_ratio: float) -> None:
+    """Raises ValueError for an argument out of range, or of another solver."""
+    usual = {
+        "eta": 0.0, "churn": None, "logvar_interp": 0.0, "taylor": False, "lower_final": None,
+        "corrections": 1,
+    }  # fmt: skip
+    for name, value in given.items():
+        if value != usual[name] and name not in chosen.takes:
+            users = ", ".join(each for each in SOLVERS if name in SOLVERS[each].takes)
+            raise ValueError(
+                f"{name}={value!r} with solver={solver!r}, which does not use it: choose one of "
+                f"{users}"
+            )
+    most_eta = 1.0 if solver == "ddim" else math.inf
+    for name, least, most in (("eta", 0.0, most_eta), ("logvar_interp", 0.0, 1.0)):
+        number = finite(name, given[name], f"a number from {least:g} to {most:g}")
+        if number.ndim or not least <= number <= most:
+            raise ValueError(f"{name}={given[name]}: need a number from {least:g} to {most:g}")
+    whole("corrections", given["corrections"], 1)
+    if isinstance(max_ratio, bool) or not max_ratio >= 1:
+        raise ValueError(f"max_ratio={max_ratio}: need a number of at least 1; inf for no limit")
+    if churn := given["churn"]:
+        numbers = finite("churn", churn._replace(high=min(churn.high, 1e30)))
+        if numbers.min() < 0 or churn.low > churn.high:
+            raise ValueError(f"churn={churn}: need numbers of at least 0, and low below high")
+
+
+def _check_first_gap(levels: Sequence[Level]) -> None:
+    gap = levels[1].half - levels[0].half
+    if gap > MOST_FIRST_GAP:
+        raise ValueError(
+            f"solver='heun' on a grid whose first gap is {2 * gap:.1f} in log-SNR: its error grows "
+            f"with exp(gap / 2), need at most {2 * MOST_FIRST_GAP:.1f}; use grid='karras' or "
+            "'uniform', more steps, or solver='unipc_2'"
+        )

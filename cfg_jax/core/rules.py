@@ -1,0 +1,181 @@
+"""Rules that combine the outputs of two branches into a guided one.
+
+    x_guided, state = rule(x_cond, x_other, w, state),   state = rule.init(shape) before the first
+
+All rules are x_cond at w = 0, except `zero_star` in its first calls. A rule that is not linear
+depends on the quantity it combines, its `space`: eps, x, v, or the velocity eps - x of straight
+paths ("flow"). `guiding.guide` converts.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from cfg_jax.core.arguments import finite, whole
+from cfg_jax.core.diffusion import (
+    alpha_sigma,
+    expand,
+    predict_eps,
+    predict_eps_from_v,
+    predict_x,
+)
+from cfg_jax.core.types import Array, ArrayLike
+
+
+class Rule(NamedTuple):
+    """A guidance rule: called with (x_cond [B, ...], x_other [B, ...], w [] or [B], state).
+
+    apply: the rule itself.
+    init: shape [B, ...] -> state before the first call.
+    space: quantity that is combined, a key of `SPACES`.
+    """
+
+    apply: Callable[[Array, Array, ArrayLike, Any], tuple[Array, Any]]
+    init: Callable[[tuple[int, ...]], Any]
+    space: str = "eps"
+
+    def __call__(
+        self, x_cond: Array, x_other: Array, w: ArrayLike, state: Any
+    ) -> tuple[Array, Any]:
+        """(x_guided [B, ...], state)."""
+        return self.apply(x_cond, x_other, w, state)
+
+
+def _stateless(shape: tuple[int, ...]) -> tuple:
+    return ()
+
+
+def cfg() -> Rule:
+    """(1 + w) x_cond - w x_other: Ho & Salimans 2022, equation 6; linear, so of any space."""
+
+    def apply(x_cond, x_other, w, state):
+        w = expand(w, x_cond)
+        return (1 + w) * x_cond - w * x_other, state
+
+    return Rule(apply, _stateless)
+
+
+def rescale(phi: float, *, space: str = "v") -> Rule:
+    """`cfg` scaled towards the standard deviation of the conditional branch, per sample.
+
+    g (phi std(x_cond) / std(g) + 1 - phi), g the result of `cfg`. Lin et al. 2023, arXiv
+    2305.08891, equations 15 and 16, who apply it to a network that predicts v, with phi = 0.7.
+    Raises ValueError unless phi is in [0, 1] and the space is known.
+    """
+    phi = _number("phi", phi, 0.0, 1.0)
+
+    def apply(x_cond, x_other, w, state):
+        guided, _ = cfg()(x_cond, x_other, w, ())
+        axes = tuple(range(1, x_cond.ndim))
+        ratio = jnp.std(x_cond, axes, keepdims=True) / jnp.std(guided, axes, keepdims=True)
+        # phi = 0 and w = 0 are the identity bit for bit.
+        scaled = guided * (phi * ratio + 1 - phi)
+        return jnp.where(expand(w, x_cond) == 0, guided, scaled) if phi else guided, state
+
+    return Rule(apply, _stateless, _space(space))
+
+
+def apg(eta: float = 0.0, r: float = 0.0, beta: float = 0.0) -> Rule:
+    """Adaptive projected guidance in x: Sadat et al. 2024, arXiv 2410.02416, algorithm 1.
+
+    d = x_cond - x_other + beta d_before, cut to norm r, is split into parts parallel and orthogonal
+    to x_cond: x_guided = x_cond + w (orthogonal + eta parallel). The state is d [B, ...].
+
+    Args:
+      eta: weight of the parallel part, which saturates colours; 1 keeps it.
+      r: largest norm of d per sample; 0 for no limit. It grows with the root of the pixel count.
+      beta: momentum of d; negative values, such as -0.5, favour the present direction.
+
+    Raises ValueError unless the numbers are finite and r is at least 0.
+    """
+    eta, beta = _number("eta", eta), _number("beta", beta)
+    r = _number("r", r, 0.0)
+
+    def apply(x_cond, x_other, w, state):
+        state = x_cond - x_other + beta * state
+        axes = tuple(range(1, x_cond.ndim))
+        update = state
+        if r:
+            norm = jnp.sqrt(jnp.sum(update**2, axes, keepdims=True))
+            update = update * jnp.minimum(1.0, r / jnp.maximum(norm, 1e-12))
+        along = jnp.sum(update * x_cond, axes, keepdims=True)
+        parallel = along / jnp.maximum(jnp.sum(x_cond**2, axes, keepdims=True), 1e-12) * x_cond
+        return x_cond + expand(w, x_cond) * (update + (eta - 1) * parallel), state
+
+    return Rule(apply, jnp.zeros, "x")
+
+
+def zero_star(zero_calls: int = 1) -> Rule:
+    """CFG-Zero*: Fan et al. 2025, arXiv 2503.18886, on the velocity of straight paths.
+
+    g = v_cond + w (v_cond - s v_other), s = <v_cond, v_other> / |v_other|^2; the first zero_calls
+    calls give v = 0. Made for flow models at the first steps. The state counts calls.
+    """
+    zero_calls = whole("zero_calls", zero_calls)
+
+    def apply(x_cond, x_other, w, state):
+        axes = tuple(range(1, x_cond.ndim))
+        inner = jnp.sum(x_cond * x_other, axes, keepdims=True)
+        scale = inner / jnp.maximum(jnp.sum(x_other**2, axes, keepdims=True), 1e-12)
+        guided = x_cond + expand(w, x_cond) * (x_cond - scale * x_other)
+        return jnp.where(state < zero_calls, 0.0, guided), state + 1
+
+    return Rule(apply, lambda shape: jnp.zeros((), jnp.int32), "flow")
+
+
+def dynamic_threshold(
+    quantile: float = 0.995, most: float | None = None
+) -> Callable[[Array], Array]:
+    """A function of x_hat for `sample(clip_x=...)`: Saharia et al. 2022, arXiv 2205.11487.
+
+    clip(x_hat, -s, s) / s per sample, s the quantile of |x_hat|, at least 1 and at most `most`. For
+    images in [-1, 1] only. Raises ValueError unless quantile is in (0, 1] and most above 1.
+    """
+    quantile = _number("quantile", quantile, 0.0, 1.0)
+    limit = jnp.inf if most is None else _number("most", most, 1.0)
+
+    def threshold(x_hat: Array) -> Array:
+        flat = jnp.abs(x_hat.reshape(len(x_hat), -1))
+        s = expand(jnp.clip(jnp.quantile(flat, quantile, axis=1), 1.0, limit), x_hat)
+        return jnp.clip(x_hat, -s, s) / s
+
+    return threshold
+
+
+def _to_v(z: Array, eps: Array, logsnr: Array) -> Array:
+    alpha, sigma = alpha_sigma(expand(logsnr, z))
+    return (eps - sigma * z) / alpha
+
+
+def _to_flow(z: Array, eps: Array, logsnr: Array) -> Array:
+    return eps - predict_x(z, eps, logsnr)
+
+
+def _from_flow(z: Array, velocity: Array, logsnr: Array) -> Array:
+    alpha, sigma = alpha_sigma(expand(logsnr, z))
+    return (z + alpha * velocity) / (alpha + sigma)
+
+
+_Convert = Callable[[Array, Array, Array], Array]
+SPACES: dict[str, tuple[_Convert, _Convert]] = {
+    "eps": (lambda z, eps, logsnr: eps, lambda z, eps, logsnr: eps),
+    "x": (predict_x, predict_eps),
+    "v": (_to_v, predict_eps_from_v),
+    "flow": (_to_flow, _from_flow),
+}
+"""Functions (z, eps, logsnr) -> the quantity, and (z, quantity, logsnr) -> eps."""
+
+
+def _space(space: str) -> str:
+    if space not in SPACES:
+        raise ValueError(f"space={space!r}: choose one of {', '.join(SPACES)}")
+    return space
+
+
+def _number(name: str, value: Any, least: float = -jnp.inf, most: float = jnp.inf) -> float:
+    allowed = f"a number from {least:g} to {most:g}"
+    number = finite(name, value, allowed)
+    if number.ndim or not least <= number <= most:
+        raise ValueError(f"{name}={value}: need {allowed}")
+    return float(number)
