@@ -21,6 +21,7 @@ from cfg_jax.core.solvers import (
     Request,
     Row,
     Solver,
+    Steps,
     level_at,
 )
 from cfg_jax.core.types import Array
@@ -121,20 +122,9 @@ def plan(
         logvar_interp,
         corrections,
     )
-    gaps = len(levels) - 1
-    last = _calls_of_last(solver, gaps, calls, num_calls)
-    hats = [_churned(level, churn, len(levels)) for level in levels]
-    rows: list[Row] = []
-    steps: list[Level] = []
-    for k in range(gaps):
-        makes = chosen.rows if k < gaps - 1 or last == calls else SHORTER[last]
-        at = request._replace(levels=[*levels[:k], hats[k], *levels[k + 1 :]])
-        made = makes(at, k)
-        made[-1] = _then_churned(made[-1], levels[k + 1], hats[k + 1], churn)
-        rows += made
-        steps += [hats[k]] * len(made)
-    rows.append(Row(hats[-1], X0, ANCHOR))
-    steps.append(hats[-1])
+    last = _calls_of_last(solver, len(levels) - 1, calls, num_calls)
+    final = chosen.rows if last == calls else SHORTER[last]
+    rows, steps = _rows(request, chosen.rows, final, churn)
     return Plan(
         np.array([2 * row.level.half for row in rows]),
         np.array([(row.z, row.anchor) for row in rows]),
@@ -142,6 +132,23 @@ def plan(
         np.array([row.starts for row in rows]),
         np.array([row.corrects for row in rows]),
     )
+
+
+def _rows(
+    request: Request, usual: Steps, final: Steps, churn: Churn | None
+) -> tuple[list[Row], list[Level]]:
+    """The rows of all calls, and the levels at which their steps begin."""
+    levels = request.levels
+    hats = [_churned(level, churn, len(levels)) for level in levels]
+    rows: list[Row] = []
+    steps: list[Level] = []
+    for k in range(len(levels) - 1):
+        at = request._replace(levels=[*levels[:k], hats[k], *levels[k + 1 :]])
+        made = (usual if k < len(levels) - 2 else final)(at, k)
+        made[-1] = _then_churned(made[-1], levels[k + 1], hats[k + 1], churn)
+        rows += made
+        steps += [hats[k]] * len(made)
+    return [*rows, Row(hats[-1], X0, ANCHOR)], [*steps, hats[-1]]
 
 
 def calls_per_gap(solver: str, corrections: int = 1) -> int:

@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What the row makers read: the grid and the arguments of `plan`."""
+    """The grid and the arguments of `plan`, as read by the functions that make rows."""
 
     levels: Sequence[Level]
     eta: float
