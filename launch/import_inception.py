@@ -9,7 +9,7 @@ inception-2015-12-05.tgz (needs `pip install tensorboard`, not TensorFlow). Noth
 
 from absl import flags
 
-from cfg_jax.io import weight_files
+from cfg_jax.io import files, weight_files
 from cfg_jax.metrics import inception_weights
 
 from .program import run
@@ -20,6 +20,8 @@ _OUT = flags.DEFINE_string("out", None, "File to write, .safetensors.", required
 
 def main(argv: list[str]) -> None:
     del argv
+    inception_weights.check_suffix(_OUT.value)
+    files.check_file_writable(_OUT.value, "--out")
     state_dict = inception_weights.load_weights(_WEIGHTS.value)
     digest = inception_weights.store(_OUT.value, state_dict)
     print(f"read {_WEIGHTS.value}, sha256 {weight_files.sha256(_WEIGHTS.value)}")

@@ -7,7 +7,6 @@ ancestral sampler with the exact denoiser. Nothing is trained.
 """
 
 import math
-from pathlib import Path
 
 from absl import flags
 
@@ -32,8 +31,8 @@ def main(argv: list[str]) -> None:
         raise ValueError("--w is empty: give one guidance weight or more")
     if not (math.isfinite(_STD.value) and _STD.value > 0):
         raise ValueError(f"--std={_STD.value}: give a number above 0")
-    path = Path(_OUT.value).expanduser()
-    files.check_writable(path.parent, "--out")
+    files.check_file_writable(_OUT.value, "--out")
+    path = files.folder(_OUT.value)
     mixture = mixture_figure.three_gaussians(_STD.value)
     samples = mixture_figure.guided_samples(
         mixture, weights, count=_COUNT.value, num_steps=_NUM_STEPS.value, seed=_SEED.value

@@ -57,12 +57,13 @@ def main(argv: list[str]) -> int:
         raise ValueError("no --topology: give one, such as v5e:4x4, or several as --topologies")
     batch_sizes = _batch_sizes()
     from cfg_jax import preflight
+    from cfg_jax.io import files
 
     fits = preflight.run(
         _CONFIG.value,
         _name(),
         topologies,
-        folder=Path(_OUT.value).expanduser(),
+        folder=files.folder(_OUT.value),
         batch_sizes=batch_sizes,
         programs=_PROGRAMS.value,
         search=_SEARCH.value,

@@ -1,8 +1,12 @@
 """Bucket folders, with fsspec's memory file system in place of Google's library."""
 
+import argparse
 import contextlib
+import errno
 import importlib.util
 import json
+import os
+import resource
 import subprocess
 import sys
 
@@ -15,8 +19,8 @@ from PIL import Image
 from cfg_jax.data.preparation import expand_user
 from cfg_jax.evaluation import accumulate, file_reference, read_result, reference
 from cfg_jax.evaluation.result import Result, write_result
-from cfg_jax.io import images
-from cfg_jax.io.files import check_writable, folder, save_npz
+from cfg_jax.io import files, images
+from cfg_jax.io.files import check_file_writable, check_writable, folder, save_npz
 from cfg_jax.io.metric_log import MetricLog
 from cfg_jax.io.weight_files import existing
 from cfg_jax.metrics import load_statistics, save_statistics
@@ -181,3 +185,74 @@ def test_whether_a_folder_can_be_written_is_seen_without_making_it(tmp_path):
     for place in (tmp_path, tmp_path / "a" / "b", "gs://bucket/run"):
         check_writable(place, "--out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("blocks", "is_full"), [(100, True), (0, False)])
+def test_a_full_disk_is_seen_before_anything_is_written_to_it(
+    tmp_path, monkeypatch, blocks, is_full
+):
+    disk = argparse.Namespace(f_blocks=blocks, f_bfree=0)  # 0 of 0: it does not know its size
+    monkeypatch.setattr(os, "statvfs", lambda path: disk)
+    said = (
+        rf"--out=.*new cannot be written \({tmp_path} is on a full disk\): free some space or give"
+    )
+    with pytest.raises(ValueError, match=said) if is_full else contextlib.nullcontext():
+        check_writable(tmp_path / "new", "--out")
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("", "--out is empty: give another file"),
+        ("{folder}", r"--out=.* cannot be written \(it is a folder\): give another file"),
+        ("{folder}/file/a.png", r"cannot be written \(.*/file is a file\): give another file"),
+        ("~nobody_of_that_name/a.png", "there is no such user, give a path without ~"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused(tmp_path, place, said):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ValueError, match=said):
+        check_file_writable(place.format(folder=tmp_path), "--out")
+    check_file_writable(tmp_path / "file", "--out")
+    check_file_writable(tmp_path / "a" / "b.png", "--out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@contextlib.contextmanager
+def small_files(size=4096):
+    """Context in which a file that grows beyond `size` fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (90, 90, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: files.save_text(path, "text" * 2000),
+        lambda path: files.save_npz(path, images=NOISE),
+        lambda path: accumulate._write(path, {"images": NOISE}),
+        lambda path: images.save_png(path, Image.fromarray(NOISE)),
+    ],
+)
+def test_a_disk_that_fills_is_named_with_the_file_and_nothing_is_left(tmp_path, write):
+    path = tmp_path / "file"
+    said = f"{path} cannot be written (File too large): free some space or give another folder"
+    with pytest.raises(OSError) as failed, small_files():
+        write(path)
+    assert str(failed.value) == said and failed.value.errno == errno.EFBIG
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", ["EACCES", "EROFS", "ENOSPC", "EDQUOT"])
+def test_what_a_disk_refuses_names_the_file(tmp_path, number):
+    refusal = OSError(getattr(errno, number), os.strerror(getattr(errno, number)))
+    with pytest.raises(OSError, match=rf"/a\.png cannot be written \({refusal.strerror}\): "):
+        with files.whole_file(tmp_path / "a.png"):
+            raise refusal

@@ -19,6 +19,7 @@ from PIL import Image
 from cfg_jax.data.decoding import as_shown, background_colour, decoder_name
 from cfg_jax.data.layout import UNLABELLED, is_held_out
 from cfg_jax.data.sources import Form, ImageSource, new_memory
+from cfg_jax.io.files import local
 from cfg_jax.io.reading import UNREADABLE, open_npz
 
 _CONTENT = "images uint8 [N, H, W, C], labels [N] and label_names [K]"
@@ -59,7 +60,7 @@ def open_arrays(split: str, data_dir: str | None, form: Form) -> ImageSource:
     damaged, arrays of another type or shape, labels out of range, and a class without an image.
     """
     colour = background_colour(form.background)
-    images, labels, label_names = _of_split(Path(data_dir or "").expanduser(), split)
+    images, labels, label_names = _of_split(local(data_dir or ""), split)
     stored = images.shape[1:]
     sides = stored[:2] if form.image_size is None else (form.image_size,) * 2
     shape = (*sides, form.channels or (1, 3)[stored[2] > 2])

@@ -11,6 +11,7 @@ from cfg_jax.data.decoding import Decoded, Probe, background_colour, decoder_nam
 from cfg_jax.data.examining import read_all
 from cfg_jax.data.layout import Picture, class_names, find, in_split
 from cfg_jax.data.sources import Form, ImageSource, new_memory, retried
+from cfg_jax.io.files import local
 from cfg_jax.io.text import one_line
 
 
@@ -68,7 +69,7 @@ def open_folder(split: str, data_dir: str | None, form: Form) -> tuple[ImageSour
 
 def existing(data_dir: str | None) -> Path:
     """The path of a folder; ValueError if there is none."""
-    root = Path(data_dir or "").expanduser()
+    root = local(data_dir or "")
     if not data_dir or not root.is_dir():
         raise ValueError(f"data_dir is {data_dir or ''!r}: give a folder of pictures by class")
     return root

@@ -11,7 +11,6 @@ import difflib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from cfg_jax.core.arguments import whole
@@ -23,6 +22,7 @@ from cfg_jax.interop.openai_configs import (
     Preset,
     complete,
 )
+from cfg_jax.io.files import local
 from cfg_jax.io.reading import read_json
 from cfg_jax.io.text import one_line
 
@@ -96,7 +96,7 @@ class OwnNetwork(NamedTuple):
 def read(path: str | os.PathLike[str]) -> OwnNetwork:
     """The network that a JSON file describes; ValueError as `described`, naming the file."""
     try:
-        values = read_json(Path(path).expanduser())
+        values = read_json(local(path))
         if not isinstance(values, dict):
             raise ValueError(f"it holds a {type(values).__name__}: give a JSON object of flags")
         return described(values)

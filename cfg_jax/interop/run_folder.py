@@ -15,13 +15,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from cfg_jax.io.files import check_writable
+from cfg_jax.io.files import check_writable, local
 
 
 def check_free(workdir: str | os.PathLike[str]) -> Path:
     """The checkpoint folder of `workdir`; raises ValueError if not writable or in use."""
     check_writable(workdir, "workdir", "give a new folder, such as runs/imported")
-    folder = Path(workdir).expanduser() / "checkpoints"
+    folder = local(workdir) / "checkpoints"
     check_writable(folder, "workdir", "give a new folder")
     steps = sorted(step.name for step in folder.iterdir()) if folder.exists() else []
     if any(step.isdecimal() for step in steps):

@@ -5,6 +5,7 @@ renamed into place once it is complete, so a reader never sees a partial file.
 """
 
 import contextlib
+import errno
 import importlib.util
 import os
 import re
@@ -22,6 +23,9 @@ BUCKETS = "gs://"
 
 UNFINISHED = ".unfinished"
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of the errors of a full disk, a quota, and a limit on the size of files."""
+
 
 def folder(name: str | os.PathLike[str]) -> Path:
     """The path of a folder, existing or not; bucket paths have pathlib's methods but no append.
@@ -31,10 +35,7 @@ def folder(name: str | os.PathLike[str]) -> Path:
     """
     text = check_name(name)
     if "://" not in text:
-        try:
-            return Path(text).expanduser()
-        except RuntimeError:
-            raise ValueError(f"{text}: there is no such user, give a path without ~") from None
+        return local(text)
     if not text.startswith(BUCKETS):
         raise ValueError(f"{text}: give a folder, or {BUCKETS}bucket/folder")
     if not any(importlib.util.find_spec(library) for library in ("gcsfs", "tensorflow")):
@@ -42,6 +43,18 @@ def folder(name: str | os.PathLike[str]) -> Path:
     from etils import epath
 
     return epath.Path(text)
+
+
+def local(name: str | os.PathLike[str]) -> Path:
+    """The path in the file system, with `~` expanded.
+
+    Raises ValueError for the home of a user that does not exist, and as `check_name`.
+    """
+    text = check_name(name)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text}: there is no such user, give a path without ~") from None
 
 
 def check_name(path: str | os.PathLike[str]) -> str:
@@ -66,10 +79,11 @@ def check_name(path: str | os.PathLike[str]) -> str:
 def check_writable(
     place: str | os.PathLike[str], name: str, remedy: str = "give another folder"
 ) -> None:
-    """Raises ValueError if the path is empty or the folder not writable, and as `check_name`.
+    """Raises ValueError if a file cannot be made in the folder `place`, and as `check_name`.
 
-    Creates nothing. The nearest existing parent decides for a folder that does not exist; buckets
-    are not checked.
+    That is an empty path, a folder without permission and a disk without free space. Creates
+    nothing. The nearest existing parent decides for a folder that does not exist; buckets are not
+    checked.
 
     Args:
       place: path of the folder.
@@ -80,12 +94,49 @@ def check_writable(
         raise ValueError(f"{name} is empty: {remedy}")
     if "://" in os.fspath(place):
         return
-    path = Path(place).expanduser().absolute()
+    path = folder(place).absolute()
     nearest = next(p for p in (path, *path.parents) if os.path.exists(p))
-    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+    if not nearest.is_dir():
+        reason = "is a file"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "is read-only"
+    elif _is_full(nearest):
+        reason, remedy = "is on a full disk", f"free some space or {remedy}"
+    else:
         return
-    reason = "is read-only" if nearest.is_dir() else "is a file"
     raise ValueError(f"{name}={place} cannot be written ({nearest} {reason}): {remedy}")
+
+
+def _is_full(path: Path) -> bool:
+    """Whether the disk of `path` has no free space; False if it does not know its own size."""
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(path)
+        return disk.f_blocks > 0 and disk.f_bfree == 0
+    return False
+
+
+def check_file_writable(
+    path: str | os.PathLike[str], name: str, remedy: str = "give another file"
+) -> None:
+    """Raises ValueError if `path` is empty or a folder, and as `check_writable` for its folder."""
+    if not check_name(path):
+        raise ValueError(f"{name} is empty: {remedy}")
+    place = folder(path)
+    if place.is_dir():
+        raise ValueError(f"{name}={path} cannot be written (it is a folder): {remedy}")
+    check_writable(place.parent, name, remedy)
+
+
+def write_error(path: str | os.PathLike[str], error: OSError) -> OSError:
+    """`error`, raised while `path` was written, with the path, the reason and what to do.
+
+    A disk that fills while an open file is written does not name the file.
+    """
+    space = "free some space or " if error.errno in FULL else ""
+    reason = error.strerror or error
+    named = OSError(f"{path} cannot be written ({reason}): {space}give another folder")
+    named.errno = error.errno
+    return named
 
 
 @contextlib.contextmanager
@@ -93,17 +144,20 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file that is renamed to `path` once it is complete; creates missing folders.
 
     Its name until then, ending in `UNFINISHED`, is this process's own. It is removed at an error.
+    An OSError is raised as `write_error`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
     unfinished = path.with_name(f"{path.name}.{writer}{UNFINISHED}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("wb") as file:
             yield file
         unfinished.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()
+        if isinstance(error, OSError):
+            raise write_error(path, error) from error
         raise
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from cfg_jax.io.files import check_name
+from cfg_jax.io.files import local
 from cfg_jax.io.text import one_line
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -38,7 +38,7 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 def existing(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> Path:
     """The path with ~ expanded; raises ValueError if the file is missing or its suffix wrong."""
-    path = Path(check_name(path)).expanduser()
+    path = local(path)
     if path.suffix not in suffixes:
         raise ValueError(f"{path}: weight files end in {', '.join(suffixes)}")
     if not path.is_file():
@@ -89,7 +89,7 @@ def serialised(arrays: Mapping[str, np.ndarray], **metadata: str) -> bytes:
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of the bytes of a file, in hexadecimal."""
-    with Path(path).expanduser().open("rb") as file:
+    with local(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from cfg_jax.io import weight_files
-from cfg_jax.io.files import whole_file
+from cfg_jax.io.files import folder, whole_file
 from cfg_jax.metrics.inception import EPSILON, checked
 from cfg_jax.metrics.inception_layers import BLOCKS, STEM, Conv
 
@@ -59,13 +59,19 @@ def store(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> str:
     The same weights give the same bytes, independent of the file they were read from. Raises
     ValueError if the suffix or the network is wrong, and OSError if `path` is not writable.
     """
-    path = Path(path).expanduser()
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: the file to write must end in .safetensors")
+    path = check_suffix(path)
     content = _serialised(state_dict)
     with whole_file(path) as file:
         file.write(content)
     return hashlib.sha256(content).hexdigest()
+
+
+def check_suffix(path: str | Path) -> Path:
+    """The path, with ~ expanded; ValueError unless it ends in .safetensors."""
+    path = folder(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: the file to write must end in .safetensors")
+    return path
 
 
 def sha256_of_weights(state_dict: Mapping[str, np.ndarray]) -> str:
