@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from . import interrupts, streams
+
 PROGRAMS = (
     *("train", "sample", "evaluate", "neighbours", "sweep", "judge", "mixture"),
     *("prepare", "import_openai", "import_inception", "preflight"),
@@ -21,16 +23,21 @@ def main() -> None:
 
     Exits with 2 for an unknown name and with 0 after a list of programs, for --help or no argument.
     """
+    interrupts.at_once()
     given = sys.argv[1:] or ["--help"]
     name = given[0].replace("-", "_")
     if name in PROGRAMS:
         _run(name, given[1:])
-    elif given[0] in ("--help", "-h", "help"):
+        return
+    streams.protect()
+    is_help = given[0] in ("--help", "-h", "help")
+    if is_help:
         print(_overview())
     else:
         names = ", ".join(PROGRAMS)
         print(f"error: program {given[0]!r} is unknown: choose one of {names}", file=sys.stderr)
-        sys.exit(2)
+    lost = streams.finish()
+    sys.exit(2 if not is_help else 1 if lost else 0)
 
 
 def _run(name: str, arguments: list[str]) -> None:

@@ -4,6 +4,7 @@
 compilation cache. A user error prints one line on standard error; -v=1 adds the traceback.
 """
 
+import atexit
 import logging as std_logging
 import os
 import re
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from . import fields, streams
+from . import fields, interrupts, streams
 
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
@@ -64,7 +65,9 @@ def run(
     SIGTERM ends a program, unless it `saves_at_sigterm` and polls `preemption`.
     """
 
+    interrupts.at_once()
     streams.protect()
+    atexit.register(streams.finish)
     if "utf" not in (getattr(sys.stdout, "encoding", None) or "utf"):
         sys.stdout.reconfigure(errors="backslashreplace")  # class names may have any characters
 
@@ -82,9 +85,10 @@ def run(
         try:
             several = (count := _connect(saves_at_sigterm)) > 1
             _prepare(count)
-            code = main(argv) or 0
-            if several:
-                processes.wait_for_end()
+            with interrupts.cleaned_up():
+                code = main(argv) or 0
+                if several:
+                    processes.wait_for_end()
             lost = streams.finish()
             return 1 if lost and not saves_at_sigterm else code
         except ValueError as error:
@@ -92,7 +96,7 @@ def run(
         except (FloatingPointError, OSError, RuntimeError) as error:
             code = _fail(error, code=1)
         except KeyboardInterrupt:
-            code = _fail("interrupted", code=130)
+            code = _fail("interrupted", code=interrupts.EXIT_CODE)
         except Exception:
             if not several:
                 raise
