@@ -190,6 +190,9 @@ def _parse(argv: list[str]) -> list[str]:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # orbax logs every step
             logging.get_absl_logger().addFilter(_matters)
+            # A save that fails leaves futures behind, and its error is raised as our own.
+            std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
+            sys.unraisablehook = _ignore
         if fields.has_config_file() and flags.FLAGS["config"].present:
             flags.FLAGS["config"].value.keys()  # an unreadable file fails at first use
         return rest
@@ -215,6 +218,10 @@ def _matters(record: std_logging.LogRecord) -> bool:
     damaged files that an error reports.
     """
     return not any(name in record.pathname for name in ("tensorflow_datasets", "orbax"))
+
+
+def _ignore(unraisable: object) -> None:
+    """Prints nothing of an exception that Python or a library in C++ ignored in a callback."""
 
 
 def _fail(message: object, code: int = 2) -> int:

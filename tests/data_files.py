@@ -1,7 +1,9 @@
-"""Small data sets on disk for the tests of `cfg_jax.data`."""
+"""Small data sets on disk for the tests of `cfg_jax.data`, and disks that fill."""
 
+import contextlib
 import importlib.resources
 import io
+import resource
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -70,3 +72,15 @@ def write_encoded(folder, files):
     builder = EncodedPictures(data_dir=str(folder))
     builder.files = files
     builder.download_and_prepare(file_format="array_record")
+
+
+@contextlib.contextmanager
+def files_up_to(size):
+    """Context in which a file of this process that grows beyond `size` bytes fails, as on a full
+    disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -13,7 +13,7 @@ from cfg_jax.data.digits import Digits
 from cfg_jax.data.packaged import prepare_packaged
 from cfg_jax.data.preprocessing import to_square
 from cfg_jax.data.sources import ImageSource
-from tests.data_files import random_images, stack, write_dataset
+from tests.data_files import files_up_to, random_images, stack, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,14 @@ def test_a_data_dir_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="digits cannot be written to .*data_dir"):
         open_source("digits", "train", data_dir=str(tmp_path / "file"))
+
+
+def test_a_disk_that_fills_while_digits_are_written_is_one_line(tmp_path):
+    said = f"digits cannot be written to {tmp_path}/digits/1.0.0 .*File too large.* free space"
+    with pytest.raises(ValueError, match=said) as error, files_up_to(4096):
+        open_source("digits", "train", data_dir=str(tmp_path))
+    assert "\n" not in str(error.value)
+    assert len(open_source("digits", "train", data_dir=str(tmp_path))) == 1500
 
 
 def test_a_directory_that_is_no_data_set_is_refused(tmp_path):

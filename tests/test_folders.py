@@ -6,7 +6,6 @@ import errno
 import importlib.util
 import json
 import os
-import resource
 import subprocess
 import sys
 
@@ -24,6 +23,7 @@ from cfg_jax.io.files import check_file_writable, check_writable, folder, save_n
 from cfg_jax.io.metric_log import MetricLog
 from cfg_jax.io.weight_files import existing
 from cfg_jax.metrics import load_statistics, save_statistics
+from tests.data_files import files_up_to
 from tests.plain_network import accumulated, images_at, plain_network
 from tests.programs import ROOT
 
@@ -218,17 +218,6 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path, place, said):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@contextlib.contextmanager
-def small_files(size=4096):
-    """Context in which a file that grows beyond `size` fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 NOISE = np.random.default_rng(0).integers(0, 256, (90, 90, 3)).astype(np.uint8)
 
 
@@ -244,7 +233,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (90, 90, 3)).astype(np.uint8)
 def test_a_disk_that_fills_is_named_with_the_file_and_nothing_is_left(tmp_path, write):
     path = tmp_path / "file"
     said = f"{path} cannot be written (File too large): free some space or give another folder"
-    with pytest.raises(OSError) as failed, small_files():
+    with pytest.raises(OSError) as failed, files_up_to(4096):
         write(path)
     assert str(failed.value) == said and failed.value.errno == errno.EFBIG
     assert not list(tmp_path.iterdir())

@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from cfg_jax.io.text import one_line
+
 
 class Pictures(NamedTuple):
     """Images uint8 [N, H, W] or [N, H, W, 3], integer labels [N], bool [N], True if held out."""
@@ -93,10 +95,11 @@ def prepare_packaged(dataset: Callable[..., Packaged], data_dir: str | None = No
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             # TFDS announces a download and draws progress bars.
             builder.download_and_prepare(file_format="array_record")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError of array_record
         if not dataset(data_dir=data_dir).is_prepared():
             raise ValueError(
-                f"{builder.name} cannot be written to {path} ({error}): give a writable data_dir"
+                f"{builder.name} cannot be written to {path} ({one_line(error)}): give a writable "
+                "data_dir with free space"
             ) from error
     # The other process may have written it, and only a new builder reads the metadata.
     builder = dataset(data_dir=data_dir)

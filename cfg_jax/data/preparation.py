@@ -65,7 +65,7 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
             builder.download_and_prepare(download_config=config, file_format="array_record")
         except ImportError as error:
             raise ValueError(f"data set {name!r} {_missing_library(str(error))}") from error
-        except (OSError, AssertionError) as error:
+        except (OSError, AssertionError, RuntimeError) as error:
             raise ValueError(
                 f"{builder.data_path} cannot be prepared: {one_line(error)}"
             ) from error

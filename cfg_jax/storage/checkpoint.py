@@ -38,10 +38,11 @@ class Restored(NamedTuple):
 class SaveError(OSError):
     """A step could not be written; earlier steps are unchanged."""
 
-    def __init__(self, step: int | None, error: Exception):
+    def __init__(self, step: int | None, directory: epath.Path, error: Exception):
         super().__init__(
-            f"step {step} was not written, earlier ones are unchanged ({manifest.reason(error)}): "
-            "check for a full disk or missing permissions, then save again."
+            f"step {step} was not written to {directory}, earlier ones are unchanged "
+            f"({manifest.reason(error)}): check for a full disk or missing permissions, then save "
+            "again."
         )
         self.step = step
 
@@ -133,7 +134,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         except Exception as error:
             if failure:
                 logging.error("%s", failure)
-            raise SaveError(step, error) from error
+            raise SaveError(step, self._manager.directory, error) from error
         if failure:
             raise failure
 
@@ -191,7 +192,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         except Exception as error:
             # Orbax has already removed from its list the steps that this save would replace.
             self._manager.reload()
-            failure = SaveError(step, error)
+            failure = SaveError(step, self._manager.directory, error)
         # Without a failure too: threads of an earlier failed save may have written since.
         _remove_partial(self._manager.directory)
         return failure
