@@ -10,7 +10,9 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -165,8 +167,28 @@ def _keep_compiled() -> None:
             return
         raise
     jax.config.update("jax_compilation_cache_dir", place)
+    warnings.showwarning = _once_for_cache(place, warnings.showwarning)
     if "://" in place:  # XLA does not know buckets and would create a local folder
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+
+
+def _once_for_cache(place: str, show: Callable[..., None]) -> Callable[..., None]:
+    """`show` of warnings, but one line for all programs that JAX cannot write to its cache."""
+    reasons: list[str] = []
+
+    def shown(message: Warning | str, *where: Any, **options: Any) -> None:
+        text = str(message)
+        if not text.startswith("Error writing persistent compilation cache entry"):
+            show(message, *where, **options)
+        elif not reasons:
+            reasons.append(text.split(": ", 1)[-1])
+            print(
+                f"warning: {place} cannot be written ({reasons[0]}): programs not kept there are "
+                "compiled again at the next start",
+                file=sys.stderr,
+            )
+
+    return shown
 
 
 def _leave(code: int) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from launch import streams
+from launch import program, streams
 from tests.programs import ROOT
 
 
@@ -84,3 +84,18 @@ def test_lost_output_is_told_on_standard_error_and_at_the_end(own_streams):
         "warning: standard output cannot be written (No space left on device): going on without "
         "it\n"
     )
+
+
+def test_a_cache_of_programs_that_cannot_be_written_is_told_once(capsys):
+    others = []
+    show = program._once_for_cache("runs/compiled", lambda *given: others.append(given))
+    for name in ("jit_a", "jit_b"):
+        error = "OSError: [Errno 28] No space left on device"
+        text = f"Error writing persistent compilation cache entry for '{name}': {error}"
+        show(UserWarning(text), UserWarning, "compiler.py", 1)
+    assert capsys.readouterr().err == (
+        f"warning: runs/compiled cannot be written ({error}): programs not kept there are compiled "
+        "again at the next start\n"
+    )
+    show("another", UserWarning, "module.py", 2)
+    assert others == [("another", UserWarning, "module.py", 2)]
