@@ -205,7 +205,7 @@ def test_a_full_disk_is_seen_before_anything_is_written_to_it(
     [
         ("", "--out is empty: give another file"),
         ("{folder}", r"--out=.* cannot be written \(it is a folder\): give another file"),
-        ("{folder}/file/a.png", r"cannot be written \(.*/file is a file\): give another file"),
+        ("{folder}/file/a.png", r"=.*/a.png cannot be written \(.*/file is a file\): give another"),
         ("~nobody_of_that_name/a.png", "there is no such user, give a path without ~"),
     ],
 )

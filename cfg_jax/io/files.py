@@ -92,27 +92,8 @@ def check_writable(
     """
     if not check_name(place):
         raise ValueError(f"{name} is empty: {remedy}")
-    if "://" in os.fspath(place):
-        return
-    path = folder(place).absolute()
-    nearest = next(p for p in (path, *path.parents) if os.path.exists(p))
-    if not nearest.is_dir():
-        reason = "is a file"
-    elif not os.access(nearest, os.W_OK | os.X_OK):
-        reason = "is read-only"
-    elif _is_full(nearest):
-        reason, remedy = "is on a full disk", f"free some space or {remedy}"
-    else:
-        return
-    raise ValueError(f"{name}={place} cannot be written ({nearest} {reason}): {remedy}")
-
-
-def _is_full(path: Path) -> bool:
-    """Whether the disk of `path` has no free space; False if it does not know its own size."""
-    with contextlib.suppress(OSError):
-        disk = os.statvfs(path)
-        return disk.f_blocks > 0 and disk.f_bfree == 0
-    return False
+    if "://" not in os.fspath(place):
+        _check_place(folder(place).absolute(), f"{name}={place}", remedy)
 
 
 def check_file_writable(
@@ -124,7 +105,30 @@ def check_file_writable(
     place = folder(path)
     if place.is_dir():
         raise ValueError(f"{name}={path} cannot be written (it is a folder): {remedy}")
-    check_writable(place.parent, name, remedy)
+    if "://" not in os.fspath(path):
+        _check_place(place.parent.absolute(), f"{name}={path}", remedy)
+
+
+def _check_place(path: Path, given: str, remedy: str) -> None:
+    """Raises ValueError if no file can be made in the local folder `path`."""
+    nearest = next(p for p in (path, *path.parents) if os.path.exists(p))
+    if not nearest.is_dir():
+        reason = "is a file"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "is read-only"
+    elif _is_full(nearest):
+        reason, remedy = "is on a full disk", f"free some space or {remedy}"
+    else:
+        return
+    raise ValueError(f"{given} cannot be written ({nearest} {reason}): {remedy}")
+
+
+def _is_full(path: Path) -> bool:
+    """Whether the disk of `path` has no free space; False if it does not know its own size."""
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(path)
+        return disk.f_blocks > 0 and disk.f_bfree == 0
+    return False
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> OSError:
