@@ -249,5 +249,10 @@ def _ignore(unraisable: object) -> None:
 def _fail(message: object, code: int = 2) -> int:
     if isinstance(message, BaseException) and logging.level_debug():
         traceback.print_exception(message)
+    if isinstance(message, OSError) and message.filename and message.strerror:
+        message = (
+            f"{message.filename} cannot be used ({message.strerror}): check the path, its "
+            "permissions and the space on its disk, or give another"
+        )
     print("error:", " ".join(str(message).split()), file=sys.stderr)
     return code

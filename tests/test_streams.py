@@ -99,3 +99,13 @@ def test_a_cache_of_programs_that_cannot_be_written_is_told_once(capsys):
     )
     show("another", UserWarning, "module.py", 2)
     assert others == [("another", UserWarning, "module.py", 2)]
+
+
+def test_a_file_that_cannot_be_used_is_named_with_the_reason_and_what_to_do(capsys):
+    with pytest.raises(OSError) as missing:
+        open("/nowhere/file")
+    assert program._fail(missing.value, code=1) == 1
+    assert capsys.readouterr().err == (
+        "error: /nowhere/file cannot be used (No such file or directory): check the path, its "
+        "permissions and the space on its disk, or give another\n"
+    )

@@ -75,7 +75,11 @@ class MetricLog:
             action(*args)
         except Exception as error:  # buckets raise many types
             if not self._warned:
-                logging.warning("metrics are not being written: %s", error)
+                logging.warning(
+                    "metrics are not being written to %s (%s): check for a full disk or missing "
+                    "permissions; the run goes on without them",
+                    *(self._path.parent, error),
+                )
             self._warned = True
 
 
