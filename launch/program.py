@@ -214,6 +214,7 @@ def _parse(argv: list[str]) -> list[str]:
             logging.get_absl_logger().addFilter(_matters)
             # A save that fails leaves futures behind, and its error is raised as our own.
             std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
+            std_logging.getLogger("matplotlib").setLevel(std_logging.ERROR)  # no home to cache in
             sys.unraisablehook = _ignore
         if fields.has_config_file() and flags.FLAGS["config"].present:
             flags.FLAGS["config"].value.keys()  # an unreadable file fails at first use

@@ -100,6 +100,12 @@ def test_a_file_that_cannot_be_imported_costs_one_line_and_leaves_nothing(files,
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_without_permission_is_not_called_damaged(files, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may read
+    with pytest.raises(ValueError, match=r"whole.safetensors cannot be read \(no permission\)"):
+        weight_files.read(files / "whole.safetensors")
+
+
 def test_an_unknown_name_is_refused_before_the_file_is_looked_for(tmp_path):
     with pytest.raises(ValueError, match="64x64_difusion.*64x64_diffusion, 128x128_diffusion"):
         import_checkpoint("nothing.pt", "64x64_difusion", str(tmp_path / "run"))

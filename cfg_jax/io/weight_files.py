@@ -37,12 +37,14 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def existing(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> Path:
-    """The path with ~ expanded; raises ValueError if the file is missing or its suffix wrong."""
+    """The path with ~ expanded; ValueError for a wrong suffix, and for no file that is readable."""
     path = local(path)
     if path.suffix not in suffixes:
         raise ValueError(f"{path}: weight files end in {', '.join(suffixes)}")
     if not path.is_file():
         raise ValueError(f"{path} is not there or not a file: give a downloaded file")
+    if not os.access(path, os.R_OK):  # safetensors calls that a missing file
+        raise ValueError(f"{path} cannot be read (no permission): change that, or give another")
     return path
 
 
