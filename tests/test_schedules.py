@@ -140,7 +140,7 @@ def test_the_grid_that_excludes_clean_data_stops_one_step_short(num_steps):
     [(20, -20), (1, 1), (np.nan, 20), (-20, np.nan), (-np.inf, 20), (-20, np.inf)],
 )
 def test_ends_that_are_no_range_are_refused(ends):
-    with pytest.raises(ValueError, match="logsnr_min"):
+    with pytest.raises(ValueError, match="logsnr_m.*need finite values"):
         cfg_jax.cosine_schedule(*ends)
 
 

@@ -248,7 +248,7 @@ def test_a_grid_without_its_clean_end_is_refused_with_the_reason():
 def test_a_malformed_respacing_is_refused_with_the_allowed_forms(sections):
     with pytest.raises(ValueError, match="'250'.*'ddim25'.*'90,60,60,20,20'") as error:
         LINEAR.respaced(sections)
-    assert f"sections={sections!r}" in str(error.value) and "\n" not in str(error.value)
+    assert f"respacing={sections!r}" in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("sections", ["1001", "201,60,60,20,20", "60,60,60,60,201"])

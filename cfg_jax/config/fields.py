@@ -33,6 +33,8 @@ from cfg_jax.config.ranges import (
 )
 from cfg_jax.core.diffusion import HEADS
 from cfg_jax.core.losses import WEIGHTINGS
+from cfg_jax.core.schedules import MOST_LOGSNR
+from cfg_jax.core.timesteps import MOST_STEPS
 from cfg_jax.models.trunk import LABEL_INPUTS, QKV_ORDERS
 
 
@@ -47,6 +49,10 @@ class Field(NamedTuple):
 _NEAREST = 3  # fields named beside an unknown one
 _MOST_BLOCKS = 64  # a network of more takes minutes to trace
 _DATA_SETS = "a data set, such as folder, npz, digits or cifar10"
+
+_LOGSNR = ranges.number(
+    lambda value: abs(value) <= MOST_LOGSNR, f"from -{MOST_LOGSNR} to {MOST_LOGSNR}"
+)
 
 _SEED = {
     "seed": Field(0, integer(0, 2**32 - 1), "random seed of parameters, data order and noise"),
@@ -127,8 +133,8 @@ _DIFFUSION = {
         one_of(list(SCHEDULES)),
         '"continuous" (CFG paper), or one of 1,000 timesteps: "linear", "cosine"',
     ),
-    "logsnr_min": Field(-20.0, ANY_NUMBER, "noise end of the continuous schedule"),
-    "logsnr_max": Field(20.0, ANY_NUMBER, "data end of the continuous schedule"),
+    "logsnr_min": Field(-20.0, _LOGSNR, "noise end of the continuous schedule"),
+    "logsnr_max": Field(20.0, _LOGSNR, "data end of the continuous schedule"),
     "prediction": Field("eps", one_of(list(HEADS)), "network output"),
     "weighting": Field("eps", one_of(list(WEIGHTINGS)), "loss weighting"),
     "p_uncond": Field(0.1, FRACTION, "probability of training without the label"),
@@ -136,7 +142,7 @@ _DIFFUSION = {
     "vlb_weight": Field(
         0.001, POSITIVE, "weight of the bound (bits/dim) in the loss of a learned variance"
     ),
-    "vlb_steps": Field(1000, integer(2, 100_000), "T of the bound, number of network calls"),
+    "vlb_steps": Field(1000, integer(2, MOST_STEPS), "T of the bound, number of network calls"),
     "low_res_size": Field(
         0, SIDE_OR_ZERO, "pixels of an upsampler's input image; 0 for no upsampler"
     ),
@@ -192,7 +198,7 @@ _CHECKPOINT = {
 
 # Defaults of model.sample and cfg-jax sample.
 _SAMPLING = {
-    "num_steps": Field(256, integer(2, 100_000), "T, number of network calls"),
+    "num_steps": Field(256, integer(2, MOST_STEPS), "T, number of network calls"),
     "respacing": Field("", TEXT, 'for timesteps: "ddim25" or "90,60,60,20,20"; "" uses num_steps'),
     "step": Field("ancestral", one_of(list(STEPS)), "sampler"),
     "logvar_interp": Field(0.0, FRACTION, "the paper's v"),

@@ -14,15 +14,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cfg_jax.core.arguments import flag, real
 from cfg_jax.core.types import Array, ArrayLike, Output, Predict, Prediction
 
 
 def expand(value: ArrayLike, z: Array) -> Array:
     """`value` [], [B] or of z's rank, with trailing axes of size 1 to broadcast against z [B, ...].
 
-    Raises ValueError if `value` has any other shape.
+    Raises ValueError if `value` has any other shape, or no numbers.
     """
-    value = jnp.asarray(value)
+    value = jnp.asarray(real("value", value))
     if value.ndim == 0 or value.ndim == z.ndim:
         return value
     if value.shape != z.shape[:1]:
@@ -33,9 +34,23 @@ def expand(value: ArrayLike, z: Array) -> Array:
     return value.reshape(value.shape + (1,) * (z.ndim - 1))
 
 
+def each_logsnr(logsnr: ArrayLike, z: Array) -> Array:
+    """logsnr as float32 [B] from [] or [B], for z [B, ...]; ValueError for any other shape."""
+    logsnr = jnp.asarray(real("logsnr", logsnr), jnp.float32)
+    if logsnr.shape not in [(), z.shape[:1]]:
+        raise ValueError(
+            f"logsnr of shape {logsnr.shape} for a batch of {z.shape[0]}: give one number, or one "
+            "per example"
+        )
+    return jnp.broadcast_to(logsnr, z.shape[:1])
+
+
 def alpha_sigma(logsnr: Array) -> tuple[Array, Array]:
-    """alpha = sqrt(sigmoid(logsnr)), sigma = sqrt(sigmoid(-logsnr)); both of logsnr's shape."""
-    logsnr = jnp.asarray(logsnr, jnp.float32)
+    """alpha = sqrt(sigmoid(logsnr)), sigma = sqrt(sigmoid(-logsnr)); both of logsnr's shape.
+
+    Raises ValueError unless logsnr has numbers.
+    """
+    logsnr = jnp.asarray(real("logsnr", logsnr), jnp.float32)
     return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
 
 
@@ -139,14 +154,23 @@ def as_predict(
         returns a `Prediction` with logvar_interp = (h + 1) / 2 (Nichol & Dhariwal 2021, arXiv
         2102.09672, section 3.1; the map from h is ADM's).
 
-    Raises ValueError if `prediction` is unknown.
+    Raises ValueError if `prediction` is unknown; the Predict does if the output of the network has
+    another number of channels.
     """
-    if prediction not in HEADS:
+    if prediction not in list(HEADS):
         raise ValueError(f"prediction={prediction!r}: choose one of {', '.join(HEADS)}")
+    learned_variance = flag("learned_variance", learned_variance)
     to_eps = HEADS[prediction]
+    heads_and_variance = 1 + (prediction == "x_and_eps") + learned_variance
 
     def predict(z: Array, logsnr: Array, labels: Array) -> Output:
         output = network(z, logsnr, labels)
+        wanted = (*z.shape[:-1], heads_and_variance * z.shape[-1])
+        if output.shape != wanted:
+            raise ValueError(
+                f"the network's output has shape {output.shape}: prediction={prediction!r} with "
+                f"learned_variance={learned_variance} needs {wanted}"
+            )
         if not learned_variance:
             return to_eps(z, output, logsnr)
         heads, exponent = jnp.split(output, [output.shape[-1] - z.shape[-1]], axis=-1)

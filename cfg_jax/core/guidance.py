@@ -14,7 +14,6 @@ depend on it. Only ADM's own two forms depend on the sampler: DDIM uses classifi
 conditional branch provides it.
 """
 
-import numbers
 from collections.abc import Callable
 
 import jax
@@ -22,8 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax.core import keys as keys_lib
-from cfg_jax.core.arguments import finite, integers
-from cfg_jax.core.diffusion import alpha_sigma, expand, posterior, predict_eps, predict_x
+from cfg_jax.core.arguments import finite, function, integers, null_of, number
+from cfg_jax.core.diffusion import (
+    alpha_sigma,
+    each_logsnr,
+    expand,
+    posterior,
+    predict_eps,
+    predict_x,
+)
 from cfg_jax.core.samplers import ancestral_step
 from cfg_jax.core.types import (
     Array,
@@ -32,6 +38,7 @@ from cfg_jax.core.types import (
     Key,
     Output,
     Predict,
+    eps_for,
     eps_of,
     with_eps,
 )
@@ -44,10 +51,12 @@ def drop_labels(key: Key, labels: Array, *, p_uncond: float, null_label: int) ->
     """label <- null_label with probability p_uncond, independently per example.
 
     Ho & Salimans 2022, Algorithm 1, line 3. key [] or [B], consumed; labels and result [B] int32;
-    p_uncond in [0, 1]; null_label stands for "no label".
+    p_uncond in [0, 1]; null_label stands for "no label". Raises ValueError for other arguments.
     """
+    number("p_uncond", p_uncond, "a probability, from 0 to 1", 0, 1)
+    labels = _vector(labels)
     dropped = keys_lib.uniform(keys_lib.per_example(key, labels.shape[0])) < p_uncond
-    return jnp.where(dropped, null_label, labels)
+    return jnp.where(dropped, null_of(null_label), labels)
 
 
 def only_trained_w(p_uncond: float) -> float | None:
@@ -61,7 +70,7 @@ def weight_per_step(w: ArrayLike, num_steps: int, batch_size: int) -> np.ndarray
     If T = B, a vector is per sample; [T, 1] is always per step. Raises ValueError for any other
     shape, and unless w has finite numbers.
     """
-    w = finite("w", w, "finite guidance weights").astype(np.float32)
+    w = np.asarray(finite("w", w, "finite guidance weights"), np.float32)
     allowed = [(), (batch_size,), (num_steps,), (num_steps, 1), (num_steps, batch_size)]
     if w.shape not in allowed:
         raise ValueError(
@@ -100,17 +109,18 @@ def classifier_free_guidance(
       w: guidance weight, [] or [B].
       null_label: label of the unconditional branch.
 
-    Raises ValueError if labels is not [B] integers, or w is not of finite numbers [] or [B]. The
-    Denoiser raises ValueError for a batch size other than B.
+    Raises ValueError if labels is not [B] integers, null_label no integer, predict no function, or
+    w is not of finite numbers [] or [B]. The Denoiser raises ValueError for a batch size other than
+    B, and if predict returns eps_hat of another shape.
     """
-    labels = integers("labels", labels)
-    if labels.ndim != 1:
-        raise ValueError(f"labels of shape {labels.shape}: give one per example, [B]")
-    nulls = jnp.full_like(labels, null_label)
-    if isinstance(w, numbers.Real) and w in (0, -1):
-        only = labels if w == 0 else nulls
+    labels = _vector(labels)
+    nulls = jnp.full_like(labels, null_of(null_label))
+    weight = finite("w", w)
+    function("predict", predict, "(z, logsnr, labels) -> eps_hat")
+    if not isinstance(w, jax.Array) and weight.ndim == 0 and weight in (0, -1):
+        only = labels if weight == 0 else nulls
         return lambda z, logsnr: predict(z, _one_each(logsnr, z, labels), only)
-    w = jnp.asarray(w if isinstance(w, jax.Array) else finite("w", w), jnp.float32)
+    w = jnp.asarray(weight, jnp.float32)
     if w.shape not in [(), labels.shape]:
         raise ValueError(
             f"w has shape {w.shape}: give a scalar, or [{labels.size}] for one per sample; for one "
@@ -119,11 +129,9 @@ def classifier_free_guidance(
 
     def denoiser(z: Array, logsnr: Array) -> Output:
         logsnr = _one_each(logsnr, z, labels)
-        both = predict(
-            jnp.concatenate([z, z]),
-            jnp.concatenate([logsnr, logsnr]),
-            jnp.concatenate([labels, nulls]),
-        )
+        twice = jnp.concatenate([z, z])
+        both = predict(twice, jnp.concatenate([logsnr, logsnr]), jnp.concatenate([labels, nulls]))
+        eps_for(twice, both)
         conditional = jax.tree.map(lambda a: a[: labels.size], both)
         unconditional = eps_of(both)[labels.size :]
         return with_eps(conditional, cfg(eps_of(conditional), unconditional, w))
@@ -137,7 +145,15 @@ def _one_each(logsnr: Array, z: Array, labels: Array) -> Array:
         raise ValueError(
             f"labels of shape {labels.shape} for a batch of {z.shape[0]}: give one per example"
         )
-    return jnp.broadcast_to(logsnr, labels.shape)
+    return each_logsnr(logsnr, z)
+
+
+def _vector(labels: ArrayLike) -> Array:
+    """Labels as int32 [B]; raises ValueError for anything else."""
+    labels = integers("labels", labels)
+    if labels.ndim != 1:
+        raise ValueError(f"labels of shape {labels.shape}: give one per example, [B]")
+    return labels
 
 
 def classifier_guidance(denoiser: Denoiser, log_prob: LogProb, w: ArrayLike) -> Denoiser:
@@ -149,7 +165,10 @@ def classifier_guidance(denoiser: Denoiser, log_prob: LogProb, w: ArrayLike) -> 
       denoiser: (z, logsnr) -> eps_hat, already guided or not.
       log_prob: (z, logsnr) -> log p(label | z) [B], from a classifier in evaluation mode.
       w: guidance weight, [] or [B].
+
+    Raises ValueError if w is not of finite numbers, or if log_prob returns another shape than [B].
     """
+    finite("w", w)
 
     def guided(z: Array, logsnr: Array) -> Output:
         _, sigma = alpha_sigma(expand(logsnr, z))
@@ -203,7 +222,10 @@ def mean_shift(
       log_prob: (z, logsnr) -> log p(label | z) [B], from a classifier in evaluation mode.
       w: ADM's scale, [] or [B]: w on a conditional model, 1 + w on an unconditional model.
       step: step rule with normal noise of `posterior`'s variance.
+
+    Raises ValueError as `classifier_guidance`.
     """
+    finite("w", w)
 
     def shifted(key, z_t, x_hat, logsnr_t, logsnr_s, *, logvar_interp=0.0, **options):
         z_s = step(key, z_t, x_hat, logsnr_t, logsnr_s, logvar_interp=logvar_interp, **options)
@@ -216,4 +238,14 @@ def mean_shift(
 
 def _gradient(log_prob: LogProb, z: Array, logsnr: Array) -> Array:
     """grad_z log p(label | z), with respect to z only: [B, ...]."""
-    return jax.grad(lambda z: log_prob(z, logsnr).sum())(z)
+
+    def total(z: Array) -> Array:
+        each = log_prob(z, logsnr)
+        if jnp.shape(each) != z.shape[:1]:  # of every label, say, whose sum has another gradient
+            raise ValueError(
+                f"log_prob of shape {jnp.shape(each)} for a batch of {z.shape[0]}: return "
+                "log p(label | z) [B], one number per example"
+            )
+        return each.sum()
+
+    return jax.grad(total)(z)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfg_jax.core.arguments import text_of
 from cfg_jax.core.types import Array, ArrayLike, Key
 
 
@@ -20,9 +21,15 @@ def per_example(key: Key, batch_size: int) -> Key:
     other value or shape.
     """
     if not isinstance(key, jax.Array | np.ndarray):
-        raise ValueError(f"key={key!r}: need jax.random.key(seed), or one key per example")
+        raise ValueError(f"key={text_of(key)}: need jax.random.key(seed), or one key per example")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
+        try:
+            key = jax.random.wrap_key_data(key)
+        except TypeError:  # of another type or shape than legacy keys
+            raise ValueError(
+                f"key of type {key.dtype} and shape {key.shape}: need jax.random.key(seed), or one "
+                "key per example"
+            ) from None
     if key.shape == ():
         return indexed(key, jnp.arange(batch_size))
     if key.shape == (batch_size,):

@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 
 from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.arguments import data, finite, flag, function, labels_of, whole
 from cfg_jax.core.diffusion import diffuse, expand, predict_x
 from cfg_jax.core.schedules import ascending
-from cfg_jax.core.types import Array, ArrayLike, Key, Predict, Prediction, eps_of
+from cfg_jax.core.types import Array, ArrayLike, Key, Predict, Prediction, eps_for
 
 
 def _sum_data_axes(values: Array) -> Array:
@@ -244,10 +245,15 @@ def variational_bound(
 
     Returns `prior`, `diffusion` and `decoder`, each [B], nats; their sum is the bound.
 
-    Raises ValueError if num_levels is below 2, if logsnrs is not a vector of 2 or more, or if
-    concrete logsnrs do not strictly ascend.
+    Raises ValueError if num_levels is below 2, if x has no floats, labels are not [B] integers, or
+    logvar_interp is not finite, if logsnrs is not a vector of 2 or more, if concrete logsnrs do not
+    strictly ascend, or if eps_hat is not of x's shape.
     """
     _check_levels(num_levels)
+    x, clip_x = data("x", x), flag("clip_x", clip_x)
+    labels = labels_of(labels, x.shape[0])
+    finite("logvar_interp", logvar_interp)
+    function("predict", predict, "(z, logsnr, labels) -> eps_hat")
     logsnrs = ascending(logsnrs, least=2, strictly=True)
     keys = keys_lib.per_example(key, x.shape[0])
     constant = jnp.asarray(logvar_interp, jnp.float32)
@@ -257,7 +263,7 @@ def variational_bound(
         noise = keys_lib.normal(keys_lib.fold_in(keys, t), x.shape)
         z_t = diffuse(x, noise, logsnr_t)
         output = predict(z_t, jnp.broadcast_to(logsnr_t, x.shape[:1]), labels)
-        x_hat = predict_x(z_t, eps_of(output), logsnr_t)
+        x_hat = predict_x(z_t, eps_for(z_t, output), logsnr_t)
         x_hat = jnp.clip(x_hat, -1.0, 1.0) if clip_x else x_hat
         interp = output.logvar_interp if isinstance(output, Prediction) else constant
         interp = jnp.broadcast_to(expand(interp, x), x.shape)
@@ -278,11 +284,8 @@ def variational_bound(
 
 def _check_levels(num_levels: int | None) -> None:
     """Raises ValueError if there are fewer than two levels."""
-    if num_levels is not None and num_levels < 2:
-        raise ValueError(
-            f"num_levels={num_levels}: need at least 2 (8-bit data has 256), or None for "
-            "continuous data"
-        )
+    if num_levels is not None:
+        whole("num_levels", num_levels, 2)
 
 
 def bits_per_dim(nats: Array, x_shape: tuple[int, ...]) -> Array:

@@ -9,17 +9,17 @@ Nichol & Dhariwal 2021 (arXiv 2102.09672) for the hybrid loss, with its bound in
 Dhariwal & Nichol 2021 for the classifier. The caller reduces over the batch.
 """
 
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.arguments import data, function, labels_of, number, text_of, whole
 from cfg_jax.core.diffusion import diffuse, expand, predict_x
 from cfg_jax.core.guidance import drop_labels
 from cfg_jax.core.likelihood import bits_per_dim, bound_term
-from cfg_jax.core.types import Array, Key, Output, Predict, Prediction, eps_of
+from cfg_jax.core.types import Array, Key, Output, Predict, Prediction, chosen, eps_for, eps_of
 
 WEIGHTINGS: dict[str, Callable[[Array], Array]] = {
     "eps": lambda logsnr: jnp.ones_like(logsnr),
@@ -67,10 +67,15 @@ def diffusion_loss(
     `vlb` (bits per dimension).
 
     Raises ValueError if weighting is unknown, p_uncond is outside [0, 1], vlb_weight is negative or
-    not finite, vlb_steps is below 2, or vlb_weight is above 0 and predict returns no `Prediction`.
+    not finite, vlb_steps is below 2, or vlb_weight is above 0 and predict returns no `Prediction`;
+    if x has no floats, labels are not [B] integers, or eps_hat is not of x's shape.
     Source: Ho & Salimans 2022, Algorithm 1; Nichol & Dhariwal 2021, equation 16.
     """
     _check(weighting, p_uncond, vlb_weight, vlb_steps)
+    x = data("x", x)
+    labels = labels_of(labels, x.shape[0])
+    function("predict", predict, "(z, logsnr, labels) -> eps_hat")
+    function("schedule", schedule, "u -> logsnr, such as cfg_jax.cosine_schedule()")
     label_keys, u_keys, eps_keys = keys_lib.split(keys_lib.per_example(key, x.shape[0]), 3)
     seen = drop_labels(label_keys, labels, p_uncond=p_uncond, null_label=null_label)
     u = keys_lib.uniform(u_keys)
@@ -80,7 +85,7 @@ def diffusion_loss(
     output = predict(z, logsnr, seen)
     # The root of the weight, 5e8 at logsnr_min, goes inside the square for float32 precision.
     root = expand(jnp.sqrt(WEIGHTINGS[weighting](logsnr)), x)
-    loss = _mean_square(root * (eps_of(output) - eps))
+    loss = _mean_square(root * (eps_for(z, output) - eps))
     aux = {"logsnr": logsnr, "dropped": seen == null_label}
     aux["eps_mse"] = _mean_square(eps_of(output) - eps)
     if vlb_weight > 0:
@@ -127,28 +132,31 @@ def classifier_loss(
       labels: [B] int32 in 0..K - 1.
 
     Returns the loss [B] in nats, and a dict of arrays [B]: `logsnr`, `correct` (whether the label
-    is the most probable one).
+    is the most probable one). The loss is NaN for a label outside 0..K - 1. Raises ValueError if x
+    has no floats, labels are not [B] integers, or log_probs returns another shape.
     """
+    x = data("x", x)
+    labels = labels_of(labels, x.shape[0])
+    function("schedule", schedule, "u -> logsnr, such as cfg_jax.cosine_schedule()")
     u_keys, eps_keys = keys_lib.split(keys_lib.per_example(key, x.shape[0]))
     logsnr = schedule(keys_lib.uniform(u_keys))
     z = diffuse(x, keys_lib.normal(eps_keys, x.shape), logsnr)
     each = log_probs(z, logsnr)
-    loss = -jnp.take_along_axis(each, labels[:, None], axis=1)[:, 0]
+    if jnp.ndim(each) != 2 or each.shape[0] != x.shape[0]:
+        raise ValueError(f"log_probs of shape {jnp.shape(each)}: return [{x.shape[0]}, K]")
+    loss = -chosen(each, labels)
     return loss, {"logsnr": logsnr, "correct": jnp.argmax(each, axis=1) == labels}
 
 
 def _check(weighting: str, p_uncond: float, vlb_weight: float, vlb_steps: int) -> None:
     """Raises ValueError for an option of `diffusion_loss` outside its range."""
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting={weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
-    if not 0 <= p_uncond <= 1:
-        raise ValueError(f"p_uncond={p_uncond}: need a probability, from 0 to 1")
-    if not 0 <= vlb_weight < math.inf:
-        raise ValueError(
-            f"vlb_weight={vlb_weight}: need 0 (no bound) or a positive number (the paper has 0.001)"
-        )
-    if vlb_weight > 0 and vlb_steps < 2:
-        raise ValueError(f"vlb_steps={vlb_steps}: need at least 2 (ADM has 1000)")
+    if weighting not in list(WEIGHTINGS):
+        raise ValueError(f"weighting={text_of(weighting)}: choose one of {', '.join(WEIGHTINGS)}")
+    number("p_uncond", p_uncond, "a probability, from 0 to 1", 0, 1)
+    allowed = "0 (no bound) or a positive number (the paper has 0.001)"
+    number("vlb_weight", vlb_weight, allowed, 0)
+    if vlb_weight > 0:
+        whole("vlb_steps", vlb_steps, 2)
 
 
 def _learned(output: Output, vlb_weight: float) -> Prediction:

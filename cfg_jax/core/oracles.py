@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax.core import keys as keys_lib
-from cfg_jax.core.arguments import integers
+from cfg_jax.core.arguments import finite, integers, labels_of, text_of
 from cfg_jax.core.diffusion import alpha_sigma, expand
 from cfg_jax.core.types import Array, ArrayLike, Key, chosen
 
@@ -33,20 +33,28 @@ class GaussianMixture:
       variance: [] or [K] variance of each class, positive.
       weights: [K] class probabilities, positive; normalised here.
 
-    Raises ValueError if shapes do not match, or if a variance or weight is not positive.
+    Raises ValueError if shapes do not match, if a number is not finite, or if a variance or weight
+    is not positive. Methods raise ValueError unless there is one integer label per example.
     """
 
     def __init__(self, means: ArrayLike, variance: ArrayLike, weights: ArrayLike):
+        means, variance, weights = (
+            np.asarray(finite(name, value))
+            for name, value in (("means", means), ("variance", variance), ("weights", weights))
+        )
         num_classes = np.shape(means)[0] if np.ndim(means) else 0
-        if np.shape(weights) != (num_classes,) or np.ndim(means) < 2:
+        if np.shape(weights) != (num_classes,) or np.ndim(means) < 2 or not means.size:
             raise ValueError(
                 f"means of shape {np.shape(means)} with weights of shape {np.shape(weights)}: "
                 "need means [K, ...] and weights [K]"
             )
         if np.shape(variance) not in [(), (num_classes,)]:
             raise ValueError(f"variance of shape {np.shape(variance)}: need [] or [{num_classes}]")
-        if not (np.min(variance) > 0 and np.min(weights) > 0):
-            raise ValueError(f"variance={variance}, weights={weights}: every entry must be above 0")
+        if not (np.float32(np.min(variance)) > 0 and np.float32(np.min(weights)) > 0):
+            raise ValueError(
+                f"variance={text_of(variance)}, weights={text_of(weights)}: every entry must be "
+                "above 0"
+            )
         self.num_classes = self.null_label = num_classes
         self.means = jnp.asarray(means, jnp.float32)
         self.variance = jnp.broadcast_to(jnp.asarray(variance, jnp.float32), (num_classes,))
@@ -59,7 +67,9 @@ class GaussianMixture:
         return alpha, sigma, alpha**2 * self.variance[None] + sigma**2
 
     def _flat(self, z: Array) -> tuple[Array, Array]:
-        """z as [B, 1, size] and the means as [1, K, size]."""
+        """z as [B, 1, size] and the means as [1, K, size]; ValueError for z of another shape."""
+        if z.shape[1:] != self.means.shape[1:]:
+            raise ValueError(f"z of shape {z.shape}: need {('B', *self.means.shape[1:])}")
         return z.reshape(z.shape[0], 1, self._size), self.means.reshape(1, -1, self._size)
 
     def log_prob_given_each(self, z: Array, logsnr: Array) -> Array:
@@ -75,6 +85,7 @@ class GaussianMixture:
 
     def log_prob_label(self, z: Array, logsnr: Array, labels: Array) -> Array:
         """log p(labels | z): [B], NaN for the null label and invalid labels."""
+        labels = labels_of(labels, z.shape[0])
         return chosen(self.log_posterior(z, logsnr), labels)
 
     def log_prob(self, z: Array, logsnr: Array, labels: Array | None = None) -> Array:
@@ -83,15 +94,15 @@ class GaussianMixture:
         marginal = jax.nn.logsumexp(self.log_weights[None] + each, axis=1)
         if labels is None:
             return marginal
+        labels = labels_of(labels, z.shape[0])
         return chosen(jnp.concatenate([each, marginal[:, None]], axis=1), labels)
 
     def predict(self, z: Array, logsnr: Array, labels: Array) -> Array:
         """The exact Predict: -sigma grad_z log p(z | label), or of log p(z) for the null label.
 
-        Returns NaN for an invalid label, which reveals a wrong null label. Raises ValueError if
-        labels are not integers.
+        Returns NaN for an invalid label, which reveals a wrong null label.
         """
-        labels = integers("labels", labels)
+        labels = labels_of(labels, z.shape[0])
         alpha, sigma, total = self._moments(logsnr)
         flat, means = self._flat(z)
         each = (sigma / total)[:, :, None] * (flat - alpha[:, :, None] * means)
@@ -114,6 +125,8 @@ class GaussianMixture:
 
     def draw(self, key: Key, labels: Array) -> Array:
         """Samples of x | labels [B]: [B, ...], NaN for no class; key [] or [B], consumed."""
+        labels = integers("labels", labels)
+        labels = labels_of(labels, labels.size)
         shape = (labels.shape[0], *self.means.shape[1:])
         noise = keys_lib.normal(keys_lib.per_example(key, shape[0]), shape)
         known = (labels >= 0) & (labels < self.num_classes)

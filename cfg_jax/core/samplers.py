@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.arguments import finite, flag, function, number, text_of, whole
 from cfg_jax.core.diffusion import diffuse, posterior, predict_eps, predict_x
 from cfg_jax.core.plans import Plan
 from cfg_jax.core.schedules import ascending
-from cfg_jax.core.types import Array, ArrayLike, Denoiser, Guided, Key, Prediction, eps_of
+from cfg_jax.core.types import Array, ArrayLike, Denoiser, Guided, Key, Prediction, eps_for
 
 
 def ancestral_step(
@@ -42,8 +43,12 @@ def ancestral_step(
       logvar_interp: the paper's v; [], [B] or the shape of z_t. See `posterior`.
       noise_temperature: [], factor of the noise; below 1 it trades variety for fidelity, less well
         than guidance does (Dhariwal & Nichol 2021, appendix G).
+
+    Raises ValueError unless logvar_interp is finite and noise_temperature a number of at least 0.
     """
+    finite("logvar_interp", logvar_interp)
     mean, logvar = posterior(z_t, x_hat, logsnr_t, logsnr_s, logvar_interp=logvar_interp)
+    number("noise_temperature", noise_temperature, "a finite number, 0 or more", 0)
     noise = keys_lib.normal(keys_lib.per_example(key, z_t.shape[0]), z_t.shape)
     return mean + jnp.exp(logvar / 2) * noise_temperature * noise
 
@@ -91,7 +96,7 @@ def sample(
         replaces that in step_options; or a `Guided`. With `per_step`, a function from a row to such
         a Denoiser.
       shape: shape [B, ...] of the batch.
-      logsnrs: [T] ascending, from `logsnr_grid`; or a `Plan`.
+      logsnrs: [T] ascending, from `logsnr_grid`; or a `Plan`, which ignores a learned variance.
       step: step rule (key [B], z_t [B, ...], x_hat [B, ...], logsnr_t [], logsnr_s [],
         **step_options) -> z_s [B, ...]; for a grid.
       clip_x: clip x_hat, after guidance, to [-1, 1], the range of image data; or another function
@@ -102,27 +107,34 @@ def sample(
       trajectory: whether to return (samples, x_hat [T, B, ...] of all calls).
       **step_options: keyword arguments of the step rule, e.g. logvar_interp.
 
-    Returns x_hat at the last log-SNR, of `shape`. Raises ValueError if logsnrs is not a vector, if
-    concrete logsnrs do not ascend, if an array of `per_step` or of the guidance does not have T
-    rows, if z_init has another shape, or if a plan meets a learned variance or a step_option.
+    Returns x_hat at the last log-SNR, of `shape`. Raises ValueError if shape does not have integers
+    of at least 1, if logsnrs is not a vector, if concrete logsnrs do not ascend, if an array of
+    `per_step` or of the guidance does not have T rows, if z_init has another shape, if a function
+    is none, if eps_hat is not of `shape`, or if a plan meets a step_option.
     """
+    shape = _shape(shape)
+    if not callable(clip_x):
+        clip_x = flag("clip_x", clip_x)
+    function("step", step, "such as cfg_jax.ancestral_step or cfg_jax.ddim_step")
     guided = _as_guided(denoiser, per_step)
     logsnrs, rows, memory, move = _solver(logsnrs, shape, step, step_options)
     num_calls = logsnrs.shape[0]
     for leaf in jax.tree.leaves(guided.rows):
-        if leaf.shape[:1] != (num_calls,):
-            name = "per_step" if guided.rows is per_step else "guidance"
-            raise ValueError(f"{name} of shape {leaf.shape}: need {num_calls} rows, one per call")
+        if jnp.shape(leaf)[:1] != (num_calls,):
+            name = "guidance" if per_step is None else "per_step"
+            raise ValueError(
+                f"{name} of shape {jnp.shape(leaf)}: need {num_calls} rows, one per step"
+            )
     if z_init is not None and z_init.shape != shape:
         raise ValueError(f"z_init of shape {z_init.shape}: need {shape}")
     keys = keys_lib.per_example(key, shape[0])
-    limit = clip_x if callable(clip_x) else _CLIPS[bool(clip_x)]
+    limit = clip_x if callable(clip_x) else _CLIPS[clip_x]
 
     def body(carry: tuple, inputs: tuple) -> tuple[tuple, Array | None]:
         z, memory, state = carry
         t, logsnr, row, guidance_row = inputs
         output, state = guided.denoise(z, jnp.broadcast_to(logsnr, shape[:1]), guidance_row, state)
-        x_hat = limit(predict_x(z, eps_of(output), logsnr))
+        x_hat = limit(predict_x(z, eps_for(z, output), logsnr))
         z, memory = move(keys_lib.fold_in(keys, t), row, z, memory, x_hat, output, t == num_calls)
         return (z, memory, state), x_hat if trajectory else None
 
@@ -145,6 +157,7 @@ def _as_guided(denoiser: Any, per_step: Any) -> Guided:
         if per_step is not None:
             raise ValueError("per_step with a Guided, which has its own rows: omit it")
         return denoiser
+    function("denoiser", denoiser, "(z, logsnr) -> eps_hat")
     bind = (lambda row: denoiser) if per_step is None else denoiser
     return Guided(
         lambda z, logsnr, row, state: (bind(row)(z, logsnr), state), per_step, lambda shape: ()
@@ -182,11 +195,6 @@ def _solver(
 
 def _move_by_row(keys, row, z, memory, x_hat, output, is_last):
     """z and anchor as the sums of a row of a `Plan`; noise is drawn where the row has any."""
-    if isinstance(output, Prediction):
-        raise ValueError(
-            "a plan has no learned variance: give the grid and step=ancestral_step, or a Predict "
-            "without it"
-        )
     anchor, *before = memory
     noise = jax.lax.cond(
         jnp.any(row[:, -1] != 0),
@@ -196,3 +204,14 @@ def _move_by_row(keys, row, z, memory, x_hat, output, is_last):
     terms = (z, anchor, x_hat, *before, noise)
     z, anchor = (sum(row[i, j] * term for j, term in enumerate(terms)) for i in range(2))
     return z, (anchor, x_hat, *before[:-1])
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    """Shape of a batch; raises ValueError unless it has integers of at least 1."""
+    try:
+        sizes = tuple(whole("shape", size, 1) for size in shape)
+    except (TypeError, ValueError):
+        sizes = ()
+    if not sizes:
+        raise ValueError(f"shape={text_of(shape)}: need the shape [B, ...] of a batch")
+    return sizes

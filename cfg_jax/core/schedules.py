@@ -12,12 +12,11 @@ Source: Ho & Salimans 2022, "Classifier-Free Diffusion Guidance", section 2.
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfg_jax.core.arguments import whole
-from cfg_jax.core.timesteps import DiscreteSchedule
+from cfg_jax.core.arguments import finite, flag, is_concrete, number, text_of, whole
+from cfg_jax.core.timesteps import MOST_STEPS, DiscreteSchedule
 from cfg_jax.core.types import Array
 
 
@@ -78,21 +77,26 @@ class CosineSchedule:
         never reaches logsnr_max (Salimans & Ho 2022, arXiv 2202.00512). The result is [T] float32
         on the host, ascending, first exactly logsnr_min, last exactly logsnr_max if inclusive.
 
-        Raises ValueError if num_steps is not an integer, or below 2 (below 1 if not inclusive).
+        Raises ValueError if num_steps is not an integer from 2 (from 1 if not inclusive) to
+        MOST_STEPS.
         """
-        num_steps = whole("num_steps", num_steps, 2 if inclusive else 1)
+        least = 2 if flag("inclusive", inclusive) else 1
+        num_steps = whole("num_steps", num_steps, least, MOST_STEPS)
         u = np.linspace(1.0, 0.0 if inclusive else 1.0 / num_steps, num_steps)
         return self._logsnr(u, np).astype(np.float32)
 
-    def respaced(self, sections: str) -> np.ndarray:
+    def respaced(self, respacing: str) -> np.ndarray:
         """Raises ValueError: only a `timesteps.DiscreteSchedule` has timesteps to select."""
         raise ValueError(
-            f"respacing={sections!r}: this model's schedule is continuous and has no timesteps; "
-            "give num_steps"
+            f"respacing={text_of(respacing)}: this model's schedule is continuous and has "
+            "no timesteps; give num_steps"
         )
 
 
 Schedule = CosineSchedule | DiscreteSchedule
+
+MOST_LOGSNR = 80
+"""Beyond it float32 does not hold sigma^2, or alpha^2, with full precision."""
 
 
 def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> CosineSchedule:
@@ -100,9 +104,12 @@ def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Cosi
 
     Returns a callable schedule(u) -> logsnr with `.inverse(logsnr)` and `.density(logsnr)`, from
     logsnr_max at u = 0 (data) to logsnr_min at u = 1 (noise). Raises ValueError if logsnr_min or
-    logsnr_max is not finite, or if logsnr_min is not below logsnr_max.
+    logsnr_max is not a number from -80 to 80, or if logsnr_min is not below logsnr_max.
     """
-    if not (math.isfinite(logsnr_min) and math.isfinite(logsnr_max) and logsnr_min < logsnr_max):
+    allowed = f"finite values from -{MOST_LOGSNR} to {MOST_LOGSNR} (the paper has -20 and 20)"
+    for name, value in (("logsnr_min", logsnr_min), ("logsnr_max", logsnr_max)):
+        number(name, value, allowed, -MOST_LOGSNR, MOST_LOGSNR)
+    if not logsnr_min < logsnr_max:
         raise ValueError(
             f"logsnr_min={logsnr_min}, logsnr_max={logsnr_max}: need finite values with "
             "logsnr_min below logsnr_max (the paper has -20 and 20)"
@@ -117,6 +124,8 @@ def logsnr_grid(schedule: Schedule, num_steps: int, *, inclusive: bool = True) -
     num_steps is T, the number of denoiser calls. Returns [T] float32, first exactly logsnr_min,
     last exactly logsnr_max if inclusive. Raises ValueError if `grid` rejects the arguments.
     """
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"schedule={text_of(schedule)}: need a schedule, as of `cosine_schedule`")
     return jnp.asarray(schedule.grid(num_steps, inclusive=inclusive))
 
 
@@ -124,15 +133,16 @@ def ascending(logsnrs: Array, *, least: int = 1, strictly: bool = False) -> Arra
     """A sampler's grid as float32 [T], checked to ascend from noise to data.
 
     Raises ValueError if logsnrs is not a vector of at least `least` values, or if concrete values
-    have a NaN or do not ascend (`strictly`, if set).
+    are not finite or do not ascend (`strictly`, if set).
     """
-    logsnrs = jnp.asarray(logsnrs, jnp.float32)
+    allowed = "an ascending grid of finite log-SNRs, from `logsnr_grid`"
+    logsnrs = jnp.asarray(finite("logsnrs", logsnrs, allowed), jnp.float32)
     if logsnrs.ndim != 1 or logsnrs.size < least:
         raise ValueError(
             f"logsnrs of shape {logsnrs.shape}: need a grid [T] of at least {least}, from "
             "`logsnr_grid`"
         )
-    if not isinstance(logsnrs, jax.core.Tracer):
+    if is_concrete(logsnrs):
         gains = np.diff(np.asarray(logsnrs))
         if not np.all(gains > 0 if strictly else gains >= 0):
             twice = " without repeated values" if strictly else ""

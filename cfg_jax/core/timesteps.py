@@ -16,8 +16,13 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from cfg_jax.core.arguments import whole
+from cfg_jax.core.arguments import flag, real, text_of, whole
 from cfg_jax.core.types import Array
+
+MOST_STEPS = 100_000
+"""Most network calls and timesteps; a larger number is a mistake and would fill the memory."""
+
+_DIGITS = 9
 
 _FORMS = (
     "give '250' (evenly spaced), 'ddim25' (an integer stride from timestep 0) or "
@@ -39,7 +44,10 @@ class DiscreteSchedule:
     logsnrs: tuple[float, ...]
 
     def __post_init__(self):
-        object.__setattr__(self, "logsnrs", tuple(float(logsnr) for logsnr in self.logsnrs))
+        given = real("logsnrs", self.logsnrs, "log-SNRs, from clean to noisy")
+        if given.ndim != 1:
+            raise ValueError(f"logsnrs of shape {given.shape}: need one log-SNR per timestep")
+        object.__setattr__(self, "logsnrs", tuple(float(logsnr) for logsnr in given))
         if self.num_timesteps < 2:
             raise ValueError(f"logsnrs={self.logsnrs}: need at least 2 timesteps")
         table = self._table
@@ -118,7 +126,7 @@ class DiscreteSchedule:
         Returns [T] float32 on the host, ascending, from exactly logsnr_min to exactly logsnr_max.
         Raises ValueError if num_steps is not an integer in 2..N, or if inclusive is False.
         """
-        if not inclusive:
+        if not flag("inclusive", inclusive):
             raise ValueError(
                 "inclusive=False: a discrete process has no such grid, because its log-SNRs are "
                 "its N timesteps and the last call belongs to t = 0; use inclusive=True"
@@ -126,7 +134,7 @@ class DiscreteSchedule:
         num_steps = whole("num_steps", num_steps, 2, self.num_timesteps)
         return self._ascending(_evenly_spaced(self.num_timesteps, num_steps))
 
-    def respaced(self, sections: str) -> np.ndarray:
+    def respaced(self, respacing: str) -> np.ndarray:
         """logsnr_t of the timesteps that ADM's `timestep_respacing` string selects.
 
         - "250": 250 evenly spaced timesteps, as `grid(250)`.
@@ -141,14 +149,14 @@ class DiscreteSchedule:
         Raises ValueError if the string has a different form, if a section has too few timesteps, or
         if no integer stride gives the number of timesteps.
         """
-        text = sections.strip() if isinstance(sections, str) else ""
-        if text.startswith("ddim") and text[4:].isdecimal():
-            return self._ascending(_strided(self.num_timesteps, int(text[4:]), sections))
+        text = respacing.strip() if isinstance(respacing, str) else ""
+        if text.startswith("ddim") and text[4:].isdecimal() and len(text) <= 4 + _DIGITS:
+            return self._ascending(_strided(self.num_timesteps, int(text[4:]), respacing))
         numbers = [number.strip() for number in text.split(",")]
-        counts = [int(number) for number in numbers if number.isdecimal()]
+        counts = [int(text) for text in numbers if text.isdecimal() and len(text) <= _DIGITS]
         if len(counts) < len(numbers) or min(counts) < 1 or sum(counts) < 2:
-            raise ValueError(f"sections={sections!r}: {_FORMS}")
-        return self._ascending(_by_section(self.num_timesteps, counts, sections))
+            raise ValueError(f"respacing={text_of(respacing)}: {_FORMS}")
+        return self._ascending(_by_section(self.num_timesteps, counts, respacing))
 
     def _ascending(self, timesteps: np.ndarray) -> np.ndarray:
         return self._table[timesteps[::-1]]
@@ -162,7 +170,7 @@ def _evenly_spaced(length: int, count: int) -> np.ndarray:
     return np.rint(np.cumsum([0.0] + [stride] * (count - 1))).astype(int)
 
 
-def _strided(num_timesteps: int, count: int, sections: str) -> np.ndarray:
+def _strided(num_timesteps: int, count: int, respacing: str) -> np.ndarray:
     """The `count` timesteps 0, s, 2s, ... below num_timesteps."""
     sizes = {stride: len(range(0, num_timesteps, stride)) for stride in range(1, num_timesteps)}
     for stride, size in sizes.items():
@@ -170,19 +178,20 @@ def _strided(num_timesteps: int, count: int, sections: str) -> np.ndarray:
             return np.arange(0, num_timesteps, stride)
     nearest = min(sizes.values(), key=lambda size: abs(size - count))
     raise ValueError(
-        f"sections={sections!r}: no integer stride takes exactly {count} of {num_timesteps} "
-        f"timesteps; the nearest is 'ddim{nearest}'"
+        f"respacing={text_of(respacing)}: no integer stride takes exactly {count} of "
+        f"{num_timesteps} timesteps; the nearest is 'ddim{nearest}'"
     )
 
 
-def _by_section(num_timesteps: int, counts: list[int], sections: str) -> np.ndarray:
+def _by_section(num_timesteps: int, counts: list[int], respacing: str) -> np.ndarray:
     """Evenly spaced timesteps of each of len(counts) equal sections."""
     chosen, equal = [], np.array_split(np.arange(num_timesteps), len(counts))
     for section, count in zip(equal, counts, strict=True):
         if count > len(section):
             raise ValueError(
-                f"sections={sections!r}: {count} timesteps of a section of {len(section)}; choose "
-                f"fewer, as {num_timesteps} timesteps are split into {len(counts)} equal sections"
+                f"respacing={text_of(respacing)}: {count} timesteps of a section of "
+                f"{len(section)}; choose fewer, as {num_timesteps} timesteps are split into "
+                f"{len(counts)} equal sections"
             )
         chosen.append(section[_evenly_spaced(len(section), count)])
     return np.concatenate(chosen)
@@ -198,8 +207,10 @@ def linear_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
     """beta_t linear from 1e-4 to 0.02, both times 1000 / N: Ho et al. 2020, section 4.
 
     The scaling (Nichol & Dhariwal 2021) keeps logsnr_min close to its value for N = 1000. Raises
-    ValueError if N = num_timesteps is below 21, because the last beta would be 1 or more.
+    ValueError if N = num_timesteps is no integer or above MOST_STEPS, or if N is below 21, because
+    the last beta would be 1 or more.
     """
+    whole("num_timesteps", num_timesteps, 0, MOST_STEPS)
     if num_timesteps < 21:
         raise ValueError(
             f"num_timesteps={num_timesteps}: the linear process needs at least 21, since the last "
@@ -212,10 +223,10 @@ def linear_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
 def cosine_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
     """beta_t = min(1 - f((t + 1) / N) / f(t / N), 0.999), f(u) = cos^2((u + .008) / 1.008 pi/2).
 
-    Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17. Raises ValueError if N < 2.
+    Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17. Raises ValueError if N is no
+    integer from 2 to MOST_STEPS.
     """
-    if num_timesteps < 2:
-        raise ValueError(f"num_timesteps={num_timesteps}: a discrete process needs at least 2")
+    whole("num_timesteps", num_timesteps, 2, MOST_STEPS)
     u = np.linspace(0.0, 1.0, num_timesteps + 1)
     f = np.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
     return _schedule_of(np.minimum(1 - f[1:] / f[:-1], 0.999))

@@ -66,6 +66,18 @@ def eps_of(output: Output) -> Array:
     return output.eps_hat if isinstance(output, Prediction) else output
 
 
+def eps_for(z: Array, output: Output) -> Array:
+    """`eps_of`; ValueError unless of z's shape, as any other would be broadcast silently."""
+    eps_hat = eps_of(output)
+    shape = getattr(eps_hat, "shape", type(eps_hat).__name__)
+    if shape != z.shape:
+        raise ValueError(
+            f"eps_hat of shape {shape} for z of shape {z.shape}: the function must return an array "
+            "of the same shape, or a Prediction"
+        )
+    return eps_hat
+
+
 def with_eps(output: Output, eps_hat: Array) -> Output:
     """`output` with eps_hat replaced; a learned variance is kept."""
     return output._replace(eps_hat=eps_hat) if isinstance(output, Prediction) else eps_hat

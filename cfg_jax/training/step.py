@@ -12,9 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
+from cfg_jax.core.arguments import INT32_MAX, function, number, seed_of, whole
 from cfg_jax.core.keys import indexed
 from cfg_jax.core.types import Array, Key
 
@@ -70,7 +72,18 @@ def create_optimizer(
       weight_decay: decay of AdamW per unit of learning rate.
       anneal_steps: step at which the rate, falling linearly from step 0 and multiplied by the
         warm-up, reaches 0; 0 for a constant rate.
+
+    Raises ValueError for an argument out of range: a learning_rate of 0 or less, say.
     """
+    smallest = float(np.finfo(np.float32).smallest_subnormal)
+    number("learning_rate", learning_rate, "a finite number above 0", smallest)
+    for name, decay in (("b1", b1), ("b2", b2)):
+        # A decay that float32 rounds to 1 makes Adam divide by zero.
+        number(name, decay, "a number in [0, 1)", 0, 1 - float(np.finfo(np.float32).epsneg))
+    number("grad_clip", grad_clip, "a finite number above 0, or 0 for no clipping", 0)
+    number("weight_decay", weight_decay, "a finite number of at least 0", 0)
+    whole("warmup_steps", warmup_steps, 0, INT32_MAX)
+    whole("anneal_steps", anneal_steps, 0, INT32_MAX)
     rate = optax.constant_schedule(learning_rate)
     if warmup_steps:
         rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
@@ -110,9 +123,13 @@ def make_train_step(
 
     `batch` holds arrays [b, ...]; `index` [b] is the position of each example in the global batch.
     Metrics are (weighted sum, sum of weights) over the global batch: `loss`, `grad_norm`,
-    `param_norm`, `skipped` and the metrics of loss_fn. The step raises ValueError if b is not a
-    multiple of num_microbatches.
+    `param_norm`, `skipped` and the metrics of loss_fn. Raises ValueError for an argument out of
+    range; the step does if b is not a multiple of num_microbatches.
     """
+    function("loss_fn", loss_fn, "(params, keys, batch) -> (loss, metrics)")
+    seed = seed_of(seed)
+    number("ema_decay", ema_decay, "a number in [0, 1]", 0, 1)
+    whole("num_microbatches", num_microbatches, 1)
 
     def mean_loss(params, batch, step):
         keys = indexed(jax.random.fold_in(jax.random.key(seed), step), batch["index"])
