@@ -488,7 +488,7 @@ def test_a_discrete_models_network_is_given_timesteps(discrete):
         ({"num_steps": 7, "respacing": "ddim25"}, "num_steps=7 and respacing='ddim25'"),
         ({"num_steps": 1001}, "num_steps=1001.*from 2 to 1000"),
         ({"respacing": "ddim37"}, "'ddim37'.*nearest"),
-        ({"respacing": "fast"}, "sections='fast'"),
+        ({"respacing": "fast"}, "respacing='fast'"),
     ],
 )
 def test_a_grid_that_a_discrete_model_does_not_have_is_refused(discrete, arguments, said):

@@ -58,12 +58,16 @@ def local(name: str | os.PathLike[str]) -> Path:
 
 
 def check_name(path: str | os.PathLike[str]) -> str:
-    """The path as text; ValueError if this process cannot read its characters.
+    """The path as text; ValueError if it is no path, or this process cannot read its characters.
 
     With LANG=C and no UTF-8 mode, Python decodes the bytes of "ö" to lone surrogates, which C++ and
     Rust libraries refuse.
     """
-    text = os.fspath(path)
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise ValueError(f"{path!r} is no path: give the name of a folder or file")
+    if "\0" in text:
+        raise ValueError(f"{ascii(text)} has a NUL character: give a name without it")
     try:
         os.fsencode(text)
         text.encode()
@@ -173,9 +177,9 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def save_text(path: Path, text: str) -> None:
-    """Writes text in UTF-8, atomically."""
+    """Writes text in UTF-8, atomically; lone surrogates, which have none, as escapes."""
     with whole_file(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def save_npz(path: Path, **arrays: ArrayLike) -> None:

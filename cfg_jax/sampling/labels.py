@@ -18,7 +18,7 @@ def numbered(labels: Any, names: Sequence[str]) -> Any:
     """
     if isinstance(labels, str):
         return _index(labels, names)
-    if isinstance(labels, np.ndarray) and labels.dtype.kind == "U":
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "UTO":
         labels = labels.tolist()
     if isinstance(labels, list | tuple) and any(isinstance(label, str) for label in labels):
         return [_index(label, names) if isinstance(label, str) else label for label in labels]

@@ -17,14 +17,15 @@ from ml_collections import ConfigDict
 
 from cfg_jax.config import build
 from cfg_jax.config.validate import check_values, from_json
-from cfg_jax.core.arguments import integers
+from cfg_jax.core.arguments import data, is_concrete, labels_of, text_of, whole
+from cfg_jax.core.diffusion import each_logsnr
 from cfg_jax.core.schedules import Schedule
 from cfg_jax.core.types import Array, ArrayLike, Key, Predict, eps_of
 from cfg_jax.io import images
 from cfg_jax.io.files import folder
 from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
-from cfg_jax.sampling.program import check, make_sampler, request
+from cfg_jax.sampling.program import check, check_labels, check_low_res, make_sampler, request
 from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.sampling.trained import Trained
 
@@ -71,10 +72,21 @@ class Model(Trained):
         """The network as a Predict, for custom guidance and samplers.
 
         Under `jax.jit` the parameters become compile-time constants; pass them as arguments with
-        `model.bind(params)`. Labels are numbers or names. An upsampler's low_res is [B, h, w, C].
+        `model.bind(params)`. z is [B, ...], logsnr [] or [B]; labels [B] are numbers or names. An
+        upsampler's low_res is [B, h, w, C] in [-1, 1].
+
+        Raises ValueError for other shapes or types, or for concrete labels out of range.
         """
-        labels = integers("labels", self.numbered(labels))
-        return eps_of(self.bind(self.params, low_res)(z, logsnr, labels))
+        z = data("z", z)
+        if z.shape[1:] != self.shape:
+            raise ValueError(f"z of shape {z.shape}: this model needs [B, ...] of {self.shape}")
+        labels = self.numbered(labels)
+        labels = labels_of(labels if not is_concrete(labels) else self._known(labels), len(z))
+        check_low_res(self.experiment, low_res, len(z))
+        return eps_of(self.bind(self.params, low_res)(z, each_logsnr(logsnr, z), labels))
+
+    def _known(self, labels: ArrayLike) -> np.ndarray:
+        return check_labels(self.experiment, labels)
 
     def bind(self, params: Any, low_res: Array | None = None) -> Predict:
         """A Predict with other parameters; returns a `Prediction` if the variance is learned."""
@@ -128,10 +140,10 @@ class Model(Trained):
           **settings: fields of `SamplingSettings`: w, num_steps, step, logvar_interp, clip_x,
             respacing, classifier_w, classifier_form, noise_temperature, score_temperature.
 
-        Raises ValueError, before compiling anything, if `check` rejects the arguments. Raises
-        FloatingPointError if the samples are not finite.
+        Raises ValueError, before compiling anything, if `check` rejects the arguments, and
+        TypeError for an unknown one. Raises FloatingPointError if the samples are not finite.
         """
-        chosen = SamplingSettings(**settings)
+        chosen = SamplingSettings.of(settings)
         return self.draw(key, chosen, labels=labels, classifier=classifier, low_res=low_res)
 
     def draw(
@@ -166,6 +178,12 @@ class Model(Trained):
         integers, if weights or low_res have the wrong shape, if the classifier was trained on other
         data, or if w weights a branch that p_uncond 0 or 1 left untrained.
         """
+        if not isinstance(settings, SamplingSettings):
+            raise ValueError(f"settings={text_of(settings)}: need SamplingSettings(w=..., ...)")
+        if not isinstance(classifier, NoisyClassifier | None):
+            raise ValueError(
+                f"classifier={text_of(classifier)}: need a NoisyClassifier, from cfg_jax.load"
+            )
         filled = settings.filled(self.config.sampling)
         labels = None if labels is None else self.numbered(labels)
         if labels is None:
@@ -210,6 +228,7 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
     """
     from cfg_jax.storage import checkpoint
 
+    step = None if step is None else whole("step", step)
     loaded = checkpoint.load_ema(folder(workdir) / "checkpoints", step)
     first, *others = processes.of_each(loaded.step)
     for process, other in enumerate(others, start=1):

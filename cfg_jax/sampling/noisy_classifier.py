@@ -9,11 +9,11 @@ Classifier guidance shifts the eps_hat of a model of the same data along the gra
 from collections.abc import Iterator
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax.config.build import ClassifierExperiment
-from cfg_jax.core.arguments import integers
+from cfg_jax.core.arguments import data, labels_of
+from cfg_jax.core.diffusion import each_logsnr
 from cfg_jax.core.types import Array, chosen
 from cfg_jax.sampling.trained import Trained
 
@@ -25,12 +25,12 @@ class NoisyClassifier(Trained):
 
     def log_probs(self, z: Array, logsnr: Array) -> Array:
         """log p(label | z) [B, K] for every label, z [B, H, W, C] and logsnr [] or [B]."""
-        logsnr = jnp.broadcast_to(jnp.asarray(logsnr, jnp.float32), z.shape[:1])
-        return self.experiment.log_probs(self.params)(z, logsnr)
+        z = data("z", z)
+        return self.experiment.log_probs(self.params)(z, each_logsnr(logsnr, z))
 
     def log_prob(self, z: Array, logsnr: Array, labels: Array) -> Array:
-        """log p(labels | z) [B]; labels are numbers or names."""
-        labels = integers("labels", self.numbered(labels))
+        """log p(labels | z) [B]; labels [B] are numbers or names, NaN for a label of no class."""
+        labels = labels_of(self.numbered(labels), data("z", z).shape[0])
         return chosen(self.log_probs(z, logsnr), labels)
 
     def check_guides(

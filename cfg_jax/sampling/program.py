@@ -16,6 +16,7 @@ import numpy as np
 from cfg_jax.config.build import STEPS, ClassifierExperiment, Experiment
 from cfg_jax.core import guidance
 from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.arguments import data, is_concrete, real, text_of
 from cfg_jax.core.samplers import sample
 from cfg_jax.core.types import Array, ArrayLike, Denoiser, Key, chosen
 from cfg_jax.runtime import devices
@@ -53,10 +54,26 @@ def check(
     shape or is not used by the network.
     """
     settings.check(task, guided_by_classifier=classifier is not None)
-    labels = np.asarray(labels)
+    labels = check_labels(task, labels)
+    guidance.weight_per_step(settings.w, len(settings.grid(task)), labels.size)
+    if np.shape(settings.classifier_w) not in [(), labels.shape]:
+        raise ValueError(
+            f"classifier_w={text_of(settings.classifier_w)}: need a finite number, or one per "
+            f"sample, [{labels.size}]"
+        )
+    check_low_res(task, low_res, labels.size)
+
+
+def check_labels(task: Experiment, labels: ArrayLike) -> np.ndarray:
+    """Labels as an array; ValueError unless integers [B] in 0..null_label, named or numbered."""
+    found = real("labels", labels, "integers [B], or names")
+    labels = np.asarray(found)
+    if labels.ndim == 0:
+        raise ValueError(f"labels={labels}: need integers [B], a list with one label per sample")
     if labels.ndim != 1 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"labels of shape {labels.shape} and type {labels.dtype}: need integers [B]"
+            f"labels={text_of(labels.tolist())} of shape {labels.shape} and type {labels.dtype}: "
+            "need integers [B]"
         )
     highest = task.null_label - (task.label_input == "without_null")
     if labels.min() < 0 or labels.max() > highest:
@@ -64,19 +81,31 @@ def check(
         raise ValueError(
             f"labels from {labels.min()} to {labels.max()}: need 0..{task.null_label - 1}{null}"
         )
-    guidance.weight_per_step(settings.w, len(settings.grid(task)), labels.size)
-    if np.shape(settings.classifier_w) not in [(), labels.shape]:
-        raise ValueError(
-            f"classifier_w={settings.classifier_w}: need a finite number, or one per sample, "
-            f"[{labels.size}]"
-        )
+    return labels
+
+
+def check_low_res(task: Experiment, low_res: ArrayLike | None, batch_size: int) -> None:
+    """Raises ValueError unless low_res is what the network takes: images [B, h, w, C], or None."""
     side = task.low_res_size
     if not side and low_res is not None:
         raise ValueError("low_res given to a model that is not an upsampler: omit it")
-    wanted = (labels.size, side, side, task.shape[-1])
-    if side and (low_res is None or np.shape(low_res) != wanted):
-        found = "is missing" if low_res is None else f"has shape {np.shape(low_res)}"
-        raise ValueError(f"low_res {found}: this upsampler needs images of shape {wanted}")
+    wanted = (batch_size, side, side, task.shape[-1])
+    if not side:
+        return
+    if low_res is None:
+        raise ValueError(f"low_res is missing: this upsampler needs images of shape {wanted}")
+    small = data("low_res", low_res)
+    if small.shape != wanted:
+        raise ValueError(
+            f"low_res has shape {small.shape}: this upsampler needs images of shape {wanted}"
+        )
+    if not is_concrete(small):
+        return
+    reach = np.abs(np.asarray(small, np.float32)).max()
+    if not reach <= 1 + 1e-3:
+        raise ValueError(
+            f"low_res has values of {reach:g}: need images in [-1, 1], as of images / 127.5 - 1"
+        )
 
 
 def request(

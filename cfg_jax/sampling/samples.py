@@ -14,7 +14,7 @@ import numpy as np
 
 from cfg_jax.config.validate import to_json
 from cfg_jax.core import keys as keys_lib
-from cfg_jax.core.arguments import whole
+from cfg_jax.core.arguments import seed_of, whole
 from cfg_jax.core.types import Array
 from cfg_jax.io import images
 from cfg_jax.sampling.model import Model
@@ -63,7 +63,7 @@ class Samples:
         """
         model, plan = self.model, self.plan
         count = whole("num_samples", self.num_samples)
-        whole("seed", self.seed)
+        seed_of(self.seed)
         if len(model.shape) != 3 or model.low_res_shape:
             raise ValueError(f"model of shape {model.shape}: give an image model, not an upsampler")
         if plan not in LABEL_PLANS:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cfg_jax.config.build import STEPS, Experiment
-from cfg_jax.core.arguments import finite, whole
+from cfg_jax.core.arguments import finite, flag, number, text_of, whole
 from cfg_jax.core.guidance import only_trained_w
 from cfg_jax.core.types import ArrayLike
 
@@ -54,6 +54,19 @@ class SamplingSettings:
     noise_temperature: float = 1.0
     score_temperature: float = 1.0
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "SamplingSettings":
+        """The settings of keyword arguments; TypeError for one that is no field."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in given:
+            if name not in names:
+                scale = "; a guidance scale s is w=s - 1" if "scale" in name else ""
+                raise TypeError(
+                    f"{name}={text_of(given[name])} is no argument{scale}: choose among labels, "
+                    f"classifier, low_res, {', '.join(names)}"
+                )
+        return cls(**given)
+
     def replace(self, **changes: Any) -> "SamplingSettings":
         """Returns the settings with some fields changed."""
         return dataclasses.replace(self, **changes)
@@ -65,6 +78,10 @@ class SamplingSettings:
         with a num_steps other than the default.
         """
         num_steps, respacing = self.num_steps, self.respacing
+        if not isinstance(respacing, str | None):
+            raise ValueError(
+                f"respacing={text_of(respacing)}: need a text such as '250' or 'ddim25', or None"
+            )
         if num_steps is None and respacing is None:
             num_steps, respacing = defaults["num_steps"], defaults["respacing"]
         elif respacing and num_steps not in (None, defaults["num_steps"]):
@@ -91,14 +108,14 @@ class SamplingSettings:
         """Checks filled settings on the host.
 
         Raises ValueError if a field is out of range or of a different type, if w is not 0 and the
-        network has no null label, if classifier_w is not 0 without a classifier, or if the schedule
-        lacks the grid.
+        network has no null label, if classifier_w is not 0 or classifier_form not the default
+        without a classifier, or if the schedule lacks the grid.
         """
         for name, allowed in (("step", STEPS), ("classifier_form", CLASSIFIER_FORMS)):
-            if (value := getattr(self, name)) not in list(allowed):
-                raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
-        if not isinstance(self.clip_x, bool | np.bool_):
-            raise ValueError(f"clip_x={self.clip_x!r}: choose True or False")
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in allowed:
+                raise ValueError(f"{name}={text_of(value)}: choose one of {', '.join(allowed)}")
+        flag("clip_x", self.clip_x)
         self._check_numbers()
         if self.step == "ddim" and self.noise_temperature != 1:
             raise ValueError(
@@ -110,23 +127,28 @@ class SamplingSettings:
 
     def _check_numbers(self) -> None:
         """Raises ValueError for a number out of range, or anything but a number."""
-        for name, allowed, holds in (
-            ("logvar_interp", "a number in [0, 1]", lambda number: 0 <= number <= 1),
-            ("noise_temperature", "a finite number, 0 or more; 1 for none", lambda t: t >= 0),
-            ("score_temperature", "a finite number above 0; 1 for none", lambda t: t > 0),
+        smallest = float(np.finfo(np.float32).tiny)  # float32 rounds a smaller number to 0
+        for name, allowed, limits in (
+            ("logvar_interp", "a number in [0, 1]", (0, 1)),
+            ("noise_temperature", "a finite number, 0 or more; 1 for none", (0,)),
+            ("score_temperature", "a finite number above 0; 1 for none", (smallest,)),
         ):
-            number = finite(name, getattr(self, name), allowed)
-            if number.ndim or not holds(number):
-                raise ValueError(f"{name}={getattr(self, name)}: need {allowed}")
+            number(name, getattr(self, name), allowed, *limits)
 
     def _check_weights(self, task: Experiment, guided_by_classifier: bool) -> None:
         w, by = self.w, self.classifier_w
         finite("w", w, "finite guidance weights")
         if task.label_input != "with_null" and np.any(w):
-            raise ValueError(f"w={w}: this network has no null label; use w=0 and a classifier")
+            raise ValueError(
+                f"w={text_of(w)}: this network has no null label; use w=0 and a classifier"
+            )
         finite("classifier_w", by, "a finite number, or one per sample")
         if np.any(by) and not guided_by_classifier:
-            raise ValueError(f"classifier_w={by} without a classifier: give one")
+            raise ValueError(f"classifier_w={text_of(by)} without a classifier: give one")
+        if self.classifier_form != CLASSIFIER_FORMS[0] and not guided_by_classifier:
+            raise ValueError(
+                f"classifier_form={self.classifier_form!r} without a classifier: give one"
+            )
 
     def check_trained(self, p_uncond: float) -> None:
         """Raises ValueError for w that weights a branch which p_uncond 0 or 1 left untrained."""
@@ -134,8 +156,8 @@ class SamplingSettings:
         if only is not None and np.any(np.asarray(self.w) != only):
             without = "with" if p_uncond else "without"
             raise ValueError(
-                f"w={self.w}: training with p_uncond={p_uncond:g} never showed this model an "
-                f"example {without} its label; use w={only:g}"
+                f"w={text_of(self.w)}: training with p_uncond={p_uncond:g} never showed this "
+                f"model an example {without} its label; use w={only:g}"
             )
 
     def traced(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from cfg_jax.config.validate import to_json
 from cfg_jax.core import keys as keys_lib
-from cfg_jax.core.arguments import whole
+from cfg_jax.core.arguments import finite, seed_of, text_of, whole
 from cfg_jax.core.types import Key
 from cfg_jax.io import files, images
 from cfg_jax.io.images import Picture
@@ -71,12 +71,15 @@ class Strip:
         return np.asarray([*self.model.label_names, NO_LABEL])[np.asarray(self.labels)]
 
     def check(self) -> None:
-        """Raises ValueError if `Model.check` rejects a column or a size is below 1.
+        """Raises ValueError if `Model.check` rejects a column, or for a size or seed out of range.
 
         Derives no key.
         """
         for name in ("samples_per_label", "batch_size"):
             whole(name, getattr(self, name), 1)
+        seed_of(self.seed)
+        if not isinstance(self.settings, SamplingSettings):
+            raise ValueError(f"settings={text_of(self.settings)}: need SamplingSettings(...)")
         for w, classifier_w in np.asarray(self.columns, np.float32).tolist():
             settings = self.settings.replace(w=w, classifier_w=classifier_w)
             self.model.check(settings, np.asarray(self.labels), classifier=self.classifier)
@@ -141,6 +144,7 @@ class Upsampler:
                 f"the upsampler's {len(model.label_names)} label names differ from the model's "
                 f"{len(base.label_names)}: give a pair trained on the same data"
             )
+        whole("batch_size", self.batch_size, 1)
         model.check(self.settings)
 
     def draw(self, strip: Strip, x: np.ndarray) -> np.ndarray:
@@ -169,8 +173,11 @@ def columns(
 ) -> list[tuple[float, float]]:
     """(w, classifier_w) of every column: the two lists paired, a list of length 1 repeated.
 
-    Raises ValueError if the lengths differ and neither is 1.
+    Raises ValueError if the lengths differ and neither is 1, or unless both are lists of numbers.
     """
+    for name, values in (("weights", weights), ("classifier_weights", classifier_weights)):
+        if finite(name, values, "a list of finite numbers").ndim != 1:
+            raise ValueError(f"{name}={text_of(values)}: need a list of finite numbers")
     lists = (list(weights), list(classifier_weights))
     count = max(map(len, lists))
     if {*map(len, lists)} - {1, count}:

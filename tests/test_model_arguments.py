@@ -1,0 +1,192 @@
+"""Arguments of a model, refused in one line before anything is compiled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cfg_jax
+from cfg_jax.sampling.settings import SamplingSettings
+from cfg_jax.sampling.strips import Strip, Upsampler
+from tests.tiny import pixel_model, tiny_classifier, tiny_config
+
+KEY = jax.random.key(0)
+SMALL = np.zeros((2, 4, 4, 1), np.float32)
+
+
+def uncompiled(config):
+    """A model whose sampler cannot be called."""
+    model = pixel_model(config)
+    model._compiled = None
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return uncompiled(tiny_config())
+
+
+@pytest.fixture(scope="module")
+def upsampler():
+    return uncompiled(tiny_config(**{"diffusion.low_res_size": 4}))
+
+
+@pytest.fixture(scope="module")
+def discrete():
+    return uncompiled(tiny_config(**{"diffusion.schedule": "linear"}))
+
+
+def refuses(call, said, kind=ValueError):
+    with pytest.raises(kind, match=said) as caught:
+        call()
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 350
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"labels": None}, "labels=None: need integers"),
+        ({"labels": 3}, r"labels=3: need integers \[B\], a list with one label"),
+        ({"labels": "7"}, r"labels=7: need integers \[B\], a list with one label"),
+        ({"labels": [1.0]}, r"labels=\[1.0\] of shape \(1,\) and type float64: need integers"),
+        ({"labels": [True, 2]}, r"labels=\[True, 2\]: need integers"),
+        ({"labels": [1, [2]]}, r"labels=\[1, \[2\]\]: need integers"),
+        ({"labels": {1, 2}}, r"labels=\{1, 2\}: need integers"),
+        ({"labels": np.array([1, 2], "timedelta64[s]")}, "labels=.*: need integers"),
+        ({"labels": np.ma.masked_array([1, 2], [0, 1])}, "labels=.*: need integers"),
+        ({"w": [True, 1.5]}, r"w=\[True, 1.5\]: need finite guidance weights"),
+        ({"step": np.array(["ddim", "ddim"])}, "step=.*: choose one of ancestral, ddim"),
+        ({"step": cfg_jax.ddim_step}, "step=<function ddim_step.*: choose one of"),
+        ({"respacing": False}, "respacing=False: need a text"),
+        ({"respacing": 25}, "respacing=25: need a text"),
+        ({"respacing": []}, r"respacing=\[\]: need a text"),
+        ({"num_steps": 10**9}, "num_steps=1000000000: need an integer from 2 to 100000"),
+        ({"score_temperature": 1e-46}, "score_temperature=1e-46: need a finite number above 0"),
+        ({"classifier_form": "adm"}, "classifier_form='adm' without a classifier: give one"),
+        ({"classifier": "runs/c", "classifier_w": 1.0}, "classifier='runs/c': need a NoisyClass"),
+        ({"classifier": False}, "classifier=False: need a NoisyClassifier"),
+        ({"low_res": SMALL}, "low_res given to a model that is not an upsampler"),
+    ],
+)
+def test_an_argument_that_means_nothing_is_refused_by_name(model, arguments, said):
+    refuses(lambda: model.sample(KEY, **{"labels": [1, 2]} | arguments), said)
+
+
+def test_a_model_is_no_classifier(model):
+    refuses(lambda: model.sample(KEY, labels=[1], classifier=model), "classifier=.*: need a Noisy")
+
+
+def test_an_unknown_argument_is_named_with_the_known_ones(model):
+    said = "guidance_scale=7.5 is no argument; a guidance scale s is w=s - 1: choose among .* w, "
+    refuses(lambda: model.sample(KEY, labels=[1], guidance_scale=7.5), said, TypeError)
+    refuses(lambda: model.sample(KEY, labels=[1], seed=3), "seed=3 is no argument: ", TypeError)
+
+
+@pytest.mark.parametrize("settings", [None, 2.0, {"w": 1.0}])
+def test_settings_of_another_type_are_refused(model, settings):
+    for call in (
+        lambda: model.check(settings, [1]),
+        lambda: model.draw(KEY, settings, labels=[1]),
+        lambda: Strip(model, [1], [0.0], settings=settings).check(),
+    ):
+        refuses(call, "settings=.*: need SamplingSettings")
+
+
+@pytest.mark.parametrize(
+    ("low_res", "said"),
+    [
+        (SMALL.astype(np.uint8), r"low_res=uint8\[2, 4, 4, 1\]: need floats .* images / 127.5 - 1"),
+        (SMALL + 200, "low_res has values of 200: need images in"),
+        (SMALL * np.nan, "low_res has values of nan"),
+        (SMALL > 0, "low_res=bool.*: need floats"),
+        (SMALL * 1j, "low_res=complex64.*: need floats"),
+        ([[1], [1, 2]], r"low_res=\[\[1\], \[1, 2\]\]: need floats"),
+    ],
+)
+def test_small_images_out_of_their_range_are_refused(upsampler, low_res, said):
+    refuses(lambda: upsampler.sample(KEY, labels=[1, 2], low_res=low_res), said)
+    refuses(lambda: upsampler.predict(np.ones((2, 8, 8, 1)), 0.0, [1, 2], low_res), said)
+
+
+@pytest.mark.parametrize("respacing", ["ddim" + "9" * 5000, "9" * 300])
+def test_a_respacing_of_very_many_digits_is_refused(discrete, respacing):
+    refuses(lambda: discrete.sample(KEY, labels=[1], respacing=respacing), "respacing='.*: give '")
+
+
+Z = np.ones((2, 8, 8, 1), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((Z, 0.0, 1), r"labels=1: need integers \[B\]"),
+        ((Z, 0.0, [1]), r"labels of shape \(1,\) for a batch of 2"),
+        ((Z, 0.0, [1, 11]), "labels from 1 to 11: need 0..9, or 10"),
+        ((Z, 0.0, jnp.array([1, -1])), "labels from -1 to 1: need 0..9"),
+        ((Z, 0.0, [1, 2**40]), "labels from 1 to"),
+        ((Z, np.zeros(3), [1, 2]), r"logsnr of shape \(3,\) for a batch of 2"),
+        ((Z, None, [1, 2]), "logsnr=None: need numbers"),
+        ((Z[..., 0], 0.0, [1, 2]), r"z of shape \(2, 8, 8\): this model needs"),
+        ((Z.astype(np.uint8), 0.0, [1, 2]), "z=uint8.*: need floats"),
+        ((Z, 0.0, [1, 2], SMALL), "low_res given to a model that is not an upsampler"),
+    ],
+)
+def test_predict_refuses_what_does_not_fit_its_network(model, arguments, said):
+    refuses(lambda: model.predict(*arguments), said)
+
+
+def test_predict_broadcasts_one_log_snr(model):
+    np.testing.assert_array_equal(
+        model.predict(Z, 0.5, [1, 2]), model.predict(Z, jnp.full(2, 0.5), jnp.array([1, 2]))
+    )
+
+
+def test_a_classifier_needs_one_label_and_log_snr_per_image():
+    classifier = pixel_model(tiny_classifier())
+    refuses(lambda: classifier.log_prob(Z, 0.0, [1]), r"labels of shape \(1,\) for a batch of 2")
+    refuses(lambda: classifier.log_prob(Z, np.zeros(3), [1, 2]), r"logsnr of shape \(3,\)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"weights": None}, "weights=None: need a list of finite numbers"),
+        ({"weights": 1.0}, "weights=1.0: need a list of finite numbers"),
+        ({"weights": "12"}, "weights='12': need a list of finite numbers"),
+        ({"weights": ["1"]}, r"weights=\['1'\]: need a list"),
+        ({"weights": [True]}, r"weights=\[True\]: need a list"),
+        ({"classifier_weights": 1.0}, "classifier_weights=1.0: need a list"),
+        ({"seed": None}, "seed=None: need an integer from 0 to 4294967295"),
+        ({"seed": True}, "seed=True: need an integer"),
+        ({"seed": -1}, "seed=-1: need an integer"),
+        ({"seed": 2**32}, "seed=4294967296: need an integer"),
+    ],
+)
+def test_a_strip_of_no_numbers_is_refused(model, arguments, said):
+    refuses(
+        lambda: Strip(**{"model": model, "labels": [1], "weights": [0.0]} | arguments).check(), said
+    )
+
+
+def test_an_upsampler_of_no_batch_is_refused(upsampler):
+    small = pixel_model(tiny_config(), shape=(4, 4, 1))
+    refuses(
+        lambda: Upsampler(upsampler, batch_size=0).check(small), "batch_size=0: need an integer"
+    )
+
+
+@pytest.mark.parametrize(
+    "labels", [np.array([1, 2], object), np.array(["1", 2], object), range(1, 3)]
+)
+def test_labels_of_any_container_are_labels(model, labels):
+    assert model.check(SamplingSettings(w=np.float32(1), num_steps=np.array(4)), labels)
+
+
+@pytest.mark.parametrize("workdir", [None, 3, b"runs", ["runs"], "a\0b"])
+def test_a_workdir_that_is_no_path_is_refused(workdir):
+    refuses(lambda: cfg_jax.load(workdir), "is no path|has a NUL character")
+
+
+@pytest.mark.parametrize("step", ["3", True, -1, 1.5])
+def test_a_step_that_is_no_number_is_refused(step):
+    refuses(lambda: cfg_jax.load("runs/none", step=step), f"step={step!r}: need an integer")
