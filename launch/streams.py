@@ -6,17 +6,22 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-# Control characters in a name could change the terminal; a tab and the ends of lines stay.
+from absl import logging
+
+# Control characters in a name could change the terminal, and lone surrogates cannot be written; a
+# tab and the ends of lines stay. As in cfg_jax.io.text, whose package would import JAX.
 _SHOWN = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _CURSOR_UP = "\x1b[A"
 for _kept in "\t\n\r":
     del _SHOWN[ord(_kept)]
+_DIRECTION = (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_SHOWN |= {code: f"\\u{code:04x}" for code in (*_DIRECTION, *range(0xD800, 0xE000))}
 
 
 class Stream:
     """A standard stream whose write errors are kept instead of raised.
 
-    Control characters are written as "\\x1b".
+    Control characters are written as "\\x1b", those of direction as "\\u202e".
 
     Attributes:
       failed: the last error of a write, or None.
@@ -65,6 +70,8 @@ def protect() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))
     sys.stderr = Stream(sys.stderr)
+    # It took the old stream when absl was imported, and file names are logged too.
+    logging.get_absl_handler().python_handler.setStream(sys.stderr)
 
     def tell(error: OSError) -> None:
         print(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfg_jax.io import images
+from cfg_jax.io import images, text
 
 
 def test_every_grey_level_survives_the_way_to_x_and_back():
@@ -12,6 +12,35 @@ def test_every_grey_level_survives_the_way_to_x_and_back():
 
 def test_values_beyond_the_range_are_clipped_and_not_wrapped():
     np.testing.assert_array_equal(images.to_images(np.array([-7.0, 7.0])), [0, 255])
+
+
+@pytest.mark.parametrize("x", [np.array([200], np.uint8), np.array([1j]), np.array([np.nan])])
+def test_what_is_no_x_is_not_turned_into_images(x):
+    with pytest.raises(ValueError, match="need floats in"):
+        images.to_images(x)
+
+
+@pytest.mark.parametrize("values", [np.array([0.5]), [1, 2], np.array([True])])
+def test_what_is_no_image_is_not_turned_into_x(values):
+    with pytest.raises(ValueError, match="need an array of integers"):
+        images.to_x(values)
+
+
+TILES = np.zeros((1, 2, 4, 4, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "tiles", [TILES[0], TILES / 2, TILES[:0], TILES.repeat(2, 4), TILES.repeat(4, 4)]
+)
+def test_a_grid_of_other_arrays_is_refused(tiles):
+    with pytest.raises(ValueError, match="need uint8"):
+        images.grid(tiles)
+
+
+def test_captions_that_are_too_many_or_too_few_are_refused():
+    for rows, columns in ((["a"], ["b"]), (["a", "b"], ["c", "d"]), ([], [])):
+        with pytest.raises(ValueError, match="give one per row and per column"):
+            images.captioned_grid(TILES, rows, columns)
 
 
 def test_each_image_stands_at_its_row_and_column():
@@ -58,3 +87,19 @@ def test_a_name_with_a_dollar_is_shown_as_it_is_and_not_as_a_formula(name):
     )
     assert named.shape == plain.shape
     assert (named != plain).any()
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b[31m\x07\x00", "a\nb\u2028c", "caf\udcff", "x" * 300, "$\\frac", "_a", ""]
+)
+def test_captions_of_any_name_leave_room_for_the_pictures(name):
+    strip = images.captioned_grid(TILES, [name], ["w = 0", "w = 1"])
+    plain = images.grid(TILES)
+    assert plain.shape[1] < strip.width < plain.shape[1] + 500
+    points = np.random.default_rng(0).normal(size=(1, 1, 9, 2))
+    assert images.scatter(points, [name], ["w = 0"]).size == (300, 320)
+
+
+def test_a_short_name_is_whole_and_a_long_one_keeps_both_ends():
+    assert text.short("great white\nshark") == "great white shark"
+    assert text.short("a" * 100 + "b" * 100, 12) == "aaaaa...bbbb"

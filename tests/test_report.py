@@ -1,13 +1,15 @@
 import base64
+import csv
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 
-from cfg_jax.study import plots, report
+from cfg_jax.study import files, plots, report
 from cfg_jax.study.curves import families
 from cfg_jax.study.paper_tables import TABLE_1
 from configs import digits
@@ -141,3 +143,58 @@ def test_losses_are_read_from_a_record_that_a_cut_left_half_written(tmp_path):
     lines = [json.dumps({"step": 50, "loss": 0.5}), json.dumps({"step": 100}), '{"step": 150, "lo']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     assert plots.read_losses(tmp_path) == [(50, 0.5)]
+
+
+HOSTILE = {
+    "markup": '"><img src=x onerror=alert(1)></title></style><script>alert(1)</script>',
+    "terminal": "\x1b[31m\x07\x00\x9b",
+    "direction": "abc\u202egpj.exe\u2028",
+    "no text": os.fsdecode(b"caf\xff"),
+    "long": "x" * 300,
+    "formula": "$\\frac",
+    "fields": "%s{0}",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_name_is_shown_on_a_page_and_in_its_plots_and_does_nothing(tmp_path, kind):
+    name, path = HOSTILE[kind], tmp_path / "report.html"
+    results = [made_result(w, 2, 8, protocol={"network": name, "reference": name}) for w in (0, 1)]
+    results[0].record["warnings"].append(name)
+    report.write_report(
+        path,
+        results,
+        pictures=plots.frontiers(results),
+        strips={name: Image.new("RGB", (30, 20), "red")},
+        losses=plots.loss_curves({name: [(1, 0.5), (2, 0.25)]}),
+    )
+    text = path.read_text()
+    parsed = Page(text)
+    assert not {"script", "svg", "link"} & set(parsed.tags) and parsed.tags.count("img") == 3
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028]", text)
+    if kind in ("markup", "long", "formula", "fields"):
+        assert any(name in said for said in parsed.said)
+    pictures = [
+        Image.open(io.BytesIO(base64.b64decode(a.split(",")[1]))) for _, a in parsed.addresses
+    ]
+    assert max(picture.width for picture in pictures) < 1000
+
+
+def test_a_curve_is_in_the_legend_whatever_its_name(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "rendered", lambda figure: drawn.append(figure.axes[0]))
+    plots.loss_curves({"_background_noise_": [(1, 0.5)], "": [(1, 0.3)]})
+    texts = [text.get_text() for text in drawn[0].get_legend().get_texts()]
+    assert texts == [" _background_noise_", " "]
+
+
+def test_a_spreadsheet_takes_no_name_for_a_formula(tmp_path):
+    given = ["=cmd|'/C calc'!A0", "+1", "-1", "@SUM(1)", "\t=1", "a,b", 'c"d', "e\n=f\x1b"]
+    results = [made_result(0, 2, 8, protocol={"reference": name}) for name in given]
+    for name, result in zip(given, results, strict=True):
+        files.write(tmp_path, [result], {})
+        with (tmp_path / "results.csv").open(newline="") as file:
+            (row,) = csv.DictReader(file)
+        assert row["reference"][0] not in "=+-@\t" and row["w"] == "0.0"
+        assert row["reference"].lstrip("'") == " ".join(name.split()).replace("\x1b", "\\x1b")
+        assert files.read_results(tmp_path / "results.json")[0].protocol["reference"] == name

@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from absl import logging
 
+from cfg_jax.io import text
 from launch import program, streams
 from tests.programs import ROOT
 
@@ -47,9 +49,31 @@ def test_control_characters_in_a_name_do_not_reach_the_terminal():
     assert stream.getvalue() == "\\x1b]0;title\\x07 caf\u00e9\t\r \\x9b31m\n"
 
 
+def test_a_name_cannot_turn_a_line_or_end_a_program():
+    stream = streams.Stream(io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    print("abc\u202egpj.exe caf\udcff\u2028", file=stream, flush=True)
+    assert stream.buffer.getvalue() == b"abc\\u202egpj.exe caf\\udcff\\u2028\n"
+
+
+def test_streams_and_pages_escape_the_same_characters():
+    every = "".join(map(chr, range(0x3000))) + "\ud800\udfff"
+    stream = streams.Stream(io.StringIO(newline=""))
+    stream.write(every)
+    assert stream.getvalue() == text.printable(every)
+
+
+def test_control_characters_in_a_log_do_not_reach_the_terminal(own_streams):
+    own_streams.setattr(sys, "stderr", io.StringIO())
+    streams.protect()
+    logging.get_absl_handler().python_handler.stream.write("damaged: \x1b[31m")
+    assert sys.stderr.getvalue() == "damaged: \\x1b[31m"
+
+
 @pytest.fixture
 def own_streams(monkeypatch):
     """Streams of this process that a test may replace."""
+    handler = logging.get_absl_handler().python_handler
+    monkeypatch.setattr(handler, "stream", handler.stream)
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(sys, name, getattr(sys, name))
     return monkeypatch

@@ -18,14 +18,17 @@ from cfg_jax.evaluation.result import Result, from_fields
 from cfg_jax.io.files import save_text
 from cfg_jax.io.images import Picture, save_png
 from cfg_jax.io.reading import read_json
+from cfg_jax.io.text import one_line, printable
 from cfg_jax.study.curves import tables
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def write(folder: Path, results: Sequence[Result], pictures: Mapping[str, Picture]) -> None:
     """Writes results, tables and named pictures; raises ValueError as `tables`."""
     write_numbers(folder, results)
     for name, table in tables(results).items():
-        save_text(folder / f"{name}.txt", table.text())
+        save_text(folder / f"{name}.txt", printable(table.text()))
     for name, picture in pictures.items():
         save_png(folder / f"{name}.png", picture)
 
@@ -63,16 +66,21 @@ def _csv(results: Sequence[Result]) -> str:
     rows = [
         result.swept
         | result.metrics
-        | {name: _plain(value) for name, value in result.protocol.items()}
+        | result.protocol
         | {"seed": result.record["seed"], "path": str(result.path)}
         for result in results
     ]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 
 def _plain(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value
+    """A value of a cell; a text that a spreadsheet would take for a formula begins with "'"."""
+    if isinstance(value, list | dict):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        return value
+    return ("'" if value.startswith(_FORMULA) else "") + one_line(value)

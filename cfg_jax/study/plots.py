@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cfg_jax.evaluation.result import Result, check_comparable, title
 from cfg_jax.io.files import folder
-from cfg_jax.io.images import Picture, rendered
+from cfg_jax.io.images import Picture, in_legend, rendered
 from cfg_jax.io.metric_log import read_records
 from cfg_jax.study.curves import Curve, families
 from cfg_jax.study.paper_tables import published
@@ -49,7 +49,7 @@ def frontier(curves: Sequence[Curve]) -> Picture:
     axes = _axes(5.0, xlabel=title("fid", protocol), ylabel=title("is", protocol))
     for curve in curves:
         x, y = curve.metric("fid"), curve.metric("is")
-        (line,) = axes.plot(x, y, "o-", markersize=4, linewidth=1.2, label=curve.name)
+        (line,) = axes.plot(x, y, "o-", markersize=4, linewidth=1.2, label=in_legend(curve.name))
         for value, *place in zip(curve.values, x, y, strict=True):
             axes.annotate(
                 f"{value:g}", place, (4, -9), textcoords="offset points", fontsize=7, alpha=0.8
@@ -66,7 +66,7 @@ def loss_curves(runs: Mapping[str, Losses]) -> Picture:
     """Training loss of every run against step, with a logarithmic loss axis."""
     axes = _axes(3.6, xlabel="step", ylabel="training loss", yscale="log")
     for name, losses in runs.items():
-        axes.plot(*zip(*losses, strict=True), linewidth=1.2, label=name)
+        axes.plot(*zip(*losses, strict=True), linewidth=1.2, label=in_legend(name))
     axes.legend(fontsize="small")
     return rendered(axes.figure)
 

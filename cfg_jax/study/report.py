@@ -16,6 +16,7 @@ from cfg_jax.config.validate import flatten
 from cfg_jax.evaluation.result import Result, title
 from cfg_jax.io.files import save_text
 from cfg_jax.io.images import Picture
+from cfg_jax.io.text import printable
 from cfg_jax.study.claims import Claim, check_claims
 from cfg_jax.study.curves import Table, tables
 
@@ -31,11 +32,12 @@ CAPTIONS = {
 }
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; max-width: 62rem;
-  margin: 2rem auto; padding: 0 1rem; }
+  margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; font-size: 0.88rem; margin: 0.6rem 0; }
 th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.8rem; text-align: right;
   font-variant-numeric: tabular-nums; white-space: pre; }
+th { white-space: normal; }
 table.words td, table.words th { text-align: left; white-space: normal; vertical-align: top;
   overflow-wrap: anywhere; }
 figure { margin: 1rem 0; } img { max-width: 100%; image-rendering: auto; }
@@ -79,7 +81,7 @@ def write_report(
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
-    save_text(path, page)
+    save_text(path, printable(page))
 
 
 def _claims(claims: Sequence[Claim]) -> str:
