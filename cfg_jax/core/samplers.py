@@ -122,8 +122,9 @@ def sample(
     for leaf in jax.tree.leaves(guided.rows):
         if jnp.shape(leaf)[:1] != (num_calls,):
             name = "guidance" if per_step is None else "per_step"
+            unit = "call" if per_step is None else "step"
             raise ValueError(
-                f"{name} of shape {jnp.shape(leaf)}: need {num_calls} rows, one per step"
+                f"{name} of shape {jnp.shape(leaf)}: need {num_calls} rows, one per {unit}"
             )
     if z_init is not None and z_init.shape != shape:
         raise ValueError(f"z_init of shape {z_init.shape}: need {shape}")
