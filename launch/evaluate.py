@@ -23,7 +23,7 @@ from pathlib import Path
 
 from absl import flags
 
-from . import examples, features, given
+from . import examples, features, given, solver
 from . import flags as sampling
 from .program import run
 from .values import numbers, refuse
@@ -41,7 +41,7 @@ flags.FLAGS.set_default("num_samples", 50_000)
 
 
 _DRAWN = (
-    *("w", "step", "clip_x", "respacing", "noise_temperature", "score_temperature"),
+    *("w", "clip_x", "respacing", "noise_temperature", "score_temperature", *solver.FLAGS),
     *("classifier_workdir", "classifier_w", "classifier_form", "num_samples", "label_plan"),
     "save_images",
 )
@@ -83,9 +83,10 @@ def _compare_samples() -> None:
     from cfg_jax.sampling.strips import columns
 
     pairs = columns(numbers("w"), sampling.classifier_weights())
-    settings, classifier = sampling.settings(), sampling.load_classifier()
+    settings = sampling.settings()
+    models = sampling.load_classifier(), solver.load_weaker()
     model = load_model(_WORKDIR.value, sampling.CHECKPOINT.value)
-    cells = [sampling.samples(model, settings, *pair, classifier) for pair in pairs]
+    cells = [sampling.samples(model, settings, *pair, *models) for pair in pairs]
     _evaluate(cells, model, files.folder(_WORKDIR.value))
     sampling.report_first_samples(model)
 

@@ -1,7 +1,10 @@
 """Flags of a request for samples, shared by the programs that draw some."""
 
+from itertools import product
+
 from absl import flags
 
+from . import solver
 from .values import numbers, one_number, refuse, whole_numbers
 
 W = flags.DEFINE_string(
@@ -16,19 +19,12 @@ NUM_STEPS = flags.DEFINE_string(
     "Number of sampling steps T, at least 2; a comma-separated list in sweep. If unset, the "
     "value in the config of the run.",
 )
-STEP = flags.DEFINE_enum(
-    "step",
-    None,
-    ["ancestral", "ddim"],
-    "Sampler: steps with noise (ancestral) or without (ddim). If unset, the value in the config of "
-    "the run.",
-)
 LOGVAR_INTERP = flags.DEFINE_float(
     "logvar_interp",
     None,
     "Number v in [0, 1]: variance of an ancestral step from its lower (0) to its upper (1) bound, "
-    "interpolated geometrically; unused for ddim and for a learned variance. If unset, the value "
-    "in the config of the run.",
+    "interpolated geometrically; unused by other solvers and for a learned variance. If unset, the "
+    "value in the config of the run.",
     lower_bound=0,
     upper_bound=1,
 )
@@ -111,6 +107,7 @@ def check() -> None:
         raise ValueError("--w is empty: give one guidance weight or more")
     for name in ("classifier_w", "noise_temperature", "score_temperature"):
         numbers(name)
+    solver.check()
     if any(count < 2 for count in whole_numbers("num_steps")):
         raise ValueError(f"--num_steps={NUM_STEPS.value}: give 2 steps or more")
     if not CLASSIFIER_WORKDIR.value:
@@ -125,13 +122,13 @@ def check() -> None:
 def settings(*, lists: bool = False):
     """The `SamplingSettings` requested by the flags, without the two weights.
 
-    With `lists`, --num_steps and the temperatures may have several values and are omitted.
-    Otherwise several values raise ValueError.
+    With `lists`, --num_steps, the temperatures and the flags of `solver` may have several values
+    and are omitted. Otherwise several values raise ValueError.
     """
     from cfg_jax.sampling.settings import SamplingSettings
 
     common = SamplingSettings(
-        step=STEP.value,
+        **({} if lists else solver.fields()),
         logvar_interp=LOGVAR_INTERP.value,
         clip_x=CLIP_X.value,
         respacing=RESPACING.value,
@@ -144,6 +141,14 @@ def settings(*, lists: bool = False):
         noise_temperature=one_number("noise_temperature"),
         score_temperature=one_number("score_temperature"),
     )
+
+
+def variants() -> list:
+    """`settings` with every combination of the values of the flags of `solver`."""
+    found = solver.lists()
+    common = settings(lists=True)
+    chosen = [dict(zip(found, values, strict=True)) for values in product(*found.values())]
+    return [common.replace(**fields) for fields in chosen]
 
 
 def classifier_weights() -> list[float]:
@@ -159,21 +164,22 @@ def load_classifier():
 
 
 def request() -> dict:
-    """Seed, batch size and classifier, as keyword arguments for drawing samples."""
+    """Seed, batch size and guiding models, as keyword arguments for drawing samples."""
     return {
         "seed": SEED.value,
         "batch_size": BATCH_SIZE.value,
         "classifier": load_classifier(),
+        "weaker": solver.load_weaker(),
     }
 
 
-def samples(model, common, w: float, classifier_w: float, classifier):
+def samples(model, common, w: float, classifier_w: float, classifier, weaker=None):
     """The `Samples` requested by the flags at one pair of weights."""
     from cfg_jax.sampling.samples import Samples
 
     settings = common.replace(w=w, classifier_w=classifier_w)
     numbered = NUM_SAMPLES.value, LABEL_PLAN.value, SEED.value
-    return Samples(model, *numbered, settings, classifier)
+    return Samples(model, *numbered, settings, classifier, weaker)
 
 
 def report_first_samples(model) -> None:

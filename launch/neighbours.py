@@ -12,7 +12,7 @@ import json
 
 from absl import flags
 
-from . import features
+from . import features, solver
 from . import flags as sampling
 from .program import run
 from .values import numbers, refuse
@@ -75,12 +75,12 @@ def _cells(model) -> dict:
     from cfg_jax.sampling.strips import caption, columns
 
     pairs = columns(numbers("w"), sampling.classifier_weights())
-    settings, classifier = sampling.settings(), sampling.load_classifier()
+    settings, models = sampling.settings(), (sampling.load_classifier(), solver.load_weaker())
     if sampling.NUM_SAMPLES.value is None:  # a multiple of the classes suits every label plan
         classes = model.null_label
         flags.FLAGS.num_samples = -(-ABOUT // classes) * classes
     cells = {
-        caption(*pair).replace("\n", ", "): sampling.samples(model, settings, *pair, classifier)
+        caption(*pair).replace("\n", ", "): sampling.samples(model, settings, *pair, *models)
         for pair in pairs
     }
     if len(cells) != len(pairs):

@@ -94,7 +94,8 @@ def _write_files(drawn, out, settings, request) -> None:
     from cfg_jax.sampling import shards
 
     (w,), (classifier_w,) = numbers("w"), sampling.classifier_weights()
-    wanted = sampling.samples(drawn, settings, w, classifier_w, request["classifier"])
+    models = request["classifier"], request["weaker"]
+    wanted = sampling.samples(drawn, settings, w, classifier_w, *models)
     sizes = {"batch_size": request["batch_size"], "shard_size": _SHARD_SIZE.value}
     paths = shards.sample_to_files(wanted, out, **sizes)
     print(f"{sampling.NUM_SAMPLES.value} samples in {len(paths)} files of {out}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from . import baselines, features
+from . import baselines, features, solver
 from . import flags as sampling
 from .program import run
 from .values import numbers, whole_numbers
@@ -88,13 +88,16 @@ def _cells() -> list:
     from cfg_jax.study import sweep
 
     places, step = map(folder, _WORKDIR.value), sampling.CHECKPOINT.value
+    common, *variants = sampling.variants()
     runs = [sweep.Run(place, load_model(place, step)) for place in places]
     return sweep.plan(
         sweep.share_programs(runs),
         weights=numbers("w"),
         num_steps=whole_numbers("num_steps"),
         other_weights=numbers("other_w") or None,
-        common=sampling.settings(lists=True),
+        common=common,
+        variants=variants,
+        weaker=solver.load_weaker(),
         older=baselines.requested(),
     )
 

@@ -14,9 +14,12 @@ def refuse(names: Iterable[str], why: str) -> None:
             raise ValueError(f"--{name} {why}")
 
 
-def numbers(name: str) -> list[float]:
-    """The numbers of a comma-separated flag, [] if unset; ValueError unless all are finite."""
-    text = flags.FLAGS[name].value
+def numbers(name: str, part: str | None = None) -> list[float]:
+    """The numbers of a comma-separated flag, or of a part of it; [] if unset.
+
+    Raises ValueError unless all are finite.
+    """
+    text = flags.FLAGS[name].value if part is None else part
     with contextlib.suppress(ValueError):
         found = [float(part) for part in text.split(",")] if text else []
         if all(map(math.isfinite, found)):

@@ -145,7 +145,7 @@ def sample_cases(workdir, folder):
 
     cases = {
         "ancestral": {"w": 1.5},
-        "ddim": {"w": np.linspace(-1, 3, 10), "step": "ddim"},
+        "ddim": {"w": np.linspace(-1, 3, 10), "solver": "ddim"},
         "per_step": {"w": np.linspace(0, 2, 4)[:, None], "logvar_interp": 0.3},
         "tempered": {"clip_x": False, "noise_temperature": 0.5, "score_temperature": 0.9},
     }

@@ -208,7 +208,7 @@ def test_progress_tells_the_rate_and_the_time_left(model, tmp_path, capsys):
         ({"shard_size": 20}, "shard_size=25, not 20"),
         ({"sampling": SamplingSettings(w=2)}, "w=1.5, not 2.0"),
         ({"sampling": SamplingSettings(w=W, num_steps=4)}, "num_steps=3, not 4"),
-        ({"sampling": SamplingSettings(w=W, step="ddim")}, "step=ancestral, not ddim"),
+        ({"sampling": SamplingSettings(w=W, solver="ddim")}, "solver=ancestral, not ddim"),
     ],
 )
 def test_a_folder_of_other_settings_is_refused_by_the_field(model, undisturbed, options, said):

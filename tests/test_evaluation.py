@@ -240,7 +240,7 @@ MISTAKES = {
         {"sampling": SamplingSettings(classifier_w=1.0)},
         "classifier_w=1.0 without a classifier",
     ),
-    "no sampler": ({"sampling": SamplingSettings(step="euler")}, "step='euler'"),
+    "no sampler": ({"sampling": SamplingSettings(solver="euler")}, "solver='euler'"),
 }
 
 
@@ -287,7 +287,7 @@ def test_the_manifest_says_how_to_measure_again(result, model):
         assert json.load(file).keys() == {"metrics", "protocol", "swept", "record"}
     assert result.protocol["reference"] == "noise" and result.protocol["reference_count"] == 30
     assert result.swept["w"] == 1.5 and result.swept["num_steps"] == 4
-    assert result.swept["step"] == "ancestral" and result.swept["checkpoint"] == 4
+    assert result.swept["solver"] == "ancestral" and result.swept["checkpoint"] == 4
     assert result.record["seed"] == 0 and result.record["config"]["data"]["name"] == "digits"
     assert result.record["versions"]["jax"] == jax.__version__
 

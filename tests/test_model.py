@@ -110,7 +110,7 @@ def test_temperatures_change_samples_and_one_changes_nothing(model):
         ({"noise_temperature": np.nan}, "noise_temperature=nan"),
         ({"score_temperature": 0.0}, "score_temperature=0.0: need a finite"),
         ({"score_temperature": [1.0, 2.0]}, "need a finite number"),
-        ({"noise_temperature": 0.5, "step": "ddim"}, "which draws no noise"),
+        ({"noise_temperature": 0.5, "solver": "ddim"}, "which draws no noise"),
     ],
 )
 def test_a_temperature_that_cannot_be_is_refused(model, options, said):
@@ -170,7 +170,7 @@ def test_samples_of_other_settings_do_not_overwrite_each_other(pixels, tmp_path)
         ([3], [0.0], {}),
         ([4], [0.0], {}),
         ([3], [1.0], {}),
-        ([3], [0.0], {"step": "ddim"}),
+        ([3], [0.0], {"solver": "ddim"}),
         ([3], [0.0], {"num_steps": 3}),
     ]:
         strip = strips.Strip(pixels, labels, weights, settings=SamplingSettings(**options))
@@ -206,7 +206,7 @@ def test_a_strip_is_written_as_numbers_and_as_a_picture(model, tmp_path):
         ({"labels": [1, 2], "w": [1.0, 2.0, 3.0]}, "w has shape"),
         ({"labels": [1], "w": float("nan")}, "finite guidance"),
         ({"labels": [1], "num_steps": 1}, "num_steps=1"),
-        ({"labels": [1], "step": "heun"}, "choose one of ancestral, ddim"),
+        ({"labels": [1], "solver": "euler"}, "choose one of ancestral, ddim"),
         ({"labels": [1], "logvar_interp": 1.5}, "logvar_interp=1.5"),
     ],
 )

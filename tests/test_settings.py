@@ -65,7 +65,7 @@ def test_weights_labels_and_keys_are_data_and_the_rest_is_what_is_compiled_for(t
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"step": "heun"}, "step='heun': choose one of ancestral, ddim"),
+        ({"solver": "euler"}, "solver='euler': choose one of ancestral, ddim"),
         ({"classifier_form": "grad"}, "classifier_form='grad': choose one of eps, adm"),
         ({"logvar_interp": -0.1}, "logvar_interp=-0.1"),
         ({"w": np.inf}, "w=inf: need finite"),
@@ -97,7 +97,7 @@ def test_a_request_that_is_refused_derives_no_key_and_compiles_nothing(task, set
         ({"logvar_interp": [0.1, 0.2]}, r"logvar_interp=\[0.1, 0.2\]: need a number"),
         ({"noise_temperature": "1"}, "noise_temperature='1': need"),
         ({"score_temperature": None}, "score_temperature=None: need"),
-        ({"step": ["ddim"]}, "step=.*: choose one of ancestral, ddim"),
+        ({"solver": ["ddim"]}, "solver=.*: choose one of ancestral, ddim"),
     ],
 )
 def test_settings_of_another_type_are_refused_and_not_converted(task, settings, said):

@@ -145,7 +145,7 @@ def test_numbers_stand_in_their_row_and_column():
 
 
 def test_columns_are_steps_in_the_other_table_and_cells_of_other_samplers_stay_out():
-    ddim = line([9.0], [9.0], [0], step="ddim")
+    ddim = line([9.0], [9.0], [0], solver="ddim")
     coarse = line([4.0, 3.0], [8.0, 8.5], (0, 0.1), num_steps=8)
     other = line([4.0, 3.0], [8.0, 8.5], (0, 0.1), p_uncond=0.2)
     found = curves.tables(ddim + other + GOOD + coarse)
@@ -190,7 +190,7 @@ def test_published_numbers_stand_beside_cells_of_the_same_model_sampler_and_prot
         made_result(0.1, 1, 1, config=wider, **inception),
         made_result(0.15, 1, 1, config=imagenet64.get_config(), **inception),
         made_result(0.1, 1, 1, config=imagenet64.get_config(), **inception | {"num_steps": 128}),
-        made_result(0.1, 1, 1, config=imagenet64.get_config(), **inception, step="ddim"),
+        made_result(0.1, 1, 1, config=imagenet64.get_config(), **inception, solver="ddim"),
     ]
     assert [published(result) for result in unlike] == [None] * len(unlike)
     assert published(made_result(0.1, 1, 1, config=imagenet64.get_config(), **inception))
@@ -336,7 +336,7 @@ def test_only_runs_of_one_network_and_schedule_share_programs(model):
         (
             {
                 "weights": [0],
-                "common": SamplingSettings(step="ddim"),
+                "common": SamplingSettings(solver="ddim"),
                 "older": sweep.OlderWays(noise_temperatures=[0.9]),
             },
             "draws no noise",

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from cfg_jax.config import ranges
-from cfg_jax.config.build import NETWORKS, SCHEDULES, STEPS
+from cfg_jax.config.build import NETWORKS, SCHEDULES
 from cfg_jax.config.ranges import (
     ANY_NUMBER,
     BELOW_ONE,
@@ -32,8 +32,11 @@ from cfg_jax.config.ranges import (
     one_of,
 )
 from cfg_jax.core.diffusion import HEADS
+from cfg_jax.core.grids import GRIDS
+from cfg_jax.core.guiding import SCHEDULES as GUIDANCE_SCHEDULES
 from cfg_jax.core.losses import WEIGHTINGS
 from cfg_jax.core.schedules import MOST_LOGSNR
+from cfg_jax.core.solvers import SOLVERS
 from cfg_jax.core.timesteps import MOST_STEPS
 from cfg_jax.models.trunk import LABEL_INPUTS, QKV_ORDERS
 
@@ -52,6 +55,14 @@ _DATA_SETS = "a data set, such as folder, npz, digits or cifar10"
 
 _LOGSNR = ranges.number(
     lambda value: abs(value) <= MOST_LOGSNR, f"from -{MOST_LOGSNR} to {MOST_LOGSNR}"
+)
+
+_INTERVAL = Range(
+    lambda values: (
+        ranges.any_number_of(ANY_NUMBER, "").holds(values)
+        and (len(values) == 0 or (len(values) == 2 and values[0] < values[1]))
+    ),
+    "two log-SNRs (lo, hi), or ()",
 )
 
 _SEED = {
@@ -200,7 +211,21 @@ _CHECKPOINT = {
 _SAMPLING = {
     "num_steps": Field(256, integer(2, MOST_STEPS), "T, number of network calls"),
     "respacing": Field("", TEXT, 'for timesteps: "ddim25" or "90,60,60,20,20"; "" uses num_steps'),
-    "step": Field("ancestral", one_of(list(STEPS)), "sampler"),
+    "solver": Field("ancestral", one_of(list(SOLVERS)), "solver; the paper's is ancestral"),
+    "grid": Field(
+        "schedule", one_of(list(GRIDS)), "log-SNRs of the calls; the paper's is schedule"
+    ),
+    "eta": Field(0.0, NOT_NEGATIVE, "noise of ddim, dpmpp_2m and dpmpp_3m; 0 for none"),
+    "churn": Field(0.0, NOT_NEGATIVE, "S_churn of heun and ddim; 0 for none"),
+    "schedule": Field(
+        "constant", one_of([*GUIDANCE_SCHEDULES, "cfgpp"]), "change of w over the calls"
+    ),
+    "interval": Field(
+        (), _INTERVAL, "log-SNRs (lo, hi) outside of which calls are not guided; () for none"
+    ),
+    "rule": Field(
+        "cfg", TEXT, 'combination of the branches: "cfg", "rescale:phi=0.7", "apg:r=15,beta=-0.5"'
+    ),
     "logvar_interp": Field(0.0, FRACTION, "the paper's v"),
     "clip_x": Field(True, FLAG, "clip x_hat to [-1, 1] after guidance"),
 }

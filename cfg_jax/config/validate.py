@@ -43,7 +43,15 @@ _ADDED: dict[str, dict[str, Any]] = {
     },
     "optim": {"anneal_steps": 0},
     "train": {"hang_seconds": 1800},
-    "sampling": {"respacing": ""},
+    "sampling": {
+        "respacing": "",
+        "grid": "schedule",
+        "eta": 0.0,
+        "churn": 0.0,
+        "schedule": "constant",
+        "interval": (),
+        "rule": "cfg",
+    },
 }
 _ADDED_TO_UNET = {
     "qkv_order": "qkv_heads",
@@ -175,6 +183,8 @@ def _completed(values: Mapping) -> dict:
     if values.get("network") == "unet":
         added["model"] = _ADDED_TO_UNET
     known = {name: added[name] | dict(values[name]) for name in added if name in values}
+    if "step" in known.get("sampling", {}):
+        known["sampling"]["solver"] = known["sampling"].pop("step")
     return {**values, **known}
 
 

@@ -148,7 +148,7 @@ def weights(
     w: ArrayLike,
     *,
     schedule: str = "constant",
-    interval: tuple[float, float] | None = None,
+    interval: Sequence[float] | None = None,
     least: float | None = None,
 ) -> Weights:
     """The guidance weight of every call of a plan, on the host.
@@ -193,7 +193,7 @@ def weights(
 
 
 def linear_weights(
-    plan: Plan | ArrayLike, a: ArrayLike, *, interval: tuple[float, float] | None = None
+    plan: Plan | ArrayLike, a: ArrayLike, *, interval: Sequence[float] | None = None
 ) -> LinearWeights:
     """Weights of J branches: eps_hat = sum_j a_j eps_j, for the density prod_j p_j^a_j.
 
@@ -286,7 +286,7 @@ def _calls(plan: Plan | ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return logsnr, np.ones(logsnr.shape, bool), np.zeros(logsnr.shape, bool)
 
 
-def _inside(logsnr: np.ndarray, interval: tuple[float, float] | None) -> np.ndarray:
+def _inside(logsnr: np.ndarray, interval: Sequence[float] | None) -> np.ndarray:
     if interval is None:
         return np.ones(logsnr.shape, bool)
     try:

@@ -7,6 +7,7 @@ depends on the quantity it combines, its `space`: eps, x, v, or the velocity eps
 paths ("flow"). `guiding.guide` converts.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -141,6 +142,44 @@ def dynamic_threshold(
         return jnp.clip(x_hat, -s, s) / s
 
     return threshold
+
+
+RULES: dict[str, Callable[..., Rule]] = {
+    "cfg": cfg,
+    "rescale": rescale,
+    "apg": apg,
+    "zero_star": zero_star,
+}
+"""Functions that make a rule, by name."""
+
+
+def rule_of(text: str) -> Rule:
+    """The rule of a text such as "cfg", "rescale:phi=0.7" or "apg:eta=0,r=15,beta=-0.5".
+
+    Raises ValueError if the name or an argument is unknown, missing or out of range.
+    """
+    name, _, given = text.partition(":") if isinstance(text, str) else ("", "", "")
+    if name not in RULES:
+        raise ValueError(f"rule={text!r}: choose one of {', '.join(RULES)}")
+    arguments: dict[str, Any] = {}
+    for part in filter(None, given.split(",")):
+        key, _, value = part.partition("=")
+        try:
+            arguments[key] = value if key == "space" else float(value)
+        except ValueError:
+            raise ValueError(f"rule={text!r}: {part!r} is not NAME=NUMBER") from None
+    if "zero_calls" in arguments and arguments["zero_calls"] == int(arguments["zero_calls"]):
+        arguments["zero_calls"] = int(arguments["zero_calls"])
+    known = inspect.signature(RULES[name]).parameters
+    required = [key for key, each in known.items() if each.default is each.empty]
+    wrong = [key for key in arguments if key not in known]
+    missing = [key for key in required if key not in arguments]
+    if wrong or missing:
+        raise ValueError(
+            f"rule={text!r}: {name} takes {', '.join(known) or 'no arguments'}, as in "
+            f"{name}:{','.join(f'{key}=0.5' for key in list(known)[:1])}"
+        )
+    return RULES[name](**arguments)
 
 
 def _to_v(z: Array, eps: Array, logsnr: Array) -> Array:

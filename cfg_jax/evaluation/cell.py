@@ -19,6 +19,7 @@ from cfg_jax.io import files
 from cfg_jax.metrics import FeatureStatistics, Moments, frechet_distance, precision_recall
 from cfg_jax.runtime import processes
 from cfg_jax.sampling.samples import Samples
+from cfg_jax.sampling.settings import identity as identity_of
 from cfg_jax.storage import manifest
 from cfg_jax.storage.lock import one_writer
 
@@ -62,7 +63,7 @@ def evaluate(
     _check_reference(samples.shape, network, reference, metrics)
     swept = samples.swept()
     protocol = network.identity | samples.protocol() | {"ema": samples.ema}
-    identity = {**protocol, **swept, "seed": samples.record()["seed"]}
+    identity = {**protocol, **identity_of(swept), "seed": samples.record()["seed"]}
     cell = files.folder(folder) / manifest.sha256_json(identity)[:16]
     path = cell / f"result_{reference.sha256[:16]}.json"
     earlier = _earlier(path)

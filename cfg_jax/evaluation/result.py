@@ -13,6 +13,7 @@ from cfg_jax.evaluation.networks import INCEPTION
 from cfg_jax.io import files
 from cfg_jax.io.reading import read_json
 from cfg_jax.runtime import processes
+from cfg_jax.sampling.settings import upgraded
 
 NAMES = {
     "fid": ("FID", "Frechet distance"),
@@ -69,6 +70,8 @@ def read_result(path: str | Path) -> Result:
 def from_fields(fields: dict[str, Any], path: Path) -> Result:
     """The result with these JSON values; TypeError for other names or types than it has."""
     result = Result(**fields, path=path)
+    if isinstance(result.swept, dict):
+        result = result._replace(swept=upgraded(result.swept))
     numbers = all(isinstance(part, dict) for part in result[:-1]) and result.metrics.values()
     if not numbers or not all(isinstance(number, int | float) for number in numbers):
         raise TypeError("metrics, protocol, swept and record must be objects, metrics of numbers")
@@ -137,6 +140,23 @@ def temperatures(swept: dict[str, Any]) -> list[str]:
     return [f"{name.replace('_', ' ')} {swept[name]:g}" for name in names if swept[name] != 1]
 
 
+def sampler(swept: dict[str, Any]) -> list[str]:
+    """Solver, grid, noise and guidance of a cell as text, where they are not the paper's."""
+    parts = [swept["solver"]] if swept["solver"] != "ancestral" else []
+    if swept["grid"] != "schedule":
+        parts.append(f"{swept['grid']} grid")
+    parts += [f"{name} {swept[name]:g}" for name in ("eta", "churn") if swept[name]]
+    if swept["schedule"] != "constant":
+        parts.append(f"{swept['schedule']} weight")
+    if swept["interval"]:
+        parts.append("interval [{:g}, {:g})".format(*swept["interval"]))
+    if swept["rule"] != "cfg":
+        parts.append(swept["rule"])
+    if swept["weaker"]:
+        parts.append(f"weaker model {swept['weaker'][:12]}")
+    return parts
+
+
 def _origin(result: Result) -> dict[str, str]:
     """Lines about the samples: a model with its sampler, or images of another program."""
     protocol, swept, count = result.protocol, result.swept, result.protocol["num_samples"]
@@ -149,7 +169,8 @@ def _origin(result: Result) -> dict[str, str]:
 
 def _sampler(swept: dict[str, Any]) -> str:
     """Guidance and sampler as text, without default settings."""
-    parts = [f"w = {swept['w']:g}", swept["step"], grid(swept), f"v = {swept['logvar_interp']:g}"]
+    parts = [f"w = {swept['w']:g}", *(sampler(swept) or ["ancestral"]), grid(swept)]
+    parts.append(f"v = {swept['logvar_interp']:g}")
     parts.append("clipped" if swept["clip_x"] else "not clipped")
     if swept["classifier"]:
         form, by = swept["classifier_form"], swept["classifier_w"]

@@ -208,7 +208,7 @@ def settings(network: str | Preset) -> dict[str, Any]:
         "diffusion.schedule": config.get("noise_schedule", "linear"),
         "diffusion.p_uncond": 0.0,
         "sampling.num_steps": 250,
-        "sampling.step": "ancestral",
+        "sampling.solver": "ancestral",
     }
     values |= {f"model.{key}": value for key, value in arguments(config, kind).items()}
     if kind != "classifier":

@@ -124,12 +124,14 @@ class Model(Trained):
         labels: ArrayLike,
         classifier: NoisyClassifier | None = None,
         low_res: ArrayLike | None = None,
+        weaker: "Model | None" = None,
         **settings,
     ) -> np.ndarray:
-        """Guided samples x [B, ...], float32: Ho & Salimans 2022, Algorithm 2.
+        """Guided samples x [B, ...], float32: Ho & Salimans 2022, Algorithm 2, or a solver.
 
         Sample i depends only on its key, label and weights. A program is compiled for each new B,
-        grid, step, clip_x, classifier network and classifier_form, and for no other change.
+        number of calls, clip_x, rule, classifier network and classifier_form, and for no other
+        change; with the solvers "ancestral" and "ddim" without noise also for each grid.
 
         Args:
           key: [] (sample i uses fold_in(key, i)) or [B]; consumed.
@@ -137,14 +139,17 @@ class Model(Trained):
             "no label" mean no label.
           classifier: noisy classifier of the same data for classifier guidance.
           low_res: [B, h, w, C] in [-1, 1], input images of an upsampler.
-          **settings: fields of `SamplingSettings`: w, num_steps, step, logvar_interp, clip_x,
-            respacing, classifier_w, classifier_form, noise_temperature, score_temperature.
+          weaker: weaker model of the same data, for autoguidance in place of the null label.
+          **settings: fields of `SamplingSettings`: w, num_steps, solver, grid, eta, churn,
+            schedule, interval, rule, logvar_interp, clip_x, respacing, classifier_w,
+            classifier_form, noise_temperature, score_temperature.
 
         Raises ValueError, before compiling anything, if `check` rejects the arguments, and
         TypeError for an unknown one. Raises FloatingPointError if the samples are not finite.
         """
         chosen = SamplingSettings.of(settings)
-        return self.draw(key, chosen, labels=labels, classifier=classifier, low_res=low_res)
+        inputs = {"classifier": classifier, "low_res": low_res, "weaker": weaker}
+        return self.draw(key, chosen, labels=labels, **inputs)
 
     def draw(
         self, key: Key, settings: SamplingSettings, *, labels: ArrayLike, **inputs: Any
@@ -170,6 +175,7 @@ class Model(Trained):
         *,
         classifier: NoisyClassifier | None = None,
         low_res: ArrayLike | None = None,
+        weaker: "Model | None" = None,
     ) -> SamplingSettings:
         """Returns the settings with this model's defaults, after every check that needs no device.
 
@@ -184,16 +190,37 @@ class Model(Trained):
             raise ValueError(
                 f"classifier={text_of(classifier)}: need a NoisyClassifier, from cfg_jax.load"
             )
+        if not isinstance(weaker, Model | None):
+            raise ValueError(f"weaker={text_of(weaker)}: need a Model, from cfg_jax.load")
         filled = settings.filled(self.config.sampling)
         labels = None if labels is None else self.numbered(labels)
+        guides: dict[str, Any] = {"classifier": classifier, "weaker": weaker}
         if labels is None:
-            filled.check(self.experiment, guided_by_classifier=classifier is not None)
+            classified = classifier is not None
+            filled.check(
+                self.experiment, guided_by_classifier=classified, weaker=weaker is not None
+            )
         else:
-            check(self.experiment, filled, labels, classifier=classifier, low_res=low_res)
-        self._check_trained(filled, labels)
+            check(self.experiment, filled, labels, low_res=low_res, **guides)
+        if weaker is None:
+            self._check_trained(filled, labels)
+        else:
+            self._check_weaker(weaker)
         if classifier is not None:
             classifier.check_guides(self.shape, self.label_names, () if labels is None else labels)
         return filled
+
+    def _check_weaker(self, weaker: "Model") -> None:
+        """Raises ValueError unless a weaker model was trained on the same data."""
+        ours, theirs = (
+            (each.shape, each.label_names, each.low_res_shape) for each in (self, weaker)
+        )
+        if ours != theirs:
+            raise ValueError(
+                f"weaker: a model of {weaker.shape} with {len(weaker.label_names)} labels cannot "
+                f"guide one of {self.shape} with {len(self.label_names)}: give a run on the same "
+                "data"
+            )
 
     def _check_trained(self, filled: SamplingSettings, labels: ArrayLike | None) -> None:
         """Raises ValueError for a branch that training never showed the network."""
@@ -213,7 +240,7 @@ class Model(Trained):
         Raises ValueError if both are given, or if the schedule does not have the grid.
         """
         wanted = SamplingSettings(num_steps=num_steps, respacing=respacing)
-        return wanted.filled(self.config.sampling).grid(self.experiment)
+        return wanted.filled(self.config.sampling).logsnrs(self.experiment)
 
 
 def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifier:

@@ -10,6 +10,7 @@ rejected request compiles nothing.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,8 +18,10 @@ from cfg_jax.config.build import STEPS, ClassifierExperiment, Experiment
 from cfg_jax.core import guidance
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.arguments import data, is_concrete, real, text_of
-from cfg_jax.core.samplers import sample
-from cfg_jax.core.types import Array, ArrayLike, Denoiser, Key, chosen
+from cfg_jax.core.guiding import Weights, branches, guide
+from cfg_jax.core.rules import rule_of
+from cfg_jax.core.samplers import ancestral_step, sample
+from cfg_jax.core.types import Array, ArrayLike, Denoiser, Guided, Key, chosen
 from cfg_jax.runtime import devices
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.settings import SamplingSettings
@@ -27,9 +30,12 @@ from cfg_jax.sampling.settings import SamplingSettings
 class Spec(NamedTuple):
     """Static part of a request: a new value compiles a new program.
 
-    grid: the T log-SNRs.
-    step, clip_x, form: step rule, clipping and classifier form of `SamplingSettings`.
+    grid: the T log-SNRs of a step rule; () for a plan, which is data.
+    step: step rule, "ancestral" or "ddim"; "plan" for a plan.
+    clip_x, form: clipping and classifier form of `SamplingSettings`.
     classifier: network of the guiding classifier, or None.
+    rule: rule of guidance whose weights per call are data; "" for one weight and the plain rule.
+    weaker: network of the weaker model of autoguidance, or None.
     """
 
     grid: tuple[float, ...]
@@ -37,6 +43,8 @@ class Spec(NamedTuple):
     clip_x: bool
     classifier: ClassifierExperiment | None = None
     form: str = "eps"
+    rule: str = ""
+    weaker: Experiment | None = None
 
 
 def check(
@@ -46,16 +54,18 @@ def check(
     *,
     classifier: NoisyClassifier | None = None,
     low_res: ArrayLike | None = None,
+    weaker: Any = None,
 ) -> None:
     """Checks a request with filled settings, without a key.
 
-    Raises ValueError if `SamplingSettings.check` rejects the settings, if labels are not integers
-    [B] in 0..null_label, if a weight has the wrong shape, or if low_res is missing, has the wrong
-    shape or is not used by the network.
+    `weaker` is a `Model`. Raises ValueError if `SamplingSettings.check` rejects the settings, if
+    labels are not integers [B] in 0..null_label, if a weight has the wrong shape, or if low_res is
+    missing, has the wrong shape or is not used by the network.
     """
-    settings.check(task, guided_by_classifier=classifier is not None)
+    guided = {"guided_by_classifier": classifier is not None, "weaker": weaker is not None}
+    settings.check(task, **guided)
     labels = check_labels(task, labels)
-    guidance.weight_per_step(settings.w, len(settings.grid(task)), labels.size)
+    settings.weights(task, labels.size)
     if np.shape(settings.classifier_w) not in [(), labels.shape]:
         raise ValueError(
             f"classifier_w={text_of(settings.classifier_w)}: need a finite number, or one per "
@@ -116,19 +126,29 @@ def request(
     *,
     classifier: NoisyClassifier | None = None,
     low_res: ArrayLike | None = None,
+    weaker: Any = None,
 ) -> tuple[Spec, dict[str, Any], dict[str, Array | np.ndarray]]:
     """Splits a request into (spec, arrays shared by all samples, arrays [B, ...]).
 
     The shared arrays exclude the parameters. Raises ValueError if `check` rejects the request or
     `key` has the wrong shape.
     """
-    check(task, settings, labels, classifier=classifier, low_res=low_res)
+    check(task, settings, labels, classifier=classifier, low_res=low_res, weaker=weaker)
     labels = np.asarray(labels, np.int32)
-    assert settings.step is not None  # see `check`
-    spec = Spec(settings.grid(task), settings.step, bool(settings.clip_x))
+    assert settings.solver is not None and settings.rule is not None  # see `check`
+    plan, weights = settings.plan(task), settings.weights(task, labels.size)
+    by_rule = () if plan is not None else settings.logsnrs(task)
+    spec = Spec(by_rule, settings.solver if plan is None else "plan", bool(settings.clip_x))
     shared = settings.traced()
-    w = guidance.weight_per_step(settings.w, len(spec.grid), labels.size)
-    batch: dict[str, Array | np.ndarray] = {"labels": labels, "w": w.T}
+    batch: dict[str, Array | np.ndarray] = {"labels": labels, "w": weights.w.T}
+    if plan is not None:
+        shared["plan"] = plan
+    if plan is not None or not settings.is_plain or weaker is not None:
+        spec = spec._replace(rule=settings.rule)
+        shared |= {"guided": weights.guided, "starts": weights.starts}
+    if weaker is not None:
+        spec = spec._replace(weaker=weaker.experiment)
+        shared["weaker"] = weaker.params
     if low_res is not None:
         batch["low_res"] = np.asarray(low_res, np.float32)
     if classifier is not None:
@@ -146,40 +166,89 @@ def make_sampler(task: Experiment, spec: Spec):
 
 
 def make_draw(task: Experiment, spec: Spec):
-    """Returns (shared with params, batch) -> x: Algorithm 2 on one device."""
-    logsnrs = jnp.asarray(spec.grid, jnp.float32)
+    """Returns (shared with params, batch) -> x: the sampler on one device."""
 
     def draw(shared, batch):
-        predict = task.predict(shared["params"], low_res=batch.get("low_res"))
-        guide, step, clip_x = _classifier_rule(spec, shared, batch)
+        by_classifier, step, clip_x = _classifier_rule(spec, shared, batch)
 
-        def denoiser(w):
-            w = w if task.label_input == "with_null" else 0
-            free = guidance.classifier_free_guidance(
-                predict, batch["labels"], w, null_label=task.null_label
-            )
-            return guidance.tempered(guide(free), shared["score_temperature"])
+        def transform(denoiser: Denoiser) -> Denoiser:
+            return guidance.tempered(by_classifier(denoiser), shared["score_temperature"])
 
+        options: dict[str, Any] = {"clip_x": clip_x}
+        if spec.step != "plan":
+            options |= {name: shared[name] for name in ("logvar_interp", "noise_temperature")}
+            options["step"] = step
+        if spec.rule:
+            denoiser: Any = _guided(task, spec, shared, batch).then(transform)
+        else:
+            denoiser, options["per_step"] = _plain(task, shared, batch, transform), batch["w"].T
         return sample(
             batch["keys"],
             denoiser,
             (batch["labels"].shape[0], *task.shape),
-            logsnrs,
-            step=step,
-            clip_x=clip_x,
-            per_step=batch["w"].T,
-            logvar_interp=shared["logvar_interp"],
-            noise_temperature=shared["noise_temperature"],
+            shared["plan"] if spec.step == "plan" else jnp.asarray(spec.grid, jnp.float32),
+            **options,
         )
 
     return draw
+
+
+def _plain(task: Experiment, shared: Any, batch: Any, transform: Callable) -> Callable:
+    """w of a call -> a Denoiser with classifier-free guidance."""
+    predict = task.predict(shared["params"], low_res=batch.get("low_res"))
+
+    def denoiser(w: Array) -> Denoiser:
+        free = guidance.classifier_free_guidance(
+            predict,
+            batch["labels"],
+            w if task.label_input == "with_null" else 0,
+            null_label=task.null_label,
+        )
+        return transform(free)
+
+    return denoiser
+
+
+def _guided(task: Experiment, spec: Spec, shared: Any, batch: Any) -> Guided:
+    """Guidance with a weight per call and a rule; one branch where there is nothing to guide by."""
+    predict = task.predict(shared["params"], low_res=batch.get("low_res"))
+    labels = batch["labels"]
+    if spec.weaker is not None:
+        every = branches(predict, labels, pair=_pair(task, spec, shared, batch))
+    elif task.label_input == "with_null":
+        every = branches(predict, labels, null_label=task.null_label)
+    else:
+        return Guided(
+            lambda z, logsnr, row, state: (predict(z, logsnr, labels), state), (), lambda shape: ()
+        )
+    weights = Weights(batch["w"].T, shared["guided"], shared["starts"])
+    return guide(every, weights, rule_of(spec.rule))
+
+
+def _pair(task: Experiment, spec: Spec, shared: Any, batch: Any) -> Callable:
+    """(z, logsnr, labels) -> outputs of the model and the weaker one, in one call if alike."""
+    low_res = batch.get("low_res")
+    if spec.weaker == task:
+        both = jax.tree.map(lambda *each: jnp.stack(each), shared["params"], shared["weaker"])
+
+        def pair(z, logsnr, labels):
+            call = jax.vmap(lambda params: task.predict(params, low_res=low_res)(z, logsnr, labels))
+            return tuple(jax.tree.map(lambda a, i=i: a[i], call(both)) for i in range(2))
+
+        return pair
+    assert spec.weaker is not None
+    strong, weak = (
+        each.predict(params, low_res=low_res)
+        for each, params in ((task, shared["params"]), (spec.weaker, shared["weaker"]))
+    )
+    return lambda *arguments: (strong(*arguments), weak(*arguments))
 
 
 def _classifier_rule(
     spec: Spec, shared: dict[str, Any], batch: dict[str, Array]
 ) -> tuple[Callable[[Denoiser], Denoiser], Callable[..., Array], bool]:
     """Returns (Denoiser -> Denoiser, step rule, whether `sample` clips x_hat)."""
-    step, clip_x = STEPS[spec.step], spec.clip_x
+    step, clip_x = STEPS.get(spec.step, ancestral_step), spec.clip_x
     if spec.classifier is None:
         return lambda denoiser: denoiser, step, clip_x
     clips_first = spec.form == "adm" and clip_x

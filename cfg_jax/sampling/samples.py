@@ -40,6 +40,7 @@ class Samples:
     seed: random seed of noise and drawn labels.
     sampling: settings of guidance and sampler.
     classifier: noisy classifier that guides with weight sampling.classifier_w.
+    weaker: weaker model of autoguidance, in place of the null label.
     """
 
     model: Model
@@ -48,6 +49,7 @@ class Samples:
     seed: int = 0
     sampling: SamplingSettings = SamplingSettings()
     classifier: NoisyClassifier | None = None
+    weaker: Model | None = None
     ema: ClassVar[bool] = True
 
     @property
@@ -81,7 +83,7 @@ class Samples:
                 "label_plan='data': the checkpoint has no class sizes (large data set, source "
                 "without `labels`, or run of an earlier version): use label_plan='random'"
             )
-        return model.check(self.sampling, classifier=self.classifier)
+        return model.check(self.sampling, classifier=self.classifier, weaker=self.weaker)
 
     def protocol(self) -> dict[str, Any]:
         """N, label plan and image shape as JSON values."""
@@ -111,6 +113,7 @@ class Samples:
         """Filled settings as JSON values, with fingerprints of model and classifier."""
         return self.check().to_json(self.model.experiment) | {
             "classifier": self.classifier and self.classifier.sha256,
+            "weaker": self.weaker and self.weaker.sha256,
             "model": self.model.sha256,
             "checkpoint": self.model.step,
             "p_uncond": self.model.config.diffusion.p_uncond,
@@ -124,7 +127,8 @@ class Samples:
         else:
             counts = self.model.class_counts if self.plan == "data" else None
             labels = drawn_labels(keys, self.model.null_label, counts)
-        x = self.model.draw(keys, self.sampling, labels=labels, classifier=self.classifier)
+        guides = {"classifier": self.classifier, "weaker": self.weaker}
+        x = self.model.draw(keys, self.sampling, labels=labels, **guides)
         return images.to_images(x), labels
 
 

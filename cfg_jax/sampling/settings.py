@@ -1,4 +1,4 @@
-"""Settings of a request for samples: guidance, grid and step rule.
+"""Settings of a request for samples: guidance, grid and solver.
 
     SamplingSettings(w=2.0, num_steps=64).filled(config.sampling).check(task)
 
@@ -13,22 +13,52 @@ from typing import Any
 import numpy as np
 
 from cfg_jax.config.build import STEPS, Experiment
+from cfg_jax.core import grids, guiding, plans
 from cfg_jax.core.arguments import finite, flag, number, text_of, whole
-from cfg_jax.core.guidance import only_trained_w
+from cfg_jax.core.guidance import only_trained_w, weight_per_step
+from cfg_jax.core.guiding import Weights, weights
+from cfg_jax.core.rules import rule_of
 from cfg_jax.core.types import ArrayLike
 
 CLASSIFIER_FORMS = ("eps", "adm")
 
+_DEFAULTED = (
+    *("solver", "grid", "eta", "churn", "schedule", "interval", "rule"),
+    *("logvar_interp", "clip_x"),
+)
+_SCHEDULES = (*guiding.SCHEDULES, "cfgpp")
+# Karras et al. 2022, table 5: ImageNet-64, all but S_churn = 40.
+_CHURN = plans.Churn(0.0, 0.05, 50.0, 1.003)
+
+# Fields that results of earlier versions lack, with the values used then.
+_ADDED = {
+    "grid": "schedule",
+    "eta": 0.0,
+    "churn": 0.0,
+    "schedule": "constant",
+    "interval": [],
+    "rule": "cfg",
+    "weaker": None,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
-    """Guidance, grid and step rule of one request; None stands for the model's default.
+    """Guidance, grid and solver of one request; None stands for the model's default.
 
     w: guidance weight: scalar, [B] per sample, [T] or [T, 1] per step, or [T, B]. If T = B, a
       vector is per sample. 0 is the conditional model, -1 the unconditional one.
-    num_steps: T >= 2, the number of network calls; a call has 2B examples if the network has a null
-      label, else B.
-    step: "ancestral" or "ddim".
+    num_steps: T >= 2, the number of network calls; a guided call has 2B examples, another B.
+    solver: a key of `plans.SOLVERS`: "ancestral" (the paper's), "ddim", "dpmpp_2m", "unipc_2", ...
+    grid: log-SNRs of the calls, a key of `grids.GRIDS`: "schedule" (the paper's), "uniform",
+      "mixed" or "karras".
+    eta: noise of "ddim", "dpmpp_2m" and "dpmpp_3m", see `plan`; 0 for none.
+    churn: S_churn of "heun" and "ddim" (Karras et al. 2022, algorithm 2), with the other values
+      of their ImageNet-64 model; 0 for none.
+    schedule: change of w over the calls, see `weights`: "constant", "linear", "cosine", "pcs" or
+      "cfgpp".
+    interval: (lo, hi) in log-SNR, outside of which calls are not guided and cost B; () for none.
+    rule: how branches are combined, as text for `rule_of`: "cfg", "rescale:phi=0.7", ...
     logvar_interp: the paper's v in [0, 1] for ancestral steps; unused if the variance is learned.
     clip_x: whether x_hat is clipped to [-1, 1] after guidance.
     respacing: timesteps of a discrete schedule, as ADM's timestep_respacing; replaces num_steps.
@@ -45,7 +75,13 @@ class SamplingSettings:
 
     w: ArrayLike = 0.0
     num_steps: int | None = None
-    step: str | None = None
+    solver: str | None = None
+    grid: str | None = None
+    eta: float | None = None
+    churn: float | None = None
+    schedule: str | None = None
+    interval: tuple[float, ...] | None = None
+    rule: str | None = None
     logvar_interp: float | None = None
     clip_x: bool | None = None
     respacing: str | None = None
@@ -60,9 +96,10 @@ class SamplingSettings:
         names = [field.name for field in dataclasses.fields(cls)]
         for name in given:
             if name not in names:
-                scale = "; a guidance scale s is w=s - 1" if "scale" in name else ""
+                hints = {"scale": "a guidance scale s is w=s - 1", "step": "it is now solver"}
+                hint = next((f"; {hints[part]}" for part in hints if part in name), "")
                 raise TypeError(
-                    f"{name}={text_of(given[name])} is no argument{scale}: choose among labels, "
+                    f"{name}={text_of(given[name])} is no argument{hint}: choose among labels, "
                     f"classifier, low_res, {', '.join(names)}"
                 )
         return cls(**given)
@@ -87,58 +124,139 @@ class SamplingSettings:
         elif respacing and num_steps not in (None, defaults["num_steps"]):
             raise ValueError(f"num_steps={num_steps} and respacing={respacing!r}: give one of them")
         num_steps = defaults["num_steps"] if num_steps is None else num_steps
-        names = ("step", "logvar_interp", "clip_x")
-        missing = {name: defaults[name] for name in names if getattr(self, name) is None}
+        missing = {name: defaults[name] for name in _DEFAULTED if getattr(self, name) is None}
+        if self.solver not in (None, defaults["solver"]):  # the noise belongs to a solver
+            missing |= {name: 0.0 for name in ("eta", "churn") if getattr(self, name) is None}
         return self.replace(
             num_steps=None if respacing else whole("num_steps", num_steps, 2),
             respacing=respacing or "",
             **missing,
         )
 
-    def grid(self, task: Experiment) -> tuple[float, ...]:
-        """The T log-SNRs of filled settings; raises ValueError if the schedule lacks the grid."""
-        if self.respacing:
-            grid = task.schedule.respaced(self.respacing)
-        else:
-            assert self.num_steps is not None  # see `filled`
-            grid = task.schedule.grid(self.num_steps)
-        return tuple(grid.tolist())
+    @property
+    def follows_rule(self) -> bool:
+        """Whether filled settings sample by a step rule on a grid, and not by a `Plan`."""
+        return self.solver in STEPS and not self.eta and not self.churn
 
-    def check(self, task: Experiment, *, guided_by_classifier: bool) -> None:
+    @property
+    def is_plain(self) -> bool:
+        """Whether the weight of filled settings is w in every call, combined by `cfg`."""
+        return self.schedule == "constant" and not self.interval and self.rule == "cfg"
+
+    def logsnrs(self, task: Experiment) -> tuple[float, ...]:
+        """The grid points of filled settings: the T log-SNRs of a step rule.
+
+        A solver of several calls per step has fewer points. Raises ValueError if the schedule lacks
+        the grid, or if the solver needs more calls.
+        """
+        assert self.grid is not None and self.solver is not None  # see `filled`
+        if self.respacing:
+            if self.grid != "schedule":
+                raise ValueError(
+                    f"grid={self.grid!r} with respacing={self.respacing!r}: give one of them"
+                )
+            return tuple(task.schedule.respaced(self.respacing).tolist())
+        assert self.num_steps is not None
+        count = self.num_steps
+        if not self.follows_rule:
+            count = plans.grid_points(self.solver, count)
+        return tuple(np.asarray(grids.grid(self.grid, task.schedule, count)).tolist())
+
+    def plan(self, task: Experiment) -> plans.Plan | None:
+        """The plan of filled settings; None for a step rule. Raises ValueError as `plans.plan`."""
+        if self.follows_rule:
+            return None
+        assert self.solver is not None
+        churn = _CHURN._replace(amount=self.churn) if self.churn else None
+        made = plans.plan(
+            self.logsnrs(task),
+            self.solver,
+            eta=self.eta or 0.0,
+            churn=churn,
+            num_calls=None if self.respacing else self.num_steps,
+        )
+        made.matrix[:, :, -1] *= self.noise_temperature
+        return made
+
+    def num_calls(self, task: Experiment) -> int:
+        """Number of network calls of filled settings."""
+        plan = self.plan(task)
+        return len(self.logsnrs(task)) if plan is None else plan.num_calls
+
+    def weights(self, task: Experiment, batch_size: int) -> Weights:
+        """The weights of all calls [T, B] of filled settings; ValueError as `guiding.weights`."""
+        w = weight_per_step(self.w, self.num_calls(task), batch_size)
+        assert self.schedule is not None
+        return weights(self._calls(task), w, schedule=self.schedule, interval=self.interval or None)
+
+    def _calls(self, task: Experiment) -> plans.Plan | np.ndarray:
+        """The calls of filled settings for `weights`: a plan, or the grid of a step rule."""
+        plan = self.plan(task)
+        return np.asarray(self.logsnrs(task)) if plan is None else plan
+
+    def check(self, task: Experiment, *, guided_by_classifier: bool, weaker: bool = False) -> None:
         """Checks filled settings on the host.
 
-        Raises ValueError if a field is out of range or of a different type, if w is not 0 and the
-        network has no null label, if classifier_w is not 0 or classifier_form not the default
-        without a classifier, or if the schedule lacks the grid.
+        Raises ValueError if a field is out of range or of a different type, if w is not 0 and there
+        is neither a null label nor a weaker model, if classifier_w is not 0 or classifier_form not
+        the default without a classifier, or if the schedule lacks the grid.
         """
-        for name, allowed in (("step", STEPS), ("classifier_form", CLASSIFIER_FORMS)):
+        names = (("solver", plans.SOLVERS), ("grid", grids.GRIDS), ("schedule", _SCHEDULES))
+        for name, allowed in (*names, ("classifier_form", CLASSIFIER_FORMS)):
             value = getattr(self, name)
             if not isinstance(value, str) or value not in allowed:
                 raise ValueError(f"{name}={text_of(value)}: choose one of {', '.join(allowed)}")
+        rule_of(self.rule or "")
         flag("clip_x", self.clip_x)
         self._check_numbers()
-        if self.step == "ddim" and self.noise_temperature != 1:
+        self._check_noise(task)
+        self._check_weights(task, guided_by_classifier, weaker)
+        self.logsnrs(task)
+        self.plan(task)
+        self._check_interval(task)
+
+    def _check_interval(self, task: Experiment) -> None:
+        """Raises ValueError for an interval that is none, or in which no call is guided."""
+        if self.interval is None or len(np.atleast_1d(self.interval)) == 0:
+            return
+        inside = weights(self._calls(task), 1.0, interval=self.interval)
+        if not inside.guided.any():
             raise ValueError(
-                f"noise_temperature={self.noise_temperature} with step='ddim', which draws no "
-                "noise: use step='ancestral', or score_temperature"
+                f"interval={text_of(self.interval)}: none of the {len(inside.guided)} calls is "
+                "inside; the grid goes from "
+                f"{self.logsnrs(task)[0]:g} to {self.logsnrs(task)[-1]:g} in log-SNR"
             )
-        self._check_weights(task, guided_by_classifier)
-        self.grid(task)
+
+    def _check_noise(self, task: Experiment) -> None:
+        """Raises ValueError for noise that the solver does not draw."""
+        noisy = self.solver == "ancestral" or self.eta or self.churn
+        if not noisy and self.noise_temperature != 1:
+            raise ValueError(
+                f"noise_temperature={self.noise_temperature} with solver={self.solver!r}, which "
+                "draws no noise: use solver='ancestral', or score_temperature"
+            )
+        if self.eta and task.learned_variance:
+            raise ValueError(
+                f"eta={self.eta} with a network that learns the variance of ancestral steps: use "
+                "solver='ancestral', or eta=0"
+            )
 
     def _check_numbers(self) -> None:
         """Raises ValueError for a number out of range, or anything but a number."""
         smallest = float(np.finfo(np.float32).tiny)  # float32 rounds a smaller number to 0
         for name, allowed, limits in (
+            ("eta", "a number of at least 0", (0,)),
+            ("churn", "a number of at least 0", (0,)),
             ("logvar_interp", "a number in [0, 1]", (0, 1)),
             ("noise_temperature", "a finite number, 0 or more; 1 for none", (0,)),
             ("score_temperature", "a finite number above 0; 1 for none", (smallest,)),
         ):
             number(name, getattr(self, name), allowed, *limits)
 
-    def _check_weights(self, task: Experiment, guided_by_classifier: bool) -> None:
+    def _check_weights(self, task: Experiment, guided_by_classifier: bool, weaker: bool) -> None:
         w, by = self.w, self.classifier_w
         finite("w", w, "finite guidance weights")
-        if task.label_input != "with_null" and np.any(w):
+        if task.label_input != "with_null" and np.any(w) and not weaker:
             raise ValueError(
                 f"w={text_of(w)}: this network has no null label; use w=0 and a classifier"
             )
@@ -174,10 +292,32 @@ class SamplingSettings:
         for name in ("w", "classifier_w"):
             if np.ndim(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)}: give one weight for all samples")
-        values = dataclasses.asdict(self) | {"num_steps": len(self.grid(task))}
+        interval = list(map(float, self.interval or ()))
+        values = dataclasses.asdict(self.replace(interval=None))
+        values |= {"num_steps": self.num_calls(task)}
         values = {name: np.asarray(value).item() for name, value in values.items()}
+        values |= {"interval": interval}
         kept = ("num_steps", "clip_x")
         return {
             name: float(value) if isinstance(value, int) and name not in kept else value
             for name, value in values.items()
         }
+
+
+def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values of `to_json`, also from an earlier version, with the fields of this one."""
+    values = dict(values)
+    if "step" in values:
+        values["solver"] = values.pop("step")
+    return {**_ADDED, **values} if "solver" in values else values
+
+
+def identity(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values of `to_json` for a digest, which stays that of earlier versions if it can."""
+    values = {name: value for name, value in values.items() if value != _ADDED.get(name, _NONE)}
+    if values.get("solver") in STEPS:
+        values["step"] = values.pop("solver")
+    return values
+
+
+_NONE = object()

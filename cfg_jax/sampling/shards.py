@@ -27,6 +27,7 @@ from cfg_jax.io.ranges import Range, RangeFiles
 from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.samples import Samples
+from cfg_jax.sampling.settings import upgraded
 from cfg_jax.storage import manifest
 from cfg_jax.storage.lock import hold_inside
 
@@ -107,6 +108,7 @@ def _check_settings(folder: Path, ours: dict[str, Any]) -> None:
         described = reading.read_json(path)
         theirs = dict(described["settings"])
         intact = manifest.sha256_json(theirs) == described["sha256"]
+        theirs = upgraded(theirs)
     except (OSError, ValueError, KeyError, TypeError):
         intact = False
     if not intact:

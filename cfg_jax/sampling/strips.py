@@ -27,7 +27,7 @@ from cfg_jax.runtime import devices
 from cfg_jax.sampling.labels import NO_LABEL
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
-from cfg_jax.sampling.settings import SamplingSettings
+from cfg_jax.sampling.settings import SamplingSettings, identity
 
 PREVIEW_LABELS = 10
 
@@ -42,6 +42,7 @@ class Strip:
     classifier_weights: classifier weights; `columns` pairs them with `weights`.
     settings: all settings except the two weights.
     classifier: noisy classifier for classifier guidance.
+    weaker: weaker model for autoguidance, in place of the null label.
     seed: random seed; row r, counted over all labels, uses fold_in(key(seed), r).
     samples_per_label: rows per label.
     batch_size: samples per batch; the last batch is padded, so one shape is compiled.
@@ -56,6 +57,7 @@ class Strip:
     seed: int = 0
     samples_per_label: int = 1
     batch_size: int = 256
+    weaker: Model | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", self.model.numbered(self.labels))
@@ -70,6 +72,10 @@ class Strip:
         """Label names, one per label."""
         return np.asarray([*self.model.label_names, NO_LABEL])[np.asarray(self.labels)]
 
+    @property
+    def _guides(self) -> dict[str, Any]:
+        return {"classifier": self.classifier, "weaker": self.weaker}
+
     def check(self) -> None:
         """Raises ValueError if `Model.check` rejects a column, or for a size or seed out of range.
 
@@ -82,7 +88,7 @@ class Strip:
             raise ValueError(f"settings={text_of(self.settings)}: need SamplingSettings(...)")
         for w, classifier_w in np.asarray(self.columns, np.float32).tolist():
             settings = self.settings.replace(w=w, classifier_w=classifier_w)
-            self.model.check(settings, np.asarray(self.labels), classifier=self.classifier)
+            self.model.check(settings, np.asarray(self.labels), **self._guides)
 
     def draw(self) -> np.ndarray:
         """Checks, then draws x [labels, samples_per_label, columns, ...], float32."""
@@ -93,9 +99,7 @@ class Strip:
         def draw(place):
             row, (w, classifier_w) = place // len(pairs), pairs[place % len(pairs)].T
             settings = self.settings.replace(w=w, classifier_w=classifier_w)
-            return self.model.draw(
-                keys[row], settings, labels=labels[row], classifier=self.classifier
-            )
+            return self.model.draw(keys[row], settings, labels=labels[row], **self._guides)
 
         x = _in_batches(draw, len(labels) * len(pairs), self.batch_size)
         return x.reshape(-1, self.samples_per_label, len(pairs), *self.model.shape)
@@ -245,15 +249,16 @@ def write_guidance_strip(
 def _name(strip: Strip, settings: dict[str, Any], upsampler: Upsampler | None) -> str:
     """File name with step, weights, T, seed and a digest of the rest."""
     by, large = strip.classifier, upsampler and upsampler.model
-    identity = {
+    described = {
         "settings": settings,
         "classifier": by and [to_json(by.config), by.step],
+        **({"weaker": strip.weaker.sha256} if strip.weaker else {}),
         "upsampler": large and [to_json(large.config), large.step],
         "upsampler_settings": upsampler and _settings(upsampler),
         "labels": np.asarray(strip.labels).tolist(),
         "samples_per_label": strip.samples_per_label,
     }
-    digest = zlib.crc32(json.dumps(identity, sort_keys=True).encode())
+    digest = zlib.crc32(json.dumps(described, sort_keys=True).encode())
     listed = "_".join(f"{w:g}" + (f"c{by:g}" if by else "") for w, by in strip.columns)
     step, num_steps = strip.model.step, settings["num_steps"]
     return f"step{step}_w{listed}_T{num_steps}_seed{strip.seed}_{digest:08x}"
@@ -262,7 +267,8 @@ def _name(strip: Strip, settings: dict[str, Any], upsampler: Upsampler | None) -
 def _settings(stage: Strip | Upsampler) -> dict[str, Any]:
     """Filled settings as JSON values."""
     model = stage.model
-    return stage.settings.filled(model.config.sampling).to_json(model.experiment)
+    filled = stage.settings.filled(model.config.sampling)
+    return identity(filled.to_json(model.experiment))
 
 
 def _in_batches(

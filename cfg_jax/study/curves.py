@@ -10,7 +10,15 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from cfg_jax.evaluation.result import Result, check_comparable, grid, shown, temperatures, title
+from cfg_jax.evaluation.result import (
+    Result,
+    check_comparable,
+    grid,
+    sampler,
+    shown,
+    temperatures,
+    title,
+)
 from cfg_jax.study.paper_tables import published
 
 NEUTRAL = {
@@ -19,6 +27,9 @@ NEUTRAL = {
     "score_temperature": {"score_temperature": 1.0},
 }
 """Parameters other than w, each with the values that leave sampling unchanged."""
+
+SAMPLER = ("solver", "grid", "eta", "churn", "schedule", "interval", "rule", "weaker")
+"""Swept fields of the solver and of guidance that changes over the calls."""
 
 
 class Curve(NamedTuple):
@@ -43,16 +54,19 @@ class Families(NamedTuple):
 
     over_p: curves over w, one per run, as in figure 4 of the paper (one per p_uncond).
     over_t: curves over w, one per number of steps T, as in figure 5.
+    over_sampler: curves over w, one per solver, grid, schedule, interval and rule.
     others: curves over classifier weight or a temperature. Each starts at the result without them.
     """
 
     over_p: list[Curve]
     over_t: list[Curve]
+    over_sampler: list[Curve]
     others: list[Curve]
 
     def over_w(self) -> dict[str, list[Curve]]:
-        """Families for tables and plots, by name; "T" if there are several T."""
-        return {"w": self.over_p} | ({"T": self.over_t} if len(self.over_t) > 1 else {})
+        """Families for tables and plots, by name; "T" and "sampler" if there are several."""
+        several = {"T": self.over_t, "sampler": self.over_sampler}
+        return {"w": self.over_p} | {k: curves for k, curves in several.items() if len(curves) > 1}
 
 
 class Table(NamedTuple):
@@ -96,7 +110,8 @@ def families(results: Sequence[Result]) -> Families:
             group = [result for result in results if result.swept == start] + group
             others.append(_curve(_other_name(parameter, group[-1].swept), parameter, group))
     over_p = _family(guided, "p_uncond", "model", "checkpoint")  # a run differs in all three
-    return Families(over_p, _family(guided, "num_steps"), others)
+    over_sampler = _family(guided, *SAMPLER)
+    return Families(over_p, _family(guided, "num_steps"), over_sampler, others)
 
 
 def moved(result: Result) -> str | None:
@@ -109,7 +124,7 @@ def moved(result: Result) -> str | None:
 
 def describe(swept: dict[str, Any]) -> str:
     """Settings of a result as text: "p_uncond = 0.1, T = 32, w = 0.3"."""
-    parts = [_run(swept), grid(swept), f"w = {swept['w']:g}"]
+    parts = [_run(swept), *sampler(swept), grid(swept), f"w = {swept['w']:g}"]
     if swept["classifier"]:
         parts.append(f"classifier {swept['classifier_w']:g}{_form(swept)}")
     return ", ".join(parts + temperatures(swept))
@@ -119,7 +134,8 @@ def tables(results: Sequence[Result]) -> dict[str, Table]:
     """Tables by name, if their results were measured; raises ValueError as `families`.
 
     table_w: rows w, columns p_uncond, as in the paper's table 1. table_T: rows w, columns T, as in
-    the paper's table 2, if there are several T. table_cells: all metrics of all results.
+    the paper's table 2, if there are several T. table_sampler: rows w, columns solvers and rules of
+    guidance, if there are several. table_cells: all metrics of all results.
     """
     over_w = families(results).over_w()
     found = {f"table_{name}": guidance_table(curves) for name, curves in over_w.items()}
@@ -183,7 +199,8 @@ def _family(guided: Sequence[Result], *over: str) -> list[Curve]:
     largest = max(groups, key=lambda group: (len(_grouped(group, ["w"])), len(group)))
     found = sorted(_grouped(largest, ["w"]), key=lambda group: group[0].swept[over[0]])
     first = [group[0].swept for group in found]
-    names = [_run(swept) if over[0] == "p_uncond" else grid(swept) for swept in first]
+    name_of = {"p_uncond": _run, "num_steps": grid, "solver": _sampler}[over[0]]
+    names = [name_of(swept) for swept in first]
     unique = [
         name if names.count(name) == 1 else f"{name}, model {swept['model'][:6]}"
         for name, swept in zip(names, first, strict=True)
@@ -208,6 +225,10 @@ def _curve(name: str, parameter: str, results: Sequence[Result]) -> Curve:
 
 def _run(swept: dict[str, Any]) -> str:
     return f"p_uncond = {swept['p_uncond']:g}"
+
+
+def _sampler(swept: dict[str, Any]) -> str:
+    return ", ".join(sampler(swept)) or "ancestral"
 
 
 def _form(swept: dict[str, Any]) -> str:

@@ -30,7 +30,8 @@ class PublishedTable(NamedTuple):
     rows: Mapping[float, tuple[Numbers, ...]]
 
 
-_SAMPLER = {"step": "ancestral", "respacing": "", "classifier": None}
+_SAMPLER = {"solver": "ancestral", "grid": "schedule", "respacing": "", "classifier": None}
+_SAMPLER |= {"schedule": "constant", "interval": [], "rule": "cfg", "weaker": None}
 _SAMPLER |= {"noise_temperature": 1, "score_temperature": 1}
 _PROTOCOL = {"network": INCEPTION, "num_samples": 50_000}
 

@@ -43,10 +43,11 @@ class Cell(NamedTuple):
     run: Run
     sampling: SamplingSettings
     classifier: NoisyClassifier | None = None
+    weaker: Model | None = None
 
     def samples(self, **numbered) -> Samples:
         """Samples of this cell; num_samples, label_plan and seed as for `Samples`."""
-        own = {"sampling": self.sampling, "classifier": self.classifier}
+        own = {"sampling": self.sampling, "classifier": self.classifier, "weaker": self.weaker}
         return Samples(self.run.model, **own, **numbered)
 
 
@@ -86,6 +87,8 @@ def plan(
     num_steps: Sequence[int] = (),
     other_weights: Sequence[float] | None = None,
     common: SamplingSettings = SamplingSettings(),  # noqa: B008  (a constant)
+    variants: Sequence[SamplingSettings] = (),
+    weaker: Model | None = None,
     older: OlderWays = OlderWays(),  # noqa: B008
 ) -> list[Cell]:
     """Cells of a sweep: the first run at each T, the other runs at the first T.
@@ -97,6 +100,8 @@ def plan(
       num_steps: values of T; the first run's own T if empty.
       other_weights: w at the other T and for the other runs; `weights` if None.
       common: settings of all cells; its w and num_steps are ignored.
+      variants: other settings, of solver or guidance, for the first run at the first T.
+      weaker: weaker model of autoguidance, for all cells but the baselines.
       older: baselines on the first run.
     """
     other_weights = weights if other_weights is None else other_weights
@@ -108,10 +113,15 @@ def plan(
         cells += [Cell(runs[0], other.replace(w=float(w))) for w in other_weights]
     for run in runs[1:]:
         cells += [Cell(run, base.replace(w=float(w))) for w in other_weights]
+    for variant in variants:
+        other = variant.replace(num_steps=steps[0])
+        cells += [Cell(runs[0], other.replace(w=float(w))) for w in other_weights]
+    cells = [cell._replace(weaker=weaker) for cell in cells]
     cells += _older_cells(runs[0], base, older)
     for cell in cells:  # check all before hours are spent on any
         try:
-            cell.run.model.check(cell.sampling, classifier=cell.classifier)
+            guides = {"classifier": cell.classifier, "weaker": cell.weaker}
+            cell.run.model.check(cell.sampling, **guides)
         except ValueError as error:
             raise ValueError(f"{cell.run.workdir}: {error}") from None
     named = {(str(cell.run.workdir), cell.sampling, id(cell.classifier)): cell for cell in cells}
@@ -185,7 +195,8 @@ def runs_of(cells: Sequence[Cell]) -> list[Run]:
 
 
 def _calls(cell: Cell) -> int:
-    return len(cell.run.model.grid(cell.sampling.num_steps, cell.sampling.respacing))
+    model = cell.run.model
+    return cell.sampling.filled(model.config.sampling).num_calls(model.experiment)
 
 
 def _said(result: Result) -> str:
@@ -204,12 +215,12 @@ def strip(
     """
     model = run.model
     labels = list(range(min(STRIP_LABELS, model.null_label)))
-    names = ("num_steps", "step", "logvar_interp", "clip_x", "respacing")
-    options = {name: getattr(sampling, name) for name in names}
+    settings = sampling.replace(w=0.0, classifier_w=0.0, classifier_form="eps")
+    settings = settings.replace(noise_temperature=1.0, score_temperature=1.0)
+    options = settings.filled(model.config.sampling).to_json(model.experiment)
     identity = [model.sha256, list(map(float, weights)), options, seed, labels]
     path = folder / f"strip_{manifest.sha256_json(identity)[:12]}.png"
     if not path.exists():
-        settings = SamplingSettings(**options)
         drawn = strips.Strip(model, labels, weights, settings=settings, seed=seed)
         images.save_png(path, drawn.picture(drawn.draw()))
     return images.read_picture(path)

@@ -1,0 +1,119 @@
+"""Flags of the solver, its grid, and guidance that changes over the calls."""
+
+from absl import flags
+
+from .values import numbers
+
+_SOLVERS = (
+    *("ancestral", "ddim", "dpmpp_2m", "dpmpp_3m", "dpmpp_2s", "dpmpp_3s"),
+    *("unipc_1", "unipc_2", "unipc_3", "deis_2", "heun", "pcg"),
+)
+_RUN = "If unset, the value in the config of the run."
+
+SOLVER = flags.DEFINE_string(
+    "solver",
+    None,
+    f"Solver, one of {', '.join(_SOLVERS)}; a comma-separated list in sweep. The paper's is "
+    f"ancestral; unipc_2 and dpmpp_2m need the fewest calls. {_RUN}",
+)
+GRID = flags.DEFINE_enum(
+    "grid",
+    None,
+    ["schedule", "uniform", "mixed", "karras"],
+    "Log-SNRs of the calls: those of the noise schedule, evenly spaced (uniform), the mean of both "
+    f"(mixed), or those of Karras et al. 2022 (karras). {_RUN}",
+)
+ETA = flags.DEFINE_float(
+    "eta",
+    None,
+    "Noise of the solvers ddim, dpmpp_2m and dpmpp_3m: 0 for none, 1 for as much as in ancestral "
+    f"sampling. {_RUN}",
+)
+CHURN = flags.DEFINE_float(
+    "churn",
+    None,
+    "S_churn of the solvers heun and ddim (Karras et al. 2022, algorithm 2), 40 for their "
+    f"ImageNet-64 model; 0 for none. {_RUN}",
+)
+SCHEDULE = flags.DEFINE_string(
+    "schedule",
+    None,
+    "Change of the guidance weight over the calls: constant, linear, cosine, pcs or cfgpp; a "
+    f"comma-separated list in sweep. {_RUN}",
+)
+INTERVAL = flags.DEFINE_string(
+    "interval",
+    None,
+    "Two log-SNRs LO,HI outside of which calls are not guided and cost half, or none; in sweep "
+    f"several, separated by semicolons. {_RUN}",
+)
+RULE = flags.DEFINE_string(
+    "rule",
+    None,
+    "Combination of the branches of guidance: cfg, rescale:phi=0.7, apg:eta=0,r=15,beta=-0.5 or "
+    f"zero_star; in sweep several, separated by semicolons. {_RUN}",
+)
+WEAKER_WORKDIR = flags.DEFINE_string(
+    "weaker_workdir",
+    None,
+    "Folder of the training run of a weaker model for autoguidance, in place of the null label; "
+    "may be the run itself with an earlier --weaker_checkpoint.",
+)
+WEAKER_CHECKPOINT = flags.DEFINE_integer(
+    "weaker_checkpoint",
+    None,
+    "Training step of the weaker model's checkpoint, with --weaker_workdir; the newest if unset.",
+)
+FLAGS = ("solver", "grid", "eta", "churn", "schedule", "interval", "rule", "weaker_workdir")
+
+
+def check() -> None:
+    """Raises ValueError for a flag of this module that is unreadable or needs another."""
+    _intervals()
+    if WEAKER_CHECKPOINT.value is not None and WEAKER_WORKDIR.value is None:
+        raise ValueError("--weaker_checkpoint needs --weaker_workdir: give that too")
+
+
+def fields() -> dict:
+    """The requested fields of `SamplingSettings`; ValueError for several values of one."""
+    found = lists()
+    for name, values in found.items():
+        if len(values) > 1:
+            raise ValueError(f"--{name}={flags.FLAGS[name].value}: give one, or use sweep")
+    return {name: values[0] for name, values in found.items()}
+
+
+def lists() -> dict:
+    """{field of `SamplingSettings`: list of requested values}, [None] if unset."""
+    return {
+        "solver": _parts(SOLVER.value, ","),
+        "grid": [GRID.value],
+        "eta": [ETA.value],
+        "churn": [CHURN.value],
+        "schedule": _parts(SCHEDULE.value, ","),
+        "interval": _intervals(),
+        "rule": _parts(RULE.value, ";"),
+    }
+
+
+def load_weaker():
+    """The model of --weaker_workdir and --weaker_checkpoint, or None."""
+    from cfg_jax.sampling.model import load_model
+
+    if WEAKER_WORKDIR.value is None:
+        return None
+    return load_model(WEAKER_WORKDIR.value, WEAKER_CHECKPOINT.value)
+
+
+def _parts(text: str | None, separator: str) -> list:
+    return [None] if text is None else [part.strip() for part in text.split(separator)]
+
+
+def _intervals() -> list:
+    found = []
+    for part in _parts(INTERVAL.value, ";"):
+        ends = () if part in (None, "none") else tuple(numbers("interval", part))
+        if part is not None and part != "none" and len(ends) != 2:
+            raise ValueError(f"--interval={INTERVAL.value}: need LO,HI in log-SNR, or none")
+        found.append(None if part is None else ends)
+    return found
