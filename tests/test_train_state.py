@@ -133,9 +133,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(poison):
     assert np.abs(after.params["p"] - state.params["p"]).max() > 0
 
 
-@pytest.mark.parametrize(
-    "setting", [{"learning_rate": 1e300}, {"weight_decay": 1e300}, {"b2": 1 - 1e-9}]
-)
+@pytest.mark.parametrize("setting", [{"learning_rate": 3e38}, {"weight_decay": 3e38}])
 def test_an_update_that_is_not_finite_of_a_finite_gradient_changes_nothing(setting):
     settings = dict(learning_rate=0.1, warmup_steps=0, b1=0.9, b2=0.99, grad_clip=1.0)
     optimizer = create_optimizer(**settings | setting)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cfg_jax.core.arguments import flag, real
 from cfg_jax.core.types import Array, ArrayLike, Output, Predict, Prediction
@@ -21,9 +22,11 @@ from cfg_jax.core.types import Array, ArrayLike, Output, Predict, Prediction
 def expand(value: ArrayLike, z: Array) -> Array:
     """`value` [], [B] or of z's rank, with trailing axes of size 1 to broadcast against z [B, ...].
 
-    Raises ValueError if `value` has any other shape, or no numbers.
+    Raises ValueError if `value` has any other shape, or is no array and has no numbers.
     """
-    value = jnp.asarray(real("value", value))
+    if not isinstance(value, jax.Array | np.ndarray):  # arrays may be masks
+        value = real("value", value)
+    value = jnp.asarray(value)
     if value.ndim == 0 or value.ndim == z.ndim:
         return value
     if value.shape != z.shape[:1]:

@@ -38,10 +38,9 @@ class GaussianMixture:
     """
 
     def __init__(self, means: ArrayLike, variance: ArrayLike, weights: ArrayLike):
-        means, variance, weights = (
-            np.asarray(finite(name, value))
-            for name, value in (("means", means), ("variance", variance), ("weights", weights))
-        )
+        means = np.asarray(finite("means", means))
+        variance = np.asarray(finite("variance", variance, "finite numbers above 0"))
+        weights = np.asarray(finite("weights", weights, "finite numbers above 0"))
         num_classes = np.shape(means)[0] if np.ndim(means) else 0
         if np.shape(weights) != (num_classes,) or np.ndim(means) < 2 or not means.size:
             raise ValueError(

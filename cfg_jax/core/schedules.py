@@ -135,7 +135,7 @@ def ascending(logsnrs: Array, *, least: int = 1, strictly: bool = False) -> Arra
     Raises ValueError if logsnrs is not a vector of at least `least` values, or if concrete values
     are not finite or do not ascend (`strictly`, if set).
     """
-    allowed = "an ascending grid of finite log-SNRs, from `logsnr_grid`"
+    allowed = "an ascending grid of finite log-SNRs, from noise to data"
     logsnrs = jnp.asarray(finite("logsnrs", logsnrs, allowed), jnp.float32)
     if logsnrs.ndim != 1 or logsnrs.size < least:
         raise ValueError(
