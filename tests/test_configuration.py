@@ -139,7 +139,7 @@ def test_imagenet_configs_carry_the_paper_values():
         ("network", "transformer"),
         ("train.num_steps", 0),
         ("train.preview_w", (0.0, float("nan"))),
-        ("sampling.step", "heun"),
+        ("sampling.solver", "euler"),
         ("sampling.num_steps", 1),
         ("sampling.logvar_interp", 2.0),
         ("checkpoint.keep_latest", 0),

@@ -40,6 +40,7 @@ PURE = {
     "cfg_jax",
     "collections",
     "dataclasses",
+    "inspect",
     "math",
     "numbers",
     "operator",

@@ -315,7 +315,7 @@ def grid_of_four():
 def test_a_classifier_guides_as_the_pieces_composed_by_hand(pixels, classifier, form, step):
     by = np.array([6.0, 0.0, 20.0])
     guide = dict(classifier=classifier, classifier_w=by, classifier_form=form)
-    got = draw(pixels, LABELS, w=0.5, step=step, **guide)
+    got = draw(pixels, LABELS, w=0.5, solver=step, **guide)
     grid = grid_of_four()
     expected = by_hand(pixels, grid, w=0.5, step=step, guide=(classifier, by, form))
     np.testing.assert_allclose(got, expected, atol=5e-4)

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from cfg_jax.config import build
+from cfg_jax.core.grids import GRIDS
 from cfg_jax.core.guidance import weight_per_step
+from cfg_jax.core.solvers import SOLVERS
 from cfg_jax.sampling import program
 from cfg_jax.sampling.samples import LABEL_PLANS
 from cfg_jax.sampling.settings import CLASSIFIER_FORMS, SamplingSettings
+from launch import solver
 from tests.programs import ROOT
 from tests.tiny import tiny_config
 
@@ -19,7 +22,13 @@ pytestmark = pytest.mark.compat
 DEFAULTS = {
     "num_steps": 4,
     "respacing": "",
-    "step": "ancestral",
+    "solver": "ancestral",
+    "grid": "schedule",
+    "eta": 0.0,
+    "churn": 0.0,
+    "schedule": "constant",
+    "interval": (),
+    "rule": "cfg",
     "logvar_interp": 0.3,
     "clip_x": True,
 }
@@ -36,9 +45,17 @@ def filled(**settings):
 
 
 def test_fields_left_out_are_the_configs_and_given_ones_stay():
-    assert filled() == SamplingSettings(0.0, 4, "ancestral", 0.3, True, "")
-    own = {"num_steps": 7, "step": "ddim", "logvar_interp": 0.0, "clip_x": False}
-    assert filled(**own) == SamplingSettings(0.0, respacing="", **own)
+    assert filled() == SamplingSettings(**DEFAULTS)
+    own = {"num_steps": 7, "solver": "ddim", "logvar_interp": 0.0, "clip_x": False}
+    own |= {"schedule": "linear", "interval": (-1.0, 3.0), "rule": "apg:r=2", "grid": "karras"}
+    assert filled(**own) == SamplingSettings(**(DEFAULTS | own))
+
+
+def test_the_noise_of_the_config_belongs_to_its_own_solver():
+    config = DEFAULTS | {"solver": "ddim", "eta": 0.5}
+    assert SamplingSettings().filled(config).eta == 0.5
+    assert SamplingSettings(solver="unipc_2").filled(config).eta == 0.0
+    assert SamplingSettings(solver="dpmpp_2m", eta=1.0).filled(config).eta == 1.0
 
 
 def test_a_respacing_takes_the_place_of_the_configs_steps_and_is_refused_beside_others():
@@ -58,7 +75,7 @@ def test_weights_labels_and_keys_are_data_and_the_rest_is_what_is_compiled_for(t
     np.testing.assert_array_equal(batch["w"], weight_per_step([0.5, 2.0], 4, 2).T)
     np.testing.assert_array_equal(batch["labels"], LABELS)
     assert shared["logvar_interp"] == np.float32(0.3)
-    for other in ({"num_steps": 5}, {"step": "ddim"}, {"clip_x": False}):
+    for other in ({"num_steps": 5}, {"solver": "ddim"}, {"clip_x": False}):
         assert program.request(task, filled(**other), jax.random.key(0), LABELS)[0] != spec
 
 
@@ -139,12 +156,14 @@ def test_json_holds_the_number_of_steps_of_any_grid_and_one_is_one():
 
 def test_the_flags_offer_the_same_choices_as_the_library():
     """Parses the source, since flags are global and the suite imports other programs."""
-    tree = ast.parse((ROOT / "launch" / "flags.py").read_text())
+    sources = [(ROOT / "launch" / f"{name}.py").read_text() for name in ("flags", "solver")]
+    tree = ast.parse("\n".join(sources))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     enums = [call for call in calls if getattr(call.func, "attr", "") == "DEFINE_enum"]
     choices = {ast.literal_eval(call.args[0]): ast.literal_eval(call.args[2]) for call in enums}
     assert choices == {
-        "step": list(build.STEPS),
         "classifier_form": list(CLASSIFIER_FORMS),
         "label_plan": list(LABEL_PLANS),
+        "grid": list(GRIDS),
     }
+    assert sorted(solver._SOLVERS) == sorted(SOLVERS)

@@ -153,13 +153,33 @@ def test_columns_are_steps_in_the_other_table_and_cells_of_other_samplers_stay_o
     assert found["table_T"].rows[0] == ["0", "4.000  / 8.000 ", "2.000  / 8.000 "]
     assert found["table_w"].head == ["w", "p_uncond = 0.1", "p_uncond = 0.2"]
     assert [row[0] for row in found["table_cells"].rows][:2] == [
-        "p_uncond = 0.1, T = 32, w = 0",
+        "p_uncond = 0.1, ddim, T = 32, w = 0",
         "p_uncond = 0.2, T = 32, w = 0",
     ]
     # 5,000 samples are one split of the score, without deviation.
     assert found["table_cells"].rows[0][1:] == ["9.0000", "9.0000"]
     several = paper_results(TABLE_1)
     assert curves.tables(several)["table_cells"].head[-1] == "IS, deviation over splits"
+
+
+def test_solvers_and_kinds_of_guidance_are_columns_and_are_named():
+    others = [
+        line([1.9, 1.8], [8.0, 8.5], (0, 0.1), solver="unipc_2", grid="karras"),
+        line([2.5, 2.4], [8.0, 8.5], (0, 0.1), solver="ddim", eta=0.5),
+        line([2.6, 2.3], [8.0, 8.5], (0, 0.1), schedule="linear", interval=[-1.0, 3.0]),
+        line([2.7, 2.2], [8.0, 8.5], (0, 0.1), rule="apg:r=2", weaker="ab" * 32),
+    ]
+    results = [*GOOD, *(result for cells in others for result in cells)]
+    table = curves.tables(results)["table_sampler"]
+    assert sorted(table.head[1:]) == [
+        "ancestral",
+        "apg:r=2, weaker model abababababab",
+        "ddim, eta 0.5",
+        "linear weight, interval [-1, 3)",
+        "unipc_2, karras grid",
+    ]
+    assert "table_sampler" not in curves.tables(GOOD)
+    assert "frontier_sampler" in plots.frontiers(results)
 
 
 def test_a_run_given_twice_counts_once():

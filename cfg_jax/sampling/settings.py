@@ -125,7 +125,8 @@ class SamplingSettings:
             raise ValueError(f"num_steps={num_steps} and respacing={respacing!r}: give one of them")
         num_steps = defaults["num_steps"] if num_steps is None else num_steps
         missing = {name: defaults[name] for name in _DEFAULTED if getattr(self, name) is None}
-        if self.solver not in (None, defaults["solver"]):  # the noise belongs to a solver
+        if isinstance(self.solver, str) and self.solver != defaults["solver"]:
+            # The noise in the config is that of its own solver.
             missing |= {name: 0.0 for name in ("eta", "churn") if getattr(self, name) is None}
         return self.replace(
             num_steps=None if respacing else whole("num_steps", num_steps, 2),
