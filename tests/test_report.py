@@ -131,9 +131,11 @@ def test_plots_are_there_for_what_was_measured_and_points_lie_where_they_should(
         "frontier_w",
         "frontier_T",
         "frontier_ways",
+        "calls",
     ]
     # The temperature curve starts at the cell without one, w = 0.
-    assert drawn[-1].lines[1].get_xydata().tolist() == [[2.0, 8.0], [3.0, 8.1]]
+    assert drawn[-2].lines[1].get_xydata().tolist() == [[2.0, 8.0], [3.0, 8.1]]
+    assert drawn[-1].lines[0].get_xydata().tolist() == [[8, 4.0], [32, 2.0]]
     plots.frontier(families(paper_results(TABLE_1)).over_p)
     assert [line.get_linestyle() for line in drawn[-1].lines] == ["-", "--"] * 3
 

@@ -182,6 +182,23 @@ def test_solvers_and_kinds_of_guidance_are_columns_and_are_named():
     assert "frontier_sampler" in plots.frontiers(results)
 
 
+def test_distance_against_calls_is_a_curve_per_solver_at_one_weight():
+    results = [
+        result
+        for solver, fids in (("ancestral", [4.0, 2.0, 1.0]), ("unipc_2", [1.5, 1.1, 1.0]))
+        for count, fid in zip((8, 16, 32), fids, strict=True)
+        for result in line([fid, fid], [8.0, 8.5], (0, 0.1), solver=solver, num_steps=count)
+    ]
+    found = curves.families(results).over_calls
+    assert [curve.name for curve in found] == ["ancestral", "unipc_2"]
+    assert [curve.values for curve in found] == [[8, 16, 32]] * 2
+    assert [curve.metric("fid") for curve in found] == [[4.0, 2.0, 1.0], [1.5, 1.1, 1.0]]
+    table = curves.tables(results)["table_calls"]
+    assert table.head == ["T", "ancestral", "unipc_2"] and table.caption.endswith("w = 0")
+    assert table.rows[0] == ["8", "4.000  / 8.000*", "1.500  / 8.000*"]
+    assert "calls" in plots.frontiers(results) and "calls" not in plots.frontiers(GOOD)
+
+
 def test_a_run_given_twice_counts_once():
     assert curves.tables(GOOD * 2)["table_w"] == curves.tables(GOOD)["table_w"]
     assert claims.check_claims(GOOD * 2) == claims.check_claims(GOOD)

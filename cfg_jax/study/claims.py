@@ -35,7 +35,7 @@ class Claim(NamedTuple):
 
 def check_claims(results: Sequence[Result]) -> list[Claim]:
     """Verdicts on the paper's claims, with measured baselines; raises ValueError as `families`."""
-    over_p, over_t, _, others = families(results)
+    over_p, over_t, _, _, others = families(results)
     known = [curve.results for curve in over_p]
     curves = over_p + [curve for curve in over_t if curve.results not in known]
     halves = [curve for curve in over_p if curve.results[0].swept["p_uncond"] == 0.5]

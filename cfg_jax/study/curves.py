@@ -55,12 +55,14 @@ class Families(NamedTuple):
     over_p: curves over w, one per run, as in figure 4 of the paper (one per p_uncond).
     over_t: curves over w, one per number of steps T, as in figure 5.
     over_sampler: curves over w, one per solver, grid, schedule, interval and rule.
+    over_calls: curves over T at one w, one per solver, grid, schedule, interval and rule.
     others: curves over classifier weight or a temperature. Each starts at the result without them.
     """
 
     over_p: list[Curve]
     over_t: list[Curve]
     over_sampler: list[Curve]
+    over_calls: list[Curve]
     others: list[Curve]
 
     def over_w(self) -> dict[str, list[Curve]]:
@@ -111,7 +113,22 @@ def families(results: Sequence[Result]) -> Families:
             others.append(_curve(_other_name(parameter, group[-1].swept), parameter, group))
     over_p = _family(guided, "p_uncond", "model", "checkpoint")  # a run differs in all three
     over_sampler = _family(guided, *SAMPLER)
-    return Families(over_p, _family(guided, "num_steps"), over_sampler, others)
+    over_t = _family(guided, "num_steps")
+    return Families(over_p, over_t, over_sampler, _over_calls(guided), others)
+
+
+def _over_calls(guided: Sequence[Result]) -> list[Curve]:
+    """Curves over T, one per sampler, at the w with most of them; [] if none has several T."""
+    families = [
+        [group for group in _grouped(cells, ["num_steps"]) if len({_calls(r) for r in group}) > 1]
+        for cells in _grouped(guided, ["num_steps", *SAMPLER])
+    ]
+    largest = max(families, key=lambda groups: (len(groups), sum(map(len, groups))))
+    return [_curve(_sampler(group[0].swept), "num_steps", group) for group in largest]
+
+
+def _calls(result: Result) -> int:
+    return result.swept["num_steps"]
 
 
 def moved(result: Result) -> str | None:
@@ -135,15 +152,19 @@ def tables(results: Sequence[Result]) -> dict[str, Table]:
 
     table_w: rows w, columns p_uncond, as in the paper's table 1. table_T: rows w, columns T, as in
     the paper's table 2, if there are several T. table_sampler: rows w, columns solvers and rules of
-    guidance, if there are several. table_cells: all metrics of all results.
+    guidance, if there are several. table_calls: rows T, columns the same, at one w. table_cells:
+    all metrics of all results.
     """
-    over_w = families(results).over_w()
-    found = {f"table_{name}": guidance_table(curves) for name, curves in over_w.items()}
+    found_curves = families(results)
+    every = found_curves.over_w()
+    if found_curves.over_calls:
+        every["calls"] = found_curves.over_calls
+    found = {f"table_{name}": guidance_table(curves) for name, curves in every.items()}
     return found | {"table_cells": _cell_table(results)}
 
 
 def guidance_table(curves: Sequence[Curve]) -> Table:
-    """Rows w, columns curves, entries "FID / IS", as in the paper's tables 1 and 2.
+    """Rows w (or T), columns curves, entries "FID / IS", as in the paper's tables 1 and 2.
 
     A star marks the lowest distance and the highest score of a column. The paper's numbers stand
     beside these if model, sampler and protocol match. Raises ValueError if protocols differ.
@@ -163,8 +184,11 @@ def guidance_table(curves: Sequence[Curve]) -> Table:
         f"{title('fid', protocol)} / {title('is', protocol)}, of {protocol['num_samples']} samples "
         f"each; * marks the lowest distance and highest score of a column"
     )
+    head = "w"
+    if curves[0].parameter == "num_steps":
+        head, caption = "T", f"{caption}; w = {every[0].swept['w']:g}"
     rows = [[f"{w:g}", *(column.get(w, "-") for column in columns.values())] for w in weights]
-    return Table(caption, ["w", *(name for _, name in columns)], rows)
+    return Table(caption, [head, *(name for _, name in columns)], rows)
 
 
 def _cell_table(results: Sequence[Result]) -> Table:

@@ -22,7 +22,9 @@ def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
     """Plots of a sweep by name, if their results were measured; raises ValueError as `families`.
 
     frontier_w: a curve per p_uncond, figure 4. frontier_T: a curve per T, figure 5, if there are
-    several. frontier_ways: guidance and its baselines, if any.
+    several; frontier_sampler: a curve per solver and kind of guidance, if there are several.
+    frontier_ways: guidance and its baselines, if any. calls: distance against T, if there are
+    several.
     """
     sweep = families(results)
     found = sweep.over_w()
@@ -34,7 +36,32 @@ def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
             if all(curve.results[0].swept[name] == other[name] for name in ("model", "num_steps"))
         )
         found["ways"] = [next(alongside, sweep.over_p[0]), *sweep.others]
-    return {f"frontier_{name}": frontier(curves) for name, curves in found.items()}
+    pictures = {f"frontier_{name}": frontier(curves) for name, curves in found.items()}
+    return pictures | ({"calls": calls(sweep.over_calls)} if sweep.over_calls else {})
+
+
+def calls(curves: Sequence[Curve]) -> Picture:
+    """Distance against the number of network calls, one line per sampler, at one weight.
+
+    Raises ValueError if protocols differ.
+    """
+    every = [result for curve in curves for result in curve.results]
+    check_comparable(*every)
+    name = title("fid", every[0].protocol)
+    axes = _axes(5.0, xlabel="T, number of network calls", ylabel=f"{name}, w = {_w(every[0])}")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    for curve in curves:
+        label = in_legend(curve.name)
+        axes.plot(curve.values, curve.metric("fid"), "o-", markersize=4, linewidth=1.2, label=label)
+    axes.set_xticks(sorted({value for curve in curves for value in curve.values}))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.legend(fontsize="small")
+    return rendered(axes.figure)
+
+
+def _w(result: Result) -> str:
+    return f"{result.swept['w']:g}"
 
 
 def frontier(curves: Sequence[Curve]) -> Picture:

@@ -24,6 +24,9 @@ CAPTIONS = {
     "frontier_w": "Score against distance, w beside the points, one curve per p_uncond (figure 4 "
     "of the paper). Up and to the left is better.",
     "frontier_T": "The same with one curve per number of steps T (figure 5 of the paper).",
+    "frontier_sampler": "The same with one curve per solver and kind of guidance.",
+    "calls": "Distance against the number of network calls, one curve per solver and kind of "
+    "guidance.",
     "frontier_ways": "Classifier-free guidance beside baselines that trade variety for fidelity.",
     "loss": "Training loss, averaged since the previous logged step.",
     "table_w": "By p_uncond",

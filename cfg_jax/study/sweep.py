@@ -9,6 +9,7 @@ data, so one program is compiled per network and T. All cells share the noise of
 `plots`, `claims`, `report` and `files` process the results.
 """
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -100,7 +101,7 @@ def plan(
       num_steps: values of T; the first run's own T if empty.
       other_weights: w at the other T and for the other runs; `weights` if None.
       common: settings of all cells; its w and num_steps are ignored.
-      variants: other settings, of solver or guidance, for the first run at the first T.
+      variants: other settings, of solver or guidance, for the first run at every T.
       weaker: weaker model of autoguidance, for all cells but the baselines.
       older: baselines on the first run.
     """
@@ -113,8 +114,8 @@ def plan(
         cells += [Cell(runs[0], other.replace(w=float(w))) for w in other_weights]
     for run in runs[1:]:
         cells += [Cell(run, base.replace(w=float(w))) for w in other_weights]
-    for variant in variants:
-        other = variant.replace(num_steps=steps[0])
+    for variant, count in itertools.product(variants, steps):
+        other = variant.replace(num_steps=count)
         cells += [Cell(runs[0], other.replace(w=float(w))) for w in other_weights]
     cells = [cell._replace(weaker=weaker) for cell in cells]
     cells += _older_cells(runs[0], base, older)
