@@ -23,7 +23,7 @@ from cfg_jax.core.guidance import (
     drop_labels,
     mean_shift,
 )
-from cfg_jax.core.guiding import branches, guide, linear_weights, weights
+from cfg_jax.core.guiding import branches, guide
 from cfg_jax.core.likelihood import bits_per_dim, variational_bound
 from cfg_jax.core.losses import classifier_loss, diffusion_loss
 from cfg_jax.core.oracles import GaussianMixture
@@ -33,6 +33,7 @@ from cfg_jax.core.samplers import ancestral_step, ddim_step, sample
 from cfg_jax.core.schedules import cosine_schedule, logsnr_grid
 from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
 from cfg_jax.core.types import Denoiser, Predict, Prediction
+from cfg_jax.core.weighting import linear_weights, weights
 from cfg_jax.io import images
 from cfg_jax.models import MLP, Classifier, UNet
 from cfg_jax.sampling.model import Model, load

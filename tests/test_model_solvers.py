@@ -8,7 +8,7 @@ import pytest
 
 import cfg_jax
 from cfg_jax.config import build
-from cfg_jax.core import guiding
+from cfg_jax.core.weighting import SCHEDULES
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.samples import Samples
 from cfg_jax.sampling.settings import SamplingSettings, identity, upgraded
@@ -203,4 +203,4 @@ def test_json_names_what_changes_samples_and_old_digests_stay(pixels):
         assert identity(values(**settings)) != old
     guided = values(interval=(-2.0, 3.0), schedule="linear")
     assert guided["interval"] == [-2.0, 3.0] and identity(guided)["schedule"] == "linear"
-    assert set(guiding.SCHEDULES) >= {guided["schedule"]}
+    assert set(SCHEDULES) >= {guided["schedule"]}

@@ -100,7 +100,7 @@ def compiled():
                 plan,
                 clip_x=lambda x: jnp.clip(x, low, high),
                 z_init=z_init,
-                trajectory=True,
+                record=lambda call: call.x_hat,
             )
         finally:
             samplers.keys_lib = original

@@ -33,11 +33,11 @@ from cfg_jax.config.ranges import (
 )
 from cfg_jax.core.diffusion import HEADS
 from cfg_jax.core.grids import GRIDS
-from cfg_jax.core.guiding import SCHEDULES as GUIDANCE_SCHEDULES
 from cfg_jax.core.losses import WEIGHTINGS
 from cfg_jax.core.schedules import MOST_LOGSNR
 from cfg_jax.core.solvers import SOLVERS
 from cfg_jax.core.timesteps import MOST_STEPS
+from cfg_jax.core.weighting import SCHEDULES as GUIDANCE_SCHEDULES
 from cfg_jax.models.trunk import LABEL_INPUTS, QKV_ORDERS
 
 

@@ -11,7 +11,7 @@ Source: Ho & Salimans 2022, Algorithm 2.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +72,23 @@ def ddim_step(
     return diffuse(x_hat, predict_eps(z_t, x_hat, logsnr_t), logsnr_s)
 
 
+class Call(NamedTuple):
+    """One denoiser call of a sampler, as `record` sees it.
+
+    z, next_z: [B, ...], the state before and after the call; after the last one x_hat.
+    logsnr: [].
+    x_raw, x_hat: [B, ...], guided x_hat before and after clipping.
+    state: state of a `Guided`.
+    """
+
+    z: Array
+    next_z: Array
+    logsnr: Array
+    x_raw: Array
+    x_hat: Array
+    state: Any
+
+
 def sample(
     key: Key,
     denoiser: Denoiser | Guided | Callable[[Any], Denoiser],
@@ -82,7 +99,7 @@ def sample(
     clip_x: bool | Callable[[Array], Array] = True,
     z_init: Array | None = None,
     per_step: Any = None,
-    trajectory: bool = False,
+    record: Callable[[Call], Any] | None = None,
     **step_options,
 ) -> Any:
     """Samples by one `lax.scan` over denoiser calls: Ho & Salimans 2022, Algorithm 2, or a `plan`.
@@ -104,7 +121,8 @@ def sample(
       z_init: [B, ...], the first z; None draws N(0, I).
       per_step: tree of arrays [T, ...], row t for call t. For a guidance weight w [T, B]:
         sample(key, lambda w: classifier_free_guidance(predict, labels, w, ...), ..., per_step=w).
-      trajectory: whether to return (samples, x_hat [T, B, ...] of all calls).
+      record: function of a `Call` that gives a tree of arrays, such as `telemetry.measure`; the
+        result is then (samples, tree with a leading axis [T]).
       **step_options: keyword arguments of the step rule, e.g. logvar_interp.
 
     Returns x_hat at the last log-SNR, of `shape`. Raises ValueError if shape does not have integers
@@ -131,19 +149,22 @@ def sample(
     keys = keys_lib.per_example(key, shape[0])
     limit = clip_x if callable(clip_x) else _CLIPS[clip_x]
 
-    def body(carry: tuple, inputs: tuple) -> tuple[tuple, Array | None]:
+    def body(carry: tuple, inputs: tuple) -> tuple[tuple, Any]:
         z, memory, state = carry
         t, logsnr, row, guidance_row = inputs
         output, state = guided.denoise(z, jnp.broadcast_to(logsnr, shape[:1]), guidance_row, state)
-        x_hat = limit(predict_x(z, eps_for(z, output), logsnr))
-        z, memory = move(keys_lib.fold_in(keys, t), row, z, memory, x_hat, output, t == num_calls)
-        return (z, memory, state), x_hat if trajectory else None
+        x_raw = predict_x(z, eps_for(z, output), logsnr)
+        x_hat = limit(x_raw)
+        now = keys_lib.fold_in(keys, t)
+        next_z, memory = move(now, row, z, memory, x_hat, output, t == num_calls)
+        call = Call(z, next_z, logsnr, x_raw, x_hat, state)
+        return (next_z, memory, state), None if record is None else record(call)
 
     z = keys_lib.normal(keys_lib.fold_in(keys, 0), shape) if z_init is None else z_init
     # One body for all calls compiles the network once. The last row returns x_hat.
     calls = jnp.arange(1, num_calls + 1), logsnrs, rows, guided.rows
-    (x_hat, _, _), x_hats = jax.lax.scan(body, (z, memory, guided.init(shape)), calls)
-    return (x_hat, x_hats) if trajectory else x_hat
+    (x_hat, _, _), recorded = jax.lax.scan(body, (z, memory, guided.init(shape)), calls)
+    return x_hat if record is None else (x_hat, recorded)
 
 
 _CLIPS: dict[bool, Callable[[Array], Array]] = {

@@ -18,10 +18,11 @@ from cfg_jax.config.build import STEPS, ClassifierExperiment, Experiment
 from cfg_jax.core import guidance
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.arguments import data, is_concrete, real, text_of
-from cfg_jax.core.guiding import Weights, branches, guide
+from cfg_jax.core.guiding import branches, guide
 from cfg_jax.core.rules import rule_of
 from cfg_jax.core.samplers import ancestral_step, sample
 from cfg_jax.core.types import Array, ArrayLike, Denoiser, Guided, Key, chosen
+from cfg_jax.core.weighting import Weights
 from cfg_jax.runtime import devices
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.settings import SamplingSettings

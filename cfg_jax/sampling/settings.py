@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from cfg_jax.config.build import STEPS, Experiment
-from cfg_jax.core import grids, guiding, plans
+from cfg_jax.core import grids, plans, weighting
 from cfg_jax.core.arguments import finite, flag, number, text_of, whole
 from cfg_jax.core.guidance import only_trained_w, weight_per_step
-from cfg_jax.core.guiding import Weights, weights
 from cfg_jax.core.rules import rule_of
 from cfg_jax.core.types import ArrayLike
+from cfg_jax.core.weighting import Weights, weights
 
 CLASSIFIER_FORMS = ("eps", "adm")
 
@@ -26,7 +26,7 @@ _DEFAULTED = (
     *("solver", "grid", "eta", "churn", "schedule", "interval", "rule"),
     *("logvar_interp", "clip_x"),
 )
-_SCHEDULES = (*guiding.SCHEDULES, "cfgpp")
+_SCHEDULES = (*weighting.SCHEDULES, "cfgpp")
 # Karras et al. 2022, table 5: ImageNet-64, all but S_churn = 40.
 _CHURN = plans.Churn(0.0, 0.05, 50.0, 1.003)
 
@@ -185,7 +185,7 @@ class SamplingSettings:
         return len(self.logsnrs(task)) if plan is None else plan.num_calls
 
     def weights(self, task: Experiment, batch_size: int) -> Weights:
-        """The weights of all calls [T, B] of filled settings; ValueError as `guiding.weights`."""
+        """The weights of all calls [T, B] of filled settings; ValueError as `weighting.weights`."""
         w = weight_per_step(self.w, self.num_calls(task), batch_size)
         assert self.schedule is not None
         return weights(self._calls(task), w, schedule=self.schedule, interval=self.interval or None)

@@ -1,0 +1,156 @@
+"""Guidance weights of every call of a plan, as data.
+
+Schedules of w, and an interval of log-SNR outside of which the weight is 0. A weight belongs to the
+step of the solver, not to the log-SNR of a call.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cfg_jax.core.arguments import finite
+from cfg_jax.core.plans import Plan
+from cfg_jax.core.types import Array, ArrayLike
+
+PCS_POWER = 4
+"""Exponent of the "pcs" schedule; 4 in Gao et al. 2023 (MDT)."""
+
+
+class Weights(NamedTuple):
+    """Guidance weights of C calls, from `weights`.
+
+    w: [C, B] or [C, 1] float32.
+    guided: [C] bool, whether the other branches are evaluated.
+    starts: [C] bool, whether the call begins a step; a rule's state only changes there.
+    """
+
+    w: Array | np.ndarray
+    guided: Array | np.ndarray
+    starts: Array | np.ndarray
+
+
+class LinearWeights(NamedTuple):
+    """Weights of J branches in C calls, from `linear_weights`: a [C, J, B] or [C, J, 1]."""
+
+    a: Array | np.ndarray
+    guided: Array | np.ndarray
+
+
+SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "constant": lambda u: np.ones_like(u),
+    "linear": lambda u: 2 * (1 - u),
+    "cosine": lambda u: 1 + np.cos(np.pi * u),
+    "pcs": lambda u: (1 - np.cos(np.pi * (1 - u) ** PCS_POWER)) / 2,
+}
+"""Factor of w at u, from 1 (noise) to 0 (data). "linear" and "cosine" have mean 1 over u."""
+
+
+def weights(
+    plan: Plan | ArrayLike,
+    w: ArrayLike,
+    *,
+    schedule: str = "constant",
+    interval: Sequence[float] | None = None,
+    least: float | None = None,
+) -> Weights:
+    """The guidance weight of every call of a plan, on the host.
+
+    A call has the weight of the step that it belongs to. The schedules are those of Wang et al.
+    2024, arXiv 2404.13040, at u = 2 / pi arctan(exp(-logsnr / 2)). "cfgpp" is CFG++ (Chung et al.
+    2024, arXiv 2406.08070) with lambda = w, for DDIM: 1 + w_t = lambda / (1 - exp(-h)), h half the
+    gap in log-SNR. A plan with correctors ("pcg") is guided in these calls only.
+
+    Args:
+      plan: a `Plan`, or log-SNRs [T] for a step rule.
+      w: scalar, [B], or [C, B] or [C, 1] per call.
+      schedule: a key of `SCHEDULES`, or "cfgpp".
+      interval: (lo, hi): w counts for lo <= logsnr < hi; elsewhere the weight is 0, and only the
+        first branch is evaluated. Kynkaanniemi et al. 2024, arXiv 2404.07724.
+      least: lower limit of the scheduled weight inside the interval.
+
+    Raises ValueError if w is not finite or has another shape, if the schedule is unknown, or if the
+    interval is empty.
+    """
+    logsnr, starts, corrects = _calls(plan)
+    w = finite("w", w, "finite guidance weights").astype(np.float64)
+    if w.ndim > 2 or (w.ndim == 2 and w.shape[0] != logsnr.size):
+        raise ValueError(
+            f"w has shape {w.shape}: give a scalar, [B], or [{logsnr.size}, 1] or "
+            f"[{logsnr.size}, B] for one per call"
+        )
+    table = np.broadcast_to(w, (logsnr.size, w.shape[-1] if w.ndim else 1))
+    if schedule == "cfgpp":
+        table = _cfgpp(logsnr, table)
+    elif schedule in SCHEDULES:
+        u = 2 / np.pi * np.arctan(np.exp(-logsnr / 2))
+        table = table * SCHEDULES[schedule](u)[:, None]
+    else:
+        names = ", ".join([*SCHEDULES, "cfgpp"])
+        raise ValueError(f"schedule={schedule!r}: choose one of {names}")
+    if least is not None:
+        table = np.maximum(table, float(finite("least", least)))
+    counts = _inside(logsnr, interval) & (corrects if corrects.any() else True)
+    table = np.where(counts[:, None], table, 0.0).astype(np.float32)
+    return Weights(table, np.any(table != 0, axis=1), starts)
+
+
+def linear_weights(
+    plan: Plan | ArrayLike, a: ArrayLike, *, interval: Sequence[float] | None = None
+) -> LinearWeights:
+    """Weights of J branches: eps_hat = sum_j a_j eps_j, for the density prod_j p_j^a_j.
+
+    `branches(..., others=...)` gives the branches. Composition (Liu et al. 2022, arXiv 2206.01714,
+    equation 11) of classes i has 1 - sum_i w_i for no label and w_i for class i; a negative w_i is
+    NOT. Outside of the interval only the first branch is evaluated.
+
+    Args:
+      plan: a `Plan`, or log-SNRs [T] for a step rule.
+      a: [J], [J, B] or [C, J, B]; the sum over J must be 1, or the noise end would be wrong.
+
+    Raises ValueError if a is not finite, has another shape or another sum.
+    """
+    logsnr, _, _ = _calls(plan)
+    a = finite("a", a, "finite weights of branches").astype(np.float64)
+    if a.ndim == 1:
+        a = a[:, None]
+    if a.ndim not in (2, 3) or (a.ndim == 3 and a.shape[0] != logsnr.size):
+        raise ValueError(f"a has shape {a.shape}: give [J], [J, B] or [{logsnr.size}, J, B]")
+    sums = a.sum(axis=-2)
+    if not np.allclose(sums, 1, rtol=0, atol=1e-6):
+        raise ValueError(f"weights of branches sum to {sums.flat[0]:g}: need 1")
+    table = np.broadcast_to(a, (logsnr.size, *a.shape[-2:]))
+    inside = _inside(logsnr, interval)
+    only_first = np.zeros_like(table)
+    only_first[:, 0] = 1
+    table = np.where(inside[:, None, None], table, only_first)
+    return LinearWeights(table.astype(np.float32), np.any(table != only_first, axis=(1, 2)))
+
+
+def _calls(plan: Plan | ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(log-SNR of the step, whether it starts there, whether it corrects), [C] each."""
+    if isinstance(plan, Plan):
+        parts = plan.step_logsnr, plan.starts, plan.corrects
+        logsnr, starts, corrects = (np.asarray(part) for part in parts)
+        return logsnr.astype(np.float64), starts.astype(bool), corrects.astype(bool)
+    logsnr = finite("logsnrs", plan, "finite log-SNRs [T]").astype(np.float64)
+    return logsnr, np.ones(logsnr.shape, bool), np.zeros(logsnr.shape, bool)
+
+
+def _inside(logsnr: np.ndarray, interval: Sequence[float] | None) -> np.ndarray:
+    if interval is None:
+        return np.ones(logsnr.shape, bool)
+    try:
+        lo, hi = map(float, interval)
+    except (TypeError, ValueError):
+        lo = hi = math.nan
+    if not lo < hi:
+        raise ValueError(f"interval={interval}: need (lo, hi) in log-SNR, lo below hi")
+    return (lo <= logsnr) & (logsnr < hi)
+
+
+def _cfgpp(logsnr: np.ndarray, lam: np.ndarray) -> np.ndarray:
+    """w_t = lambda / (1 - exp(-h)) - 1; the last call has an infinite gap."""
+    h = np.append(np.diff(logsnr), np.inf) / 2
+    return lam / -np.expm1(-h)[:, None] - 1
