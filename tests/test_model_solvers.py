@@ -5,11 +5,13 @@ import math
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import cfg_jax
 from cfg_jax.config import build
 from cfg_jax.core.weighting import SCHEDULES
 from cfg_jax.sampling.model import Model
+from cfg_jax.sampling.program import request
 from cfg_jax.sampling.samples import Samples
 from cfg_jax.sampling.settings import SamplingSettings, identity, upgraded
 from tests.tiny import pixel_model, tiny_config
@@ -177,6 +179,41 @@ def test_a_weaker_model_of_other_data_is_refused(pixels):
     )
     with pytest.raises(ValueError, match="weaker: a model of .* cannot guide one of"):
         draw(pixels, weaker=other)
+
+
+def test_telemetry_comes_with_the_same_images(pixels):
+    arguments = {"labels": LABELS, "w": [1.0, 2.0], "num_steps": 13, "solver": "unipc_2"}
+    pictures, found = pixels.sample(
+        jax.random.key(0), telemetry=True, interval=(-2, 3), **arguments
+    )
+    plain = pixels.sample(jax.random.key(0), interval=(-2, 3), **arguments)
+    assert np.abs(pictures.astype(int) - plain).max() <= 1
+    assert all(np.shape(value) == (13, 2) for value in found[1:]) and found.logsnr.shape == (13,)
+    guided = (found.logsnr >= -2) & (found.logsnr < 3)
+    np.testing.assert_array_equal(found.gap.any(axis=1), guided)
+
+
+def test_the_trajectory_ends_in_the_sample_and_makes_an_animation(pixels, tmp_path):
+    arguments = {"labels": LABELS, "num_steps": 13, "solver": "dpmpp_2m"}
+    frames = pixels.trajectory(jax.random.key(0), calls=5, **arguments)
+    assert frames.shape == (5, 2, *pixels.shape) and frames.dtype == np.uint8
+    last = pixels.sample(jax.random.key(0), **arguments)
+    assert np.abs(frames[-1].astype(int) - last).max() <= 1
+    cfg_jax.images.save_gif(tmp_path / "a.gif", frames)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == len(np.unique(frames, axis=0))
+        assert gif.size == cfg_jax.images.grid(frames[-1][None]).shape[1::-1]
+    with pytest.raises(ValueError, match="calls=14: need an integer from 1 to 13"):
+        pixels.trajectory(jax.random.key(0), calls=14, **arguments)
+    with pytest.raises(ValueError, match="need \\[n, B, H, W, C\\]"):
+        cfg_jax.images.save_gif(tmp_path / "b.gif", frames[0])
+
+
+def test_telemetry_needs_a_second_branch():
+    task = build.assemble(tiny_config(**{"model.label_input": "without_null"}), (8, 8, 1), 10)
+    settings = SamplingSettings().filled(tiny_config().sampling)
+    with pytest.raises(ValueError, match="telemetry of a network without a null label"):
+        request(task, settings, "no key", np.array([1]), record="telemetry")
 
 
 def test_noise_of_a_solver_and_a_learned_variance_exclude_each_other():

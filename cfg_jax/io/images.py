@@ -147,6 +147,24 @@ def rendered(figure) -> Picture:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
+def save_gif(path: str | Path, frames: np.ndarray, *, seconds: float = 0.15) -> None:
+    """Writes frames uint8 [n, B, H, W, C], as from `Model.trajectory`, as a looping animation.
+
+    Every frame shows the B images in a row; the last stays for a second. Raises ValueError unless
+    frames has this form and seconds is above 0.
+    """
+    frames = np.asarray(frames)
+    if frames.ndim != 5 or not seconds > 0:
+        raise ValueError(
+            f"frames of shape {frames.shape}, seconds={seconds}: need [n, B, H, W, C], above 0"
+        )
+    pictures = [Image.fromarray(grid(frame[None])) for frame in frames]
+    times = [int(1000 * seconds)] * (len(pictures) - 1) + [1000]
+    options = {"save_all": True, "append_images": pictures[1:], "duration": times, "loop": 0}
+    with whole_file(Path(path)) as file:
+        pictures[0].save(file, format="GIF", **options)
+
+
 def read_picture(path: Path) -> Picture:
     """Reads a picture into memory."""
     with Image.open(path) as opened:

@@ -12,14 +12,16 @@ import time
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from cfg_jax.config import build
 from cfg_jax.config.validate import check_values, from_json
-from cfg_jax.core.arguments import data, is_concrete, labels_of, text_of, whole
+from cfg_jax.core.arguments import data, flag, is_concrete, labels_of, text_of, whole
 from cfg_jax.core.diffusion import each_logsnr
 from cfg_jax.core.schedules import Schedule
+from cfg_jax.core.telemetry import summarise
 from cfg_jax.core.types import Array, ArrayLike, Key, Predict, eps_of
 from cfg_jax.io import images
 from cfg_jax.io.files import folder
@@ -108,14 +110,48 @@ class Model(Trained):
         side = self.experiment.low_res_size
         return (side, side, self.shape[-1]) if side else None
 
-    def sample(self, key: Key, **arguments) -> np.ndarray:
+    def sample(self, key: Key, *, telemetry: bool = False, **arguments) -> Any:
         """Guided samples as uint8 images [B, H, W, C]; arguments as for `sample_x`.
+
+        With `telemetry`, returns (images, `Telemetry`): measurements of guidance in every call. It
+        evaluates both branches in calls with w != 0 only.
 
         Raises ValueError if the model does not draw images, and as `sample_x`.
         """
+        self._check_images()
+        if not flag("telemetry", telemetry):
+            return images.to_images(self.sample_x(key, **arguments))
+        settings, inputs = self._split(arguments)
+        x, measured = self.draw(key, settings, record="telemetry", **inputs)
+        filled = settings.filled(self.config.sampling)
+        weights = filled.weights(self.experiment, len(x)).w
+        calls = filled.calls(self.experiment)
+        return images.to_images(x), summarise(calls, weights, jax.tree.map(np.transpose, measured))
+
+    def trajectory(self, key: Key, *, calls: int = 8, **arguments) -> np.ndarray:
+        """Estimates x_hat at `calls` evenly spaced network calls: uint8 [calls, B, H, W, C].
+
+        The last is the result of `sample`. Other arguments as for `sample_x`. `images.save_gif`
+        writes it as an animation. Raises ValueError if the sampler makes fewer calls.
+        """
+        self._check_images()
+        settings, inputs = self._split(arguments)
+        total = settings.filled(self.config.sampling).num_calls(self.experiment)
+        whole("calls", calls, 1, total)
+        _, estimates = self.draw(key, settings, record="trajectory", **inputs)
+        chosen = np.linspace(0, total - 1, calls).round().astype(int) if calls > 1 else [total - 1]
+        return images.to_images(np.moveaxis(estimates[:, chosen], 1, 0))
+
+    def _check_images(self) -> None:
         if len(self.shape) != 3:
             raise ValueError(f"samples of shape {self.shape} are not images: call model.sample_x")
-        return images.to_images(self.sample_x(key, **arguments))
+
+    @staticmethod
+    def _split(arguments: dict[str, Any]) -> tuple[SamplingSettings, dict[str, Any]]:
+        """Arguments of `sample_x` as settings and inputs."""
+        names = ("labels", "classifier", "low_res", "weaker")
+        inputs = {name: arguments.pop(name) for name in names if name in arguments}
+        return SamplingSettings.of(arguments), {"labels": None} | inputs
 
     def sample_x(
         self,
@@ -148,25 +184,36 @@ class Model(Trained):
         TypeError for an unknown one. Raises FloatingPointError if the samples are not finite.
         """
         chosen = SamplingSettings.of(settings)
-        inputs = {"classifier": classifier, "low_res": low_res, "weaker": weaker}
+        inputs: dict[str, Any] = {"classifier": classifier, "low_res": low_res, "weaker": weaker}
         return self.draw(key, chosen, labels=labels, **inputs)
 
     def draw(
-        self, key: Key, settings: SamplingSettings, *, labels: ArrayLike, **inputs: Any
-    ) -> np.ndarray:
-        """Guided samples as in `sample_x`, with the settings as one value."""
+        self,
+        key: Key,
+        settings: SamplingSettings,
+        *,
+        labels: ArrayLike,
+        record: str = "",
+        **inputs: Any,
+    ) -> Any:
+        """Guided samples as in `sample_x`, with the settings as one value.
+
+        With `record`, "telemetry" or "trajectory", returns (x, arrays [B, T, ...] of all calls).
+        """
         labels = self.numbered(labels)
         settings = self.check(settings, labels, **inputs)
-        spec, shared, batch = request(self.experiment, settings, key, labels, **inputs)
+        task = self.experiment
+        spec, shared, batch = request(task, settings, key, labels, record=record, **inputs)
         begun = time.monotonic()
-        x = np.asarray(self._compiled(spec)({"params": self.params, **shared}, batch))
+        drawn = self._compiled(spec)({"params": self.params, **shared}, batch)
+        x, recorded = jax.tree.map(np.asarray, drawn if record else (drawn, None))
         if self.first_sample_seconds is None:
             self.first_sample_seconds = time.monotonic() - begun
         if not np.isfinite(x).all():
             raise FloatingPointError(
                 f"samples of checkpoint {self.step} are not finite: load another checkpoint"
             )
-        return x
+        return (x, recorded) if record else x
 
     def check(
         self,

@@ -20,7 +20,8 @@ from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.arguments import data, is_concrete, real, text_of
 from cfg_jax.core.guiding import branches, guide
 from cfg_jax.core.rules import rule_of
-from cfg_jax.core.samplers import ancestral_step, sample
+from cfg_jax.core.samplers import Call, ancestral_step, sample
+from cfg_jax.core.telemetry import measure
 from cfg_jax.core.types import Array, ArrayLike, Denoiser, Guided, Key, chosen
 from cfg_jax.core.weighting import Weights
 from cfg_jax.runtime import devices
@@ -37,6 +38,7 @@ class Spec(NamedTuple):
     classifier: network of the guiding classifier, or None.
     rule: rule of guidance whose weights per call are data; "" for one weight and the plain rule.
     weaker: network of the weaker model of autoguidance, or None.
+    record: arrays of every call that are returned too, a key of `RECORDS`; "" for none.
     """
 
     grid: tuple[float, ...]
@@ -46,6 +48,13 @@ class Spec(NamedTuple):
     form: str = "eps"
     rule: str = ""
     weaker: Experiment | None = None
+    record: str = ""
+
+
+RECORDS: dict[str, Callable[[Call], Any]] = {
+    "telemetry": measure,
+    "trajectory": lambda call: call.x_hat,
+}
 
 
 def check(
@@ -128,11 +137,13 @@ def request(
     classifier: NoisyClassifier | None = None,
     low_res: ArrayLike | None = None,
     weaker: Any = None,
+    record: str = "",
 ) -> tuple[Spec, dict[str, Any], dict[str, Array | np.ndarray]]:
     """Splits a request into (spec, arrays shared by all samples, arrays [B, ...]).
 
-    The shared arrays exclude the parameters. Raises ValueError if `check` rejects the request or
-    `key` has the wrong shape.
+    The shared arrays exclude the parameters. `record` is that of `Spec`. Raises ValueError if
+    `check` rejects the request, if `key` has the wrong shape, or if there is no second branch for
+    telemetry.
     """
     check(task, settings, labels, classifier=classifier, low_res=low_res, weaker=weaker)
     labels = np.asarray(labels, np.int32)
@@ -144,9 +155,12 @@ def request(
     batch: dict[str, Array | np.ndarray] = {"labels": labels, "w": weights.w.T}
     if plan is not None:
         shared["plan"] = plan
-    if plan is not None or not settings.is_plain or weaker is not None:
+    if record == "telemetry" and task.label_input != "with_null" and weaker is None:
+        raise ValueError("telemetry of a network without a null label: give a weaker model")
+    if plan is not None or not settings.is_plain or weaker is not None or record == "telemetry":
         spec = spec._replace(rule=settings.rule)
         shared |= {"guided": weights.guided, "starts": weights.starts}
+    spec = spec._replace(record=record)
     if weaker is not None:
         spec = spec._replace(weaker=weaker.experiment)
         shared["weaker"] = weaker.params
@@ -162,12 +176,15 @@ def request(
 
 
 def make_sampler(task: Experiment, spec: Spec):
-    """Returns (shared with params, batch) -> x: Algorithm 2 over all devices."""
+    """Returns (shared with params, batch) -> x: the sampler over all devices."""
     return devices.pmap_batch(make_draw(task, spec))
 
 
 def make_draw(task: Experiment, spec: Spec):
-    """Returns (shared with params, batch) -> x: the sampler on one device."""
+    """Returns (shared with params, batch) -> x: the sampler on one device.
+
+    If the spec records something, the result is (x, arrays [B, T, ...]).
+    """
 
     def draw(shared, batch):
         by_classifier, step, clip_x = _classifier_rule(spec, shared, batch)
@@ -183,13 +200,19 @@ def make_draw(task: Experiment, spec: Spec):
             denoiser: Any = _guided(task, spec, shared, batch).then(transform)
         else:
             denoiser, options["per_step"] = _plain(task, shared, batch, transform), batch["w"].T
-        return sample(
+        if spec.record:
+            options["record"] = RECORDS[spec.record]
+        drawn = sample(
             batch["keys"],
             denoiser,
             (batch["labels"].shape[0], *task.shape),
             shared["plan"] if spec.step == "plan" else jnp.asarray(spec.grid, jnp.float32),
             **options,
         )
+        if not spec.record:
+            return drawn
+        x, recorded = drawn
+        return x, jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), recorded)
 
     return draw
 
@@ -223,7 +246,7 @@ def _guided(task: Experiment, spec: Spec, shared: Any, batch: Any) -> Guided:
             lambda z, logsnr, row, state: (predict(z, logsnr, labels), state), (), lambda shape: ()
         )
     weights = Weights(batch["w"].T, shared["guided"], shared["starts"])
-    return guide(every, weights, rule_of(spec.rule))
+    return guide(every, weights, rule_of(spec.rule), watch=spec.record == "telemetry")
 
 
 def _pair(task: Experiment, spec: Spec, shared: Any, batch: Any) -> Callable:

@@ -127,7 +127,7 @@ class Samples:
         else:
             counts = self.model.class_counts if self.plan == "data" else None
             labels = drawn_labels(keys, self.model.null_label, counts)
-        guides = {"classifier": self.classifier, "weaker": self.weaker}
+        guides: dict[str, Any] = {"classifier": self.classifier, "weaker": self.weaker}
         x = self.model.draw(keys, self.sampling, labels=labels, **guides)
         return images.to_images(x), labels
 

@@ -188,9 +188,9 @@ class SamplingSettings:
         """The weights of all calls [T, B] of filled settings; ValueError as `weighting.weights`."""
         w = weight_per_step(self.w, self.num_calls(task), batch_size)
         assert self.schedule is not None
-        return weights(self._calls(task), w, schedule=self.schedule, interval=self.interval or None)
+        return weights(self.calls(task), w, schedule=self.schedule, interval=self.interval or None)
 
-    def _calls(self, task: Experiment) -> plans.Plan | np.ndarray:
+    def calls(self, task: Experiment) -> plans.Plan | np.ndarray:
         """The calls of filled settings for `weights`: a plan, or the grid of a step rule."""
         plan = self.plan(task)
         return np.asarray(self.logsnrs(task)) if plan is None else plan
@@ -220,7 +220,7 @@ class SamplingSettings:
         """Raises ValueError for an interval that is none, or in which no call is guided."""
         if self.interval is None or len(np.atleast_1d(self.interval)) == 0:
             return
-        inside = weights(self._calls(task), 1.0, interval=self.interval)
+        inside = weights(self.calls(task), 1.0, interval=self.interval)
         if not inside.guided.any():
             raise ValueError(
                 f"interval={text_of(self.interval)}: none of the {len(inside.guided)} calls is "
