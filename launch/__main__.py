@@ -13,7 +13,7 @@ from types import ModuleType
 from . import interrupts, streams
 
 PROGRAMS = (
-    *("train", "sample", "evaluate", "neighbours", "sweep", "judge", "mixture"),
+    *("train", "sample", "evaluate", "neighbours", "sweep", "judge", "mixture", "exactness"),
     *("prepare", "import_openai", "import_inception", "preflight"),
 )
 

@@ -224,44 +224,6 @@ def test_autoguidance_of_gaussians_draws_the_variance_of_its_closed_form():
     assert limit(variance) == pytest.approx(v ** (1 + w) * (k * v) ** -w, rel=2e-4)
 
 
-def gaussian_variance(solver, w, points, **options):
-    """Variance of x for p(x | c) = N(0, 1), p(x) = N(0, 2), by exact recursion in float64.
-
-    Every call multiplies z by a number and adds independent noise.
-    """
-    plan = cfg_jax.plan(np.linspace(-18, 18, points), solver, **options)
-    weight = cfg_jax.weights(plan, w).w[:, 0].astype(np.float64)
-    variance = 1.0
-    for logsnr, matrix, w_k in zip(plan.logsnr, plan.matrix, weight, strict=True):
-        alpha, sigma = alpha_sigma(logsnr)
-        strong, weak = (sigma / (alpha**2 * var + sigma**2) for var in (1.0, 2.0))
-        factor = (1 - sigma * ((1 + w_k) * strong - w_k * weak)) / alpha
-        variance = (matrix[0, 0] + matrix[0, 2] * factor) ** 2 * variance + matrix[0, 6] ** 2
-    return variance
-
-
-@pytest.mark.parametrize("w", [0.5, 1.0, 2.0])
-def test_constant_guidance_draws_the_variances_of_the_closed_forms(w):
-    # Bradley & Nakkiran 2024: neither is the variance of p_w, 2 / (2 + w). One corrector of twice
-    # the weight is ancestral sampling.
-    ancestral = (2 - 2 ** (-2 * w)) / (2 * w + 1)
-    for solver, weight, expected in (
-        ("ddim", w, 2**-w),
-        ("ancestral", w, ancestral),
-        ("pcg", 2 * w, ancestral),
-    ):
-        found = limit(lambda points: gaussian_variance(solver, weight, points))  # noqa: B023
-        assert found == pytest.approx(expected, rel=5e-4), solver
-
-
-def test_more_correctors_approach_the_density_that_guidance_asks_for():
-    w = 1.0
-    four, sixteen = (
-        abs(gaussian_variance("pcg", w, 2000, corrections=count) - 2 / (2 + w)) for count in (4, 16)
-    )
-    assert sixteen < four < 0.025 and sixteen < 0.006  # .687 and .671 against .6667
-
-
 def test_a_class_drawn_at_random_in_every_call_has_equal_frequencies(oracle):
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(4))
     every = cfg_jax.branches(oracle.predict, LABELS, independent=(keys, 3))

@@ -235,6 +235,7 @@ MISTAKES = {
         [*IMPORT, "--config={new}/flags.json"],
         "{new}/flags.json: [Errno 2] No such file",
     ),
+    "a table without a weight": (["launch.exactness", "--w=0", "--out={new}/a.png"], "--w=0"),
     "a figure without spread": (["launch.mixture", "--std=0", "--out={new}/a.png"], "--std=0"),
 }
 
@@ -311,7 +312,7 @@ def test_help_is_no_error_and_its_flags_are_described(program):
 @pytest.mark.parametrize("program", ["sample", "evaluate", "sweep", "judge"])
 def test_help_lists_the_flags_of_a_request_for_samples(program):
     done = run_program(f"launch.{program}", "--help")
-    for flag in ("w", "num_steps", "step", "respacing", "score_temperature", "classifier_w"):
+    for flag in ("w", "num_steps", "solver", "respacing", "score_temperature", "classifier_w"):
         assert f"  --{flag}:" in done.stdout, done
     assert "--distributed" in done.stdout and "--workdir" in done.stdout
 

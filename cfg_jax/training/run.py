@@ -59,10 +59,10 @@ def _train(run: Run, feed: Callable[[bool], None], asked_to_stop: Callable[[], b
     create = make_create(config, run.task, optimizer)
     abstract = jax.eval_shape(create)
     sizes = size.checked(abstract, run.source.shape, config.train.batch_size)
-    if processes.is_first():
-        print(sizes, flush=True)
     keep = dict(config.checkpoint, keep_every=config.checkpoint.keep_every or None)
     with Checkpoints(run.workdir / "checkpoints", **keep) as checkpoints:
+        if processes.is_first():
+            print(sizes, flush=True)
         state = _restore(run, checkpoints, abstract)
         if state is None:
             state = devices.replicate(jax.jit(create)())
