@@ -45,6 +45,11 @@ _SAMPLES = flags.DEFINE_integer(
 _SHARD_SIZE = flags.DEFINE_integer(
     "shard_size", 1000, "Number of samples per .npz file; only with --num_samples.", 1
 )
+_TELEMETRY = flags.DEFINE_bool(
+    "telemetry",
+    False,
+    "Also measure guidance in every call and write a plot and an .npz; not with --num_samples.",
+)
 flags.FLAGS.set_default("w", "0,1,3")
 
 
@@ -52,7 +57,7 @@ def check() -> None:
     """Raises ValueError for flags that cannot be read or conflict."""
     many = sampling.NUM_SAMPLES.value is not None
     if many:
-        conflicting = ["labels", "samples_per_label", *upsampler.FLAGS]
+        conflicting = ["labels", "samples_per_label", "telemetry", *upsampler.FLAGS]
         refuse(conflicting, "conflicts with --num_samples: leave one of them out")
     else:
         refuse(["label_plan", "shard_size"], "needs --num_samples: give that too, or leave it out")
@@ -112,8 +117,12 @@ def _write_strip(drawn, out, settings, request) -> None:
     weights = numbers("w"), sampling.classifier_weights()
     request |= {"settings": settings, "samples_per_label": _SAMPLES.value}
     strip = strips.Strip(drawn, _labels(drawn), *weights, **request)
-    for path in strips.write_guidance_strip(strip, out, enlarge):
-        print(path)
+    archive, picture = strips.write_guidance_strip(strip, out, enlarge)
+    print(archive, picture, sep="\n")
+    if _TELEMETRY.value:
+        from cfg_jax.study import files
+
+        print(*files.write_telemetry(strip.telemetry(), archive), sep="\n")
 
 
 if __name__ == "__main__":

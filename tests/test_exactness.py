@@ -30,7 +30,7 @@ def test_the_table_has_closed_forms_beside_measured_numbers(monkeypatch):
     said = exactness.table(exactness.rows([2.0], corrections=[4])).splitlines()
     assert said[2] == "| 2 | ddim | 0.2500 | 0.2500 |"
     assert said[-2] == "| 2 | pcg, K = 4 |  | 0.2500 |"
-    assert said[-1] == "| 2 | asked for | 0.5000 |  |"
+    assert said[-1] == "| 2 | target | 0.5000 |  |"
 
 
 def test_the_density_asked_for_is_the_quotient_of_the_exact_densities():
@@ -42,17 +42,17 @@ def test_the_density_asked_for_is_the_quotient_of_the_exact_densities():
     w = 1.5
     expected = classes[0] ** (1 + w) * (sum(classes) / 2) ** -w
     expected /= expected.sum() * (x[1] - x[0])
-    np.testing.assert_allclose(exactness.asked_density(w, x), expected, atol=2e-3)
+    np.testing.assert_allclose(exactness.target_density(w, x), expected, atol=2e-3)
 
 
 def test_samples_are_narrower_than_asked_for_and_their_weights_correct_the_mean():
     w, options = 1.5, {"count": 4000, "seed": 0, "num_points": 120}
     axis = np.linspace(-2, 2.5, 901)
-    asked = exactness.asked_density(w, axis)
-    mean = np.average(axis, weights=asked)
+    target = exactness.target_density(w, axis)
+    mean = np.average(axis, weights=target)
     ddim, _ = exactness.draw_mixture("ddim", w, **options)
     ancestral, log_weight = exactness.draw_mixture("ancestral", w, **options)
     share = np.exp(log_weight - log_weight.max())
     weighted = np.average(ancestral, weights=share)
-    assert ddim.var() < ancestral.var() < np.average((axis - mean) ** 2, weights=asked)
+    assert ddim.var() < ancestral.var() < np.average((axis - mean) ** 2, weights=target)
     assert abs(weighted - mean) < abs(ancestral.mean() - mean) < abs(ddim.mean() - mean)

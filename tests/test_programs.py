@@ -1,7 +1,9 @@
 """User errors at the command line: one line, a nonzero exit code, nothing lost."""
 
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cfg_jax import data
@@ -100,6 +102,22 @@ MISTAKES = {
     "accuracies that do not match": (
         ["launch.judge", "--workdir={run}", "--w=0,1"],
         "one accuracy",
+    ),
+    "an unknown solver": ([*SAMPLE, "--solver=dpm"], "solver='dpm': choose one of ancestral, ddim"),
+    "two solvers": ([*SAMPLE, "--solver=ddim,unipc_2"], "--solver=ddim,unipc_2: give one, or use"),
+    "half an interval": ([*SAMPLE, "--interval=1"], "--interval=1: need LO,HI in log-SNR, or none"),
+    "an interval upside down": (
+        [*SAMPLE, "--interval=3,-1"],
+        "interval=(3.0, -1.0): need (lo, hi)",
+    ),
+    "an unknown rule": ([*SAMPLE, "--rule=pag"], "rule='pag': choose one of cfg, rescale, apg"),
+    "a weaker checkpoint alone": (
+        [*SAMPLE, "--weaker_checkpoint=2"],
+        "--weaker_checkpoint needs --weaker_workdir: give that too",
+    ),
+    "telemetry of files": (
+        [*SAMPLE, "--telemetry", "--num_samples=10", "--w=1", "--out={new}"],
+        "--telemetry conflicts with --num_samples",
     ),
     "an unknown metric": (
         ["launch.evaluate", "--workdir={run}", "--metrics=fid,kid"],
@@ -307,6 +325,26 @@ def test_help_is_no_error_and_its_flags_are_described(program):
     for line in re.findall(r"^  --.*", described, re.MULTILINE):
         flag = re.match(r"  --(\[no\])?[\w.]+: (<[\w|]+>: )?(?P<help>.*)", line)
         assert flag and re.match(r"[A-Z$]", flag["help"]), line
+
+
+def test_solver_interval_rule_and_weaker_model_are_flags_and_telemetry_is_plotted(
+    tiny_run, tmp_path
+):
+    done = run_program(
+        *("launch.sample", f"--workdir={tiny_run}", f"--out={tmp_path}", "--labels=1,2"),
+        *("--solver=unipc_2", "--grid=karras", "--num_steps=5", "--interval=-3,4", "--w=1,2"),
+        *("--rule=apg:r=3", f"--weaker_workdir={tiny_run}", "--weaker_checkpoint=2"),
+        *("--schedule=linear", "--telemetry"),
+    )
+    assert done.returncode == 0, done
+    archive, picture, measured, plot = map(Path, done.stdout.split()[:4])
+    assert picture.stat().st_size > 1000 and plot.stat().st_size > 10_000
+    with np.load(archive) as file:
+        assert file["images"].shape == (2, 1, 2, 8, 8, 1)
+    with np.load(measured) as file:
+        assert file["gap"].shape == (2, 5, 2) and file["columns"].tolist() == ["w = 1", "w = 2"]
+        inside = (file["logsnr"] >= -3) & (file["logsnr"] < 4)
+        np.testing.assert_array_equal(file["gap"].any(axis=2), inside)
 
 
 @pytest.mark.parametrize("program", ["sample", "evaluate", "sweep", "judge"])

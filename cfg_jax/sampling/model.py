@@ -21,7 +21,7 @@ from cfg_jax.config.validate import check_values, from_json
 from cfg_jax.core.arguments import data, flag, is_concrete, labels_of, text_of, whole
 from cfg_jax.core.diffusion import each_logsnr
 from cfg_jax.core.schedules import Schedule
-from cfg_jax.core.telemetry import summarise
+from cfg_jax.core.telemetry import Telemetry, summarise
 from cfg_jax.core.types import Array, ArrayLike, Key, Predict, eps_of
 from cfg_jax.io import images
 from cfg_jax.io.files import folder
@@ -122,11 +122,18 @@ class Model(Trained):
         if not flag("telemetry", telemetry):
             return images.to_images(self.sample_x(key, **arguments))
         settings, inputs = self._split(arguments)
+        x, found = self.telemetry(key, settings, **inputs)
+        return images.to_images(x), found
+
+    def telemetry(
+        self, key: Key, settings: SamplingSettings, **inputs: Any
+    ) -> tuple[np.ndarray, Telemetry]:
+        """`draw` with the measurements of guidance in every call: (x [B, ...], `Telemetry`)."""
         x, measured = self.draw(key, settings, record="telemetry", **inputs)
         filled = settings.filled(self.config.sampling)
         weights = filled.weights(self.experiment, len(x)).w
         calls = filled.calls(self.experiment)
-        return images.to_images(x), summarise(calls, weights, jax.tree.map(np.transpose, measured))
+        return x, summarise(calls, weights, jax.tree.map(np.transpose, measured))
 
     def trajectory(self, key: Key, *, calls: int = 8, **arguments) -> np.ndarray:
         """Estimates x_hat at `calls` evenly spaced network calls: uint8 [calls, B, H, W, C].

@@ -19,6 +19,7 @@ import numpy as np
 from cfg_jax.config.validate import to_json
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.arguments import finite, seed_of, text_of, whole
+from cfg_jax.core.telemetry import Telemetry
 from cfg_jax.core.types import Key
 from cfg_jax.io import files, images
 from cfg_jax.io.images import Picture
@@ -103,6 +104,20 @@ class Strip:
 
         x = _in_batches(draw, len(labels) * len(pairs), self.batch_size)
         return x.reshape(-1, self.samples_per_label, len(pairs), *self.model.shape)
+
+    def telemetry(self) -> dict[str, Telemetry]:
+        """`Telemetry` of every column, by its caption, with one sample per row.
+
+        Raises ValueError as `check`, and for a model without a second branch.
+        """
+        self.check()
+        keys, labels = self.rows()
+        found = {}
+        for w, classifier_w in self.columns:
+            settings = self.settings.replace(w=w, classifier_w=classifier_w)
+            inputs = {"labels": labels, **self._guides}
+            found[caption(w, classifier_w)] = self.model.telemetry(keys, settings, **inputs)[1]
+        return found
 
     def rows(self) -> tuple[Key, np.ndarray]:
         """Keys and labels, one per row."""

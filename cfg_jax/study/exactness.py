@@ -30,7 +30,7 @@ from cfg_jax.io.images import Picture, rendered
 WAYS: dict[str, Callable[[float], float]] = {
     "ddim": lambda w: 2**-w,
     "ancestral": lambda w: (2 - 2 ** (-2 * w)) / (2 * w + 1),
-    "asked for": lambda w: 2 / (2 + w),
+    "target": lambda w: 2 / (2 + w),
 }
 """Closed forms of the variance."""
 
@@ -81,7 +81,7 @@ def rows(every: Sequence[float], corrections: Sequence[int] = (1, 4, 16)) -> lis
         for count in corrections:
             measured = limit("pcg", w, corrections=count)
             found.append(Row(f"pcg, K = {count}", w, None, measured))
-        found.append(Row("asked for", w, WAYS["asked for"](w), WAYS["asked for"](w)))
+        found.append(Row("target", w, WAYS["target"](w), WAYS["target"](w)))
     return found
 
 
@@ -90,7 +90,7 @@ def table(found: Sequence[Row]) -> str:
     lines = ["| w | sampler | closed form | measured |", "| --- | --- | --- | --- |"]
     for row in found:
         closed = "" if row.closed is None else f"{row.closed:.4f}"
-        measured = "" if row.name == "asked for" else f"{row.measured:.4f}"
+        measured = "" if row.name == "target" else f"{row.measured:.4f}"
         lines.append(f"| {row.w:g} | {row.name} | {closed} | {measured} |")
     return "\n".join(lines)
 
@@ -118,7 +118,7 @@ def two_classes() -> GaussianMixture:
     return GaussianMixture(jnp.array([[0.3], [-0.5]]), jnp.array([0.1, 0.15]), np.ones(2))
 
 
-def asked_density(w: float, x: np.ndarray) -> np.ndarray:
+def target_density(w: float, x: np.ndarray) -> np.ndarray:
     """p_w at evenly spaced x [N], normalised on them."""
     points, labels = jnp.asarray(x, jnp.float32)[:, None], jnp.zeros(len(x), jnp.int32)
     log = two_classes().guided_log_density(points, jnp.float32(20.0), labels, w)
@@ -127,17 +127,17 @@ def asked_density(w: float, x: np.ndarray) -> np.ndarray:
 
 
 def figure(w: float, *, count: int, seed: int) -> Picture:
-    """Densities that samplers draw, above the one that is asked for, on two classes on a line."""
+    """Densities that samplers draw, above the target p_w, on two classes on a line."""
     from matplotlib.figure import Figure
 
     axis = np.linspace(-1.2, 1.8, 301)
     drawing = Figure(figsize=(7, 4), layout="constrained")
     axes = drawing.add_subplot(xlabel="x", ylabel="density", title=f"class 0 at w = {w:g}")
-    asked = asked_density(w, axis)
-    mean = np.average(axis, weights=asked)
-    said = _moments("asked for, p_w", mean, np.average((axis - mean) ** 2, weights=asked))
-    axes.fill_between(axis, asked, color="0.85", label=said)
-    axes.plot(axis, asked_density(0.0, axis), color="0.5", ls=":", label="p(x | c)")
+    target = target_density(w, axis)
+    mean = np.average(axis, weights=target)
+    said = _moments("target, p_w", mean, np.average((axis - mean) ** 2, weights=target))
+    axes.fill_between(axis, target, color="0.85", label=said)
+    axes.plot(axis, target_density(0.0, axis), color="0.5", ls=":", label="p(x | c)")
     drawn = {
         "DDIM": draw_mixture("ddim", w, count=count, seed=seed)[0],
         "ancestral": draw_mixture("ancestral", w, count=count, seed=seed)[0],

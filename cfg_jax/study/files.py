@@ -14,12 +14,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from cfg_jax.core.telemetry import Telemetry
 from cfg_jax.evaluation.result import Result, from_fields
-from cfg_jax.io.files import save_text
+from cfg_jax.io.files import save_npz, save_text
 from cfg_jax.io.images import Picture, save_png
 from cfg_jax.io.reading import read_json
 from cfg_jax.io.text import one_line, printable
 from cfg_jax.study.curves import tables
+from cfg_jax.study.plots import telemetry
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -31,6 +35,22 @@ def write(folder: Path, results: Sequence[Result], pictures: Mapping[str, Pictur
         save_text(folder / f"{name}.txt", printable(table.text()))
     for name, picture in pictures.items():
         save_png(folder / f"{name}.png", picture)
+
+
+def write_telemetry(found: Mapping[str, Telemetry], archive: Path) -> tuple[Path, Path]:
+    """Writes telemetry by column beside the archive of a strip, and a plot; returns both paths.
+
+    The .npz holds the fields of `Telemetry`, [columns, T, samples] ([columns, T] for logsnr), and
+    `columns`, their captions.
+    """
+    path = archive.with_name(f"{archive.stem}_telemetry.npz")
+    stacked = {
+        name: np.stack([getattr(t, name) for t in found.values()]) for name in Telemetry._fields
+    }
+    save_npz(path, columns=np.asarray(list(found)), **stacked)
+    picture = path.with_suffix(".png")
+    save_png(picture, telemetry(found))
+    return path, picture
 
 
 def collect(results: Iterable[Result], folder: Path | None) -> list[Result]:

@@ -7,6 +7,9 @@ Ho & Salimans 2022, and training loss against step.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from cfg_jax.core.telemetry import Telemetry
 from cfg_jax.evaluation.result import Result, check_comparable, title
 from cfg_jax.io.files import folder
 from cfg_jax.io.images import Picture, in_legend, rendered
@@ -58,6 +61,36 @@ def calls(curves: Sequence[Curve]) -> Picture:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.legend(fontsize="small")
     return rendered(axes.figure)
+
+
+def telemetry(found: Mapping[str, Telemetry]) -> Picture:
+    """Measurements of guidance against the log-SNR of the calls: means over samples, a line each.
+
+    `found` has the telemetry of every line by its name, as from `Strip.telemetry`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    for place, (name, about) in enumerate(MEASURED.items(), 1):
+        axes = figure.add_subplot(2, 3, place, xlabel="log-SNR", title=about)
+        for line, each in found.items():
+            label = in_legend(line.replace("\n", ", "))
+            values = np.mean(getattr(each, name), axis=1)
+            axes.plot(each.logsnr, values, ".-", markersize=3, linewidth=1, label=label)
+        axes.grid(alpha=0.25)
+    figure.axes[0].legend(fontsize="small")
+    return rendered(figure)
+
+
+MEASURED = {
+    "gap_ratio": "|c - u| / |c|",
+    "cosine": "cosine of c and u",
+    "parallel": "cosine of x_c and x_c - x_u",
+    "saturation": "fraction of x_hat beyond [-1, 1]",
+    "std_ratio": "std(x_hat) / std(x_c)",
+    "log_prob": "log p(c | z), change since the first call",
+}
+"""Fields of `Telemetry` that are plotted, with titles; c and u are eps_hat of both branches."""
 
 
 def _w(result: Result) -> str:
