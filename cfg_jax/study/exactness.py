@@ -130,7 +130,7 @@ def figure(w: float, *, count: int, seed: int) -> Picture:
     """Densities that samplers draw, above the target p_w, on two classes on a line."""
     from matplotlib.figure import Figure
 
-    axis = np.linspace(-1.2, 1.8, 301)
+    axis = np.linspace(-2.0, 1.8, 381)
     drawing = Figure(figsize=(7, 4), layout="constrained")
     axes = drawing.add_subplot(xlabel="x", ylabel="density", title=f"class 0 at w = {w:g}")
     target = target_density(w, axis)
@@ -144,9 +144,9 @@ def figure(w: float, *, count: int, seed: int) -> Picture:
         "PCG, K = 4": draw_mixture("pcg", w, count=count, seed=seed, corrections=4)[0],
     }
     for name, x in drawn.items():
-        height, edges = np.histogram(x, bins=np.linspace(-1.2, 1.8, 76), density=True)
+        height, edges = np.histogram(x, bins=np.linspace(-2.0, 1.8, 96), density=True)
         axes.stairs(height, edges, label=_moments(name, x.mean(), x.var()))
-    axes.legend(fontsize="small", loc="upper right")
+    axes.legend(fontsize="small", loc="upper left")
     return rendered(drawing)
 
 
