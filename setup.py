@@ -74,7 +74,7 @@ setup(
         **_DATA,
         "notebook": ["jupyterlab>=4.4,<5", "ipykernel>=7,<8"],
         "tf": ["tensorflow-cpu>=2.21,<3", "importlib_resources>=6.4"],
-        "torch": ["torch>=2.11,<3"],
+        "torch": ["torch>=2.11,<3"],  # for tests only, which write files with it
         "tpu": ["jax[tpu]>=0.10.2,<0.13", "gcsfs>=2026.10,<2028"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
     },

@@ -1,10 +1,10 @@
-"""Converts FID Inception weights to .safetensors, which needs no extra library to read.
+"""Converts FID Inception weights to .safetensors, which any program reads without running code.
 
     cfg-jax import_inception --weights=FILE --out=inception.safetensors
 
-FILE is `pt_inception-2015-12-05-6726825d.pth`, which the pytorch-fid project publishes (needs
-`pip install -e '.[torch]'`), or `classify_image_graph_def.pb` of TensorFlow's
-inception-2015-12-05.tgz (needs `pip install tensorboard`, not TensorFlow). Nothing is downloaded.
+FILE is `pt_inception-2015-12-05-6726825d.pth`, which the pytorch-fid project publishes, or
+`classify_image_graph_def.pb` of TensorFlow's inception-2015-12-05.tgz (needs
+`pip install tensorboard`, not TensorFlow). Nothing is downloaded.
 """
 
 from absl import flags

@@ -6,8 +6,7 @@
 
 --config has the flags that guided-diffusion's training program was given, as JSON, with
 num_classes and label_names of the data; docs/adm.md has an example.
-`cfg-jax sample` and `cfg_jax.load` then take --workdir. Reading .pt needs
-`pip install -e '.[torch]'`; .safetensors does not.
+`cfg-jax sample` and `cfg_jax.load` then take --workdir. PyTorch is not needed.
 """
 
 from pathlib import Path

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import pickle
-import sys
 from pathlib import Path
 
 import jax
@@ -221,12 +220,6 @@ def test_safetensors_give_back_every_floating_type(tmp_path):
     for name, array in arrays.items():
         assert read[name].dtype == array.dtype
         np.testing.assert_array_equal(read[name], array)
-
-
-def test_without_pytorch_its_files_say_what_to_install(files, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ValueError, match=r"pip install -e '\.\[torch\]'"):
-        weight_files.read(files / "weights.pt")
 
 
 class Touch:

@@ -61,7 +61,7 @@ HOMES = {
     "sklearn": ["data/digits.py", "study/svm_judge.py"],
     "tensorboardX": ["io/metric_log.py"],
     "tensorflow_datasets": ["data/"],
-    "torch": ["io/weight_files.py"],
+    "torch": [],
     "tqdm": ["io/progress.py"],
 }
 """The only place that may import each library."""

@@ -24,13 +24,18 @@ from cfg_jax.io.text import one_line
 UNREADABLE = (OSError, ValueError)
 """Errors of this module for a missing, damaged or foreign file."""
 
-_MOST_JSON = 2**28  # bytes
+_MOST_AS_A_WHOLE = 2**28  # bytes
 # An array may have this many times the bytes of its file, and at least _ALWAYS bytes: images of one
 # colour are compressed a thousandfold, and so are files made to fill the memory.
 _MOST_GROWTH = 100
 _ALWAYS = 2**26
 _MOST_HEADER = 10_000  # bytes
 _AT_ONCE = 2**24  # bytes
+
+
+def most_bytes(size: int) -> int:
+    """The largest size of arrays that a file of this size may fill."""
+    return max(_MOST_GROWTH * size, _ALWAYS)
 
 
 @contextlib.contextmanager
@@ -48,13 +53,18 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file that is read as a whole; raises UNREADABLE."""
+    with opened(path) as file:
+        if (size := file.seek(0, io.SEEK_END)) > _MOST_AS_A_WHOLE:
+            raise ValueError(f"it has {size} bytes, more than {_MOST_AS_A_WHOLE}")
+        file.seek(0)
+        return file.read()
+
+
 def read_json(path: Path) -> Any:
     """The JSON value of a file in UTF-8; raises UNREADABLE."""
-    with opened(path) as file:
-        if (size := file.seek(0, io.SEEK_END)) > _MOST_JSON:
-            raise ValueError(f"it has {size} bytes, more than {_MOST_JSON}")
-        file.seek(0)
-        return parse_json(file.read().decode("utf-8"))
+    return parse_json(read_bytes(path).decode("utf-8"))
 
 
 def parse_json(text: str) -> Any:
@@ -99,7 +109,7 @@ class Npz(Mapping[str, np.ndarray]):
         entry = self._entries[name]
         if not entry.filename.endswith(".npy"):
             raise ValueError(f"entry {name} is not an array")
-        most = max(_MOST_GROWTH * self._size, _ALWAYS)
+        most = most_bytes(self._size)
         if entry.file_size > most:
             raise ValueError(
                 f"entry {name} has {entry.file_size} bytes, more than {most} in a file of "

@@ -26,3 +26,8 @@ def short(name: object, most: int = 48) -> str:
     text = one_line(name)
     end = most // 3
     return text if len(text) <= most else f"{text[: most - end - 3]}...{text[-end:]}"
+
+
+def shown(name: object) -> str:
+    """A name that a file gave, quoted and shortened."""
+    return short(repr(name), 100)

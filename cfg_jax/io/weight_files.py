@@ -1,7 +1,7 @@
 """Weight files: reading `.safetensors`, `.pt` and `.pth`, and checking arrays against a network.
 
-PyTorch, an extra, reads `.pt` and `.pth`. It loads only tensors (`weights_only=True`), so no code
-in a file is executed. Arrays are memory-mapped if the format allows it, and take memory once read.
+`.pt` and `.pth` need no PyTorch, and no code in a file is executed. Their arrays are memory-mapped
+if the format allows it, and take memory once read.
 
 Training programs wrap a state dict: {"ema": ..., "model": ..., "step": ...}, {"state_dict": ...},
 names that all start with "module.". `read` unwraps it, averaged weights first, and prints a line.
@@ -9,10 +9,6 @@ names that all start with "module.". `read` unwraps it, averaged weights first, 
 
 import hashlib
 import os
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,12 +16,26 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from cfg_jax.io import torch_files
 from cfg_jax.io.files import local
-from cfg_jax.io.text import one_line
+from cfg_jax.io.reading import opened, parse_json
+from cfg_jax.io.text import one_line, shown
+from cfg_jax.io.torch_tensors import Tensor
+from cfg_jax.io.unpickle import Rejected
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
 _NAMED = 3  # names per fault
+_MOST_SHOWN = 200  # characters of a name
+
+_FLOAT8 = {
+    "F8_E4M3": jnp.float8_e4m3fn,
+    "F8_E4M3FNUZ": jnp.float8_e4m3fnuz,
+    "F8_E5M2": jnp.float8_e5m2,
+    "F8_E5M2FNUZ": jnp.float8_e5m2fnuz,
+    "F8_E8M0": jnp.float8_e8m0fnu,
+}
+_NOT_IN_NUMPY = ("F4", "F6_E2M3", "F6_E3M2")
 
 # Names of a state dict inside a checkpoint; the first that is there is taken.
 _WRAPPERS = (
@@ -54,14 +64,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Prints a line if the names had a common prefix or the state dict lay in another dict.
 
     Raises ValueError if the file is missing, has a different suffix or format, is truncated, or
-    holds code or entries other than arrays, or if PyTorch is needed and not installed.
+    holds code or entries other than arrays.
     """
     path = existing(path)
     arrays, place = _read_torch(path) if path.suffix != ".safetensors" else (_read_safe(path), "")
     arrays, prefix = without_prefix(arrays)
     if place or prefix:
         parts = [f"the state dict in {place}"] * bool(place)
-        parts += [f"names without {prefix!r}"] * bool(prefix)
+        parts += [f"names without {shown(prefix)}"] * bool(prefix)
         print(f"{path}: {', '.join(parts)}", flush=True)
     return arrays
 
@@ -78,9 +88,31 @@ def without_prefix(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarr
 def _read_safe(path: Path) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except (safetensors.SafetensorError, OSError, AttributeError, TypeError) as error:
-        raise _damaged(path, error) from error  # the last two mean an unknown dtype
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+            if odd := [name for name in kinds if kinds[name] in _NOT_IN_NUMPY]:
+                raise torch_files.Unfit(
+                    f"entry {shown(odd[0])} is {kinds[odd[0]]}, which NumPy cannot hold: save "
+                    "arrays of 8 bits or more"
+                )
+            return {
+                name: _float8(path, name, kind) if kind in _FLOAT8 else file.get_tensor(name)
+                for name, kind in kinds.items()
+            }
+    except torch_files.Unfit as error:
+        raise ValueError(f"{path}: {error}") from error
+    except Exception as error:  # a damaged file raises many types
+        raise _damaged(path, error) from error
+
+
+def _float8(path: Path, name: str, kind: str) -> np.ndarray:
+    """An array of a file that `safe_open` accepts, in float32; it reads no float8 itself."""
+    with opened(path) as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        described = parse_json(file.read(start - 8).decode())[name]
+        first, last = described["data_offsets"]
+        file.seek(start + first)
+        array = np.frombuffer(file.read(last - first), _FLOAT8[kind])
+    return array.reshape(described["shape"]).astype(np.float32)
 
 
 def serialised(arrays: Mapping[str, np.ndarray], **metadata: str) -> bytes:
@@ -130,66 +162,47 @@ def check(
 def summary(faults: Mapping[str, Sequence[str]]) -> str:
     """Counts and first names for each fault: "4 missing (a, b, c, ...)"."""
     return "; ".join(
-        f"{len(names)} {fault} ({', '.join(names[:_NAMED])}{', ...' * (len(names) > _NAMED)})"
-        for fault, names in faults.items()
-        if names
+        f"{len(names)} {fault} ({_some(names)})" for fault, names in faults.items() if names
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, of which a file may have any."""
+    parts = [one_line(name)[:_MOST_SHOWN] for name in names[:_NAMED]]
+    return ", ".join(parts + ["..."] * (len(names) > _NAMED))
 
 
 def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], str]:
     """The arrays, and the place of their state dict in the file, "" for the top."""
+    place = ""
     try:
-        import torch
-    except ImportError as error:
+        with opened(path) as file:
+            loaded = torch_files.TorchFile(file)
+        state_dict, place = _unwrapped(loaded.content)
+        if isinstance(state_dict, dict):
+            return loaded.arrays(state_dict), place
+    except Rejected as error:
         raise ValueError(
-            f"{path} needs PyTorch: pip install -e '.[torch]', or convert it to .safetensors"
+            f"{path} is rejected, {error}: give a file of tensors with no code"
         ) from error
-    # Files from before PyTorch 1.6 are not archives and cannot be mapped.
-    archive = zipfile.is_zipfile(path)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
-    except pickle.UnpicklingError as error:
-        called = re.search(r"GLOBAL ([\w.]+)", str(error))
-        why = f"reading it would execute {called[1]}" if called else "it is not a plain state dict"
-        raise ValueError(
-            f"{path} is rejected, {why}: give a file of tensors with no code"
-        ) from error
+    except torch_files.Unfit as error:
+        raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # a damaged file raises many types
         raise _damaged(path, error) from error
-    state_dict, place = _unwrapped(loaded, torch.Tensor)
-    if not isinstance(state_dict, Mapping):
-        kind = type(state_dict).__name__
-        raise ValueError(f"{path} holds a {kind}{place and f' in {place}'}: expected a state dict")
-    arrays = {}
-    for name, value in state_dict.items():
-        if not isinstance(value, torch.Tensor):
-            raise ValueError(
-                f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor; expected "
-                "a plain state dict"
-            )
-        try:
-            # NumPy has no bfloat16 and no float8.
-            wide = value.is_floating_point() and value.dtype not in (torch.float16, torch.float64)
-            arrays[str(name)] = (value.float() if wide else value).detach().numpy()
-        except (TypeError, RuntimeError) as error:  # sparse, quantized, nested, without data
-            raise ValueError(
-                f"{path}: entry {name!r} is a tensor of type {value.dtype}, {value.layout}, on "
-                f"{value.device}, which NumPy cannot hold: save dense floating-point tensors"
-            ) from error
-    return arrays, place
+    kind = torch_files.kind(state_dict)
+    raise ValueError(f"{path} holds a {kind}{place and f' in {place}'}: expected a state dict")
 
 
-def _unwrapped(loaded: object, tensor: type) -> tuple[object, str]:
+def _unwrapped(loaded: object) -> tuple[object, str]:
     """(state dict, its place): follows _WRAPPERS through dicts that are not one themselves."""
     place = ""
     for _ in range(_MOST_WRAPPERS):
-        if not isinstance(loaded, Mapping):
+        if not isinstance(loaded, dict):
             break
-        inner = [name for name in _WRAPPERS if isinstance(loaded.get(name), Mapping)]
-        if not inner or any(isinstance(value, tensor) for value in loaded.values()):
+        inner = [name for name in _WRAPPERS if isinstance(loaded.get(name), dict)]
+        if not inner or any(isinstance(value, Tensor) for value in loaded.values()):
             break
-        others = ", ".join(repr(name) for name in loaded if name != inner[0])
+        others = _some([shown(name) for name in loaded if name != inner[0]])
         place += f"[{inner[0]!r}]" + (f" (beside {others})" if others else "")
         loaded = loaded[inner[0]]
     return loaded, place
