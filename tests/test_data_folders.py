@@ -3,13 +3,12 @@
 import json
 import logging
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cfg_jax.data import layout, open_source
+from cfg_jax.data import folders, layout, open_source
 from cfg_jax.data.opening import describe
 from cfg_jax.io.images import to_images
 from tests import encodings
@@ -240,7 +239,7 @@ def test_a_class_without_one_readable_picture_is_refused_even_when_told_to_skip(
 
 def test_a_disk_that_fails_once_is_read_again(tmp_path, monkeypatch):
     album(tmp_path, count=1)
-    read, failed = Path.read_bytes, []
+    read, failed = folders.read_bytes, []
 
     def read_bytes(path):
         if path not in failed:
@@ -248,7 +247,7 @@ def test_a_disk_that_fails_once_is_read_again(tmp_path, monkeypatch):
             raise OSError("disk asleep")
         return read(path)
 
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(folders, "read_bytes", read_bytes)
     assert len(opened(tmp_path, "all")) == len(failed) == 2
 
 

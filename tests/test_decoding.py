@@ -3,6 +3,7 @@
 import logging
 import re
 import types
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,15 @@ def test_transparent_parts_show_the_background(name):
     clear = (shown == 255).all(axis=-1, keepdims=True)
     expected = np.where(clear, np.array((255, 128, 0), np.uint8), shown)
     assert_same(decode(encoded, 3, (255, 128, 0)), expected)
+
+
+def test_a_small_file_with_very_many_pixels_is_refused_before_they_are_decoded():
+    encoded = encodings.saved(Image.new("L", (2, 2)), "PNG")
+    size = (10_000).to_bytes(4, "big") * 2
+    header = b"IHDR" + size + encoded[24:29]
+    encoded = encoded[:12] + header + zlib.crc32(header).to_bytes(4, "big") + encoded[33:]
+    with pytest.raises(ValueError, match="10000 x 10000 pixels in a file of .*save it smaller"):
+        decode(encoded, 3)
 
 
 def test_an_encoding_without_a_meaning_is_one_line_that_says_why():

@@ -167,7 +167,12 @@ def to_json(config: ConfigDict) -> dict:
 
 
 def from_json(values: dict) -> ConfigDict:
-    """Inverse of `to_json`; also reads JSON of earlier versions. Lists become tuples."""
+    """Inverse of `to_json`; also reads JSON of earlier versions. Lists become tuples.
+
+    Raises ValueError for JSON that is not an object.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"a config is {type(values).__name__}: need a JSON object")
 
     def restored(value):
         if isinstance(value, dict):

@@ -21,6 +21,11 @@ DECODER = "cfg_jax 1"
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
+# Decoding takes up to 20 bytes a pixel, and a small file can claim very many. A blank page at 600
+# dots per inch has 35 million pixels.
+_ALWAYS_PIXELS = 40_000_000
+_MOST_PIXELS_PER_BYTE = 100
+
 # Pillow warns of every such picture, and still reads its pixels.
 warnings.filterwarnings("ignore", r".*corrupt EXIF data", UserWarning)
 
@@ -125,7 +130,13 @@ class Decoded(Sequence[Mapping[str, Any]]):
 
 def _open(encoded: bytes) -> Image.Image:
     # The list of formats keeps Pillow from running other programs, such as Ghostscript.
-    return Image.open(io.BytesIO(encoded), formats=FORMATS)
+    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    if image.width * image.height > max(_MOST_PIXELS_PER_BYTE * len(encoded), _ALWAYS_PIXELS):
+        raise ValueError(
+            f"it has {image.height} x {image.width} pixels in a file of {len(encoded)} bytes; "
+            "save it smaller"
+        )
+    return image
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -12,6 +12,7 @@ from cfg_jax.data.examining import read_all
 from cfg_jax.data.layout import Picture, class_names, find, in_split
 from cfg_jax.data.sources import Form, ImageSource, new_memory, retried
 from cfg_jax.io.files import local
+from cfg_jax.io.reading import read_bytes
 from cfg_jax.io.text import one_line
 
 
@@ -29,7 +30,7 @@ class Files(Sequence[Mapping[str, Any]]):
     def __getitem__(self, index):
         file, _, class_name, *_ = self.pictures[index]
         label = self.label_names.index(class_name)
-        return {"image": (self.root / file).read_bytes(), "label": label, "file": file}
+        return {"image": read_bytes(self.root / file), "label": label, "file": file}
 
 
 def open_folder(split: str, data_dir: str | None, form: Form) -> tuple[ImageSource, dict[int, str]]:
@@ -48,7 +49,7 @@ def open_folder(split: str, data_dir: str | None, form: Form) -> tuple[ImageSour
     label_names, chosen = class_names(pictures, root), in_split(pictures, split, root)
     numbers = {name: label for label, name in enumerate(label_names)}
     probes = probe_all(root, tuple(pictures))
-    bad = _unreadable(chosen, probes, label_names)
+    bad = _unreadable(chosen, probes, label_names, root)
     readable = [found for found in probes.values() if isinstance(found, Probe)]
     shape = _shape(readable, root, form)
     resized = {found[:2] for found in readable} != {shape[:2]}
@@ -84,7 +85,7 @@ def probe_all(root: Path, pictures: tuple[Picture, ...]) -> dict[Picture, Probe 
 
     def probed(picture: Picture) -> Probe | str:
         try:
-            return probe(retried((root / picture.file).read_bytes))
+            return probe(retried(lambda: read_bytes(root / picture.file)))
         except (OSError, ValueError) as error:
             return one_line(error)
 
@@ -92,7 +93,10 @@ def probe_all(root: Path, pictures: tuple[Picture, ...]) -> dict[Picture, Probe 
 
 
 def _unreadable(
-    chosen: Sequence[Picture], probes: Mapping[Picture, Probe | str], label_names: Sequence[str]
+    chosen: Sequence[Picture],
+    probes: Mapping[Picture, Probe | str],
+    label_names: Sequence[str],
+    root: Path,
 ) -> dict[int, str]:
     """{index: reason} of pictures that cannot be decoded; ValueError if a class has no other."""
     reasons = {i: probes[picture] for i, picture in enumerate(chosen)}
@@ -102,8 +106,8 @@ def _unreadable(
     if lost := [name for name in label_names if name in trained - left]:
         first = next(i for i in bad if chosen[i].class_name == lost[0])
         raise ValueError(
-            f"no picture of class {lost[0]!r} can be decoded ({bad[first]}): replace one, or "
-            "delete its folder"
+            f"no picture of class {lost[0]!r} can be decoded ({bad[first]}) in {root}: replace "
+            "one, or delete its folder"
         )
     return bad
 

@@ -25,7 +25,8 @@ from cfg_jax.evaluation.sums import Sums
 from cfg_jax.io.files import remove_unfinished, whole_file
 from cfg_jax.io.progress import Progress
 from cfg_jax.io.ranges import Range, RangeFiles, tile
-from cfg_jax.io.reading import open_npz, parse_json
+from cfg_jax.io.reading import UNREADABLE, open_npz, parse_json
+from cfg_jax.io.text import one_line
 from cfg_jax.runtime import devices, processes
 
 SAVE_SECONDS = 20.0
@@ -131,10 +132,16 @@ class _Work:
                 f"{self._folder} has not the features of {self.position} images, each once: "
                 "delete it to compute them again"
             )
-        for items in files.found():
-            with open_npz(files.path(items)) as file:
-                parts.append(file["rows"])
-        return np.concatenate(parts)
+        try:
+            for items in files.found():
+                with open_npz(files.path(items)) as file:
+                    parts.append(file["rows"])
+            return np.concatenate(parts)
+        except (KeyError, *UNREADABLE) as error:
+            raise OSError(
+                f"{self._folder} has damaged features ({one_line(error)}): delete it to compute "
+                "them again"
+            ) from error
 
     def _read(self) -> tuple[int, Sums | None, dict[str, Any]]:
         """Position, sums and description of the state in the folder."""

@@ -21,7 +21,7 @@ from cfg_jax.io import files, reading
 from cfg_jax.io.images import to_images
 from cfg_jax.io.progress import track
 from cfg_jax.io.ranges import Range, RangeFiles, tile
-from cfg_jax.io.text import one_line
+from cfg_jax.io.text import one_line, shown
 from cfg_jax.storage import manifest
 
 _KEYS = ("images", "arr_0")
@@ -113,10 +113,18 @@ def _whole(shards: RangeFiles) -> list[Range]:
     """The ranges of the shards; ValueError unless they hold all samples of a request, each once."""
     try:
         found = shards.found()
-        path = shards.folder / "manifest.json"
-        wanted = reading.read_json(path)["settings"]["num_samples"] if path.exists() else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         raise ValueError(f"{shards.folder}: {one_line(error)}") from error
+    path = shards.folder / "manifest.json"
+    try:
+        wanted = reading.read_json(path)["settings"]["num_samples"] if path.exists() else None
+        if wanted is not None and type(wanted) is not int:
+            raise ValueError(f"num_samples is {shown(wanted)}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({manifest.reason(error)}): need the number of samples, as "
+            "cfg-jax sample writes it"
+        ) from error
     total = found[-1].stop if wanted is None else wanted
     if not tile(found, total):
         raise ValueError(

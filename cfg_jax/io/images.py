@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cfg_jax.io.files import whole_file
-from cfg_jax.io.text import short
+from cfg_jax.io.reading import opened
+from cfg_jax.io.text import one_line, short
 
 Picture = Image.Image
 
@@ -166,9 +167,14 @@ def save_gif(path: str | Path, frames: np.ndarray, *, seconds: float = 0.15) -> 
 
 
 def read_picture(path: Path) -> Picture:
-    """Reads a picture into memory."""
-    with Image.open(path) as opened:
-        return opened.copy()
+    """Reads a PNG of `save_png` into memory; ValueError for a damaged file."""
+    try:
+        with opened(path) as file, Image.open(file, formats=["PNG"]) as picture:
+            return picture.copy()
+    except Exception as error:  # Pillow raises errors of many types for damaged files
+        raise ValueError(
+            f"{path} cannot be read ({one_line(error)}): delete it to draw it again"
+        ) from error
 
 
 def save_png(path: Path, picture: Picture) -> None:

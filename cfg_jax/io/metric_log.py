@@ -114,8 +114,13 @@ def _unused(path: Path) -> Path:
 
 
 def read_records(workdir: Path) -> list[dict[str, float]]:
-    """Reads the records {"step": step, name: value, ...}; skips incomplete and damaged lines."""
+    """Reads the records {"step": step, name: value, ...}; skips incomplete and damaged lines.
+
+    Raises ValueError if the file is not a plain one.
+    """
     path, records = workdir / "metrics.jsonl", []
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no plain file: remove or rename it")
     # A line of text may also end at other characters, such as U+2028.
     for line in path.read_bytes().split(b"\n") if path.exists() else ():
         with contextlib.suppress(ValueError):

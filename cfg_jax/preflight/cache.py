@@ -19,6 +19,7 @@ from typing import Any
 from cfg_jax.config.validate import to_json
 from cfg_jax.io.files import save_text
 from cfg_jax.io.reading import read_json
+from cfg_jax.io.text import one_line
 from cfg_jax.preflight.topologies import Topology, topology
 from cfg_jax.preflight.verdict import Compiled
 from cfg_jax.storage import manifest
@@ -121,7 +122,8 @@ def read(path: Path) -> Result:
         return Result(**{**values, "compiled": Compiled.from_json(values["compiled"])})
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} is not a preflight result ({error}): give a file written by cfg-jax preflight"
+            f"{path} is not a preflight result ({one_line(error)}): give a file written by cfg-jax "
+            "preflight"
         ) from error
 
 
