@@ -4,6 +4,7 @@
 unlabelled, incomplete or in a different format. `describe` needs none of TFDS's files of examples.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from cfg_jax.data.arrays import open_arrays
 from cfg_jax.data.decoding import Decoded, background_colour, decoder_name, is_plain
 from cfg_jax.data.examining import Report, examine, readable
 from cfg_jax.data.folders import open_folder
+from cfg_jax.data.metadata import dataset_folder
 from cfg_jax.data.mixture import open_mixture
 from cfg_jax.data.packaged import prepare_packaged
 from cfg_jax.data.preparation import (
@@ -26,9 +28,11 @@ from cfg_jax.data.preparation import (
     prepare_command,
 )
 from cfg_jax.data.sources import Form, ImageSource, Source, new_memory, stored_labels
-from cfg_jax.io.text import one_line
+from cfg_jax.io.reading import UNREADABLE
+from cfg_jax.io.text import one_line, shown
 
 _NUM_PROBED = 16
+_MOST_CLASSES = 2**20
 
 
 def open_source(
@@ -96,7 +100,14 @@ def open_unchecked(
         return open_folder(split, data_dir, form)
     if name == "npz":
         return open_arrays(split, data_dir, form), {}
-    return _open_tfds(name, split, expand_user(data_dir), form), None
+    data_dir = expand_user(data_dir)
+    try:
+        return _open_tfds(name, split, data_dir, form), None
+    except Exception as error:  # TFDS and its readers raise many types for damaged files
+        if isinstance(error, UNREADABLE) and "\n" not in str(error):
+            raise
+        where = dataset_folder(name, data_dir)
+        raise ValueError(f"{where} cannot be opened: {one_line(error)}") from error
 
 
 def _open_tfds(name: str, split: str, data_dir: str | None, form: Form) -> ImageSource:
@@ -170,6 +181,8 @@ def label_names(name: str) -> tuple[str, ...]:
 
 
 def _features(builder) -> dict[str, Any]:
+    if not isinstance(builder.info.features, tfds.features.FeaturesDict):
+        raise ValueError(f"{builder.name} has no named features: give a data set of images")
     return dict(builder.info.features.items())
 
 
@@ -179,15 +192,26 @@ def _open_records(builder, name: str, split: str) -> Sequence[Mapping[str, Any]]
     try:
         files = splits[split].file_instructions
     except (ValueError, KeyError, AssertionError) as error:
+        if split in splits:
+            raise ValueError(
+                f"split {split!r} in {builder.data_path} is damaged ({one_line(error)}): delete it "
+                f"and prepare {name} again"
+            ) from error
         raise ValueError(
             f"split is {split!r}: {name} has {', '.join(splits)}; give one, a slice such as"
             " train[:10%] or a sum such as a+b"
         ) from error
     if not files:
         raise ValueError(f"split {split!r} of {name} has no examples: give a longer slice")
+    expected = {file.filename: file.examples_in_shard for file in files}
+    absent = (file for file in expected if "://" not in file and not os.path.isfile(file))
+    if (file := next(absent, None)) is not None:
+        raise ValueError(
+            f"{builder.data_path} cannot be read (it has no file {shown(os.path.basename(file))}): "
+            f"delete it and prepare {name} again"
+        )
     encoded = {"image": tfds.decode.SkipDecoding()}
     records = builder.as_data_source(split=split, decoders=encoded)
-    expected = {file.filename: file.examples_in_shard for file in files}
     try:
         # Counts complete files, because a slice takes its length from the metadata.
         found = len(grain.sources.ArrayRecordDataSource(sorted(expected)))
@@ -220,7 +244,8 @@ def _decoder(records: Sequence[Mapping[str, Any]], background: tuple[int, int, i
 def _image_shape(features: dict, name: str, form: Form) -> tuple[int, int, int]:
     """(H, W, C) of every example; raises ValueError if not images of one shape."""
     image = features.get("image")
-    if not isinstance(image, tfds.features.Image) or image.np_dtype == np.float32:
+    known = isinstance(image, tfds.features.Image) and len(image.shape) == 3
+    if not known or image.np_dtype == np.float32:
         raise ValueError(f"{name} has no feature `image` of 8 or 16 bits: give an image data set")
     height, width, stored = image.shape
     # The second of two channels and the fourth of four are transparency.
@@ -236,4 +261,6 @@ def _label_names(features: dict, name: str) -> tuple[str, ...]:
     label = features.get("label")
     if not isinstance(label, tfds.features.ClassLabel):
         raise ValueError(f"{name} has no class feature `label`: give a data set with labels")
+    if not 0 < label.num_classes <= _MOST_CLASSES:
+        raise ValueError(f"{name} has {label.num_classes} classes: need 1 to {_MOST_CLASSES}")
     return tuple(label.names)

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from cfg_jax.data.metadata import checked_metadata
 from cfg_jax.io.text import one_line
 
 
@@ -82,7 +83,7 @@ def prepare_packaged(dataset: Callable[..., Packaged], data_dir: str | None = No
     Raises ValueError if its package is not installed, or if `data_dir` is not writable or holds an
     incomplete data set of that name.
     """
-    builder = dataset(data_dir=data_dir)
+    builder = _built(dataset, data_dir)
     if builder.is_prepared():
         return builder
     path = builder.data_path
@@ -96,13 +97,18 @@ def prepare_packaged(dataset: Callable[..., Packaged], data_dir: str | None = No
             # TFDS announces a download and draws progress bars.
             builder.download_and_prepare(file_format="array_record")
     except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError of array_record
-        if not dataset(data_dir=data_dir).is_prepared():
+        if not _built(dataset, data_dir).is_prepared():
             raise ValueError(
                 f"{builder.name} cannot be written to {path} ({one_line(error)}): give a writable "
                 "data_dir with free space"
             ) from error
     # The other process may have written it, and only a new builder reads the metadata.
-    builder = dataset(data_dir=data_dir)
+    builder = _built(dataset, data_dir)
     if not builder.is_prepared():
         raise ValueError(f"{path} is not a complete data set: delete it to write it again")
     return builder
+
+
+def _built(dataset: Callable[..., Packaged], data_dir: str | None) -> Packaged:
+    with checked_metadata(getattr(dataset, "name", ""), data_dir):
+        return dataset(data_dir=data_dir)

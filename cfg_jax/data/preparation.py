@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from cfg_jax.data.digits import Digits, Digits28
 from cfg_jax.data.emoji import Emoji
+from cfg_jax.data.metadata import checked_metadata
 from cfg_jax.data.packaged import Packaged, prepare_packaged
 from cfg_jax.data.sources import OWN
 from cfg_jax.io.files import check_name
@@ -88,18 +89,18 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
             f"data {name!r} was passed to train(..., source=...): pass that source again, in "
             "Python, as it cannot be opened by name"
         )
-    try:
-        return tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError as error:
-        raise ValueError(
-            f"data set {name!r} is unknown: give one of {', '.join(DATASETS)}, or any TFDS image"
-            " data set with labels"
-        ) from error
-    except ImportError as error:
-        raise ValueError(f"data set {name!r} {_missing_library(str(error))}") from error
-    except (ValueError, RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"data set {name!r} cannot be opened: {reason}") from error
+    with checked_metadata(name, data_dir):
+        try:
+            return tfds.builder(name, data_dir=data_dir)
+        except tfds.core.DatasetNotFoundError as error:
+            problem = (
+                f"is unknown: give one of {', '.join(DATASETS)}, or any TFDS image data set with "
+                "labels"
+            )
+            cause: Exception = error
+        except ImportError as error:
+            problem, cause = _missing_library(str(error)), error
+    raise ValueError(f"data set {name!r} {problem}") from cause
 
 
 def prepare_command(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> str:
@@ -130,7 +131,7 @@ def _missing_library(reason: str) -> str:
     # TFDS does not declare importlib_resources; the tf extra has both.
     if "'tensorflow'" in reason or "'importlib_resources'" in reason:
         return _NEEDS_TENSORFLOW
-    return f"needs a library that is not installed: {reason}"
+    return f"needs a library that is not installed: {one_line(reason)}"
 
 
 def _check_requirements(builder, data_dir: str | None, manual_dir: str | None) -> None:
