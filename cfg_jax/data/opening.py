@@ -245,7 +245,7 @@ def _image_shape(features: dict, name: str, form: Form) -> tuple[int, int, int]:
     """(H, W, C) of every example; raises ValueError if not images of one shape."""
     image = features.get("image")
     known = isinstance(image, tfds.features.Image) and len(image.shape) == 3
-    if not known or image.np_dtype == np.float32:
+    if image is None or not known or image.np_dtype == np.float32:
         raise ValueError(f"{name} has no feature `image` of 8 or 16 bits: give an image data set")
     height, width, stored = image.shape
     # The second of two channels and the fourth of four are transparency.
