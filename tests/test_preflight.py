@@ -18,7 +18,7 @@ import pytest
 from cfg_jax import data
 from cfg_jax.config import build
 from cfg_jax.preflight import cache, check, compile
-from cfg_jax.preflight.programs import Facts, trace
+from cfg_jax.preflight.programs import Facts, forwards, trace
 from cfg_jax.preflight.topologies import CHIPS, SHAPES, check_compiler, topology
 from cfg_jax.preflight.verdict import Memory
 from cfg_jax.runtime import devices
@@ -146,6 +146,17 @@ def test_a_training_step_donates_its_state_and_sums_gradients_once(traced, compi
     assert step.donated_arguments == step.num_donated == facts.num_donated
     # Parameters, EMA and two moments: four trees of the gradients' size and a few scalars.
     assert 0 <= step.memory.donated - 4 * step.gradient_bytes < 100
+
+
+def test_forward_passes_are_those_of_the_calls_and_the_interval_saves_half_of_some():
+    steps = {"sampling.num_steps": 16, "sampling.solver": "unipc_2", "sampling.grid": "uniform"}
+    assert forwards(tiny_config(**steps)) == (
+        "16 network calls, 16 of them guided: 32 forward passes"
+    )
+    # Evenly spaced from -9 to 9: 4 of 16 calls are in [-2, 2).
+    assert forwards(tiny_config(**steps, **{"sampling.interval": (-2.0, 2.0)})) == (
+        "16 network calls, 4 of them guided: 20 forward passes, 38% fewer than without an interval"
+    )
 
 
 def test_a_sampler_communicates_nothing_and_counts_every_step(compiled):

@@ -13,7 +13,7 @@ from cfg_jax.config.validate import from_json, to_json, validate
 from cfg_jax.io.files import check_writable
 from cfg_jax.preflight import cache, remedies, report
 from cfg_jax.preflight.compile import lower
-from cfg_jax.preflight.programs import PROGRAMS, programs_of, task_of
+from cfg_jax.preflight.programs import PROGRAMS, forwards, programs_of, task_of
 from cfg_jax.preflight.topologies import Topology, check_compiler, topology
 
 
@@ -66,6 +66,8 @@ def run(
             if len(cases) > 1:
                 continue
             log(report.describe(result))
+            if program == "sample":
+                log(f"  {forwards(case)}")
             if search and not result.fits:
                 log(report.describe_remedies(_remedies(result, case, measured), result))
     if len(cases) > 1:

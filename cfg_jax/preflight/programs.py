@@ -78,6 +78,21 @@ def task_of(config: Any) -> Any:
     return task
 
 
+def forwards(config: Any) -> str:
+    """One line on the network calls of a config's sampler, and what its interval saves.
+
+    Raises ValueError as `task_of`.
+    """
+    task = task_of(config)
+    settings = SamplingSettings(w=1.0 if task.label_input == "with_null" else 0.0)
+    settings = settings.filled(config.sampling)
+    total = settings.num_calls(task)
+    guided = int(settings.weights(task, 1).guided.sum())
+    saved = (total - guided) / (2 * total) if guided else 0.0
+    text = f"{total} network calls, {guided} of them guided: {total + guided} forward passes"
+    return text + (f", {saved:.0%} fewer than without an interval" if saved else "")
+
+
 def trace(config: Any, program: str, devices: list[Any]) -> tuple[jax.stages.Lowered, Facts]:
     """Traces "train" or "sample" of a validated ConfigDict at its global batch size.
 
