@@ -58,7 +58,12 @@ def calls(curves: Sequence[Curve]) -> Picture:
         label = in_legend(curve.name)
         axes.plot(curve.values, curve.metric("fid"), "o-", markersize=4, linewidth=1.2, label=label)
     axes.set_xticks(sorted({value for curve in curves for value in curve.values}))
-    axes.xaxis.set_major_formatter("{x:g}")
+    for formatter in (
+        axes.xaxis.set_major_formatter,
+        axes.yaxis.set_major_formatter,
+        axes.yaxis.set_minor_formatter,
+    ):
+        formatter("{x:g}")
     axes.legend(fontsize="small")
     return rendered(axes.figure)
 
