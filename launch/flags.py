@@ -16,7 +16,7 @@ W = flags.DEFINE_string(
 NUM_STEPS = flags.DEFINE_string(
     "num_steps",
     None,
-    "Number of sampling steps T, at least 2; a comma-separated list in sweep. If unset, the "
+    "Number of network calls T, at least 2; a comma-separated list in sweep. If unset, the "
     "value in the config of the run.",
 )
 LOGVAR_INTERP = flags.DEFINE_float(

@@ -20,8 +20,8 @@ GRID = flags.DEFINE_enum(
     "grid",
     None,
     ["schedule", "uniform", "mixed", "karras"],
-    "Log-SNRs of the calls: those of the noise schedule, evenly spaced (uniform), the mean of both "
-    f"(mixed), or those of Karras et al. 2022 (karras). {_RUN}",
+    "Log-SNRs of the calls: those of the noise schedule, evenly spaced (uniform), the mean of "
+    f"uniform and cosine (mixed), or those of Karras et al. 2022 (karras). {_RUN}",
 )
 ETA = flags.DEFINE_float(
     "eta",

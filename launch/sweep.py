@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     if not processes.is_first():
         return
     sampling.report_first_samples(cells[0].run.model)
-    shown = numbers("strip_w"), cells[0].sampling, sampling.SEED.value
+    shown = numbers("strip_w"), cells[0].sampling, sampling.SEED.value, cells[0].weaker
     strips, records = {}, {}
     for each in sweep.runs_of(cells):
         name = f"p_uncond = {each.model.config.diffusion.p_uncond:g}, {each.workdir}"

@@ -309,6 +309,26 @@ def test_guidance_that_cannot_be_meant_is_refused_in_one_line(make, said):
     assert "\n" not in str(error.value)
 
 
+def test_correctors_alone_are_guided_and_advance_the_state_of_a_rule(oracle):
+    plan = cfg_jax.plan(np.linspace(-3, 3, 5), "pcg")
+    w = cfg_jax.weights(plan, 2.0)
+    np.testing.assert_array_equal(w.guided, plan.corrects)
+    np.testing.assert_array_equal(w.starts, plan.corrects)
+    linear = cfg_jax.linear_weights(plan, [3.0, -2.0])
+    np.testing.assert_array_equal(linear.guided, plan.corrects)
+    every = cfg_jax.branches(oracle.predict, LABELS, null_label=NULL)
+    x, expected = (draw(cfg_jax.guide(every, each), plan) for each in (linear, w))
+    np.testing.assert_allclose(x, expected, rtol=0, atol=1e-5)
+
+
+def test_what_a_schedule_or_a_watch_does_not_support_is_refused(oracle):
+    with pytest.raises(ValueError, match="schedule='cfgpp' with a solver of several calls"):
+        cfg_jax.weights(plan_of("heun", 5), 0.6, schedule="cfgpp")
+    every = cfg_jax.branches(oracle.predict, LABELS, null_label=NULL)
+    with pytest.raises(ValueError, match="watch with linear_weights"):
+        cfg_jax.guide(every, cfg_jax.linear_weights(GRID, [2.0, -1.0]), watch=True)
+
+
 def test_guidance_for_another_number_of_calls_is_refused(oracle):
     every = cfg_jax.branches(oracle.predict, LABELS, null_label=NULL)
     guided = cfg_jax.guide(every, cfg_jax.weights(GRID, 1.0))

@@ -14,6 +14,7 @@ from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.program import request
 from cfg_jax.sampling.samples import Samples
 from cfg_jax.sampling.settings import SamplingSettings, identity, upgraded
+from cfg_jax.training.run import train
 from tests.tiny import pixel_model, tiny_config
 
 LABELS = [1, 2]
@@ -27,12 +28,12 @@ SOLVERS = [
     {"solver": "heun", "grid": "uniform", "churn": 3.0},
     {"solver": "dpmpp_2s", "interval": (-1.0, 1.0)},
     {"solver": "dpmpp_3s", "w": 3.0},
-    {"solver": "ddim", "eta": 0.5, "schedule": "cfgpp", "w": 0.6},
-    {"solver": "pcg"},
+    {"solver": "ddim", "eta": 0.5, "schedule": "pcs"},
+    {"solver": "pcg", "grid": "uniform"},
 ]
 
 
-NEAR = {"diffusion.logsnr_min": -6.0, "diffusion.logsnr_max": 6.0}
+NEAR = {"diffusion.logsnr_min": -4.0, "diffusion.logsnr_max": 4.0}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_guidance_as_data_draws_what_the_plain_form_draws(pixels, solver):
 
 
 def test_samples_of_a_plan_are_those_of_the_library(pixels):
-    plan = cfg_jax.plan(cfg_jax.cosine_schedule(-6.0, 6.0).grid(13), "unipc_2")
+    plan = cfg_jax.plan(cfg_jax.cosine_schedule(-4.0, 4.0).grid(13), "unipc_2")
     every = cfg_jax.branches(pixels.predict, np.array(LABELS, np.int32), null_label=10)
     w = cfg_jax.weights(plan, 1.0, interval=(-2.0, 3.0))
     shape = (2, *pixels.shape)
@@ -126,7 +127,7 @@ def test_a_weaker_model_of_another_network_guides_too(pixels):
     assert small.experiment != pixels.experiment
     found = draw(pixels, solver="unipc_2", weaker=small, w=1.0)
     labels = np.array(LABELS, np.int32)
-    plan = cfg_jax.plan(cfg_jax.cosine_schedule(-6.0, 6.0).grid(13), "unipc_2")
+    plan = cfg_jax.plan(cfg_jax.cosine_schedule(-4.0, 4.0).grid(13), "unipc_2")
     every = cfg_jax.branches(pixels.predict, labels, weaker=small.predict)
     guided = cfg_jax.guide(every, cfg_jax.weights(plan, 1.0))
     expected = cfg_jax.sample(jax.random.key(0), guided, (2, *pixels.shape), plan)
@@ -140,14 +141,19 @@ def test_a_weaker_model_of_another_network_guides_too(pixels):
         ({"grid": "log"}, "grid='log': choose one of schedule, uniform, mixed, karras"),
         ({"schedule": "ramp"}, "schedule='ramp': choose one of constant, linear"),
         ({"rule": "cfg++"}, r"rule='cfg\+\+': choose one of cfg, rescale, apg, zero_star"),
-        ({"rule": "apg:q=1"}, "rule='apg:q=1': apg takes eta, r, beta, as in apg:eta=0.5"),
+        ({"rule": "apg:q=1"}, "rule='apg:q=1': apg takes eta, r, beta, as in apg:eta=0,r=15"),
+        ({"rule": "zero_star:zero_calls=inf"}, "zero_calls=inf: need an integer"),
+        ({"schedule": "cfgpp", "solver": "unipc_2"}, "schedule='cfgpp' with solver='unipc_2'"),
+        ({"schedule": "cfgpp", "solver": "ddim", "w": 3.0}, "w=3.0 with schedule='cfgpp'"),
+        ({"solver": "pcg", "num_steps": 12}, "such as 11 or 13"),
+        ({"solver": "pcg", "num_steps": 3}, "Langevin steps are unstable above 1.6"),
         ({"rule": "rescale"}, "rule='rescale': rescale takes phi, space"),
         ({"rule": "apg:r=x"}, "'r=x' is not NAME=NUMBER"),
         ({"rule": None, "w": math.nan}, "w=nan"),
         ({"interval": (3.0, -2.0)}, r"interval=\(3.0, -2.0\): need \(lo, hi\)"),
         ({"interval": (1.0,)}, "interval=.*: need"),
         ({"interval": (200.0, 300.0)}, "none of the 13 calls is inside"),
-        ({"solver": "heun", "num_steps": 5}, "solver='heun' on a grid whose first gap"),
+        ({"solver": "heun", "num_steps": 3}, "solver='heun' on a grid whose first gap"),
         ({"solver": "dpmpp_3s", "num_steps": 3}, "num_calls=3: solver='dpmpp_3s' needs at least 4"),
         ({"solver": "unipc_2", "eta": 0.5}, "eta=0.5 with solver='unipc_2'"),
         ({"solver": "unipc_2", "churn": 2.0}, "with solver='unipc_2', which does not use it"),
@@ -167,6 +173,43 @@ def test_what_cannot_be_sampled_is_refused_in_one_line(pixels, settings, said, m
     with pytest.raises(ValueError, match=said) as error:
         draw(pixels, **settings)
     assert "\n" not in str(error.value)
+
+
+def test_a_sample_without_guidance_ignores_the_rules_state_and_its_neighbours(pixels):
+    for rule in ("zero_star", "apg:r=2,beta=-0.5"):
+        settings = {"solver": "unipc_2", "rule": rule, "num_steps": 13}
+        keys = cfg_jax.keys.indexed(jax.random.key(0), np.arange(2))
+        both = pixels.sample_x(keys, labels=LABELS, w=[0.0, 2.0], **settings)
+        alone = pixels.sample_x(keys[:1], labels=LABELS[:1], w=0.0, **settings)
+        np.testing.assert_allclose(both[:1], alone, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "p_uncond, settings",
+    [
+        (1.0, {"w": -1.0, "interval": (-2.0, 2.0)}),
+        (1.0, {"w": -1.0, "schedule": "linear"}),
+        (0.0, {"w": 0.0, "schedule": "cfgpp", "solver": "ddim"}),
+    ],
+)
+def test_weights_of_a_call_that_need_an_untrained_branch_are_refused(p_uncond, settings):
+    model = pixel_model(tiny_config(**NEAR | {"diffusion.p_uncond": p_uncond}))
+    with pytest.raises(ValueError, match="never showed this model an example"):
+        model.check(SamplingSettings(num_steps=13, **settings))
+
+
+def test_a_config_that_cannot_sample_is_refused_before_training(tmp_path):
+    config = tiny_config(**{"sampling.solver": "heun"})
+    with pytest.raises(ValueError, match="solver='heun' on a grid whose first gap"):
+        train(config, tmp_path)
+
+
+def test_log_probabilities_are_not_reported_where_they_are_not_defined(pixels):
+    arguments = {"labels": LABELS, "w": 1.0, "num_steps": 13, "telemetry": True}
+    _, found = pixels.sample(jax.random.key(0), **arguments)
+    assert np.isfinite(found.log_prob).all() and np.isfinite(found.log_weight).all()
+    _, other = pixels.sample(jax.random.key(0), solver="unipc_2", **arguments)
+    assert np.isnan(other.log_prob).all() and np.isnan(other.log_weight).all()
 
 
 def test_a_weaker_model_of_other_data_is_refused(pixels):
@@ -220,7 +263,7 @@ def test_noise_of_a_solver_and_a_learned_variance_exclude_each_other():
     config = tiny_config(**{"diffusion.learned_variance": True})
     task = build.assemble(config, (8, 8, 1), 10)
     settings = SamplingSettings(solver="ddim", eta=0.5).filled(config.sampling)
-    with pytest.raises(ValueError, match="eta=0.5 with a network that learns the variance"):
+    with pytest.raises(ValueError, match="eta=0.5, churn=0.0 with a network that learns"):
         settings.check(task, guided_by_classifier=False)
     SamplingSettings(solver="unipc_2").filled(config.sampling).check(
         task, guided_by_classifier=False

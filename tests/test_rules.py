@@ -146,7 +146,7 @@ def test_the_velocities_are_those_of_their_definitions():
         (lambda: cfg_jax.apg(eta=float("nan")), "eta=nan: need"),
         (lambda: cfg_jax.apg(beta="x"), "beta='x': need"),
         (lambda: cfg_jax.zero_star(-1), "zero_calls=-1: need an integer of at least 0"),
-        (lambda: cfg_jax.dynamic_threshold(1.5), "quantile=1.5: need a number from 0 to 1"),
+        (lambda: cfg_jax.dynamic_threshold(1.5), "quantile=1.5: need a number from 1e-06 to 1"),
         (lambda: cfg_jax.dynamic_threshold(0.9, 0.5), "most=0.5: need a number from 1"),
     ],
 )

@@ -228,7 +228,7 @@ def test_solvers_of_equal_calls_share_one_program():
         cfg_jax.plan(half, "heun"),
         cfg_jax.plan(half, "dpmpp_2s"),
         cfg_jax.plan(np.linspace(-8, 8, 5), "dpmpp_3s"),
-        cfg_jax.plan(half, "pcg"),
+        cfg_jax.plan(half, "pcg", max_ratio=INF),
         cfg_jax.plan(cfg_jax.cosine_schedule(-9, 9).grid(13), "dpmpp_2m", max_ratio=INF),
     ]
     for seed, plan in enumerate(made):
@@ -256,7 +256,7 @@ def test_a_table_draws_what_the_step_rule_draws(solver, step):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_grid_for_a_number_of_calls_gives_a_plan_of_that_many(solver):
-    for num_calls in (3, 4, 5, 8, 32) if solver != "pcg" else (3, 5, 9):
+    for num_calls in (3, 4, 5, 8, 32) if solver != "pcg" else (3, 5, 33):
         if num_calls < 1 + calls_per_gap(solver):
             continue
         grid = np.linspace(-6, 6, grid_points(solver, num_calls))
@@ -264,6 +264,33 @@ def test_a_grid_for_a_number_of_calls_gives_a_plan_of_that_many(solver):
         assert plan.num_calls == num_calls
         assert plan.logsnr[0] == pytest.approx(-6) and plan.logsnr[-1] == pytest.approx(6)
         np.testing.assert_array_equal(plan.matrix[-1, 0], [0, 0, 1, 0, 0, 0, 0])
+
+
+def test_the_noise_of_ddim_and_of_churn_are_independent():
+    # Denoising N(0, 1) exactly, every sampler draws the variance 1 in the limit of many steps.
+    def variance(points):
+        churn = cfg_jax.Churn(20.0)
+        plan = cfg_jax.plan(np.linspace(-12, 12, points), "ddim", eta=1.0, churn=churn)
+        found = 1.0
+        for logsnr, matrix in zip(plan.logsnr, plan.matrix, strict=True):
+            alpha, sigma = 1 / np.sqrt(1 + np.exp(-logsnr)), 1 / np.sqrt(1 + np.exp(logsnr))
+            factor = alpha / (alpha**2 + sigma**2)  # x_hat = alpha z / (alpha^2 + sigma^2)
+            found = (matrix[0, 0] + matrix[0, 2] * factor) ** 2 * found + matrix[0, 6] ** 2
+        return found
+
+    assert 2 * variance(2001) - variance(1001) == pytest.approx(1, abs=0.01)
+
+
+def test_a_step_begins_at_its_grid_point_whatever_is_churned():
+    plan = cfg_jax.plan(UNIFORM, "heun", churn=cfg_jax.Churn(4.0), max_ratio=INF)
+    np.testing.assert_allclose(plan.step_logsnr, [*np.repeat(UNIFORM[:-1], 2), 8])
+    assert np.all(plan.logsnr[::2] < UNIFORM)
+
+
+def test_predictor_corrector_guidance_is_refused_for_an_even_number_of_calls():
+    assert grid_points("pcg", 257) == 129
+    with pytest.raises(ValueError, match="such as 255 or 257"):
+        grid_points("pcg", 256)
 
 
 def test_sample_i_depends_on_its_own_key_with_a_plan():
@@ -297,6 +324,7 @@ def test_sample_i_depends_on_its_own_key_with_a_plan():
         ({"logsnrs": [1.0, 0.0]}, "strictly ascending"),
         ({"logsnrs": [1.0]}, "at least 2"),
         ({"logsnrs": [0.0, math.inf]}, "logsnrs="),
+        ({"solver": "pcg", "logsnrs": [-8, 8]}, "a gap of 16.0 in log-SNR: its Langevin"),
         (
             {"solver": "heun", "logsnrs": cfg_jax.cosine_schedule().grid(16)},
             "use grid='karras' or 'uniform'",

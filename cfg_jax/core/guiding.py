@@ -133,6 +133,8 @@ def guide(
     if the number of branches and weights differ, or if a rule meets `LinearWeights`.
     """
     if isinstance(weights, LinearWeights):
+        if watch:
+            raise ValueError("watch with linear_weights: give two branches and `weights`")
         if rule is not None or weights.a.shape[1] != every.num_branches:
             raise ValueError(
                 f"{weights.a.shape[1]} weights for {every.num_branches} branches"

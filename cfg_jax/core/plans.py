@@ -29,13 +29,16 @@ from cfg_jax.core.types import Array
 MOST_FIRST_GAP = math.log(10)
 """Half log-SNR: Heun's error grows with exp(h) of its first gap (measured on a mixture)."""
 
+MOST_LANGEVIN_GAP = math.log(5) / 2
+"""Half log-SNR: a Langevin step multiplies z by about 1 - (exp(2h) - 1) / 2, unstable beyond."""
+
 
 class Plan(NamedTuple):
-    """A solver on a grid, one row per denoiser call; all fields are arrays.
+    """A solver on a grid, one row per denoiser call; all fields are arrays, float64 from `plan`.
 
-    logsnr: [C] float32, log-SNR of the call.
-    matrix: [C, 2, 7] float32, see the module; the last row returns x_0.
-    step_logsnr: [C] float32, log-SNR of the grid point at which the step of the call begins.
+    logsnr: [C], log-SNR of the call.
+    matrix: [C, 2, 7], see `solvers`; the last row returns x_0.
+    step_logsnr: [C], log-SNR of the grid point at which the step of the call begins.
     starts: [C] bool, whether the call is the first of its step.
     corrects: [C] bool, whether the call is a Langevin corrector's.
     """
@@ -90,8 +93,8 @@ def plan(
       solver: a key of `SOLVERS`.
       eta: noise. In "ddim", the fraction of Song et al. 2021, equation 16, in [0, 1]. In "dpmpp_2m"
         and "dpmpp_3m", that of the stochastic differential equation: 0 for none, 1 for ancestral.
-      max_ratio: largest ratio of a gap to the one before that a multistep solver uses, 1 or more;
-        inf for the solvers as published.
+      max_ratio: largest ratio of a gap to the one before that "dpmpp_2m", "dpmpp_3m" and "deis_2"
+        use, 1 or more; inf for all solvers as published, also on grids where they explode.
       churn: noise added before the steps of "heun" and "ddim".
       num_calls: number of calls; for solvers of 2 or 3 calls per gap the last gap may have fewer,
         and is then of lower order. None for all.
@@ -101,7 +104,7 @@ def plan(
       lower_final: whether the last gaps have lower order; None for the solver's own choice.
 
     Raises ValueError if the grid, a name or a number is out of range, if an argument does not count
-    for the solver, or if the first gap is so long that "heun" explodes (not for max_ratio inf).
+    for the solver, or if a gap is so long that "heun" or "pcg" explodes (not for max_ratio inf).
     """
     chosen = _checked_solver(solver)
     levels = [level_at(logsnr) for logsnr in _checked_grid(logsnrs)]
@@ -111,8 +114,8 @@ def plan(
     }  # fmt: skip
     _check_arguments(solver, chosen, given, max_ratio)
     calls = calls_per_gap(solver, corrections)
-    if solver == "heun" and max_ratio < math.inf:
-        _check_first_gap(levels)
+    if max_ratio < math.inf:
+        _check_gaps(solver, levels)
     request = Request(
         levels,
         eta,
@@ -147,8 +150,8 @@ def _rows(
         made = (usual if k < len(levels) - 2 else final)(at, k)
         made[-1] = _then_churned(made[-1], levels[k + 1], hats[k + 1], churn)
         rows += made
-        steps += [hats[k]] * len(made)
-    return [*rows, Row(hats[-1], X0, ANCHOR)], [*steps, hats[-1]]
+        steps += [levels[k]] * len(made)
+    return [*rows, Row(hats[-1], X0, ANCHOR)], [*steps, levels[-1]]
 
 
 def calls_per_gap(solver: str, corrections: int = 1) -> int:
@@ -163,6 +166,12 @@ def grid_points(solver: str, num_calls: int, corrections: int = 1) -> int:
     num_calls = whole("num_calls", num_calls)
     if num_calls < least:
         raise ValueError(f"num_calls={num_calls}: solver={solver!r} needs at least {least}")
+    if solver == "pcg" and (num_calls - 1) % calls:
+        fewer = num_calls - (num_calls - 1) % calls
+        raise ValueError(
+            f"num_calls={num_calls}: solver='pcg' makes {calls} calls per step and a last one, "
+            f"such as {fewer} or {fewer + calls}"
+        )
     return 1 - (1 - num_calls) // calls
 
 
@@ -194,7 +203,9 @@ def _then_churned(row: Row, level: Level, hat: Level, churn: Churn | None) -> Ro
     if churn is None or hat == level:
         return row
     std = hat.alpha * churn.noise * math.sqrt(hat.ve**2 - level.ve**2)
-    return row._replace(z=hat.alpha / level.alpha * row.z + std * NOISE)
+    z = hat.alpha / level.alpha * row.z
+    # The noise of the row and that of the churn are independent, so variances add.
+    return row._replace(z=np.where(NOISE > 0, np.hypot(z, std), z))
 
 
 def _checked_solver(solver: str) -> Solver:
@@ -240,9 +251,17 @@ def _check_arguments(solver: str, chosen: Solver, given: dict, max_ratio: float)
             raise ValueError(f"churn={churn}: need numbers of at least 0, and low below high")
 
 
-def _check_first_gap(levels: Sequence[Level]) -> None:
-    gap = levels[1].half - levels[0].half
-    if gap > MOST_FIRST_GAP:
+def _check_gaps(solver: str, levels: Sequence[Level]) -> None:
+    """Raises ValueError for a grid on which "heun" or "pcg" explodes."""
+    gaps = np.diff([level.half for level in levels])
+    if solver == "pcg" and gaps.max() > MOST_LANGEVIN_GAP:
+        raise ValueError(
+            f"solver='pcg' on a grid with a gap of {2 * gaps.max():.1f} in log-SNR: its Langevin "
+            f"steps are unstable above {2 * MOST_LANGEVIN_GAP:.1f}; use grid='uniform' or 'mixed' "
+            "and more steps"
+        )
+    gap = gaps[0]
+    if solver == "heun" and gap > MOST_FIRST_GAP:
         raise ValueError(
             f"solver='heun' on a grid whose first gap is {2 * gap:.1f} in log-SNR: its error grows "
             f"with exp(gap / 2), need at most {2 * MOST_FIRST_GAP:.1f}; use grid='karras' or "

@@ -2,7 +2,7 @@
 
     x_guided, state = rule(x_cond, x_other, w, state),   state = rule.init(shape) before the first
 
-All rules are x_cond at w = 0, except `zero_star` in its first calls. A rule that is not linear
+All rules are x_cond at w = 0. A rule that is not linear
 depends on the quantity it combines, its `space`: eps, x, v, or the velocity eps - x of straight
 paths ("flow"). `guiding.guide` converts.
 """
@@ -94,9 +94,10 @@ def apg(eta: float = 0.0, r: float = 0.0, beta: float = 0.0) -> Rule:
     r = _number("r", r, 0.0)
 
     def apply(x_cond, x_other, w, state):
-        state = x_cond - x_other + beta * state
+        update = x_cond - x_other + beta * state
         axes = tuple(range(1, x_cond.ndim))
-        update = state
+        # A sample that is not guided keeps its direction, whatever others of the batch do.
+        state = jnp.where(expand(w, x_cond) == 0, state, update)
         if r:
             norm = jnp.sqrt(jnp.sum(update**2, axes, keepdims=True))
             update = update * jnp.minimum(1.0, r / jnp.maximum(norm, 1e-12))
@@ -111,7 +112,7 @@ def zero_star(zero_calls: int = 1) -> Rule:
     """CFG-Zero*: Fan et al. 2025, arXiv 2503.18886, on the velocity of straight paths.
 
     g = v_cond + w (v_cond - s v_other), s = <v_cond, v_other> / |v_other|^2; the first zero_calls
-    calls give v = 0. Made for flow models at the first steps. The state counts calls.
+    guided calls give v = 0. Made for flow models at the first steps. The state [B] counts them.
     """
     zero_calls = whole("zero_calls", zero_calls)
 
@@ -120,9 +121,11 @@ def zero_star(zero_calls: int = 1) -> Rule:
         inner = jnp.sum(x_cond * x_other, axes, keepdims=True)
         scale = inner / jnp.maximum(jnp.sum(x_other**2, axes, keepdims=True), 1e-12)
         guided = x_cond + expand(w, x_cond) * (x_cond - scale * x_other)
-        return jnp.where(state < zero_calls, 0.0, guided), state + 1
+        guided = jnp.where(expand(state < zero_calls, x_cond), 0.0, guided)
+        off = jnp.broadcast_to(jnp.asarray(w) == 0, state.shape)
+        return jnp.where(expand(off, x_cond), x_cond, guided), state + ~off
 
-    return Rule(apply, lambda shape: jnp.zeros((), jnp.int32), "flow")
+    return Rule(apply, lambda shape: jnp.zeros(shape[:1], jnp.int32), "flow")
 
 
 def dynamic_threshold(
@@ -133,8 +136,8 @@ def dynamic_threshold(
     clip(x_hat, -s, s) / s per sample, s the quantile of |x_hat|, at least 1 and at most `most`. For
     images in [-1, 1] only. Raises ValueError unless quantile is in (0, 1] and most above 1.
     """
-    quantile = _number("quantile", quantile, 0.0, 1.0)
-    limit = jnp.inf if most is None else _number("most", most, 1.0)
+    quantile = _number("quantile", quantile, 1e-6, 1.0)
+    limit = jnp.inf if most is None else _number("most", most, 1.0 + 1e-6)
 
     def threshold(x_hat: Array) -> Array:
         flat = jnp.abs(x_hat.reshape(len(x_hat), -1))
@@ -153,6 +156,14 @@ RULES: dict[str, Callable[..., Rule]] = {
 """Functions that make a rule, by name."""
 
 
+_EXAMPLES = {
+    "cfg": "cfg",
+    "rescale": "rescale:phi=0.7",
+    "apg": "apg:eta=0,r=15,beta=-0.5",
+    "zero_star": "zero_star:zero_calls=1",
+}
+
+
 def rule_of(text: str) -> Rule:
     """The rule of a text such as "cfg", "rescale:phi=0.7" or "apg:eta=0,r=15,beta=-0.5".
 
@@ -168,8 +179,8 @@ def rule_of(text: str) -> Rule:
             arguments[key] = value if key == "space" else float(value)
         except ValueError:
             raise ValueError(f"rule={text!r}: {part!r} is not NAME=NUMBER") from None
-    if "zero_calls" in arguments and arguments["zero_calls"] == int(arguments["zero_calls"]):
-        arguments["zero_calls"] = int(arguments["zero_calls"])
+    if (calls := arguments.get("zero_calls")) is not None and calls.is_integer():
+        arguments["zero_calls"] = int(calls)
     known = inspect.signature(RULES[name]).parameters
     required = [key for key, each in known.items() if each.default is each.empty]
     wrong = [key for key in arguments if key not in known]
@@ -177,7 +188,7 @@ def rule_of(text: str) -> Rule:
     if wrong or missing:
         raise ValueError(
             f"rule={text!r}: {name} takes {', '.join(known) or 'no arguments'}, as in "
-            f"{name}:{','.join(f'{key}=0.5' for key in list(known)[:1])}"
+            f"{_EXAMPLES[name]}"
         )
     return RULES[name](**arguments)
 

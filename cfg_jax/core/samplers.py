@@ -127,8 +127,9 @@ def sample(
 
     Returns x_hat at the last log-SNR, of `shape`. Raises ValueError if shape does not have integers
     of at least 1, if logsnrs is not a vector, if concrete logsnrs do not ascend, if an array of
-    `per_step` or of the guidance does not have T rows, if z_init has another shape, if a function
-    is none, if eps_hat is not of `shape`, or if a plan meets a step_option.
+    `per_step` or of the guidance does not have T rows, if z_init has another shape, if an argument
+    that must be a function is not callable, if eps_hat is not of `shape`, or if a plan meets a
+    step_option.
     """
     shape = _shape(shape)
     if not callable(clip_x):

@@ -82,6 +82,8 @@ def weights(
         )
     table = np.broadcast_to(w, (logsnr.size, w.shape[-1] if w.ndim else 1))
     if schedule == "cfgpp":
+        if corrects.any() or not starts.all():
+            raise ValueError("schedule='cfgpp' with a solver of several calls per step: use 'ddim'")
         table = _cfgpp(logsnr, table)
     elif schedule in SCHEDULES:
         u = 2 / np.pi * np.arctan(np.exp(-logsnr / 2))
@@ -111,7 +113,7 @@ def linear_weights(
 
     Raises ValueError if a is not finite, has another shape or another sum.
     """
-    logsnr, _, _ = _calls(plan)
+    logsnr, _, corrects = _calls(plan)
     a = finite("a", a, "finite weights of branches").astype(np.float64)
     if a.ndim == 1:
         a = a[:, None]
@@ -121,7 +123,7 @@ def linear_weights(
     if not np.allclose(sums, 1, rtol=0, atol=1e-6):
         raise ValueError(f"weights of branches sum to {sums.flat[0]:g}: need 1")
     table = np.broadcast_to(a, (logsnr.size, *a.shape[-2:]))
-    inside = _inside(logsnr, interval)
+    inside = _inside(logsnr, interval) & (corrects if corrects.any() else True)
     only_first = np.zeros_like(table)
     only_first[:, 0] = 1
     table = np.where(inside[:, None, None], table, only_first)
@@ -133,7 +135,9 @@ def _calls(plan: Plan | ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if isinstance(plan, Plan):
         parts = plan.step_logsnr, plan.starts, plan.corrects
         logsnr, starts, corrects = (np.asarray(part) for part in parts)
-        return logsnr.astype(np.float64), starts.astype(bool), corrects.astype(bool)
+        corrects = corrects.astype(bool)
+        starts = corrects if corrects.any() else starts.astype(bool)  # only these are guided
+        return logsnr.astype(np.float64), starts, corrects
     logsnr = finite("logsnrs", plan, "finite log-SNRs [T]").astype(np.float64)
     return logsnr, np.ones(logsnr.shape, bool), np.zeros(logsnr.shape, bool)
 

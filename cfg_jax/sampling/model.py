@@ -128,12 +128,21 @@ class Model(Trained):
     def telemetry(
         self, key: Key, settings: SamplingSettings, **inputs: Any
     ) -> tuple[np.ndarray, Telemetry]:
-        """`draw` with the measurements of guidance in every call: (x [B, ...], `Telemetry`)."""
+        """`draw` with the measurements of guidance in every call: (x [B, ...], `Telemetry`).
+
+        log_prob and log_weight are NaN where they are not defined: for another solver than
+        "ancestral", calls that are not guided, and weights that change.
+        """
         x, measured = self.draw(key, settings, record="telemetry", **inputs)
         filled = settings.filled(self.config.sampling)
-        weights = filled.weights(self.experiment, len(x)).w
+        weights = filled.weights(self.experiment, len(x))
         calls = filled.calls(self.experiment)
-        return x, summarise(calls, weights, jax.tree.map(np.transpose, measured))
+        found = summarise(calls, weights.w, jax.tree.map(np.transpose, measured))
+        if filled.solver != "ancestral" or not np.all(weights.guided):
+            found = found._replace(log_prob=np.full_like(found.gap, np.nan))
+        if filled.solver != "ancestral" or not filled.is_plain:
+            found = found._replace(log_weight=np.full_like(found.gap, np.nan))
+        return x, found
 
     def trajectory(self, key: Key, *, calls: int = 8, **arguments) -> np.ndarray:
         """Estimates x_hat at `calls` evenly spaced network calls: uint8 [calls, B, H, W, C].
@@ -256,9 +265,8 @@ class Model(Trained):
             )
         else:
             check(self.experiment, filled, labels, low_res=low_res, **guides)
-        if weaker is None:
-            self._check_trained(filled, labels)
-        else:
+        self._check_trained(filled, labels, weaker)
+        if weaker is not None:
             self._check_weaker(weaker)
         if classifier is not None:
             classifier.check_guides(self.shape, self.label_names, () if labels is None else labels)
@@ -276,12 +284,17 @@ class Model(Trained):
                 "data"
             )
 
-    def _check_trained(self, filled: SamplingSettings, labels: ArrayLike | None) -> None:
+    def _check_trained(
+        self, filled: SamplingSettings, labels: ArrayLike | None, weaker: "Model | None"
+    ) -> None:
         """Raises ValueError for a branch that training never showed the network."""
         p_uncond = self.config.diffusion.p_uncond
         if not self.has_null_label:
             return
-        filled.check_trained(p_uncond)
+        if weaker is None:
+            size = 1 if np.ndim(filled.w) == 0 else None if labels is None else np.size(labels)
+            table = np.asarray(filled.weights(self.experiment, size).w) if size else None
+            filled.check_trained(p_uncond, table)
         if labels is not None and p_uncond == 0 and np.max(labels) == self.null_label:
             raise ValueError(
                 f"label {self.null_label} means no label, which this model was never trained with "
@@ -289,7 +302,9 @@ class Model(Trained):
             )
 
     def grid(self, num_steps: int | None = None, respacing: str | None = None) -> tuple[float, ...]:
-        """The T log-SNRs that `sample_x` visits; config.sampling sets the default grid.
+        """The grid points of `sample_x`, with the solver and grid of config.sampling by default.
+
+        They are the T log-SNRs of its calls for a solver of one call per step without churn.
 
         Raises ValueError if both are given, or if the schedule does not have the grid.
         """

@@ -57,7 +57,8 @@ class SamplingSettings:
       of their ImageNet-64 model; 0 for none.
     schedule: change of w over the calls, see `weights`: "constant", "linear", "cosine", "pcs" or
       "cfgpp".
-    interval: (lo, hi) in log-SNR, outside of which calls are not guided and cost B; () for none.
+    interval: (lo, hi) in log-SNR, outside of which w is 0 and a call costs B; () for none. Like
+      schedule it concerns w only, not classifier_w.
     rule: how branches are combined, as text for `rule_of`: "cfg", "rescale:phi=0.7", ...
     logvar_interp: the paper's v in [0, 1] for ancestral steps; unused if the variance is learned.
     clip_x: whether x_hat is clipped to [-1, 1] after guidance.
@@ -96,11 +97,11 @@ class SamplingSettings:
         names = [field.name for field in dataclasses.fields(cls)]
         for name in given:
             if name not in names:
-                hints = {"scale": "a guidance scale s is w=s - 1", "step": "it is now solver"}
-                hint = next((f"; {hints[part]}" for part in hints if part in name), "")
+                hint = "; a guidance scale s is w=s - 1" if "scale" in name else ""
+                hint = "; it is now solver" if name == "step" else hint
                 raise TypeError(
                     f"{name}={text_of(given[name])} is no argument{hint}: choose among labels, "
-                    f"classifier, low_res, {', '.join(names)}"
+                    f"classifier, low_res, weaker, {', '.join(names)}"
                 )
         return cls(**given)
 
@@ -230,16 +231,17 @@ class SamplingSettings:
 
     def _check_noise(self, task: Experiment) -> None:
         """Raises ValueError for noise that the solver does not draw."""
-        noisy = self.solver == "ancestral" or self.eta or self.churn
-        if not noisy and self.noise_temperature != 1:
+        own = self.eta or self.churn or self.solver == "pcg"
+        if not (own or self.solver == "ancestral") and self.noise_temperature != 1:
             raise ValueError(
                 f"noise_temperature={self.noise_temperature} with solver={self.solver!r}, which "
                 "draws no noise: use solver='ancestral', or score_temperature"
             )
-        if self.eta and task.learned_variance:
+        if own and task.learned_variance:
+            noise = f"eta={self.eta}, churn={self.churn}"
             raise ValueError(
-                f"eta={self.eta} with a network that learns the variance of ancestral steps: use "
-                "solver='ancestral', or eta=0"
+                f"solver={self.solver!r}, {noise} with a network that learns the variance of "
+                "ancestral steps: use solver='ancestral', or a solver without noise"
             )
 
     def _check_numbers(self) -> None:
@@ -262,6 +264,13 @@ class SamplingSettings:
                 f"w={text_of(w)}: this network has no null label; use w=0 and a classifier"
             )
         finite("classifier_w", by, "a finite number, or one per sample")
+        if self.schedule == "cfgpp":
+            self._check_cfgpp(task.label_input == "with_null" or weaker)
+        if np.any(by) and self.solver == "pcg":
+            raise ValueError(
+                f"classifier_w={text_of(by)} with solver='pcg', whose DDIM steps are not guided: "
+                "use another solver"
+            )
         if np.any(by) and not guided_by_classifier:
             raise ValueError(f"classifier_w={text_of(by)} without a classifier: give one")
         if self.classifier_form != CLASSIFIER_FORMS[0] and not guided_by_classifier:
@@ -269,10 +278,24 @@ class SamplingSettings:
                 f"classifier_form={self.classifier_form!r} without a classifier: give one"
             )
 
-    def check_trained(self, p_uncond: float) -> None:
-        """Raises ValueError for w that weights a branch which p_uncond 0 or 1 left untrained."""
+    def _check_cfgpp(self, has_branch: bool) -> None:
+        """Raises ValueError unless CFG++ is defined: a second branch, DDIM, lambda in [0, 1]."""
+        lam = np.asarray(self.w)
+        if self.solver != "ddim" or self.eta or self.churn or not has_branch:
+            raise ValueError(
+                f"schedule='cfgpp' with solver={self.solver!r}, eta={self.eta}, "
+                f"churn={self.churn}: need solver='ddim' without noise, and a null label"
+            )
+        if lam.min() < 0 or lam.max() > 1:
+            raise ValueError(f"w={text_of(self.w)} with schedule='cfgpp': need w in [0, 1]")
+
+    def check_trained(self, p_uncond: float, table: np.ndarray | None = None) -> None:
+        """Raises ValueError for w that weights a branch which p_uncond 0 or 1 left untrained.
+
+        `table` has the weights of all calls; None is w in every call.
+        """
         only = only_trained_w(p_uncond)
-        if only is not None and np.any(np.asarray(self.w) != only):
+        if only is not None and np.any(np.asarray(self.w if table is None else table) != only):
             without = "with" if p_uncond else "without"
             raise ValueError(
                 f"w={text_of(self.w)}: training with p_uncond={p_uncond:g} never showed this "

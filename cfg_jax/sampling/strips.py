@@ -115,8 +115,15 @@ class Strip:
         found = {}
         for w, classifier_w in self.columns:
             settings = self.settings.replace(w=w, classifier_w=classifier_w)
-            inputs = {"labels": labels, **self._guides}
-            found[caption(w, classifier_w)] = self.model.telemetry(keys, settings, **inputs)[1]
+            parts = []
+            for row, count in devices.index_batches(
+                0, len(labels), min(self.batch_size, len(labels))
+            ):
+                inputs = {"labels": labels[row], **self._guides}
+                _, part = self.model.telemetry(keys[row], settings, **inputs)
+                parts.append([values[..., :count] for values in part[1:]])
+            arrays = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
+            found[caption(w, classifier_w)] = Telemetry(part.logsnr, *arrays)
         return found
 
     def rows(self) -> tuple[Key, np.ndarray]:

@@ -2,7 +2,8 @@
 
     results.json   every `Result`, for `read_results`
     results.csv    one line per cell: swept fields, metrics, protocol, seed
-    table_w.txt, table_T.txt, table_cells.txt, frontier_w.png, frontier_T.png, frontier_ways.png
+    table_w.txt, table_T.txt, table_sampler.txt, table_calls.txt, table_cells.txt
+    frontier_w.png, frontier_T.png, frontier_sampler.png, frontier_ways.png, calls.png
 
 Every file is written atomically.
 """

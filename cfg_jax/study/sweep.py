@@ -208,7 +208,12 @@ def _said(result: Result) -> str:
 
 
 def strip(
-    run: Run, folder: Path, weights: Sequence[float], sampling: SamplingSettings, seed: int
+    run: Run,
+    folder: Path,
+    weights: Sequence[float],
+    sampling: SamplingSettings,
+    seed: int,
+    weaker: Model | None = None,
 ) -> Picture:
     """Guided samples, rows labels and columns w; drawn once and stored in `folder` as a PNG.
 
@@ -220,8 +225,9 @@ def strip(
     settings = settings.replace(noise_temperature=1.0, score_temperature=1.0)
     options = settings.filled(model.config.sampling).to_json(model.experiment)
     identity = [model.sha256, list(map(float, weights)), options, seed, labels]
+    identity += [weaker.sha256] if weaker else []
     path = folder / f"strip_{manifest.sha256_json(identity)[:12]}.png"
     if not path.exists():
-        drawn = strips.Strip(model, labels, weights, settings=settings, seed=seed)
+        drawn = strips.Strip(model, labels, weights, settings=settings, seed=seed, weaker=weaker)
         images.save_png(path, drawn.picture(drawn.draw()))
     return images.read_picture(path)
