@@ -59,11 +59,13 @@ def measure(call: Call) -> dict[str, Array]:
     alpha, sigma = alpha_sigma(call.logsnr)
     x_first, x_other = (predict_x(call.z, eps, call.logsnr) for eps in (first, other))
     direction = -(first - other) * alpha / sigma
+    gap = _norm(first - other)
+    parallel = jnp.where(gap > 0, _cosine(x_first, x_first - x_other), 0.0)
     return {
-        "gap": _norm(first - other),
-        "gap_ratio": _norm(first - other) / jnp.maximum(_norm(first), _TINY),
+        "gap": gap,
+        "gap_ratio": gap / jnp.maximum(_norm(first), _TINY),
         "cosine": _cosine(first, other),
-        "parallel": _cosine(x_first, x_first - x_other),
+        "parallel": parallel,
         "saturation": jnp.mean(jnp.abs(call.x_raw) > 1, axis=_axes(call.z), dtype=jnp.float32),
         "std_ratio": jnp.std(call.x_raw, _axes(call.z)) / jnp.std(x_first, _axes(call.z)),
         "path_t": _inner(direction, call.z),

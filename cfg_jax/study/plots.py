@@ -76,8 +76,9 @@ def telemetry(found: Mapping[str, Telemetry]) -> Picture:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5.5), layout="constrained")
-    for place, (name, about) in enumerate(MEASURED.items(), 1):
-        axes = figure.add_subplot(2, 3, place, xlabel="log-SNR", title=about)
+    defined = [name for name in MEASURED if any(_is_defined(each, name) for each in found.values())]
+    for place, name in enumerate(defined, 1):
+        axes = figure.add_subplot(2, 3, place, xlabel="log-SNR", title=MEASURED[name])
         for line, each in found.items():
             label = in_legend(line.replace("\n", ", "))
             values = np.mean(getattr(each, name), axis=1)
@@ -87,13 +88,17 @@ def telemetry(found: Mapping[str, Telemetry]) -> Picture:
     return rendered(figure)
 
 
+def _is_defined(found: Telemetry, name: str) -> bool:
+    return bool(np.isfinite(getattr(found, name)).any())
+
+
 MEASURED = {
     "gap_ratio": "|c - u| / |c|",
     "cosine": "cosine of c and u",
     "parallel": "cosine of x_c and x_c - x_u",
     "saturation": "fraction of x_hat beyond [-1, 1]",
     "std_ratio": "std(x_hat) / std(x_c)",
-    "log_prob": "log p(c | z), change since the first call",
+    "log_prob": "change of log p(c | z)",
 }
 """Fields of `Telemetry` that are plotted, with titles; c and u are eps_hat of both branches."""
 
