@@ -13,25 +13,14 @@ from cfg_jax.core.solvers import SOLVERS
 from cfg_jax.sampling import program
 from cfg_jax.sampling.samples import LABEL_PLANS
 from cfg_jax.sampling.settings import CLASSIFIER_FORMS, SamplingSettings
+from configs import base
 from launch import solver
 from tests.programs import ROOT
 from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.compat
 
-DEFAULTS = {
-    "num_steps": 4,
-    "respacing": "",
-    "solver": "ancestral",
-    "grid": "schedule",
-    "eta": 0.0,
-    "churn": 0.0,
-    "schedule": "constant",
-    "interval": (),
-    "rule": "cfg",
-    "logvar_interp": 0.3,
-    "clip_x": True,
-}
+DEFAULTS = base.get_config().sampling.to_dict() | {"num_steps": 4, "logvar_interp": 0.3}
 LABELS = np.array([3, 1])
 
 

@@ -37,7 +37,7 @@ from cfg_jax.core.losses import WEIGHTINGS
 from cfg_jax.core.schedules import MOST_LOGSNR
 from cfg_jax.core.solvers import SOLVERS
 from cfg_jax.core.timesteps import MOST_STEPS
-from cfg_jax.core.weighting import SCHEDULES as GUIDANCE_SCHEDULES
+from cfg_jax.core.weighting import SCHEDULE_NAMES
 from cfg_jax.models.trunk import LABEL_INPUTS, QKV_ORDERS
 
 
@@ -217,9 +217,7 @@ _SAMPLING = {
     ),
     "eta": Field(0.0, NOT_NEGATIVE, "noise of ddim, dpmpp_2m and dpmpp_3m; 0 for none"),
     "churn": Field(0.0, NOT_NEGATIVE, "S_churn of heun and ddim; 0 for none"),
-    "schedule": Field(
-        "constant", one_of([*GUIDANCE_SCHEDULES, "cfgpp"]), "change of w over the calls"
-    ),
+    "schedule": Field("constant", one_of(SCHEDULE_NAMES), "change of w over the calls"),
     "interval": Field(
         (), _INTERVAL, "log-SNRs (lo, hi) outside of which calls are not guided; () for none"
     ),

@@ -31,6 +31,16 @@ _FREE_AT_RESUME = set(
 )
 _FREE_SECTIONS = ("checkpoint.", "sampling.")
 
+ADDED_TO_SAMPLING: dict[str, Any] = {
+    "grid": "schedule",
+    "eta": 0.0,
+    "churn": 0.0,
+    "schedule": "constant",
+    "interval": (),
+    "rule": "cfg",
+}
+"""Fields of `sampling` that came with the solvers, with the values used before."""
+
 # Fields missing from configs of earlier checkpoints, with the values used then.
 _ADDED: dict[str, dict[str, Any]] = {
     "data": {"min_crop": 1.0, "channels": 0, "background": "white", "on_error": "raise"},
@@ -43,15 +53,7 @@ _ADDED: dict[str, dict[str, Any]] = {
     },
     "optim": {"anneal_steps": 0},
     "train": {"hang_seconds": 1800},
-    "sampling": {
-        "respacing": "",
-        "grid": "schedule",
-        "eta": 0.0,
-        "churn": 0.0,
-        "schedule": "constant",
-        "interval": (),
-        "rule": "cfg",
-    },
+    "sampling": {"respacing": "", **ADDED_TO_SAMPLING},
 }
 _ADDED_TO_UNET = {
     "qkv_order": "qkv_heads",

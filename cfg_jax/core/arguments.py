@@ -5,6 +5,7 @@ value has no numbers yet, so only its type and shape are checked.
 """
 
 import operator
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -38,6 +39,13 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name}={text_of(value)}: choose True or False")
     return bool(value)
+
+
+def choice(name: str, value: Any, allowed: Collection[str]) -> str:
+    """`value`; ValueError, naming the argument and the choices, unless it is one of `allowed`."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name}={text_of(value)}: choose one of {', '.join(allowed)}")
+    return value
 
 
 def real(name: str, value: Any, allowed: str = "numbers") -> Any:

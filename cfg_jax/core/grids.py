@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cfg_jax.core.arguments import whole
+from cfg_jax.core.arguments import choice, whole
 from cfg_jax.core.schedules import Schedule, cosine_schedule
 
 ENDS = 9.0
@@ -74,6 +74,4 @@ def grid(name: str, schedule: Schedule, num_points: int) -> np.ndarray:
 
     Raises ValueError if the name is unknown, or if num_points is not an integer of at least 2.
     """
-    if not isinstance(name, str) or name not in GRIDS:
-        raise ValueError(f"grid={name!r}: choose one of {', '.join(GRIDS)}")
-    return GRIDS[name](schedule, whole("num_points", num_points, 2))
+    return GRIDS[choice("grid", name, GRIDS)](schedule, whole("num_points", num_points, 2))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cfg_jax.core.arguments import finite, whole
+from cfg_jax.core.arguments import choice, finite, number, whole
 from cfg_jax.core.solvers import (
     ANCHOR,
     NOISE,
@@ -209,9 +209,7 @@ def _then_churned(row: Row, level: Level, hat: Level, churn: Churn | None) -> Ro
 
 
 def _checked_solver(solver: str) -> Solver:
-    if not isinstance(solver, str) or solver not in SOLVERS:
-        raise ValueError(f"solver={solver!r}: choose one of {', '.join(SOLVERS)}")
-    return SOLVERS[solver]
+    return SOLVERS[choice("solver", solver, SOLVERS)]
 
 
 def _checked_grid(logsnrs: Sequence[float] | np.ndarray) -> list[float]:
@@ -239,9 +237,7 @@ def _check_arguments(solver: str, chosen: Solver, given: dict, max_ratio: float)
             )
     most_eta = 1.0 if solver == "ddim" else math.inf
     for name, least, most in (("eta", 0.0, most_eta), ("logvar_interp", 0.0, 1.0)):
-        number = finite(name, given[name], f"a number from {least:g} to {most:g}")
-        if number.ndim or not least <= number <= most:
-            raise ValueError(f"{name}={given[name]}: need a number from {least:g} to {most:g}")
+        number(name, given[name], f"a number from {least:g} to {most:g}", least, most)
     whole("corrections", given["corrections"], 1)
     if isinstance(max_ratio, bool) or not max_ratio >= 1:
         raise ValueError(f"max_ratio={max_ratio}: need a number of at least 1; inf for no limit")

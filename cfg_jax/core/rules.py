@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from cfg_jax.core.arguments import finite, whole
+from cfg_jax.core import guidance
+from cfg_jax.core.arguments import choice, number, whole
 from cfg_jax.core.diffusion import (
     alpha_sigma,
     expand,
@@ -51,8 +52,7 @@ def cfg() -> Rule:
     """(1 + w) x_cond - w x_other: Ho & Salimans 2022, equation 6; linear, so of any space."""
 
     def apply(x_cond, x_other, w, state):
-        w = expand(w, x_cond)
-        return (1 + w) * x_cond - w * x_other, state
+        return guidance.cfg(x_cond, x_other, w), state
 
     return Rule(apply, _stateless)
 
@@ -74,7 +74,7 @@ def rescale(phi: float, *, space: str = "v") -> Rule:
         scaled = guided * (phi * ratio + 1 - phi)
         return jnp.where(expand(w, x_cond) == 0, guided, scaled) if phi else guided, state
 
-    return Rule(apply, _stateless, _space(space))
+    return Rule(apply, _stateless, choice("space", space, SPACES))
 
 
 def apg(eta: float = 0.0, r: float = 0.0, beta: float = 0.0) -> Rule:
@@ -217,15 +217,5 @@ SPACES: dict[str, tuple[_Convert, _Convert]] = {
 """Functions (z, eps, logsnr) -> the quantity, and (z, quantity, logsnr) -> eps."""
 
 
-def _space(space: str) -> str:
-    if space not in SPACES:
-        raise ValueError(f"space={space!r}: choose one of {', '.join(SPACES)}")
-    return space
-
-
 def _number(name: str, value: Any, least: float = -jnp.inf, most: float = jnp.inf) -> float:
-    allowed = f"a number from {least:g} to {most:g}"
-    number = finite(name, value, allowed)
-    if number.ndim or not least <= number <= most:
-        raise ValueError(f"{name}={value}: need {allowed}")
-    return float(number)
+    return float(number(name, value, f"a number from {least:g} to {most:g}", least, most))

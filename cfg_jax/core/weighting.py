@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cfg_jax.core.arguments import finite
+from cfg_jax.core.arguments import choice, finite
 from cfg_jax.core.plans import Plan
 from cfg_jax.core.types import Array, ArrayLike
 
@@ -45,6 +45,9 @@ SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "pcs": lambda u: (1 - np.cos(np.pi * (1 - u) ** PCS_POWER)) / 2,
 }
 """Factor of w at u, from 1 (noise) to 0 (data). "linear" and "cosine" have mean 1 over u."""
+
+SCHEDULE_NAMES = (*SCHEDULES, "cfgpp")
+"""Schedules of `weights`; that of CFG++ depends on the gaps, not on u."""
 
 
 def weights(
@@ -81,16 +84,13 @@ def weights(
             f"[{logsnr.size}, B] for one per call"
         )
     table = np.broadcast_to(w, (logsnr.size, w.shape[-1] if w.ndim else 1))
-    if schedule == "cfgpp":
+    if choice("schedule", schedule, SCHEDULE_NAMES) == "cfgpp":
         if corrects.any() or not starts.all():
             raise ValueError("schedule='cfgpp' with a solver of several calls per step: use 'ddim'")
         table = _cfgpp(logsnr, table)
-    elif schedule in SCHEDULES:
+    else:
         u = 2 / np.pi * np.arctan(np.exp(-logsnr / 2))
         table = table * SCHEDULES[schedule](u)[:, None]
-    else:
-        names = ", ".join([*SCHEDULES, "cfgpp"])
-        raise ValueError(f"schedule={schedule!r}: choose one of {names}")
     if least is not None:
         table = np.maximum(table, float(finite("least", least)))
     counts = _inside(logsnr, interval) & (corrects if corrects.any() else True)

@@ -152,7 +152,7 @@ class Model(Trained):
         """
         self._check_images()
         settings, inputs = self._split(arguments)
-        total = settings.filled(self.config.sampling).num_calls(self.experiment)
+        total = self.check(settings, **inputs).num_calls(self.experiment)
         whole("calls", calls, 1, total)
         _, estimates = self.draw(key, settings, record="trajectory", **inputs)
         chosen = np.linspace(0, total - 1, calls).round().astype(int) if calls > 1 else [total - 1]

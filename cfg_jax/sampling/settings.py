@@ -7,18 +7,20 @@ program is compiled for its static part; its traced part is data.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from cfg_jax.config.build import STEPS, Experiment
-from cfg_jax.core import grids, plans, weighting
-from cfg_jax.core.arguments import finite, flag, number, text_of, whole
+from cfg_jax.config.validate import ADDED_TO_SAMPLING
+from cfg_jax.core import grids, plans
+from cfg_jax.core.arguments import choice, finite, flag, number, text_of, whole
 from cfg_jax.core.guidance import only_trained_w, weight_per_step
 from cfg_jax.core.rules import rule_of
 from cfg_jax.core.types import ArrayLike
-from cfg_jax.core.weighting import Weights, weights
+from cfg_jax.core.weighting import SCHEDULE_NAMES, Weights, weights
 
 CLASSIFIER_FORMS = ("eps", "adm")
 
@@ -26,20 +28,11 @@ _DEFAULTED = (
     *("solver", "grid", "eta", "churn", "schedule", "interval", "rule"),
     *("logvar_interp", "clip_x"),
 )
-_SCHEDULES = (*weighting.SCHEDULES, "cfgpp")
 # Karras et al. 2022, table 5: ImageNet-64, all but S_churn = 40.
 _CHURN = plans.Churn(0.0, 0.05, 50.0, 1.003)
 
 # Fields that results of earlier versions lack, with the values used then.
-_ADDED = {
-    "grid": "schedule",
-    "eta": 0.0,
-    "churn": 0.0,
-    "schedule": "constant",
-    "interval": [],
-    "rule": "cfg",
-    "weaker": None,
-}
+_ADDED = ADDED_TO_SAMPLING | {"interval": [], "weaker": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,16 +162,9 @@ class SamplingSettings:
         if self.follows_rule:
             return None
         assert self.solver is not None
-        churn = _CHURN._replace(amount=self.churn) if self.churn else None
-        made = plans.plan(
-            self.logsnrs(task),
-            self.solver,
-            eta=self.eta or 0.0,
-            churn=churn,
-            num_calls=None if self.respacing else self.num_steps,
-        )
-        made.matrix[:, :, -1] *= self.noise_temperature
-        return made
+        noise = self.eta or 0.0, self.churn or 0.0, float(self.noise_temperature)
+        num_calls = None if self.respacing else self.num_steps
+        return _plan(self.logsnrs(task), self.solver, *noise, num_calls)
 
     def num_calls(self, task: Experiment) -> int:
         """Number of network calls of filled settings."""
@@ -203,11 +189,9 @@ class SamplingSettings:
         is neither a null label nor a weaker model, if classifier_w is not 0 or classifier_form not
         the default without a classifier, or if the schedule lacks the grid.
         """
-        names = (("solver", plans.SOLVERS), ("grid", grids.GRIDS), ("schedule", _SCHEDULES))
+        names = (("solver", plans.SOLVERS), ("grid", grids.GRIDS), ("schedule", SCHEDULE_NAMES))
         for name, allowed in (*names, ("classifier_form", CLASSIFIER_FORMS)):
-            value = getattr(self, name)
-            if not isinstance(value, str) or value not in allowed:
-                raise ValueError(f"{name}={text_of(value)}: choose one of {', '.join(allowed)}")
+            choice(name, getattr(self, name), allowed)
         rule_of(self.rule or "")
         flag("clip_x", self.clip_x)
         self._check_numbers()
@@ -326,6 +310,25 @@ class SamplingSettings:
             name: float(value) if isinstance(value, int) and name not in kept else value
             for name, value in values.items()
         }
+
+
+@functools.lru_cache(maxsize=16)
+def _plan(
+    logsnrs: tuple[float, ...],
+    solver: str,
+    eta: float,
+    churn: float,
+    noise_temperature: float,
+    num_calls: int | None,
+) -> plans.Plan:
+    """The plan of `SamplingSettings.plan`; a request reads it several times."""
+    added = _CHURN._replace(amount=churn) if churn else None
+    made = plans.plan(logsnrs, solver, eta=eta, churn=added, num_calls=num_calls)
+    made.matrix[:, :, -1] *= noise_temperature
+    for array in made:  # shared by all callers
+        assert isinstance(array, np.ndarray)
+        array.flags.writeable = False
+    return made
 
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:

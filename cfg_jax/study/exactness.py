@@ -23,6 +23,7 @@ from cfg_jax.core.guiding import branches, guide
 from cfg_jax.core.oracles import GaussianMixture
 from cfg_jax.core.plans import Plan, plan
 from cfg_jax.core.samplers import sample
+from cfg_jax.core.solvers import level_at
 from cfg_jax.core.telemetry import measure, summarise
 from cfg_jax.core.weighting import weights
 from cfg_jax.io.images import Picture, rendered
@@ -55,7 +56,7 @@ def variance(made: Plan, w: float) -> float:
     found = 1.0
     every = weights(made, w).w[:, 0].astype(np.float64)
     for logsnr, matrix, w_k in zip(made.logsnr, made.matrix, every, strict=True):
-        alpha, sigma = 1 / np.sqrt(1 + np.exp(-logsnr)), 1 / np.sqrt(1 + np.exp(logsnr))
+        _, alpha, sigma = level_at(logsnr)
         first, other = (sigma / (alpha**2 * each + sigma**2) for each in (1.0, 2.0))
         factor = (1 - sigma * ((1 + w_k) * first - w_k * other)) / alpha
         found = (matrix[0, 0] + matrix[0, 2] * factor) ** 2 * found + matrix[0, 6] ** 2
