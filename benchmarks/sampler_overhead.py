@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import cfg_jax  # noqa: E402
 from cfg_jax.config import build  # noqa: E402
-from cfg_jax.sampling.model import load_model  # noqa: E402
+from cfg_jax.sampling.loading import load_model  # noqa: E402
 from configs import digits  # noqa: E402
 
 CALLS, BATCH, REPEATS = 32, 64, 7

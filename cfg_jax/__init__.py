@@ -36,7 +36,8 @@ from cfg_jax.core.types import Denoiser, Predict, Prediction
 from cfg_jax.core.weighting import linear_weights, weights
 from cfg_jax.io import images
 from cfg_jax.models import MLP, Classifier, UNet
-from cfg_jax.sampling.model import Model, load
+from cfg_jax.sampling.loading import load
+from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.training.step import TrainState, create_optimizer, create_train_state, make_train_step
 

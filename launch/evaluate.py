@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
 def _compare_samples() -> None:
     """Evaluates and prints one result per guidance weight."""
     from cfg_jax.io import files
-    from cfg_jax.sampling.model import load_model
+    from cfg_jax.sampling.loading import load_model
     from cfg_jax.sampling.strips import columns
 
     pairs = columns(numbers("w"), sampling.classifier_weights())

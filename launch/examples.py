@@ -36,7 +36,7 @@ def measure(workdir: str | Path) -> None:
     """Prints the --likelihood of a diffusion model or the --accuracy of a classifier."""
     from cfg_jax.core.schedules import logsnr_grid
     from cfg_jax.evaluation import likelihood
-    from cfg_jax.sampling.model import load_classifier, load_model
+    from cfg_jax.sampling.loading import load_classifier, load_model
 
     load = load_model if LIKELIHOOD.value else load_classifier
     trained = load(workdir, sampling.CHECKPOINT.value)

@@ -78,7 +78,7 @@ def network(model, workdir: Path):
     from cfg_jax.evaluation import networks
     from cfg_jax.evaluation.likelihood import open_data
     from cfg_jax.metrics.inception_weights import ORIGIN
-    from cfg_jax.sampling.model import load_classifier
+    from cfg_jax.sampling.loading import load_classifier
     from configs import digits_features
 
     if INCEPTION.value and FEATURES_WORKDIR.value:

@@ -1,7 +1,5 @@
 """Flags of a request for samples, shared by the programs that draw some."""
 
-from itertools import product
-
 from absl import flags
 
 from . import solver
@@ -136,8 +134,13 @@ def settings(*, lists: bool = False):
     )
     if lists:
         return common
+    count = num_steps()
+    if count is not None and common.num_steps is not None:
+        raise ValueError(
+            f"--num_steps={count} and --solver={solver.SOLVER.value}: give one of them"
+        )
     return common.replace(
-        num_steps=num_steps(),
+        num_steps=common.num_steps if count is None else count,
         noise_temperature=one_number("noise_temperature"),
         score_temperature=one_number("score_temperature"),
     )
@@ -145,10 +148,8 @@ def settings(*, lists: bool = False):
 
 def variants() -> list:
     """`settings` with every combination of the values of the flags of `solver`."""
-    found = solver.lists()
     common = settings(lists=True)
-    chosen = [dict(zip(found, values, strict=True)) for values in product(*found.values())]
-    return [common.replace(**fields) for fields in chosen]
+    return [common.replace(**fields) for fields in solver.combinations()]
 
 
 def classifier_weights() -> list[float]:
@@ -158,7 +159,7 @@ def classifier_weights() -> list[float]:
 
 def load_classifier():
     """The noisy classifier in --classifier_workdir, or None."""
-    from cfg_jax.sampling.model import load_classifier
+    from cfg_jax.sampling.loading import load_classifier
 
     return load_classifier(CLASSIFIER_WORKDIR.value) if CLASSIFIER_WORKDIR.value else None
 

@@ -37,7 +37,7 @@ def load(workdir: str | None) -> tuple:
     """
     from cfg_jax.evaluation import open_images
     from cfg_jax.io import files
-    from cfg_jax.sampling.model import load_model
+    from cfg_jax.sampling.loading import load_model
 
     model = load_model(workdir) if workdir else None
     images = open_images(SAMPLES.value, channels=model and model.shape[2])

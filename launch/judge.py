@@ -37,7 +37,7 @@ def check() -> None:
 
 def main(argv: list[str]) -> int:
     del argv
-    from cfg_jax.sampling import model, strips
+    from cfg_jax.sampling import loading, strips
     from cfg_jax.study import svm_judge
 
     weights, by = numbers("w"), sampling.classifier_weights()
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
             f"--w={sampling.W.value} --min_accuracy={_MIN_ACCURACY.value}: give ascending weights "
             "and one accuracy for each"
         )
-    judged = model.load_model(_WORKDIR.value, sampling.CHECKPOINT.value)
+    judged = loading.load_model(_WORKDIR.value, sampling.CHECKPOINT.value)
     request = {"settings": sampling.settings(), "samples_per_label": _SAMPLES.value}
     request |= sampling.request()
     strip = strips.Strip(judged, range(judged.null_label), weights, by, **request)

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     del argv
     from cfg_jax.evaluation import neighbours
     from cfg_jax.io import files, images
-    from cfg_jax.sampling.model import load_model
+    from cfg_jax.sampling.loading import load_model
 
     out = files.folder(_OUT.value or f"{_WORKDIR.value}/neighbours")
     files.check_writable(out, "--out")

@@ -83,12 +83,12 @@ def _labels(drawn) -> list[int | str]:
 def main(argv: list[str]) -> None:
     del argv
     from cfg_jax.io import files
-    from cfg_jax.sampling import model
+    from cfg_jax.sampling import loading
 
     out = files.folder(_OUT.value or f"{_WORKDIR.value}/samples")
     files.check_writable(out, "--out")
     settings, request = sampling.settings(), sampling.request()
-    drawn = model.load_model(_WORKDIR.value, sampling.CHECKPOINT.value)
+    drawn = loading.load_model(_WORKDIR.value, sampling.CHECKPOINT.value)
     many = sampling.NUM_SAMPLES.value is not None
     (_write_files if many else _write_strip)(drawn, out, settings, request)
     sampling.report_first_samples(drawn)

@@ -1,5 +1,7 @@
 """Flags of the solver, its grid, and guidance that changes over the calls."""
 
+from itertools import product
+
 from absl import flags
 
 from .values import numbers
@@ -13,8 +15,9 @@ _RUN = "If unset, the value in the config of the run."
 SOLVER = flags.DEFINE_string(
     "solver",
     None,
-    f"Solver, one of {', '.join(_SOLVERS)}; a comma-separated list in sweep. The paper's is "
-    f"ancestral; unipc_2 and dpmpp_2m need the fewest calls. {_RUN}",
+    f"Solver, one of {', '.join(_SOLVERS)}, with options as in dpmpp_2m:eta=0.5 (eta, churn, grid, "
+    "num_steps); a comma-separated list in sweep. The paper's is ancestral; unipc_2 and dpmpp_2m "
+    f"need the fewest calls. {_RUN}",
 )
 GRID = flags.DEFINE_enum(
     "grid",
@@ -38,8 +41,8 @@ CHURN = flags.DEFINE_float(
 SCHEDULE = flags.DEFINE_string(
     "schedule",
     None,
-    "Change of the guidance weight over the calls: constant, linear, cosine, pcs or cfgpp; a "
-    f"comma-separated list in sweep. {_RUN}",
+    "Change of the guidance weight over the calls: constant, linear, cosine, pcs or cfgpp, with a "
+    f"lower limit as in linear:least=0.5; a comma-separated list in sweep. {_RUN}",
 )
 INTERVAL = flags.DEFINE_string(
     "interval",
@@ -53,6 +56,20 @@ RULE = flags.DEFINE_string(
     "Combination of the branches of guidance: cfg, rescale:phi=0.7, apg:eta=0,r=15,beta=-0.5 or "
     f"zero_star; in sweep several, separated by semicolons. {_RUN}",
 )
+AGAINST = flags.DEFINE_string(
+    "against",
+    None,
+    "What guidance points away from: null (no label), random (another random class in every call, "
+    "for networks without a null label), a class by name or number, or labels with weights that "
+    "sum to 1, as null:2,7:-1, which points towards class 7 too; in sweep several, separated by "
+    f"semicolons. {_RUN}",
+)
+THRESHOLD = flags.DEFINE_float(
+    "threshold",
+    None,
+    "Quantile of |x_hat| for dynamic thresholding (Saharia et al. 2022) in place of clipping, "
+    f"0.995 in their work; 0 for none. {_RUN}",
+)
 WEAKER_WORKDIR = flags.DEFINE_string(
     "weaker_workdir",
     None,
@@ -64,45 +81,77 @@ WEAKER_CHECKPOINT = flags.DEFINE_integer(
     None,
     "Training step of the weaker model's checkpoint, with --weaker_workdir; the newest if unset.",
 )
-FLAGS = ("solver", "grid", "eta", "churn", "schedule", "interval", "rule", "weaker_workdir")
+FLAGS = (
+    *("solver", "grid", "eta", "churn", "schedule", "interval", "rule", "against", "threshold"),
+    "weaker_workdir",
+)
 
 
 def check() -> None:
     """Raises ValueError for a flag of this module that is unreadable or needs another."""
-    _intervals()
+    _lists()
     if WEAKER_CHECKPOINT.value is not None and WEAKER_WORKDIR.value is None:
         raise ValueError("--weaker_checkpoint needs --weaker_workdir: give that too")
 
 
 def fields() -> dict:
     """The requested fields of `SamplingSettings`; ValueError for several values of one."""
-    found = lists()
-    for name, values in found.items():
+    for name, values in _lists().items():
         if len(values) > 1:
             raise ValueError(f"--{name}={flags.FLAGS[name].value}: give one, or use sweep")
-    return {name: values[0] for name, values in found.items()}
+    return combinations()[0]
 
 
-def lists() -> dict:
-    """{field of `SamplingSettings`: list of requested values}, [None] if unset."""
+def combinations() -> list[dict]:
+    """Every combination of the requested values, as fields of `SamplingSettings`; None if unset.
+
+    An option of a solver takes the place of the flag of its name.
+    """
+    found = _lists()
+    chosen = [dict(zip(found, values, strict=True)) for values in product(*found.values())]
+    return [fields | fields["solver"] for fields in chosen]
+
+
+def _lists() -> dict[str, list]:
     return {
-        "solver": _parts(SOLVER.value, ","),
+        "solver": [_solver(part) for part in _parts(SOLVER.value, ",")],
         "grid": [GRID.value],
         "eta": [ETA.value],
         "churn": [CHURN.value],
         "schedule": _parts(SCHEDULE.value, ","),
         "interval": _intervals(),
         "rule": _parts(RULE.value, ";"),
+        "against": _parts(AGAINST.value, ";"),
+        "threshold": [THRESHOLD.value],
     }
 
 
 def load_weaker():
     """The model of --weaker_workdir and --weaker_checkpoint, or None."""
-    from cfg_jax.sampling.model import load_model
+    from cfg_jax.sampling.loading import load_model
 
     if WEAKER_WORKDIR.value is None:
         return None
     return load_model(WEAKER_WORKDIR.value, WEAKER_CHECKPOINT.value)
+
+
+_OPTIONS = {"eta": float, "churn": float, "grid": str, "num_steps": int}
+
+
+def _solver(part: str | None) -> dict:
+    """The fields of a solver with its options, such as "dpmpp_2m:eta=0.5"."""
+    name, *options = [None] if part is None else part.split(":")
+    found = {"solver": name}
+    for option in options:
+        key, _, value = option.partition("=")
+        try:
+            found[key] = _OPTIONS[key](value)
+        except (KeyError, ValueError):
+            raise ValueError(
+                f"--solver={part}: {option!r} is none of eta=NUMBER, churn=NUMBER, grid=NAME, "
+                "num_steps=INTEGER"
+            ) from None
+    return found
 
 
 def _parts(text: str | None, separator: str) -> list:

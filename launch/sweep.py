@@ -30,6 +30,12 @@ _STRIP_W = flags.DEFINE_string(
     "strip_w", "0,1,4", "Comma-separated guidance weights w of the samples shown in the report."
 )
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <first workdir>/sweep if unset.")
+_NUM_SEEDS = flags.DEFINE_integer(
+    "num_seeds",
+    1,
+    "Number of seeds, from --seed on; with several, results are means with standard errors.",
+    lower_bound=1,
+)
 flags.FLAGS.set_default("w", "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,2,3,4")
 flags.FLAGS.set_default("num_samples", 50_000)
 flags.FLAGS.set_default("metrics", "fid,is")
@@ -84,7 +90,7 @@ def main(argv: list[str]) -> None:
 def _cells() -> list:
     """The cells requested by the flags."""
     from cfg_jax.io.files import folder
-    from cfg_jax.sampling.model import load_model
+    from cfg_jax.sampling.loading import load_model
     from cfg_jax.study import sweep
 
     places, step = map(folder, _WORKDIR.value), sampling.CHECKPOINT.value
@@ -113,6 +119,7 @@ def _measured(cells: list, out: Path) -> list:
         "num_samples": sampling.NUM_SAMPLES.value,
         "label_plan": sampling.LABEL_PLAN.value,
         "seed": sampling.SEED.value,
+        "num_seeds": _NUM_SEEDS.value,
     }
     sweep.check_measurable(cells, **options)
     network, reference = features.network_and_reference(first.model, first.workdir)

@@ -23,12 +23,12 @@ FLAGS = ["upsampler_workdir", "upsampler_num_steps", "upsampler_batch_size"]
 
 def load():
     """The `Upsampler` requested by the flags, or None."""
-    from cfg_jax.sampling import model, strips
+    from cfg_jax.sampling import loading, strips
 
     if not WORKDIR.value:
         return None
     return strips.Upsampler(
-        model.load_model(WORKDIR.value),
+        loading.load_model(WORKDIR.value),
         strips.SamplingSettings(num_steps=_NUM_STEPS.value),
         _BATCH_SIZE.value or sampling.BATCH_SIZE.value,
     )

@@ -24,6 +24,8 @@ def made_result(w, fid, score, *, config=None, protocol=(), **swept):
         "interval": [],
         "rule": "cfg",
         "weaker": None,
+        "against": "null",
+        "threshold": 0.0,
         "logvar_interp": config.sampling.logvar_interp,
         "clip_x": True,
         "respacing": "",

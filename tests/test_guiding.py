@@ -203,6 +203,23 @@ def test_a_weaker_model_without_labels_is_classifier_free_guidance(oracle):
     np.testing.assert_allclose(paired, expected, rtol=0, atol=1e-5)
 
 
+def test_blended_branches_are_one_branch_for_a_rule(oracle):
+    plan = plan_of("unipc_2", 9)
+    others = [np.full(4, NULL, np.int32), np.full(4, 2, np.int32)]
+    blended = cfg_jax.branches(oracle.predict, LABELS, others=others, blend=[1.5, -0.5])
+    x = draw(cfg_jax.guide(blended, cfg_jax.weights(plan, 2.0), cfg_jax.cfg()), plan)
+    every = cfg_jax.branches(oracle.predict, LABELS, others=others)
+    linear = cfg_jax.linear_weights(plan, [3.0, -3.0, 1.0])
+    np.testing.assert_allclose(x, draw(cfg_jax.guide(every, linear), plan), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("blend", [[1.0], [0.5, 0.4], [[1.0, 0.0]], [float("nan"), 1.0]])
+def test_weights_of_a_blend_that_do_not_sum_to_one_are_refused(blend):
+    others = [LABELS, LABELS]
+    with pytest.raises(ValueError, match="blend="):
+        cfg_jax.branches(lambda z, logsnr, labels: z, LABELS, others=others, blend=blend)
+
+
 def limit(variance):
     """The limit of infinitely many steps, for an error of order 1: Richardson's extrapolation."""
     return 2 * variance(2001) - variance(1001)

@@ -10,10 +10,12 @@ from PIL import Image
 import cfg_jax
 from cfg_jax.config import build
 from cfg_jax.core.weighting import SCHEDULES
+from cfg_jax.sampling.checks import check
+from cfg_jax.sampling.identity import identity, upgraded
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.program import request
 from cfg_jax.sampling.samples import Samples
-from cfg_jax.sampling.settings import SamplingSettings, identity, upgraded
+from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.training.run import train
 from tests.tiny import pixel_model, tiny_config
 
@@ -264,10 +266,9 @@ def test_noise_of_a_solver_and_a_learned_variance_exclude_each_other():
     task = build.assemble(config, (8, 8, 1), 10)
     settings = SamplingSettings(solver="ddim", eta=0.5).filled(config.sampling)
     with pytest.raises(ValueError, match="eta=0.5, churn=0.0 with a network that learns"):
-        settings.check(task, guided_by_classifier=False)
-    SamplingSettings(solver="unipc_2").filled(config.sampling).check(
-        task, guided_by_classifier=False
-    )
+        check(settings, task, guided_by_classifier=False)
+    fast = SamplingSettings(solver="unipc_2").filled(config.sampling)
+    check(fast, task, guided_by_classifier=False)
 
 
 def test_json_names_what_changes_samples_and_old_digests_stay(pixels):

@@ -14,7 +14,7 @@ from cfg_jax import data
 from cfg_jax.config import build
 from cfg_jax.core.types import chosen
 from cfg_jax.runtime import devices
-from cfg_jax.sampling.model import load_classifier, load_model
+from cfg_jax.sampling.loading import load_classifier, load_model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.training.run import make_step, train
 from cfg_jax.training.step import create_optimizer, create_train_state

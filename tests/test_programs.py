@@ -104,6 +104,18 @@ MISTAKES = {
         "one accuracy",
     ),
     "an unknown solver": ([*SAMPLE, "--solver=dpm"], "solver='dpm': choose one of ancestral, ddim"),
+    "an option that solvers lack": (
+        [*SAMPLE, "--solver=ddim:phi=1"],
+        "--solver=ddim:phi=1: 'phi=1' is none of eta=NUMBER, churn=NUMBER, grid=NAME",
+    ),
+    "two numbers of calls": (
+        [*SAMPLE, "--solver=ddim:num_steps=4", "--num_steps=5"],
+        "--num_steps=5 and --solver=ddim:num_steps=4: give one of them",
+    ),
+    "a class to guide away from that is none": (
+        [*SAMPLE, "--against=12"],
+        "against='12': class 12 is not one of 0..9",
+    ),
     "two solvers": ([*SAMPLE, "--solver=ddim,unipc_2"], "--solver=ddim,unipc_2: give one, or use"),
     "half an interval": ([*SAMPLE, "--interval=1"], "--interval=1: need LO,HI in log-SNR, or none"),
     "an interval upside down": (
@@ -332,9 +344,9 @@ def test_solver_interval_rule_and_weaker_model_are_flags_and_telemetry_is_plotte
 ):
     done = run_program(
         *("launch.sample", f"--workdir={tiny_run}", f"--out={tmp_path}", "--labels=1,2"),
-        *("--solver=unipc_2", "--grid=karras", "--num_steps=5", "--interval=-3,4", "--w=1,2"),
+        *("--solver=unipc_2:grid=karras:num_steps=5", "--interval=-3,4", "--w=1,2"),
         *("--rule=apg:r=3", f"--weaker_workdir={tiny_run}", "--weaker_checkpoint=2"),
-        *("--schedule=linear", "--telemetry"),
+        *("--schedule=linear:least=0.5", "--threshold=0.99", "--telemetry"),
     )
     assert done.returncode == 0, done
     archive, picture, measured, plot = map(Path, done.stdout.split()[:4])

@@ -11,6 +11,7 @@ from cfg_jax.core.grids import GRIDS
 from cfg_jax.core.guidance import weight_per_step
 from cfg_jax.core.solvers import SOLVERS
 from cfg_jax.sampling import program
+from cfg_jax.sampling.checks import check, check_trained
 from cfg_jax.sampling.samples import LABEL_PLANS
 from cfg_jax.sampling.settings import CLASSIFIER_FORMS, SamplingSettings
 from configs import base
@@ -108,7 +109,7 @@ def test_a_request_that_is_refused_derives_no_key_and_compiles_nothing(task, set
 )
 def test_settings_of_another_type_are_refused_and_not_converted(task, settings, said):
     with pytest.raises(ValueError, match=said) as caught:
-        filled(**settings).check(task, guided_by_classifier=False)
+        check(filled(**settings), task, guided_by_classifier=False)
     assert "\n" not in str(caught.value)
 
 
@@ -120,12 +121,12 @@ def test_json_of_numpy_scalars_is_that_of_numbers_and_a_weight_per_sample_has_no
 
 @pytest.mark.parametrize(("p_uncond", "only"), [(0.0, 0.0), (1.0, -1.0)])
 def test_a_branch_that_was_never_trained_is_refused(p_uncond, only):
-    filled(w=only).check_trained(p_uncond)
-    filled(w=[only, only]).check_trained(p_uncond)
-    filled(w=3.0).check_trained(0.1)
+    check_trained(filled(w=only), p_uncond)
+    check_trained(filled(w=[only, only]), p_uncond)
+    check_trained(filled(w=3.0), 0.1)
     for w in (1.0, -0.5, -1 - only, [only, 1.0]):
         with pytest.raises(ValueError, match=rf"p_uncond={p_uncond:g} .*; use w={only:g}"):
-            filled(w=w).check_trained(p_uncond)
+            check_trained(filled(w=w), p_uncond)
 
 
 @pytest.mark.parametrize("labels", [[11], [-1], [0.5], 3, []])

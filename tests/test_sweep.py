@@ -6,6 +6,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image
 
 from cfg_jax.config import build
@@ -13,7 +14,7 @@ from cfg_jax.evaluation import Reference, SamplingSettings
 from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
 from cfg_jax.metrics import Moments
 from cfg_jax.sampling.model import Model
-from cfg_jax.study import claims, curves, files, plots, sweep
+from cfg_jax.study import claims, curves, files, plots, seeds, sweep
 from cfg_jax.study.claims import FAILS, HOLDS, IN_PART, NOT_MEASURED
 from cfg_jax.study.paper_tables import TABLE_1, TABLE_2, published
 from configs import imagenet64
@@ -329,6 +330,16 @@ def test_a_sweep_measures_every_cell_once(model, tmp_path, capsys, monkeypatch):
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cell")]
     assert len(said) == 4 and said[2].startswith("cell 3/4  p_uncond = 0.5, T = 2, w = 1: Frechet")
     assert list(sweep.measure(cells, network, reference, **options)) == first and len(calls) == 4
+    over_seeds = list(sweep.measure(cells[:1], network, reference, num_seeds=3, **options))[0]
+    singles = [
+        next(sweep.measure(cells[:1], network, reference, seed=seed, **options))
+        for seed in range(3)
+    ]
+    fids = [single.metrics["fid"] for single in singles]
+    assert singles[0] == first[0] and len(set(fids)) == 3
+    assert over_seeds.metrics["fid"] == pytest.approx(sum(fids) / 3)
+    assert seeds.error(over_seeds, "fid") == pytest.approx(scipy.stats.sem(fids))
+    del calls[4:]
     # Equal parameters and noise give equal samples under another p_uncond.
     assert first[1].metrics == first[2].metrics
     assert len({result.metrics["fid"] for result in first}) == 3
@@ -339,6 +350,38 @@ def test_a_sweep_measures_every_cell_once(model, tmp_path, capsys, monkeypatch):
     ]
     assert len(list(tmp_path.glob("strip_*.png"))) == 1 and len(calls) == 5
     np.testing.assert_array_equal(*strips)
+
+
+def test_means_over_seeds_have_errors_in_tables_plots_and_files(tmp_path):
+    def over_seeds(w, fids):
+        cells = [made_result(w, fid, 9 - fid) for fid in fids]
+        return seeds.mean([cell._replace(path=cells[0].path) for cell in cells])
+
+    results = [over_seeds(0, [1.0, 2.0, 3.0]), over_seeds(1, [4.0, 4.0, 4.0])]
+    tables = curves.tables(results)
+    assert "mean and standard error over 3 seeds" in tables["table_w"].caption
+    # The standard deviation of 1, 2, 3 is 1.
+    assert tables["table_w"].rows[0][1] == "2.000 ± 0.577* / 7.000 ± 0.577*"
+    assert tables["table_cells"].rows[1][1] == "4.0000 ± 0.0000"
+    files.write(tmp_path, results, plots.frontiers(results))
+    assert files.read_results(tmp_path / "results.json") == results
+    with open(tmp_path / "results.csv") as file:
+        first, second = csv.DictReader(file)
+    assert (first["num_seeds"], first["fid_error"]) == ("3", str(1 / 3**0.5))
+    assert second["is_error"] == "0.0"
+
+
+def test_a_single_seed_has_no_error():
+    result = made_result(0, 1.0, 2.0)
+    assert seeds.mean([result]) is result and seeds.text(result, "fid", 2) == "1.00"
+    assert curves.families([result]).over_p[0].errors("fid") is None
+
+
+def test_a_solver_has_its_own_number_of_calls(model):
+    variants = [SamplingSettings(solver="ddim"), SamplingSettings(solver="unipc_2", num_steps=9)]
+    cells = sweep.plan([sweep.Run("a", model)], weights=[0], num_steps=[4, 2], variants=variants)
+    found = [(cell.sampling.solver, cell.sampling.num_steps) for cell in cells]
+    assert found == [(None, 4), (None, 2), ("ddim", 4), ("ddim", 2), ("unipc_2", 9)]
 
 
 def test_the_cells_of_a_sweep_are_a_grid_of_the_first_run_and_one_row_of_the_others(model):

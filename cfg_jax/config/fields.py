@@ -37,7 +37,6 @@ from cfg_jax.core.losses import WEIGHTINGS
 from cfg_jax.core.schedules import MOST_LOGSNR
 from cfg_jax.core.solvers import SOLVERS
 from cfg_jax.core.timesteps import MOST_STEPS
-from cfg_jax.core.weighting import SCHEDULE_NAMES
 from cfg_jax.models.trunk import LABEL_INPUTS, QKV_ORDERS
 
 
@@ -217,15 +216,21 @@ _SAMPLING = {
     ),
     "eta": Field(0.0, NOT_NEGATIVE, "noise of ddim, dpmpp_2m and dpmpp_3m; 0 for none"),
     "churn": Field(0.0, NOT_NEGATIVE, "S_churn of heun and ddim; 0 for none"),
-    "schedule": Field("constant", one_of(SCHEDULE_NAMES), "change of w over the calls"),
+    "schedule": Field("constant", TEXT, 'change of w over the calls, such as "linear:least=0.5"'),
     "interval": Field(
         (), _INTERVAL, "log-SNRs (lo, hi) outside of which calls are not guided; () for none"
     ),
     "rule": Field(
         "cfg", TEXT, 'combination of the branches: "cfg", "rescale:phi=0.7", "apg:r=15,beta=-0.5"'
     ),
+    "against": Field(
+        "null", TEXT, 'what guidance points away from: "null", "random", a class, "null:2,7:-1"'
+    ),
     "logvar_interp": Field(0.0, FRACTION, "the paper's v"),
     "clip_x": Field(True, FLAG, "clip x_hat to [-1, 1] after guidance"),
+    "threshold": Field(
+        0.0, FRACTION, "quantile of dynamic thresholding in place of clipping; 0 for none"
+    ),
 }
 
 _SECTIONS = {

@@ -38,6 +38,8 @@ ADDED_TO_SAMPLING: dict[str, Any] = {
     "schedule": "constant",
     "interval": (),
     "rule": "cfg",
+    "against": "null",
+    "threshold": 0.0,
 }
 """Fields of `sampling` that came with the solvers, with the values used before."""
 

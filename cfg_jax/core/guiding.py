@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from cfg_jax.core import keys as keys_lib
+from cfg_jax.core.arguments import finite, is_concrete, text_of
 from cfg_jax.core.diffusion import expand
 from cfg_jax.core.rules import SPACES, Rule, cfg
 from cfg_jax.core.types import (
     Array,
+    ArrayLike,
     Guided,
     Key,
     Output,
@@ -49,6 +51,7 @@ def branches(
     *,
     null_label: int | None = None,
     others: Sequence[Array] = (),
+    blend: ArrayLike | None = None,
     weaker: Predict | None = None,
     pair: Callable[[Array, Array, Array], tuple[Output, Output]] | None = None,
     independent: tuple[Key, int] | None = None,
@@ -59,6 +62,8 @@ def branches(
       null_label: no label: classifier-free guidance, in one forward pass of 2B.
       others: labels [B] of further branches, such as a negative class or classes to combine; one
         forward pass of all.
+      blend: weights b of `others`, [J - 1], with sum 1: they count as one branch, sum_j b_j eps_j,
+        so that a `Rule` combines it with that of `labels`.
       weaker: a weaker model with the same labels: autoguidance, Karras et al. 2024, arXiv
         2406.02507; two forward passes.
       pair: (z, logsnr, labels) -> outputs of the model and of a weaker one of the same form, for
@@ -67,7 +72,7 @@ def branches(
         null label: Sadat et al. 2024, arXiv 2407.02687. It approximates classifier-free guidance
         at high noise only: use it with an interval.
 
-    Raises ValueError unless exactly one is given.
+    Raises ValueError unless exactly one is given, or if blend does not suit `others`.
     """
     given: dict[str, Any] = {"null_label": null_label, "others": tuple(others) or None}
     given |= {"weaker": weaker, "pair": pair, "independent": independent}
@@ -77,17 +82,10 @@ def branches(
             f"branches with {' and '.join(chosen) or 'none'} of {', '.join(given)}: give one"
         )
 
+    blend = None if blend is None else _blend(blend, len(tuple(others)))
+
     def first(z: Array, logsnr: Array) -> Output:
         return predict(z, logsnr, labels)
-
-    def together(z: Array, logsnr: Array, more: Sequence[Array]) -> tuple[Output, list[Array]]:
-        count = 1 + len(more)
-        every = jnp.concatenate([labels, *more])
-        output = predict(
-            jnp.tile(z, (count,) + (1,) * (z.ndim - 1)), jnp.tile(logsnr, count), every
-        )
-        parts = [jax.tree.map(lambda a, i=i: jnp.split(a, count)[i], output) for i in range(count)]
-        return parts[0], [eps_of(part) for part in parts[1:]]
 
     def every(z: Array, logsnr: Array, call: Array) -> tuple[Output, list[Array]]:
         if pair is not None:
@@ -99,12 +97,35 @@ def branches(
             key, num_classes = independent
             keys = keys_lib.fold_in(keys_lib.per_example(key, len(z)), call)
             drawn = jnp.floor(keys_lib.uniform(keys) * num_classes).astype(labels.dtype)
-            return together(z, logsnr, [drawn])
+            return _together(predict, z, logsnr, [labels, drawn])
         if null_label is not None:
-            return together(z, logsnr, [jnp.full_like(labels, null_label)])
-        return together(z, logsnr, list(others))
+            return _together(predict, z, logsnr, [labels, jnp.full_like(labels, null_label)])
+        output, found = _together(predict, z, logsnr, [labels, *others])
+        if blend is None:
+            return output, found
+        return output, [jnp.tensordot(blend, jnp.stack(found), axes=1)]
 
-    return Branches(first, every, 1 + max(len(tuple(others)), 1))
+    single = blend is not None or not others
+    return Branches(first, every, 2 if single else 1 + len(tuple(others)))
+
+
+def _together(
+    predict: Predict, z: Array, logsnr: Array, labels: Sequence[Array]
+) -> tuple[Output, list[Array]]:
+    """One forward pass of all labels, each [B]: (output of the first, eps_hat of the others)."""
+    count = len(labels)
+    every = jnp.tile(z, (count,) + (1,) * (z.ndim - 1)), jnp.tile(logsnr, count)
+    output = predict(*every, jnp.concatenate(list(labels)))
+    parts = [jax.tree.map(lambda a, i=i: jnp.split(a, count)[i], output) for i in range(count)]
+    return parts[0], [eps_of(part) for part in parts[1:]]
+
+
+def _blend(blend: ArrayLike, count: int) -> Array:
+    """Weights [count] with sum 1; ValueError for others."""
+    b = finite("blend", blend, "finite weights of others")
+    if jnp.shape(b) != (count,) or (is_concrete(b) and not abs(float(jnp.sum(b)) - 1) < 1e-5):
+        raise ValueError(f"blend={text_of(blend)}: need {count} weights of others, with sum 1")
+    return jnp.asarray(b, jnp.float32)
 
 
 class Watched(NamedTuple):

@@ -98,6 +98,26 @@ def weights(
     return Weights(table, np.any(table != 0, axis=1), starts)
 
 
+def schedule_of(text: str) -> tuple[str, float | None]:
+    """(schedule, least) of a text such as "linear" or "linear:least=0.5".
+
+    Raises ValueError for an unknown schedule, or anything but a number after "least=".
+    """
+    name, colon, given = text.partition(":") if isinstance(text, str) else ("", "", "")
+    if not colon:
+        return choice("schedule", text, SCHEDULE_NAMES), None
+    try:
+        key, _, value = given.partition("=")
+        least = float(value)
+        assert key == "least" and name in SCHEDULES and math.isfinite(least)
+    except (ValueError, AssertionError):
+        raise ValueError(
+            f"schedule={text!r}: need one of {', '.join(SCHEDULES)} before :least=NUMBER, as in "
+            "linear:least=0.5"
+        ) from None
+    return name, least
+
+
 def linear_weights(
     plan: Plan | ArrayLike, a: ArrayLike, *, interval: Sequence[float] | None = None
 ) -> LinearWeights:

@@ -18,8 +18,8 @@ from cfg_jax.evaluation.sums import SCORE_SPLIT
 from cfg_jax.io import files
 from cfg_jax.metrics import FeatureStatistics, Moments, frechet_distance, precision_recall
 from cfg_jax.runtime import processes
+from cfg_jax.sampling.identity import identity as identity_of
 from cfg_jax.sampling.samples import Samples
-from cfg_jax.sampling.settings import identity as identity_of
 from cfg_jax.storage import manifest
 from cfg_jax.storage.lock import one_writer
 

@@ -18,7 +18,7 @@ import numpy as np
 from cfg_jax.io.images import to_x
 from cfg_jax.metrics import inception, inception_weights
 from cfg_jax.runtime import devices
-from cfg_jax.sampling.model import load_classifier
+from cfg_jax.sampling.loading import load_classifier
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.training.run import train
 

@@ -13,7 +13,7 @@ from cfg_jax.evaluation.networks import INCEPTION
 from cfg_jax.io import files
 from cfg_jax.io.reading import read_json
 from cfg_jax.runtime import processes
-from cfg_jax.sampling.settings import upgraded
+from cfg_jax.sampling.identity import upgraded
 
 NAMES = {
     "fid": ("FID", "Frechet distance"),
@@ -152,6 +152,10 @@ def sampler(swept: dict[str, Any]) -> list[str]:
         parts.append("interval [{:g}, {:g})".format(*swept["interval"]))
     if swept["rule"] != "cfg":
         parts.append(swept["rule"])
+    if swept["against"] != "null":
+        parts.append(f"against {swept['against']}")
+    if swept["threshold"]:
+        parts.append(f"threshold {swept['threshold']:g}")
     if swept["weaker"]:
         parts.append(f"weaker model {swept['weaker'][:12]}")
     return parts

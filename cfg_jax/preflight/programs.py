@@ -16,6 +16,7 @@ from cfg_jax import data
 from cfg_jax.config import build
 from cfg_jax.data.opening import describe
 from cfg_jax.runtime.devices import pmap_rows, pmap_step
+from cfg_jax.sampling import against, checks
 from cfg_jax.sampling.program import make_draw, request
 from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.training import run
@@ -74,8 +75,14 @@ def task_of(config: Any) -> Any:
     shape, names = describe(**build.data_arguments(config))
     task = build.assemble(config, shape, len(names))
     if task.draws:
-        SamplingSettings().filled(config.sampling).check(task, guided_by_classifier=False)
+        checks.check(_settings(config), task, guided_by_classifier=False)
     return task
+
+
+def _settings(config: Any) -> SamplingSettings:
+    """The settings of a config's sampler; ValueError as `task_of`."""
+    _, names = describe(**build.data_arguments(config))
+    return SamplingSettings().filled(config.sampling, names)
 
 
 def forwards(config: Any) -> str:
@@ -84,12 +91,15 @@ def forwards(config: Any) -> str:
     Raises ValueError as `task_of`.
     """
     task = task_of(config)
-    settings = SamplingSettings(w=1.0 if task.label_input == "with_null" else 0.0)
-    settings = settings.filled(config.sampling)
+    settings = _settings(config)
+    guides = task.label_input == "with_null" or not settings.uses_null
+    settings = settings.replace(w=1.0 if guides else 0.0)
     total = settings.num_calls(task)
     guided = int(settings.weights(task, 1).guided.sum())
-    saved = (total - guided) / (2 * total) if guided else 0.0
-    text = f"{total} network calls, {guided} of them guided: {total + guided} forward passes"
+    others = against.num_branches(settings.against) - 1
+    saved = others * (total - guided) / ((1 + others) * total) if guided else 0.0
+    passes = total + others * guided
+    text = f"{total} network calls, {guided} of them guided: {passes} forward passes"
     return text + (f", {saved:.0%} fewer than without an interval" if saved else "")
 
 
@@ -114,7 +124,7 @@ def trace(config: Any, program: str, devices: list[Any]) -> tuple[jax.stages.Low
 
 
 def _sampler(config: Any, task: Any, size: int, devices: list[Any]) -> jax.stages.Lowered:
-    settings, side = SamplingSettings().filled(config.sampling), task.low_res_size
+    settings, side = _settings(config), task.low_res_size
     low_res = np.zeros((1, side, side, task.shape[-1])) if side else None
     labels = np.zeros(1, np.int32)
     spec, shared, batch = request(task, settings, jax.random.key(0), labels, low_res=low_res)

@@ -9,7 +9,6 @@ A `Model` holds EMA parameters, their config and a compiled sampler; it needs no
 import copy
 import functools
 import time
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -17,15 +16,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cfg_jax.config import build
-from cfg_jax.config.validate import check_values, from_json
 from cfg_jax.core.arguments import data, flag, is_concrete, labels_of, text_of, whole
 from cfg_jax.core.diffusion import each_logsnr
 from cfg_jax.core.schedules import Schedule
 from cfg_jax.core.telemetry import Telemetry, summarise
 from cfg_jax.core.types import Array, ArrayLike, Key, Predict, eps_of
 from cfg_jax.io import images
-from cfg_jax.io.files import folder
-from cfg_jax.runtime import devices, processes
+from cfg_jax.runtime import devices
+from cfg_jax.sampling import checks
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.program import check, check_labels, check_low_res, make_sampler, request
 from cfg_jax.sampling.settings import SamplingSettings
@@ -131,14 +129,16 @@ class Model(Trained):
         """`draw` with the measurements of guidance in every call: (x [B, ...], `Telemetry`).
 
         log_prob and log_weight are NaN where they are not defined: for another solver than
-        "ancestral", calls that are not guided, and weights that change.
+        "ancestral", calls that are not guided, and weights that change; log_prob also for a second
+        branch other than no label.
         """
         x, measured = self.draw(key, settings, record="telemetry", **inputs)
-        filled = settings.filled(self.config.sampling)
+        filled = self.filled(settings)
         weights = filled.weights(self.experiment, len(x))
         calls = filled.calls(self.experiment)
         found = summarise(calls, weights.w, jax.tree.map(np.transpose, measured))
-        if filled.solver != "ancestral" or not np.all(weights.guided):
+        other = filled.against != "null" or inputs.get("weaker") is not None
+        if filled.solver != "ancestral" or other or not np.all(weights.guided):
             found = found._replace(log_prob=np.full_like(found.gap, np.nan))
         if filled.solver != "ancestral" or not filled.is_plain:
             found = found._replace(log_weight=np.full_like(found.gap, np.nan))
@@ -193,8 +193,8 @@ class Model(Trained):
           low_res: [B, h, w, C] in [-1, 1], input images of an upsampler.
           weaker: weaker model of the same data, for autoguidance in place of the null label.
           **settings: fields of `SamplingSettings`: w, num_steps, solver, grid, eta, churn,
-            schedule, interval, rule, logvar_interp, clip_x, respacing, classifier_w,
-            classifier_form, noise_temperature, score_temperature.
+            schedule, interval, rule, against, logvar_interp, clip_x, threshold, respacing,
+            classifier_w, classifier_form, noise_temperature, score_temperature.
 
         Raises ValueError, before compiling anything, if `check` rejects the arguments, and
         TypeError for an unknown one. Raises FloatingPointError if the samples are not finite.
@@ -255,14 +255,12 @@ class Model(Trained):
             )
         if not isinstance(weaker, Model | None):
             raise ValueError(f"weaker={text_of(weaker)}: need a Model, from cfg_jax.load")
-        filled = settings.filled(self.config.sampling)
+        filled = self.filled(settings)
         labels = None if labels is None else self.numbered(labels)
         guides: dict[str, Any] = {"classifier": classifier, "weaker": weaker}
         if labels is None:
-            classified = classifier is not None
-            filled.check(
-                self.experiment, guided_by_classifier=classified, weaker=weaker is not None
-            )
+            given = {"guided_by_classifier": classifier is not None, "weaker": weaker is not None}
+            checks.check(filled, self.experiment, **given)
         else:
             check(self.experiment, filled, labels, low_res=low_res, **guides)
         self._check_trained(filled, labels, weaker)
@@ -271,6 +269,10 @@ class Model(Trained):
         if classifier is not None:
             classifier.check_guides(self.shape, self.label_names, () if labels is None else labels)
         return filled
+
+    def filled(self, settings: SamplingSettings) -> SamplingSettings:
+        """The settings with this model's defaults; ValueError as `SamplingSettings.filled`."""
+        return settings.filled(self.config.sampling, self.label_names)
 
     def _check_weaker(self, weaker: "Model") -> None:
         """Raises ValueError unless a weaker model was trained on the same data."""
@@ -294,7 +296,7 @@ class Model(Trained):
         if weaker is None:
             size = 1 if np.ndim(filled.w) == 0 else None if labels is None else np.size(labels)
             table = np.asarray(filled.weights(self.experiment, size).w) if size else None
-            filled.check_trained(p_uncond, table)
+            checks.check_trained(filled, p_uncond, table)
         if labels is not None and p_uncond == 0 and np.max(labels) == self.null_label:
             raise ValueError(
                 f"label {self.null_label} means no label, which this model was never trained with "
@@ -309,56 +311,4 @@ class Model(Trained):
         Raises ValueError if both are given, or if the schedule does not have the grid.
         """
         wanted = SamplingSettings(num_steps=num_steps, respacing=respacing)
-        return wanted.filled(self.config.sampling).logsnrs(self.experiment)
-
-
-def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifier:
-    """Loads the model or classifier trained in `workdir` onto the available devices.
-
-    Every process of a program must call it. Raises ValueError if the checkpoint is missing or not
-    written by cfg_jax, or if processes read different steps, which may happen during training.
-
-    Args:
-      workdir: --workdir of the training run, a folder or gs://bucket/folder.
-      step: training step of the checkpoint; None for the newest readable one.
-    """
-    from cfg_jax.storage import checkpoint
-
-    step = None if step is None else whole("step", step)
-    loaded = checkpoint.load_ema(folder(workdir) / "checkpoints", step)
-    first, *others = processes.of_each(loaded.step)
-    for process, other in enumerate(others, start=1):
-        if other != first:
-            raise ValueError(
-                f"{workdir}: process {process} reads step {other}, process 0 step {first}: run "
-                "again, or give the step"
-            )
-    config = from_json(loaded.config)
-    try:
-        check_values(config)
-    except ValueError as error:
-        raise ValueError(
-            f"{workdir}, checkpoint {loaded.step}: {error}; or it was written by a version of "
-            "cfg_jax newer than this one"
-        ) from error
-    kind = NoisyClassifier if config.network == "classifier" else Model
-    described = loaded.meta["data"]
-    form = {name: described.get(name) for name in ("shape", "label_names", "class_counts")}
-    return kind(config, loaded.ema, step=loaded.step, **form)
-
-
-def load_model(workdir: str | Path, step: int | None = None) -> Model:
-    """`load` for a model that draws samples; raises ValueError if workdir holds a classifier."""
-    return _load_kind(workdir, step, Model, "a classifier: give the workdir of a diffusion model")
-
-
-def load_classifier(workdir: str | Path, step: int | None = None) -> NoisyClassifier:
-    """`load` for a noisy classifier; raises ValueError if workdir holds a diffusion model."""
-    return _load_kind(workdir, step, NoisyClassifier, "no classifier: give the workdir of one")
-
-
-def _load_kind(workdir: str | Path, step: int | None, kind: type[_T], otherwise: str) -> _T:
-    loaded = load(workdir, step)
-    if not isinstance(loaded, kind):
-        raise ValueError(f"{workdir} holds {otherwise}")
-    return loaded
+        return self.filled(wanted).logsnrs(self.experiment)

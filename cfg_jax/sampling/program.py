@@ -19,12 +19,14 @@ from cfg_jax.core import guidance
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.arguments import data, is_concrete, real, text_of
 from cfg_jax.core.guiding import branches, guide
-from cfg_jax.core.rules import rule_of
+from cfg_jax.core.rules import dynamic_threshold, rule_of
 from cfg_jax.core.samplers import Call, ancestral_step, sample
 from cfg_jax.core.telemetry import measure
 from cfg_jax.core.types import Array, ArrayLike, Denoiser, Guided, Key, chosen
 from cfg_jax.core.weighting import Weights
 from cfg_jax.runtime import devices
+from cfg_jax.sampling import checks
+from cfg_jax.sampling.against import NULL, RANDOM, arrays
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.settings import SamplingSettings
 
@@ -36,7 +38,9 @@ class Spec(NamedTuple):
     step: step rule, "ancestral" or "ddim"; "plan" for a plan.
     clip_x, form: clipping and classifier form of `SamplingSettings`.
     classifier: network of the guiding classifier, or None.
+    threshold: quantile of `dynamic_threshold` in place of clipping; 0 for none.
     rule: rule of guidance whose weights per call are data; "" for one weight and the plain rule.
+    against: second branch, "null", "random", or "labels", which are data.
     weaker: network of the weaker model of autoguidance, or None.
     record: arrays of every call that are returned too, a key of `RECORDS`; "" for none.
     """
@@ -46,7 +50,9 @@ class Spec(NamedTuple):
     clip_x: bool
     classifier: ClassifierExperiment | None = None
     form: str = "eps"
+    threshold: float = 0.0
     rule: str = ""
+    against: str = NULL
     weaker: Experiment | None = None
     record: str = ""
 
@@ -68,12 +74,12 @@ def check(
 ) -> None:
     """Checks a request with filled settings, without a key.
 
-    `weaker` is a `Model`. Raises ValueError if `SamplingSettings.check` rejects the settings, if
+    `weaker` is a `Model`. Raises ValueError if `checks.check` rejects the settings, if
     labels are not integers [B] in 0..null_label, if a weight has the wrong shape, or if low_res is
     missing, has the wrong shape or is not used by the network.
     """
     guided = {"guided_by_classifier": classifier is not None, "weaker": weaker is not None}
-    settings.check(task, **guided)
+    checks.check(settings, task, **guided)
     labels = check_labels(task, labels)
     settings.weights(task, labels.size)
     if np.shape(settings.classifier_w) not in [(), labels.shape]:
@@ -147,7 +153,8 @@ def request(
     """
     check(task, settings, labels, classifier=classifier, low_res=low_res, weaker=weaker)
     labels = np.asarray(labels, np.int32)
-    assert settings.solver is not None and settings.rule is not None  # see `check`
+    # see `check`
+    assert settings.solver is not None and settings.rule is not None and settings.against
     plan, weights = settings.plan(task), settings.weights(task, labels.size)
     by_rule = () if plan is not None else settings.logsnrs(task)
     spec = Spec(by_rule, settings.solver if plan is None else "plan", bool(settings.clip_x))
@@ -155,11 +162,19 @@ def request(
     batch: dict[str, Array | np.ndarray] = {"labels": labels, "w": weights.w.T}
     if plan is not None:
         shared["plan"] = plan
-    if record == "telemetry" and task.label_input != "with_null" and weaker is None:
-        raise ValueError("telemetry of a network without a null label: give a weaker model")
+    spec = spec._replace(threshold=float(settings.threshold or 0.0))
+    has_branch = task.label_input == "with_null" or weaker is not None or not settings.uses_null
+    if record == "telemetry" and not has_branch:
+        raise ValueError(
+            "telemetry of a network without a null label: give a weaker model, or against='random'"
+        )
     if plan is not None or not settings.is_plain or weaker is not None or record == "telemetry":
         spec = spec._replace(rule=settings.rule)
         shared |= {"guided": weights.guided, "starts": weights.starts}
+        spec = spec._replace(against=settings.against)
+        if settings.against not in (NULL, RANDOM):
+            spec = spec._replace(against="labels")
+            shared["others"], shared["blend"] = arrays(settings.against, task.null_label)
     spec = spec._replace(record=record)
     if weaker is not None:
         spec = spec._replace(weaker=weaker.experiment)
@@ -193,6 +208,8 @@ def make_draw(task: Experiment, spec: Spec):
             return guidance.tempered(by_classifier(denoiser), shared["score_temperature"])
 
         options: dict[str, Any] = {"clip_x": clip_x}
+        if spec.threshold:
+            options["clip_x"] = dynamic_threshold(spec.threshold)
         if spec.step != "plan":
             options |= {name: shared[name] for name in ("logvar_interp", "noise_temperature")}
             options["step"] = step
@@ -239,6 +256,12 @@ def _guided(task: Experiment, spec: Spec, shared: Any, batch: Any) -> Guided:
     labels = batch["labels"]
     if spec.weaker is not None:
         every = branches(predict, labels, pair=_pair(task, spec, shared, batch))
+    elif spec.against == RANDOM:
+        keys = keys_lib.stream(batch["keys"], "another label")
+        every = branches(predict, labels, independent=(keys, task.null_label))
+    elif spec.against == "labels":
+        others = [jnp.broadcast_to(label, labels.shape) for label in shared["others"]]
+        every = branches(predict, labels, others=others, blend=shared["blend"])
     elif task.label_input == "with_null":
         every = branches(predict, labels, null_label=task.null_label)
     else:

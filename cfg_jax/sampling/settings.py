@@ -1,6 +1,6 @@
 """Settings of a request for samples: guidance, grid and solver.
 
-    SamplingSettings(w=2.0, num_steps=64).filled(config.sampling).check(task)
+    check(SamplingSettings(w=2.0, num_steps=64).filled(config.sampling), task)
 
 Flags, keywords and configs become one value, which file names, results and manifests record. A
 program is compiled for its static part; its traced part is data.
@@ -8,31 +8,27 @@ program is compiled for its static part; its traced part is data.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cfg_jax.config.build import STEPS, Experiment
-from cfg_jax.config.validate import ADDED_TO_SAMPLING
 from cfg_jax.core import grids, plans
-from cfg_jax.core.arguments import choice, finite, flag, number, text_of, whole
-from cfg_jax.core.guidance import only_trained_w, weight_per_step
-from cfg_jax.core.rules import rule_of
+from cfg_jax.core.arguments import text_of, whole
+from cfg_jax.core.guidance import weight_per_step
 from cfg_jax.core.types import ArrayLike
-from cfg_jax.core.weighting import SCHEDULE_NAMES, Weights, weights
+from cfg_jax.core.weighting import Weights, schedule_of, weights
+from cfg_jax.sampling import against as against_lib
 
 CLASSIFIER_FORMS = ("eps", "adm")
 
 _DEFAULTED = (
-    *("solver", "grid", "eta", "churn", "schedule", "interval", "rule"),
-    *("logvar_interp", "clip_x"),
+    *("solver", "grid", "eta", "churn", "schedule", "interval", "rule", "against"),
+    *("logvar_interp", "clip_x", "threshold"),
 )
 # Karras et al. 2022, table 5: ImageNet-64, all but S_churn = 40.
 _CHURN = plans.Churn(0.0, 0.05, 50.0, 1.003)
-
-# Fields that results of earlier versions lack, with the values used then.
-_ADDED = ADDED_TO_SAMPLING | {"interval": [], "weaker": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +45,17 @@ class SamplingSettings:
     churn: S_churn of "heun" and "ddim" (Karras et al. 2022, algorithm 2), with the other values
       of their ImageNet-64 model; 0 for none.
     schedule: change of w over the calls, see `weights`: "constant", "linear", "cosine", "pcs" or
-      "cfgpp".
+      "cfgpp"; "linear:least=0.5" keeps the weight above a limit.
     interval: (lo, hi) in log-SNR, outside of which w is 0 and a call costs B; () for none. Like
       schedule it concerns w only, not classifier_w.
     rule: how branches are combined, as text for `rule_of`: "cfg", "rescale:phi=0.7", ...
+    against: labels that guidance points away from, see `against`: "null" (no label), "random"
+      (another random class in every call, for networks without a null label), a class, or labels
+      with weights that sum to 1: "null:2,7:-1" guides towards class 7 too.
     logvar_interp: the paper's v in [0, 1] for ancestral steps; unused if the variance is learned.
     clip_x: whether x_hat is clipped to [-1, 1] after guidance.
+    threshold: quantile of |x_hat| for `dynamic_threshold` in place of clipping, such as 0.995; 0
+      for none.
     respacing: timesteps of a discrete schedule, as ADM's timestep_respacing; replaces num_steps.
       "ddim25" takes 25 timesteps at an integer stride, "90,60,60,20,20" that many evenly spaced
       timesteps from each of 5 equal sections, the cleanest first.
@@ -76,8 +77,10 @@ class SamplingSettings:
     schedule: str | None = None
     interval: tuple[float, ...] | None = None
     rule: str | None = None
+    against: str | None = None
     logvar_interp: float | None = None
     clip_x: bool | None = None
+    threshold: float | None = None
     respacing: str | None = None
     classifier_w: ArrayLike = 0.0
     classifier_form: str = "eps"
@@ -102,11 +105,14 @@ class SamplingSettings:
         """Returns the settings with some fields changed."""
         return dataclasses.replace(self, **changes)
 
-    def filled(self, defaults: Mapping[str, Any]) -> "SamplingSettings":
-        """Replaces None by `defaults`, a config.sampling.
+    def filled(
+        self, defaults: Mapping[str, Any], names: Sequence[str] | None = None
+    ) -> "SamplingSettings":
+        """Replaces None by `defaults`, a config.sampling, and class names in `against` by numbers.
 
-        Raises ValueError if num_steps is not an integer of at least 2, or if respacing is given
-        with a num_steps other than the default.
+        Names stay if `names`, the names of all classes, is None. Raises ValueError if num_steps is
+        not an integer of at least 2, if respacing is given with a num_steps other than the default,
+        or for an unknown name.
         """
         num_steps, respacing = self.num_steps, self.respacing
         if not isinstance(respacing, str | None):
@@ -122,6 +128,9 @@ class SamplingSettings:
         if isinstance(self.solver, str) and self.solver != defaults["solver"]:
             # The noise in the config is that of its own solver.
             missing |= {name: 0.0 for name in ("eta", "churn") if getattr(self, name) is None}
+        if names is not None:
+            against = missing.get("against", self.against)
+            missing["against"] = against_lib.numbered(against, names)
         return self.replace(
             num_steps=None if respacing else whole("num_steps", num_steps, 2),
             respacing=respacing or "",
@@ -135,8 +144,9 @@ class SamplingSettings:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the weight of filled settings is w in every call, combined by `cfg`."""
-        return self.schedule == "constant" and not self.interval and self.rule == "cfg"
+        """Whether filled settings guide by `cfg` from no label, with w in every call."""
+        by_w = self.schedule == "constant" and not self.interval
+        return by_w and self.rule == "cfg" and self.against == against_lib.NULL
 
     def logsnrs(self, task: Experiment) -> tuple[float, ...]:
         """The grid points of filled settings: the T log-SNRs of a step rule.
@@ -175,116 +185,19 @@ class SamplingSettings:
         """The weights of all calls [T, B] of filled settings; ValueError as `weighting.weights`."""
         w = weight_per_step(self.w, self.num_calls(task), batch_size)
         assert self.schedule is not None
-        return weights(self.calls(task), w, schedule=self.schedule, interval=self.interval or None)
+        schedule, least = schedule_of(self.schedule)
+        inside = self.interval or None
+        return weights(self.calls(task), w, schedule=schedule, interval=inside, least=least)
 
     def calls(self, task: Experiment) -> plans.Plan | np.ndarray:
         """The calls of filled settings for `weights`: a plan, or the grid of a step rule."""
         plan = self.plan(task)
         return np.asarray(self.logsnrs(task)) if plan is None else plan
 
-    def check(self, task: Experiment, *, guided_by_classifier: bool, weaker: bool = False) -> None:
-        """Checks filled settings on the host.
-
-        Raises ValueError if a field is out of range or of a different type, if w is not 0 and there
-        is neither a null label nor a weaker model, if classifier_w is not 0 or classifier_form not
-        the default without a classifier, or if the schedule lacks the grid.
-        """
-        names = (("solver", plans.SOLVERS), ("grid", grids.GRIDS), ("schedule", SCHEDULE_NAMES))
-        for name, allowed in (*names, ("classifier_form", CLASSIFIER_FORMS)):
-            choice(name, getattr(self, name), allowed)
-        rule_of(self.rule or "")
-        flag("clip_x", self.clip_x)
-        self._check_numbers()
-        self._check_noise(task)
-        self._check_weights(task, guided_by_classifier, weaker)
-        self.logsnrs(task)
-        self.plan(task)
-        self._check_interval(task)
-
-    def _check_interval(self, task: Experiment) -> None:
-        """Raises ValueError for an interval that is none, or in which no call is guided."""
-        if self.interval is None or len(np.atleast_1d(self.interval)) == 0:
-            return
-        inside = weights(self.calls(task), 1.0, interval=self.interval)
-        if not inside.guided.any():
-            raise ValueError(
-                f"interval={text_of(self.interval)}: none of the {len(inside.guided)} calls is "
-                "inside; the grid goes from "
-                f"{self.logsnrs(task)[0]:g} to {self.logsnrs(task)[-1]:g} in log-SNR"
-            )
-
-    def _check_noise(self, task: Experiment) -> None:
-        """Raises ValueError for noise that the solver does not draw."""
-        own = self.eta or self.churn or self.solver == "pcg"
-        if not (own or self.solver == "ancestral") and self.noise_temperature != 1:
-            raise ValueError(
-                f"noise_temperature={self.noise_temperature} with solver={self.solver!r}, which "
-                "draws no noise: use solver='ancestral', or score_temperature"
-            )
-        if own and task.learned_variance:
-            noise = f"eta={self.eta}, churn={self.churn}"
-            raise ValueError(
-                f"solver={self.solver!r}, {noise} with a network that learns the variance of "
-                "ancestral steps: use solver='ancestral', or a solver without noise"
-            )
-
-    def _check_numbers(self) -> None:
-        """Raises ValueError for a number out of range, or anything but a number."""
-        smallest = float(np.finfo(np.float32).tiny)  # float32 rounds a smaller number to 0
-        for name, allowed, limits in (
-            ("eta", "a number of at least 0", (0,)),
-            ("churn", "a number of at least 0", (0,)),
-            ("logvar_interp", "a number in [0, 1]", (0, 1)),
-            ("noise_temperature", "a finite number, 0 or more; 1 for none", (0,)),
-            ("score_temperature", "a finite number above 0; 1 for none", (smallest,)),
-        ):
-            number(name, getattr(self, name), allowed, *limits)
-
-    def _check_weights(self, task: Experiment, guided_by_classifier: bool, weaker: bool) -> None:
-        w, by = self.w, self.classifier_w
-        finite("w", w, "finite guidance weights")
-        if task.label_input != "with_null" and np.any(w) and not weaker:
-            raise ValueError(
-                f"w={text_of(w)}: this network has no null label; use w=0 and a classifier"
-            )
-        finite("classifier_w", by, "a finite number, or one per sample")
-        if self.schedule == "cfgpp":
-            self._check_cfgpp(task.label_input == "with_null" or weaker)
-        if np.any(by) and self.solver == "pcg":
-            raise ValueError(
-                f"classifier_w={text_of(by)} with solver='pcg', whose DDIM steps are not guided: "
-                "use another solver"
-            )
-        if np.any(by) and not guided_by_classifier:
-            raise ValueError(f"classifier_w={text_of(by)} without a classifier: give one")
-        if self.classifier_form != CLASSIFIER_FORMS[0] and not guided_by_classifier:
-            raise ValueError(
-                f"classifier_form={self.classifier_form!r} without a classifier: give one"
-            )
-
-    def _check_cfgpp(self, has_branch: bool) -> None:
-        """Raises ValueError unless CFG++ is defined: a second branch, DDIM, lambda in [0, 1]."""
-        lam = np.asarray(self.w)
-        if self.solver != "ddim" or self.eta or self.churn or not has_branch:
-            raise ValueError(
-                f"schedule='cfgpp' with solver={self.solver!r}, eta={self.eta}, "
-                f"churn={self.churn}: need solver='ddim' without noise, and a null label"
-            )
-        if lam.min() < 0 or lam.max() > 1:
-            raise ValueError(f"w={text_of(self.w)} with schedule='cfgpp': need w in [0, 1]")
-
-    def check_trained(self, p_uncond: float, table: np.ndarray | None = None) -> None:
-        """Raises ValueError for w that weights a branch which p_uncond 0 or 1 left untrained.
-
-        `table` has the weights of all calls; None is w in every call.
-        """
-        only = only_trained_w(p_uncond)
-        if only is not None and np.any(np.asarray(self.w if table is None else table) != only):
-            without = "with" if p_uncond else "without"
-            raise ValueError(
-                f"w={text_of(self.w)}: training with p_uncond={p_uncond:g} never showed this "
-                f"model an example {without} its label; use w={only:g}"
-            )
+    @property
+    def uses_null(self) -> bool:
+        """Whether filled settings guide by the network without a label."""
+        return against_lib.uses_null(self.against or "")
 
     def traced(self) -> dict[str, Any]:
         """Traced scalars of the program, shared by all samples."""
@@ -329,22 +242,3 @@ def _plan(
         assert isinstance(array, np.ndarray)
         array.flags.writeable = False
     return made
-
-
-def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values of `to_json`, also from an earlier version, with the fields of this one."""
-    values = dict(values)
-    if "step" in values:
-        values["solver"] = values.pop("step")
-    return {**_ADDED, **values} if "solver" in values else values
-
-
-def identity(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values of `to_json` for a digest, which stays that of earlier versions if it can."""
-    values = {name: value for name, value in values.items() if value != _ADDED.get(name, _NONE)}
-    if values.get("solver") in STEPS:
-        values["step"] = values.pop("solver")
-    return values
-
-
-_NONE = object()

@@ -25,9 +25,9 @@ from cfg_jax.io import files, reading
 from cfg_jax.io.progress import Progress
 from cfg_jax.io.ranges import Range, RangeFiles
 from cfg_jax.runtime import devices, processes
+from cfg_jax.sampling.identity import upgraded
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.samples import Samples
-from cfg_jax.sampling.settings import upgraded
 from cfg_jax.storage import manifest
 from cfg_jax.storage.lock import hold_inside
 

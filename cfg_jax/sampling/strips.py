@@ -25,10 +25,11 @@ from cfg_jax.io import files, images
 from cfg_jax.io.images import Picture
 from cfg_jax.io.progress import track
 from cfg_jax.runtime import devices
+from cfg_jax.sampling.identity import identity
 from cfg_jax.sampling.labels import NO_LABEL
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
-from cfg_jax.sampling.settings import SamplingSettings, identity
+from cfg_jax.sampling.settings import SamplingSettings
 
 PREVIEW_LABELS = 10
 
@@ -289,8 +290,7 @@ def _name(strip: Strip, settings: dict[str, Any], upsampler: Upsampler | None) -
 def _settings(stage: Strip | Upsampler) -> dict[str, Any]:
     """Filled settings as JSON values."""
     model = stage.model
-    filled = stage.settings.filled(model.config.sampling)
-    return identity(filled.to_json(model.experiment))
+    return identity(model.filled(stage.settings).to_json(model.experiment))
 
 
 def _in_batches(

@@ -19,6 +19,7 @@ from cfg_jax.evaluation.result import (
     temperatures,
     title,
 )
+from cfg_jax.study import seeds
 from cfg_jax.study.paper_tables import published
 
 NEUTRAL = {
@@ -28,7 +29,10 @@ NEUTRAL = {
 }
 """Parameters other than w, each with the values that leave sampling unchanged."""
 
-SAMPLER = ("solver", "grid", "eta", "churn", "schedule", "interval", "rule", "weaker")
+SAMPLER = (
+    *("solver", "grid", "eta", "churn", "schedule", "interval", "rule", "against", "threshold"),
+    "weaker",
+)
 """Swept fields of the solver and of guidance that changes over the calls."""
 
 
@@ -47,6 +51,11 @@ class Curve(NamedTuple):
     def metric(self, name: str) -> list[float]:
         """Metric of every result, "fid" or "is"."""
         return [result.metrics[name] for result in self.results]
+
+    def errors(self, name: str) -> list[float] | None:
+        """Standard errors of a metric over seeds; None for single seeds."""
+        found = [seeds.error(result, name) for result in self.results]
+        return found if any(found) else None
 
 
 class Families(NamedTuple):
@@ -175,14 +184,16 @@ def guidance_table(curves: Sequence[Curve]) -> Table:
     columns = {}
     for i, curve in enumerate(curves):
         ours = list(zip(curve.metric("fid"), curve.metric("is"), strict=True))
-        columns[i, curve.name] = dict(zip(curve.values, _starred(ours, 3), strict=True))
+        said = [tuple(seeds.text(each, n, 3) for n in ("fid", "is")) for each in curve.results]
+        columns[i, curve.name] = dict(zip(curve.values, _starred(ours, said), strict=True))
         theirs = [published(result) for result in curve.results]
         if any(theirs):
-            columns[i, "published"] = dict(zip(curve.values, _starred(theirs, 2), strict=True))
+            said = [tuple(f"{x:.2f}" for x in pair) if pair else None for pair in theirs]
+            columns[i, "published"] = dict(zip(curve.values, _starred(theirs, said), strict=True))
     weights = sorted({w for column in columns.values() for w in column})
     caption = (
         f"{title('fid', protocol)} / {title('is', protocol)}, of {protocol['num_samples']} samples "
-        f"each; * marks the lowest distance and highest score of a column"
+        f"each{_over_seeds(every)}; * marks the lowest distance and highest score of a column"
     )
     head = "w"
     if curves[0].parameter == "num_steps":
@@ -197,24 +208,32 @@ def _cell_table(results: Sequence[Result]) -> Table:
     names = list(dict.fromkeys(name for result in results for name in shown(result)))
     rows = [
         [describe(result.swept)]
-        + [f"{result.metrics[name]:.4f}" if name in result.metrics else "-" for name in names]
+        + [seeds.text(result, name, 4) if name in result.metrics else "-" for name in names]
         for result in results
     ]
-    caption = f"All cells, {protocol['num_samples']} samples each"
+    caption = f"All cells, {protocol['num_samples']} samples each{_over_seeds(results)}"
     return Table(caption, ["cell", *(title(name, protocol) for name in names)], rows)
 
 
-def _starred(pairs: Sequence[tuple[float, float] | None], decimals: int) -> list[str]:
+def _over_seeds(results: Sequence[Result]) -> str:
+    """How many seeds a number is the mean of, for a caption."""
+    most = max(map(seeds.count, results))
+    return f", mean and standard error over {most} seeds" if most > 1 else ""
+
+
+def _starred(
+    pairs: Sequence[tuple[float, float] | None], said: Sequence[tuple[str, ...] | None]
+) -> list[str]:
+    """Texts of pairs (distance, score), joined, with a star at the best of each."""
     known = [pair for pair in pairs if pair]
     best = min(fid for fid, _ in known), max(score for _, score in known)
 
-    def text(pair: tuple[float, float]) -> str:
-        return " / ".join(
-            f"{value:.{decimals}f}" + ("*" if value == top else " ")
-            for value, top in zip(pair, best, strict=True)
-        )
+    def text(pair: tuple[float, float], said: tuple[str, ...]) -> str:
+        stars = ("*" if value == top else " " for value, top in zip(pair, best, strict=True))
+        return " / ".join(part + star for part, star in zip(said, stars, strict=True))
 
-    return [text(pair) if pair else "-" for pair in pairs]
+    each = zip(pairs, said, strict=True)
+    return [text(pair, words) if pair and words else "-" for pair, words in each]
 
 
 def _family(guided: Sequence[Result], *over: str) -> list[Curve]:

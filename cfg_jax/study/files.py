@@ -1,7 +1,7 @@
 """Which files does a sweep write?
 
     results.json   every `Result`, for `read_results`
-    results.csv    one line per cell: swept fields, metrics, protocol, seed
+    results.csv    one line per cell: swept fields, metrics with standard errors, protocol, seed
     table_w.txt, table_T.txt, table_sampler.txt, table_calls.txt, table_cells.txt
     frontier_w.png, frontier_T.png, frontier_sampler.png, frontier_ways.png, calls.png
 
@@ -23,6 +23,7 @@ from cfg_jax.io.files import save_npz, save_text
 from cfg_jax.io.images import Picture, save_png
 from cfg_jax.io.reading import read_json
 from cfg_jax.io.text import one_line, printable
+from cfg_jax.study import seeds
 from cfg_jax.study.curves import tables
 from cfg_jax.study.plots import telemetry
 
@@ -88,7 +89,9 @@ def _csv(results: Sequence[Result]) -> str:
         result.swept
         | result.metrics
         | result.protocol
-        | {"seed": result.record["seed"], "path": str(result.path)}
+        | {"seed": result.record["seed"], "num_seeds": seeds.count(result)}
+        | {f"{name}_error": seeds.error(result, name) for name in _measured_errors(result)}
+        | {"path": str(result.path)}
         for result in results
     ]
     text = io.StringIO(newline="")
@@ -96,6 +99,11 @@ def _csv(results: Sequence[Result]) -> str:
     writer.writeheader()
     writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def _measured_errors(result: Result) -> list[str]:
+    """Metrics with a standard error over seeds."""
+    return [name for name in result.metrics if seeds.count(result) > 1]
 
 
 def _plain(value: Any) -> Any:

@@ -56,7 +56,11 @@ def calls(curves: Sequence[Curve]) -> Picture:
     axes.set_yscale("log")
     for curve in curves:
         label = in_legend(curve.name)
-        axes.plot(curve.values, curve.metric("fid"), "o-", markersize=4, linewidth=1.2, label=label)
+        axes.errorbar(
+            *(curve.values, curve.metric("fid"), curve.errors("fid")),
+            **_LINE,
+            label=label,
+        )
     axes.set_xticks(sorted({value for curve in curves for value in curve.values}))
     for formatter in (
         axes.xaxis.set_major_formatter,
@@ -103,6 +107,9 @@ MEASURED = {
 """Fields of `Telemetry` that are plotted, with titles; c and u are eps_hat of both branches."""
 
 
+_LINE = {"fmt": "o-", "markersize": 4, "linewidth": 1.2, "elinewidth": 0.8, "capsize": 2}
+
+
 def _w(result: Result) -> str:
     return f"{result.swept['w']:g}"
 
@@ -119,7 +126,8 @@ def frontier(curves: Sequence[Curve]) -> Picture:
     axes = _axes(5.0, xlabel=title("fid", protocol), ylabel=title("is", protocol))
     for curve in curves:
         x, y = curve.metric("fid"), curve.metric("is")
-        (line,) = axes.plot(x, y, "o-", markersize=4, linewidth=1.2, label=in_legend(curve.name))
+        errors = curve.errors("is"), curve.errors("fid")
+        line, *_ = axes.errorbar(x, y, *errors, **_LINE, label=in_legend(curve.name))
         for value, *place in zip(curve.values, x, y, strict=True):
             axes.annotate(
                 f"{value:g}", place, (4, -9), textcoords="offset points", fontsize=7, alpha=0.8

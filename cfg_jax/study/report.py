@@ -17,6 +17,7 @@ from cfg_jax.evaluation.result import Result, title
 from cfg_jax.io.files import save_text
 from cfg_jax.io.images import Picture
 from cfg_jax.io.text import printable
+from cfg_jax.study import seeds
 from cfg_jax.study.claims import Claim, check_claims
 from cfg_jax.study.curves import Table, tables
 
@@ -113,8 +114,10 @@ def _protocol(results: Sequence[Result]) -> list[str]:
     for name, value in results[0].swept.items():
         if all(result.swept[name] == value for result in results):
             fields[name] = value
-    seeds = sorted({result.record["seed"] for result in results})
-    fields |= {"seed": seeds[0] if len(seeds) == 1 else seeds, **results[0].record["versions"]}
+    firsts = sorted({result.record["seed"] for result in results})
+    most = max(map(seeds.count, results))
+    fields |= {"seed": firsts[0] if len(firsts) == 1 else firsts, "num_seeds": most}
+    fields |= results[0].record["versions"]
     parts = [_pairs(fields)]
     said = dict.fromkeys(line for result in results for line in result.record["warnings"])
     return parts + [_paragraph(f"Warning: {line}") for line in said]

@@ -9,13 +9,13 @@ data, so one program is compiled per network and T. All cells share the noise of
 `plots`, `claims`, `report` and `files` process the results.
 """
 
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cfg_jax import evaluation
+from cfg_jax.core.arguments import seed_of, whole
 from cfg_jax.evaluation import Reference, Result, Samples, SamplingSettings, title
 from cfg_jax.evaluation.networks import FeatureNetwork
 from cfg_jax.io import images
@@ -24,7 +24,7 @@ from cfg_jax.sampling import strips
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.storage import manifest
-from cfg_jax.study import curves
+from cfg_jax.study import curves, seeds
 
 STRIP_LABELS = 10
 NEEDED = ("fid", "is")
@@ -101,7 +101,8 @@ def plan(
       num_steps: values of T; the first run's own T if empty.
       other_weights: w at the other T and for the other runs; `weights` if None.
       common: settings of all cells; its w and num_steps are ignored.
-      variants: other settings, of solver or guidance, for the first run at every T.
+      variants: other settings, of solver or guidance, for the first run at their num_steps, or
+        at every T if that is None.
       weaker: weaker model of autoguidance, for all cells but the baselines.
       older: baselines on the first run.
     """
@@ -114,9 +115,10 @@ def plan(
         cells += [Cell(runs[0], other.replace(w=float(w))) for w in other_weights]
     for run in runs[1:]:
         cells += [Cell(run, base.replace(w=float(w))) for w in other_weights]
-    for variant, count in itertools.product(variants, steps):
-        other = variant.replace(num_steps=count)
-        cells += [Cell(runs[0], other.replace(w=float(w))) for w in other_weights]
+    for variant in variants:
+        for count in steps if variant.num_steps is None else [variant.num_steps]:
+            other = variant.replace(num_steps=count)
+            cells += [Cell(runs[0], other.replace(w=float(w))) for w in other_weights]
     cells = [cell._replace(weaker=weaker) for cell in cells]
     cells += _older_cells(runs[0], base, older)
     for cell in cells:  # check all before hours are spent on any
@@ -149,26 +151,32 @@ def measure(
     *,
     metrics: Sequence[str] = NEEDED,
     batch_size: int = 256,
+    num_seeds: int = 1,
     **numbered,
 ) -> Iterator[Result]:
     """Yields the result of every cell and prints a line per result.
 
-    Like `cfg-jax evaluate`, stores results in `<workdir>/evaluations`. `numbered` has num_samples,
-    label_plan and seed of `Samples`; other arguments as for `evaluate`. Raises as
-    `check_measurable` and `evaluate`.
+    Like `cfg-jax evaluate`, stores results in `<workdir>/evaluations`. With several seeds, from
+    `seed` on, a result is a mean of `seeds.mean`. `numbered` has num_samples, label_plan and seed
+    of `Samples`; other arguments as for `evaluate`. Raises as `check_measurable` and `evaluate`.
     """
-    check_measurable(cells, metrics, **numbered)
+    check_measurable(cells, metrics, num_seeds, **numbered)
+    first = numbered.pop("seed", 0)
     done, spent = 0.0, 0.0
     for number, cell in enumerate(cells, 1):
         begun = time.monotonic()
-        result = evaluation.evaluate(
-            cell.samples(**numbered),
-            network,
-            reference,
-            folder=cell.run.workdir / "evaluations",
-            metrics=metrics,
-            batch_size=batch_size,
-        )
+        found = [
+            evaluation.evaluate(
+                cell.samples(**numbered, seed=seed),
+                network,
+                reference,
+                folder=cell.run.workdir / "evaluations",
+                metrics=metrics,
+                batch_size=batch_size,
+            )
+            for seed in range(first, first + num_seeds)
+        ]
+        result = seeds.mean(found)
         seconds = time.monotonic() - begun
         if seconds > 1:  # a loaded cell does not predict the time of others
             done, spent = done + _calls(cell), spent + seconds
@@ -178,8 +186,12 @@ def measure(
         yield result
 
 
-def check_measurable(cells: Sequence[Cell], metrics: Sequence[str], **numbered) -> None:
+def check_measurable(
+    cells: Sequence[Cell], metrics: Sequence[str], num_seeds: int = 1, **numbered
+) -> None:
     """Raises ValueError if metrics lack one of NEEDED, and as `evaluation.check_request`."""
+    first = seed_of(numbered.pop("seed", 0))
+    last = seed_of(first + whole("num_seeds", num_seeds, 1) - 1)
     lacking = [name for name in NEEDED if name not in metrics]
     if lacking:
         raise ValueError(
@@ -187,7 +199,7 @@ def check_measurable(cells: Sequence[Cell], metrics: Sequence[str], **numbered) 
             f"{' and '.join(map(repr, NEEDED))}: add {' and '.join(map(repr, lacking))}"
         )
     for cell in cells:
-        evaluation.check_request(cell.samples(**numbered), metrics)
+        evaluation.check_request(cell.samples(**numbered, seed=last), metrics)
 
 
 def runs_of(cells: Sequence[Cell]) -> list[Run]:
@@ -197,12 +209,12 @@ def runs_of(cells: Sequence[Cell]) -> list[Run]:
 
 def _calls(cell: Cell) -> int:
     model = cell.run.model
-    return cell.sampling.filled(model.config.sampling).num_calls(model.experiment)
+    return model.filled(cell.sampling).num_calls(model.experiment)
 
 
 def _said(result: Result) -> str:
     numbers = ", ".join(
-        f"{title(name, result.protocol)} {result.metrics[name]:.3f}" for name in NEEDED
+        f"{title(name, result.protocol)} {seeds.text(result, name, 3)}" for name in NEEDED
     )
     return f"{curves.describe(result.swept)}: {numbers}"
 
@@ -223,7 +235,7 @@ def strip(
     labels = list(range(min(STRIP_LABELS, model.null_label)))
     settings = sampling.replace(w=0.0, classifier_w=0.0, classifier_form="eps")
     settings = settings.replace(noise_temperature=1.0, score_temperature=1.0)
-    options = settings.filled(model.config.sampling).to_json(model.experiment)
+    options = model.filled(settings).to_json(model.experiment)
     identity = [model.sha256, list(map(float, weights)), options, seed, labels]
     identity += [weaker.sha256] if weaker else []
     path = folder / f"strip_{manifest.sha256_json(identity)[:12]}.png"

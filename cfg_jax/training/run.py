@@ -17,6 +17,7 @@ from cfg_jax.config import build
 from cfg_jax.config.validate import check_same_run, to_json, validate
 from cfg_jax.io.files import check_writable, folder
 from cfg_jax.runtime import devices, processes
+from cfg_jax.sampling.checks import check
 from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.storage.checkpoint import Checkpoints
 from cfg_jax.training import earlier, preemption, size, watchdog
@@ -145,8 +146,8 @@ def _open(config: ConfigDict, workdir: Path, source: data.Source | None) -> Run:
     )
     task = build.assemble(config, source.shape, source.num_classes)
     if task.draws:  # the previews sample with these settings
-        filled = SamplingSettings().filled(config.sampling)
-        filled.check(task, guided_by_classifier=False)
+        filled = SamplingSettings().filled(config.sampling, source.label_names)
+        check(filled, task, guided_by_classifier=False)
     return Run(config, workdir, source, order, task, class_counts)
 
 

@@ -1,0 +1,66 @@
+"""Trained models and classifiers, loaded from the folders of their runs."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from cfg_jax.config.validate import check_values, from_json
+from cfg_jax.core.arguments import whole
+from cfg_jax.io.files import folder
+from cfg_jax.runtime import processes
+from cfg_jax.sampling.model import Model
+from cfg_jax.sampling.noisy_classifier import NoisyClassifier
+from cfg_jax.sampling.trained import Trained
+
+_T = TypeVar("_T", bound=Trained)
+
+
+def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifier:
+    """Loads the model or classifier trained in `workdir` onto the available devices.
+
+    Every process of a program must call it. Raises ValueError if the checkpoint is missing or not
+    written by cfg_jax, or if processes read different steps, which may happen during training.
+
+    Args:
+      workdir: --workdir of the training run, a folder or gs://bucket/folder.
+      step: training step of the checkpoint; None for the newest readable one.
+    """
+    from cfg_jax.storage import checkpoint
+
+    step = None if step is None else whole("step", step)
+    loaded = checkpoint.load_ema(folder(workdir) / "checkpoints", step)
+    first, *others = processes.of_each(loaded.step)
+    for process, other in enumerate(others, start=1):
+        if other != first:
+            raise ValueError(
+                f"{workdir}: process {process} reads step {other}, process 0 step {first}: run "
+                "again, or give the step"
+            )
+    config = from_json(loaded.config)
+    try:
+        check_values(config)
+    except ValueError as error:
+        raise ValueError(
+            f"{workdir}, checkpoint {loaded.step}: {error}; or it was written by a version of "
+            "cfg_jax newer than this one"
+        ) from error
+    kind = NoisyClassifier if config.network == "classifier" else Model
+    described = loaded.meta["data"]
+    form = {name: described.get(name) for name in ("shape", "label_names", "class_counts")}
+    return kind(config, loaded.ema, step=loaded.step, **form)
+
+
+def load_model(workdir: str | Path, step: int | None = None) -> Model:
+    """`load` for a model that draws samples; raises ValueError if workdir holds a classifier."""
+    return _load_kind(workdir, step, Model, "a classifier: give the workdir of a diffusion model")
+
+
+def load_classifier(workdir: str | Path, step: int | None = None) -> NoisyClassifier:
+    """`load` for a noisy classifier; raises ValueError if workdir holds a diffusion model."""
+    return _load_kind(workdir, step, NoisyClassifier, "no classifier: give the workdir of one")
+
+
+def _load_kind(workdir: str | Path, step: int | None, kind: type[_T], otherwise: str) -> _T:
+    loaded = load(workdir, step)
+    if not isinstance(loaded, kind):
+        raise ValueError(f"{workdir} holds {otherwise}")
+    return loaded
