@@ -1,8 +1,9 @@
 """Time of a guided sampler against its bare network calls, and what an interval saves.
 
-    python benchmarks/sampler_overhead.py [--workdir=runs/digits]
+    python benchmarks/sampler_overhead.py [--workdir=runs/digits | --network=imagenet64]
 
-Without a run, the network of configs/digits.py with random parameters. Times are medians of
+Without a run, the network of configs/digits.py with random parameters, or that of
+configs/imagenet64.py with a third of its channels and one block per level. Times are medians of
 interleaved repetitions on one device; compare the ratios, not the seconds.
 """
 
@@ -21,26 +22,41 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import cfg_jax  # noqa: E402
 from cfg_jax.config import build  # noqa: E402
 from cfg_jax.sampling.loading import load_model  # noqa: E402
-from configs import digits  # noqa: E402
+from configs import digits, imagenet64  # noqa: E402
 
-CALLS, BATCH, REPEATS = 32, 64, 7
+REPEATS = 7
+
+
+def cut_imagenet64():
+    """configs/imagenet64.py with a network that runs on a CPU."""
+    config = imagenet64.get_config()
+    config.model.channels, config.model.num_blocks = 64, 1
+    return config
+
+
+NETWORKS = {  # config, shape, classes, T, B
+    "digits": (digits.get_config, (8, 8, 1), 10, 32, 64),
+    "imagenet64": (cut_imagenet64, (64, 64, 3), 1000, 8, 4),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--workdir")
-    workdir = parser.parse_args().workdir
-    task = build.assemble(digits.get_config(), (8, 8, 1), 10)
-    if workdir:
-        loaded = load_model(workdir)
+    parser.add_argument("--workdir", help="a run of the network's shape, for its parameters")
+    parser.add_argument("--network", choices=NETWORKS, default="digits")
+    given = parser.parse_args()
+    get_config, shape, num_classes, calls, batch = NETWORKS[given.network]
+    task = build.assemble(get_config(), shape, num_classes)
+    if given.workdir:
+        loaded = load_model(given.workdir)
         task, params = loaded.experiment, loaded.params
     else:
         params = jax.jit(task.init)(jax.random.key(0))
-    labels = jnp.arange(BATCH) % task.num_classes
-    shape = (BATCH, *task.shape)
-    grid = task.schedule.grid(CALLS)
+    labels = jnp.arange(batch) % task.num_classes
+    shape = (batch, *task.shape)
+    grid = task.schedule.grid(calls)
     plan = cfg_jax.plan(grid, "unipc_2")
-    quarter = float(grid[CALLS // 2 - CALLS // 8]), float(grid[CALLS // 2 + CALLS // 8])
+    quarter = float(grid[calls // 2 - calls // 8]), float(grid[calls // 2 + calls // 8])
     weights = {
         "guided everywhere": cfg_jax.weights(plan, 1.0),
         "interval of a quarter": cfg_jax.weights(plan, 1.0, interval=quarter),
@@ -48,15 +64,15 @@ def main() -> None:
 
     @jax.jit
     def bare(params):
-        """CALLS forward passes of 2B, each on the result of the one before."""
+        """T forward passes of 2B, each on the result of the one before."""
         predict = task.predict(params)
         both = jnp.concatenate([labels, jnp.full_like(labels, task.null_label)])
 
         def body(z, logsnr):
-            out = predict(z, jnp.broadcast_to(logsnr, (2 * BATCH,)), both)
+            out = predict(z, jnp.broadcast_to(logsnr, (2 * batch,)), both)
             return 0.5 * z + 0.1 * out, None
 
-        z = jnp.ones((2 * BATCH, *task.shape))
+        z = jnp.ones((2 * batch, *task.shape))
         return jax.lax.scan(body, z, jnp.asarray(grid))[0]
 
     @jax.jit
@@ -75,12 +91,12 @@ def main() -> None:
             if repeat:  # the first compiles
                 seconds[name].append(time.perf_counter() - begun)
     base = statistics.median(seconds["bare forward passes"])
-    print(f"{jax.devices()[0]}, jax {jax.__version__}, B = {BATCH}, T = {CALLS}")
+    print(f"{jax.devices()[0]}, jax {jax.__version__}, B = {batch}, T = {calls}")
     for name, found in seconds.items():
         middle = statistics.median(found)
         print(f"{name:24}{middle:8.3f} s{middle / base:8.3f} of the bare forward passes")
     guided = int(np.sum(weights["interval of a quarter"].guided))
-    print(f"{guided} of {CALLS} calls guided: ideal {(CALLS + guided) / (2 * CALLS):.3f}")
+    print(f"{guided} of {calls} calls guided: ideal {(calls + guided) / (2 * calls):.3f}")
 
 
 if __name__ == "__main__":

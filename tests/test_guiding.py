@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import cfg_jax
+from cfg_jax.core.oracles import triangle
 from tests.solver_files import alpha_sigma, branches64, guided64, load, run
 
 SHAPE = (4, 2, 2, 1)
@@ -253,6 +254,25 @@ def test_a_class_drawn_at_random_in_every_call_has_equal_frequencies(oracle):
     np.testing.assert_allclose(frequency, 1 / 3, atol=0.1)  # 4 standard errors
 
 
+def test_a_random_class_stands_for_no_label_at_high_noise_only():
+    # p(k | z) - p(k) is of order alpha. docs/sampling.md has these numbers.
+    mixture = cfg_jax.GaussianMixture(triangle(), 0.15**2, np.ones(3))
+    labels = jnp.arange(3000) % 3
+    x = mixture.draw(jax.random.key(1), labels)
+    eps = jax.random.normal(jax.random.key(2), x.shape)
+
+    def missed(logsnr):
+        """Error of the mean over random classes, as a fraction of the guidance c - u, rms."""
+        z, every = cfg_jax.diffuse(x, eps, logsnr), jnp.full(len(x), logsnr)
+        of_class = lambda k: mixture.predict(z, every, jnp.full(len(x), k))  # noqa: E731
+        mean, none = (of_class(0) + of_class(1) + of_class(2)) / 3, of_class(3)
+        return float(jnp.std(mean - none) / jnp.std(mixture.predict(z, every, labels) - none))
+
+    assert missed(-6.0) / missed(-8.0) == pytest.approx(math.e, rel=0.02)
+    found = [missed(logsnr) for logsnr in (-8.0, -4.0, -2.0, 0.0)]
+    np.testing.assert_allclose(found, [0.013, 0.097, 0.26, 0.78], rtol=0.05)
+
+
 def test_a_state_of_a_rule_advances_with_steps_and_not_with_calls():
     # In Heun's second call the momentum of projected guidance is that of the step.
     states = []
@@ -351,3 +371,18 @@ def test_guidance_for_another_number_of_calls_is_refused(oracle):
     guided = cfg_jax.guide(every, cfg_jax.weights(GRID, 1.0))
     with pytest.raises(ValueError, match="need 9 rows, one per call"):
         draw(guided, plan_of())
+
+
+@pytest.mark.filterwarnings("error")
+def test_plans_and_weights_take_arrays_of_jax_but_no_traced_ones():
+    grid = jnp.linspace(-6.0, 6.0, 5)
+    plan = cfg_jax.plan(grid, "dpmpp_2m")
+    w = cfg_jax.weights(plan, jnp.asarray(2.0), schedule="linear").w
+    np.testing.assert_allclose(w, cfg_jax.weights(np.asarray(grid), 2.0, schedule="linear").w)
+    np.testing.assert_allclose(
+        cfg_jax.linear_weights(grid, jnp.array([3.0, -2.0])).a[0], [[3], [-2]]
+    )
+    with pytest.raises(ValueError, match="w is traced: call this outside of jax.jit"):
+        jax.jit(lambda w: cfg_jax.weights(plan, w).w)(2.0)
+    with pytest.raises(ValueError, match="logsnrs is traced: call this outside of jax.jit"):
+        jax.jit(lambda grid: cfg_jax.plan(grid).matrix)(grid)

@@ -12,7 +12,7 @@ def pictures(notebook):
 
 
 def test_the_notebook_can_be_read_without_running_it():
-    assert len(pictures(nbformat.read(NOTEBOOK, as_version=4))) == 4
+    assert len(pictures(nbformat.read(NOTEBOOK, as_version=4))) == 5
     assert NOTEBOOK.stat().st_size < 200_000
 
 
@@ -26,4 +26,4 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(tiny_run, monkeypatch
     NotebookClient(
         notebook, timeout=300, resources={"metadata": {"path": NOTEBOOK.parent}}
     ).execute()
-    assert len(pictures(notebook)) == 4
+    assert len(pictures(notebook)) == 5

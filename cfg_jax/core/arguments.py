@@ -65,6 +65,14 @@ def finite(name: str, value: Any, allowed: str = "finite numbers") -> Any:
     return array
 
 
+def on_host(name: str, value: Any, allowed: str) -> np.ndarray:
+    """`finite` as a float64 array; also a ValueError for a traced value."""
+    array = finite(name, value, allowed)
+    if not is_concrete(array):
+        raise ValueError(f"{name} is traced: call this outside of jax.jit, with {allowed}")
+    return np.asarray(array, np.float64)
+
+
 def number(name: str, value: Any, allowed: str, least: float, most: float = np.inf) -> Any:
     """`finite` for one number, also a ValueError if it is below `least` or above `most`."""
     array = finite(name, value, allowed)

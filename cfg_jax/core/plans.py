@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cfg_jax.core.arguments import choice, finite, number, whole
+from cfg_jax.core.arguments import choice, finite, number, on_host, whole
 from cfg_jax.core.solvers import (
     ANCHOR,
     NOISE,
@@ -213,7 +213,7 @@ def _checked_solver(solver: str) -> Solver:
 
 
 def _checked_grid(logsnrs: Sequence[float] | np.ndarray) -> list[float]:
-    grid = finite("logsnrs", logsnrs, "finite log-SNRs [T]").astype(np.float64)
+    grid = on_host("logsnrs", logsnrs, "finite log-SNRs [T]")
     if grid.ndim != 1 or grid.size < 2 or not np.all(np.diff(grid) > 0):
         raise ValueError(
             f"logsnrs of shape {grid.shape}: a plan needs at least 2, strictly ascending from "

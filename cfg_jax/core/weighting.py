@@ -4,13 +4,14 @@ Schedules of w, and an interval of log-SNR outside of which the weight is 0. A w
 step of the solver, not to the log-SNR of a call.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from cfg_jax.core.arguments import choice, finite
+from cfg_jax.core.arguments import choice, finite, on_host
 from cfg_jax.core.plans import Plan
 from cfg_jax.core.types import Array, ArrayLike
 
@@ -77,7 +78,7 @@ def weights(
     interval is empty.
     """
     logsnr, starts, corrects = _calls(plan)
-    w = finite("w", w, "finite guidance weights").astype(np.float64)
+    w = on_host("w", w, "finite guidance weights")
     if w.ndim > 2 or (w.ndim == 2 and w.shape[0] != logsnr.size):
         raise ValueError(
             f"w has shape {w.shape}: give a scalar, [B], or [{logsnr.size}, 1] or "
@@ -106,16 +107,15 @@ def schedule_of(text: str) -> tuple[str, float | None]:
     name, colon, given = text.partition(":") if isinstance(text, str) else ("", "", "")
     if not colon:
         return choice("schedule", text, SCHEDULE_NAMES), None
-    try:
-        key, _, value = given.partition("=")
+    key, _, value = given.partition("=")
+    with contextlib.suppress(ValueError):
         least = float(value)
-        assert key == "least" and name in SCHEDULES and math.isfinite(least)
-    except (ValueError, AssertionError):
-        raise ValueError(
-            f"schedule={text!r}: need one of {', '.join(SCHEDULES)} before :least=NUMBER, as in "
-            "linear:least=0.5"
-        ) from None
-    return name, least
+        if key == "least" and name in SCHEDULES and math.isfinite(least):
+            return name, least
+    raise ValueError(
+        f"schedule={text!r}: need one of {', '.join(SCHEDULES)} before :least=NUMBER, as in "
+        "linear:least=0.5"
+    )
 
 
 def linear_weights(
@@ -134,7 +134,7 @@ def linear_weights(
     Raises ValueError if a is not finite, has another shape or another sum.
     """
     logsnr, _, corrects = _calls(plan)
-    a = finite("a", a, "finite weights of branches").astype(np.float64)
+    a = on_host("a", a, "finite weights of branches")
     if a.ndim == 1:
         a = a[:, None]
     if a.ndim not in (2, 3) or (a.ndim == 3 and a.shape[0] != logsnr.size):
@@ -158,7 +158,7 @@ def _calls(plan: Plan | ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         corrects = corrects.astype(bool)
         starts = corrects if corrects.any() else starts.astype(bool)  # only these are guided
         return logsnr.astype(np.float64), starts, corrects
-    logsnr = finite("logsnrs", plan, "finite log-SNRs [T]").astype(np.float64)
+    logsnr = on_host("logsnrs", plan, "finite log-SNRs [T]")
     return logsnr, np.ones(logsnr.shape, bool), np.zeros(logsnr.shape, bool)
 
 
