@@ -4,7 +4,6 @@ Schedules of w, and an interval of log-SNR outside of which the weight is 0. A w
 step of the solver, not to the log-SNR of a call.
 """
 
-import contextlib
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -108,10 +107,12 @@ def schedule_of(text: str) -> tuple[str, float | None]:
     if not colon:
         return choice("schedule", text, SCHEDULE_NAMES), None
     key, _, value = given.partition("=")
-    with contextlib.suppress(ValueError):
+    try:
         least = float(value)
-        if key == "least" and name in SCHEDULES and math.isfinite(least):
-            return name, least
+    except ValueError:
+        least = math.nan
+    if key == "least" and name in SCHEDULES and math.isfinite(least):
+        return name, least
     raise ValueError(
         f"schedule={text!r}: need one of {', '.join(SCHEDULES)} before :least=NUMBER, as in "
         "linear:least=0.5"
