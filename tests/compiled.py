@@ -27,12 +27,16 @@ _XLA_FLAGS = (  # the same everywhere, or a program that one has compiled is com
 )
 
 
+OPTIMIZED = "CFG_JAX_TEST_OPTIMIZED"
+"""Variable of the environment of long tests, whose programs run for longer than they compile."""
+
 # LLVM's optimizations take most of the time to compile, and the suite's programs are small.
 _UNOPTIMIZED = "--xla_backend_optimization_level=0"
 
 
 def xla_flags(devices, *, optimized=False):
-    """XLA_FLAGS for this number of virtual CPU devices; `optimized` as for users."""
+    """XLA_FLAGS for this number of virtual CPU devices; `optimized`, or in long tests, as for users."""
+    optimized = optimized or OPTIMIZED in os.environ
     own = [f"--xla_force_host_platform_device_count={devices}"]
     return " ".join([*own, *_XLA_FLAGS, *([] if optimized else [_UNOPTIMIZED])])
 

@@ -72,3 +72,10 @@ def tiny_classifier_run(tmp_path_factory, data_dir):
             train(tiny_classifier(**{"data.data_dir": data_dir}), workdir)
 
     return once(tmp_path_factory, "tiny_classifier_run", run)
+
+
+@pytest.fixture(autouse=True)
+def optimized_programs_in_long_tests(request, monkeypatch):
+    """Programs that a long test starts are compiled as for users."""
+    if request.node.get_closest_marker("long"):
+        monkeypatch.setenv(compiled.OPTIMIZED, "1")

@@ -74,7 +74,8 @@ def test_three_commands_train_on_a_folder_sample_with_guidance_and_evaluate(tmp_
             pixels[:, 3 * label :][:, :2] += 150
             Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{i}.png")
     fewer = {"train": ["--config.train.num_steps=200", "--config.train.preview_every=0"]}
-    fewer |= {"sample": ["--num_steps=16"], "evaluate": ["--num_steps=16"]}
+    fast = ["--solver=dpmpp_2m", "--num_steps=8"]
+    fewer |= {"sample": fast, "evaluate": fast}
     commands = story()
     assert [program for program, *_ in commands] == ["train", "sample", "evaluate"]
     for program, *arguments in commands:
@@ -97,9 +98,7 @@ def test_three_commands_train_on_a_folder_sample_with_guidance_and_evaluate(tmp_
         for said in (done.stdout, noise.stdout)
     )
     assert ours < theirs / 3
-    copies = run_program(
-        "launch.neighbours", again[0], "--w=1", "--num_steps=16", "--num_samples=30"
-    )
+    copies = run_program("launch.neighbours", again[0], "--w=1", "--num_samples=30", *fast)
     assert copies.returncode == 0, copies
     (tmp_path / "runs" / "pictures" / "neighbours" / "w1.png").stat()
     model = cfg_jax.load(tmp_path / "runs" / "pictures")
