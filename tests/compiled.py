@@ -35,7 +35,7 @@ _UNOPTIMIZED = "--xla_backend_optimization_level=0"
 
 
 def xla_flags(devices, *, optimized=False):
-    """XLA_FLAGS for this number of virtual CPU devices; `optimized`, or in long tests, as for users."""
+    """XLA_FLAGS for virtual CPU devices; `optimized`, or in long tests, as for users."""
     optimized = optimized or OPTIMIZED in os.environ
     own = [f"--xla_force_host_platform_device_count={devices}"]
     return " ".join([*own, *_XLA_FLAGS, *([] if optimized else [_UNOPTIMIZED])])
