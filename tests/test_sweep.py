@@ -195,8 +195,11 @@ def test_distance_against_calls_is_a_curve_per_solver_at_one_weight():
     assert [curve.values for curve in found] == [[8, 16, 32]] * 2
     assert [curve.metric("fid") for curve in found] == [[4.0, 2.0, 1.0], [1.5, 1.1, 1.0]]
     table = curves.tables(results)["table_calls"]
-    assert table.head == ["T", "ancestral", "unipc_2"] and table.caption.endswith("w = 0")
-    assert table.rows[0] == ["8", "4.000  / 8.000*", "1.500  / 8.000*"]
+    assert table.head == ["solver", "T = 8", "T = 16", "T = 32"]
+    assert table.caption.endswith("w = 0")
+    assert table.rows[1] == ["unipc_2", "1.500* / 8.000*", "1.100* / 8.000*", "1.000* / 8.000*"]
+    longer = line([0.5], [8.0], (0,), solver="unipc_2", num_steps=64)
+    assert curves.tables(results + longer)["table_calls"].rows[0][-1] == "-"
     assert "calls" in plots.frontiers(results) and "calls" not in plots.frontiers(GOOD)
 
 

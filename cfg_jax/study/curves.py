@@ -161,45 +161,69 @@ def tables(results: Sequence[Result]) -> dict[str, Table]:
 
     table_w: rows w, columns p_uncond, as in the paper's table 1. table_T: rows w, columns T, as in
     the paper's table 2, if there are several T. table_sampler: rows w, columns solvers and rules of
-    guidance, if there are several. table_calls: rows T, columns the same, at one w. table_cells:
-    all metrics of all results.
+    guidance, if there are several. table_calls: rows solvers and rules, columns T, at one w.
+    table_cells: all metrics of all results.
     """
     found_curves = families(results)
     every = found_curves.over_w()
-    if found_curves.over_calls:
-        every["calls"] = found_curves.over_calls
     found = {f"table_{name}": guidance_table(curves) for name, curves in every.items()}
+    if found_curves.over_calls:
+        found["table_calls"] = calls_table(found_curves.over_calls)
     return found | {"table_cells": _cell_table(results)}
 
 
 def guidance_table(curves: Sequence[Curve]) -> Table:
-    """Rows w (or T), columns curves, entries "FID / IS", as in the paper's tables 1 and 2.
+    """Rows w, columns curves, entries "FID / IS", as in the paper's tables 1 and 2.
 
     A star marks the lowest distance and the highest score of a column. The paper's numbers stand
     beside these if model, sampler and protocol match. Raises ValueError if protocols differ.
     """
     every = [result for curve in curves for result in curve.results]
     check_comparable(*every)
-    protocol = every[0].protocol
     columns = {}
     for i, curve in enumerate(curves):
         ours = list(zip(curve.metric("fid"), curve.metric("is"), strict=True))
-        said = [tuple(seeds.text(each, n, 3) for n in ("fid", "is")) for each in curve.results]
+        said = list(map(_pair_text, curve.results))
         columns[i, curve.name] = dict(zip(curve.values, _starred(ours, said), strict=True))
         theirs = [published(result) for result in curve.results]
         if any(theirs):
             said = [tuple(f"{x:.2f}" for x in pair) if pair else None for pair in theirs]
             columns[i, "published"] = dict(zip(curve.values, _starred(theirs, said), strict=True))
     weights = sorted({w for column in columns.values() for w in column})
-    caption = (
-        f"{title('fid', protocol)} / {title('is', protocol)}, of {protocol['num_samples']} samples "
-        f"each{_over_seeds(every)}; * marks the lowest distance and highest score of a column"
-    )
-    head = "w"
-    if curves[0].parameter == "num_steps":
-        head, caption = "T", f"{caption}; w = {every[0].swept['w']:g}"
     rows = [[f"{w:g}", *(column.get(w, "-") for column in columns.values())] for w in weights]
-    return Table(caption, [head, *(name for _, name in columns)], rows)
+    return Table(_pair_caption(every), ["w", *(name for _, name in columns)], rows)
+
+
+def calls_table(curves: Sequence[Curve]) -> Table:
+    """Rows curves over T, columns T, entries as in `guidance_table`. ValueError as there."""
+    every = [result for curve in curves for result in curve.results]
+    check_comparable(*every)
+    counts = sorted({count for curve in curves for count in curve.values})
+    columns = []
+    for count in counts:
+        cells = [
+            {_calls(result): result for result in curve.results}.get(count) for curve in curves
+        ]
+        pairs = [(cell.metrics["fid"], cell.metrics["is"]) if cell else None for cell in cells]
+        said = [_pair_text(cell) if cell else None for cell in cells]
+        columns.append(_starred(pairs, said))
+    rows = [
+        [curve.name, *row] for curve, row in zip(curves, zip(*columns, strict=True), strict=True)
+    ]
+    caption = f"{_pair_caption(every)}; w = {every[0].swept['w']:g}"
+    return Table(caption, ["solver", *(f"T = {count}" for count in counts)], rows)
+
+
+def _pair_text(result: Result) -> tuple[str, ...]:
+    return tuple(seeds.text(result, name, 3) for name in ("fid", "is"))
+
+
+def _pair_caption(results: Sequence[Result]) -> str:
+    protocol = results[0].protocol
+    return (
+        f"{title('fid', protocol)} / {title('is', protocol)}, of {protocol['num_samples']} samples "
+        f"each{_over_seeds(results)}; * marks the lowest distance and highest score of a column"
+    )
 
 
 def _cell_table(results: Sequence[Result]) -> Table:

@@ -6,6 +6,7 @@ Ho & Salimans 2022, and training loss against step.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,27 +49,24 @@ def calls(curves: Sequence[Curve]) -> Picture:
 
     Raises ValueError if protocols differ.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     every = [result for curve in curves for result in curve.results]
     check_comparable(*every)
     name = title("fid", every[0].protocol)
     axes = _axes(5.0, xlabel="T, number of network calls", ylabel=f"{name}, w = {_w(every[0])}")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    for curve in curves:
-        label = in_legend(curve.name)
-        axes.errorbar(
-            *(curve.values, curve.metric("fid"), curve.errors("fid")),
-            **_LINE,
-            label=label,
-        )
+    for i, curve in enumerate(curves):
+        errors = {"yerr": curve.errors("fid")}
+        _draw(axes, i, curve.name, curve.values, curve.metric("fid"), **errors)
     axes.set_xticks(sorted({value for curve in curves for value in curve.values}))
-    for formatter in (
-        axes.xaxis.set_major_formatter,
-        axes.yaxis.set_major_formatter,
-        axes.yaxis.set_minor_formatter,
-    ):
-        formatter("{x:g}")
-    axes.legend(fontsize="small")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(curves) > _COLORS else {}
+    axes.legend(fontsize="small", **beside)
     return rendered(axes.figure)
 
 
@@ -107,7 +105,23 @@ MEASURED = {
 """Fields of `Telemetry` that are plotted, with titles; c and u are eps_hat of both branches."""
 
 
-_LINE = {"fmt": "o-", "markersize": 4, "linewidth": 1.2, "elinewidth": 0.8, "capsize": 2}
+_COLORS = 10  # of matplotlib
+
+
+def _style(i: int) -> dict[str, Any]:
+    """Appearance of curve i; beyond the colours of matplotlib by another stroke."""
+    stroke = ("-", "--", ":")[i // _COLORS % 3]
+    look = {"marker": "o", "linestyle": stroke, "color": f"C{i % _COLORS}"}
+    return look | {"markersize": 4, "linewidth": 1.2}
+
+
+def _draw(axes: Any, i: int, label: str, x: Sequence[float], y: Sequence[float], **errors: Any):
+    """Draws curve i, with bars for errors xerr and yerr that are not None; returns its line."""
+    (line,) = axes.plot(x, y, label=in_legend(label), **_style(i))
+    if any(error is not None for error in errors.values()):
+        bars = {"fmt": "none", "ecolor": line.get_color(), "elinewidth": 0.8, "capsize": 2}
+        axes.errorbar(x, y, **errors, **bars)
+    return line
 
 
 def _w(result: Result) -> str:
@@ -124,10 +138,10 @@ def frontier(curves: Sequence[Curve]) -> Picture:
     check_comparable(*every)
     protocol = every[0].protocol
     axes = _axes(5.0, xlabel=title("fid", protocol), ylabel=title("is", protocol))
-    for curve in curves:
+    for i, curve in enumerate(curves):
         x, y = curve.metric("fid"), curve.metric("is")
-        errors = curve.errors("is"), curve.errors("fid")
-        line, *_ = axes.errorbar(x, y, *errors, **_LINE, label=in_legend(curve.name))
+        errors = {"xerr": curve.errors("fid"), "yerr": curve.errors("is")}
+        line = _draw(axes, i, curve.name, x, y, **errors)
         for value, *place in zip(curve.values, x, y, strict=True):
             axes.annotate(
                 f"{value:g}", place, (4, -9), textcoords="offset points", fontsize=7, alpha=0.8
