@@ -16,5 +16,7 @@ def get_config():
     config.train.num_steps = 150
     config.train.checkpoint_every = 150
     config.train.preview_every = 0
+    config.sampling.solver = "ancestral"
+    config.sampling.eta = 0.0
     config.sampling.num_steps = 16
     return config

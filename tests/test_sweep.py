@@ -385,6 +385,11 @@ def test_a_solver_has_its_own_number_of_calls(model):
     cells = sweep.plan([sweep.Run("a", model)], weights=[0], num_steps=[4, 2], variants=variants)
     found = [(cell.sampling.solver, cell.sampling.num_steps) for cell in cells]
     assert found == [(None, 4), (None, 2), ("ddim", 4), ("ddim", 2), ("unipc_2", 9)]
+    first, *others = variants[::-1]
+    options = {"weights": [0], "num_steps": [4, 2], "common": first, "variants": others}
+    cells = sweep.plan([sweep.Run("a", model)], **options)
+    found = [(cell.sampling.solver, cell.sampling.num_steps) for cell in cells]
+    assert found == [("unipc_2", 9), ("ddim", 4), ("ddim", 2)]
 
 
 def test_the_cells_of_a_sweep_are_a_grid_of_the_first_run_and_one_row_of_the_others(model):

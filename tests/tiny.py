@@ -31,6 +31,8 @@ _SHORT = {
     "train.log_every": 2,
     "train.checkpoint_every": 2,
     "train.preview_every": 0,
+    "sampling.solver": "ancestral",
+    "sampling.eta": 0.0,
     "sampling.num_steps": 4,
 }
 _NETWORK = {

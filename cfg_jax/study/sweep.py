@@ -100,7 +100,8 @@ def plan(
       weights: guidance weights w of the first run at the first T.
       num_steps: values of T; the first run's own T if empty.
       other_weights: w at the other T and for the other runs; `weights` if None.
-      common: settings of all cells; its w and num_steps are ignored.
+      common: settings of all cells but the variants; its w is ignored. Its num_steps, unless None,
+        takes the place of those above.
       variants: other settings, of solver or guidance, for the first run at their num_steps, or
         at every T if that is None.
       weaker: weaker model of autoguidance, for all cells but the baselines.
@@ -108,9 +109,10 @@ def plan(
     """
     other_weights = weights if other_weights is None else other_weights
     steps = [int(count) for count in num_steps] or [None]
-    base = common.replace(num_steps=steps[0])
+    own_steps = steps if common.num_steps is None else [common.num_steps]
+    base = common.replace(num_steps=own_steps[0])
     cells = [Cell(runs[0], base.replace(w=float(w))) for w in weights]
-    for count in steps[1:]:
+    for count in own_steps[1:]:
         other = base.replace(num_steps=count)
         cells += [Cell(runs[0], other.replace(w=float(w))) for w in other_weights]
     for run in runs[1:]:
