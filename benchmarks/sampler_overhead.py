@@ -3,12 +3,11 @@
     python benchmarks/sampler_overhead.py [--workdir=runs/digits | --network=imagenet64]
 
 Without a run, the network of configs/digits.py with random parameters, or that of
-configs/imagenet64.py with a third of its channels and one block per level. Times are medians of
-interleaved repetitions on one device; compare the ratios, not the seconds.
+configs/imagenet64.py in float32 with a third of its channels and one block per level. Times are
+medians of interleaved repetitions on one device; compare the ratios, not the seconds.
 """
 
 import argparse
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -24,13 +23,13 @@ from cfg_jax.config import build  # noqa: E402
 from cfg_jax.sampling.loading import load_model  # noqa: E402
 from configs import digits, imagenet64  # noqa: E402
 
-REPEATS = 7
+REPEATS = 5
 
 
 def cut_imagenet64():
     """configs/imagenet64.py with a network that runs on a CPU."""
     config = imagenet64.get_config()
-    config.model.channels, config.model.num_blocks = 64, 1
+    config.model.channels, config.model.num_blocks, config.model.dtype = 64, 1, "float32"
     return config
 
 
@@ -83,18 +82,21 @@ def main() -> None:
 
     runs = {"bare forward passes": lambda: bare(params)}
     runs |= {name: lambda w=w: sample(params, w) for name, w in weights.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for repeat in range(REPEATS + 1):
         for name, run in runs.items():
-            begun = time.perf_counter()
+            begun = time.perf_counter(), time.process_time()
             jax.block_until_ready(run())
+            spent = time.perf_counter() - begun[0], time.process_time() - begun[1]
             if repeat:  # the first compiles
-                seconds[name].append(time.perf_counter() - begun)
-    base = statistics.median(seconds["bare forward passes"])
+                seconds[name].append(spent)
+    middle = {name: np.median(found, axis=0) for name, found in seconds.items()}
+    base = middle["bare forward passes"]
     print(f"{jax.devices()[0]}, jax {jax.__version__}, B = {batch}, T = {calls}")
-    for name, found in seconds.items():
-        middle = statistics.median(found)
-        print(f"{name:24}{middle:8.3f} s{middle / base:8.3f} of the bare forward passes")
+    print(f"{'':24}  wall, s    ratio   processor, s    ratio")
+    for name, (wall, processor) in middle.items():
+        ratios = wall / base[0], processor / base[1]
+        print(f"{name:24}{wall:9.3f}{ratios[0]:9.3f}{processor:15.3f}{ratios[1]:9.3f}")
     guided = int(np.sum(weights["interval of a quarter"].guided))
     print(f"{guided} of {calls} calls guided: ideal {(calls + guided) / (2 * calls):.3f}")
 
