@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from cfg_jax.config import build
-from cfg_jax.models import MLP
+from cfg_jax.models import MLP, ops
 from cfg_jax.models.layers import (
     Attention,
     Conv,
@@ -18,10 +18,8 @@ from cfg_jax.models.layers import (
     LabelEmbedding,
     NoiseEmbedding,
     ResBlock,
-    downsample,
     logsnr_position,
     sinusoidal_embedding,
-    upsample,
 )
 from configs import imagenet64, imagenet128, imagenet256_adm
 from tests.tiny import RUN_ONCE, randomised, small_unet
@@ -58,7 +56,7 @@ def brain(*shape):
     return jnp.asarray(0.25 + RNG.standard_normal(shape), jnp.bfloat16)
 
 
-@pytest.mark.parametrize("kind", [Dense, functools.partial(Conv, kernel_size=(3, 3))])
+@pytest.mark.parametrize("kind", [Dense, functools.partial(Conv, kernel_size=3)])
 def test_the_gradient_of_a_bias_in_bfloat16_is_summed_in_float32(kind):
     layer, h, cotangent = kind(4, dtype=jnp.bfloat16), brain(2, 64, 64, 3), brain(2, 64, 64, 4)
     params = layer.init(jax.random.key(0), h[:1, :3, :3])
@@ -70,7 +68,7 @@ def test_the_gradient_of_a_bias_in_bfloat16_is_summed_in_float32(kind):
 
 def test_the_gradient_of_doubled_pixels_in_bfloat16_is_summed_in_float32():
     cotangent = brain(2, 8, 8, 3)
-    _, gradient = jax.vjp(upsample, brain(2, 4, 4, 3))
+    _, gradient = jax.vjp(ops.double, brain(2, 4, 4, 3))
     blocks = np.asarray(cotangent, np.float32).reshape(2, 4, 2, 4, 2, 3)
     expected = jnp.asarray(blocks.sum((2, 4)), jnp.bfloat16)
     np.testing.assert_array_equal(gradient(cotangent)[0], expected)
@@ -153,10 +151,10 @@ def test_attention_equals_numpy_softmax_attention():
 
 def test_downsampling_undoes_upsampling_and_keeps_the_mean():
     h = jnp.asarray(RNG.standard_normal((2, 4, 6, 3)), jnp.float32)
-    assert upsample(h).shape == (2, 8, 12, 3)
-    np.testing.assert_array_equal(upsample(h)[:, 1::2, ::2], h)
-    np.testing.assert_allclose(downsample(upsample(h)), h, rtol=1e-6)
-    np.testing.assert_allclose(downsample(h).mean((1, 2)), h.mean((1, 2)), rtol=1e-5, atol=1e-6)
+    assert ops.double(h).shape == (2, 8, 12, 3)
+    np.testing.assert_array_equal(ops.double(h)[:, 1::2, ::2], h)
+    np.testing.assert_allclose(ops.halve(ops.double(h)), h, rtol=1e-6)
+    np.testing.assert_allclose(ops.halve(h).mean((1, 2)), h.mean((1, 2)), rtol=1e-5, atol=1e-6)
 
 
 def test_position_runs_from_zero_for_data_to_a_thousand_for_noise():

@@ -13,12 +13,12 @@ Source: Dhariwal & Nichol 2021 (ADM), sections 3 and 3.1.
 import functools
 import math
 import zlib
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen.dtypes import promote_dtype
+
+from cfg_jax.models import ops
 
 Array = jax.Array
 Dtype = jnp.dtype
@@ -46,33 +46,45 @@ def logsnr_position(logsnr: Array) -> Array:
     return 2000 / math.pi * jnp.arctan(jnp.exp(-logsnr / 2))
 
 
-def _bias_in_float32(inputs: Array, kernel: Array, bias: Array, *, dtype: Dtype) -> tuple:
-    inputs, kernel = promote_dtype(inputs, kernel, dtype=dtype, inexact=True)
-    return inputs, kernel, bias
+class Dense(nn.Module):
+    """h W + b: [..., F] to [..., features]; the product in `dtype`, the sum with b in float32."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        kernel = self.param("kernel", self.kernel_init, (h.shape[-1], self.features))
+        bias = self.param("bias", zeros, (self.features,))
+        return ops.add_bias(h.astype(self.dtype) @ kernel.astype(self.dtype), bias)
 
 
-class Dense(nn.Dense):
-    """Flax's Dense with the bias added in float32, result in `dtype`.
+class Conv(nn.Module):
+    """A convolution [B, H, W, F] to [B, H', W', features], with `dtype` as in `Dense`.
 
-    The gradient of a bias is a sum over the batch and all pixels. A bfloat16 sum stops growing at
-    about 256 times its terms, so every broadcast in this folder is float32.
+    It keeps H and W unless there is a stride; `doubled` convolves the input doubled by
+    `ops.double`.
     """
 
+    features: int
+    kernel_size: int
+    stride: int = 1
+    doubled: bool = False
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     dtype: Dtype = jnp.float32
-    promote_dtype: Callable = _bias_in_float32
 
-    def __call__(self, inputs: Array) -> Array:
-        return super().__call__(inputs).astype(self.dtype)
-
-
-class Conv(nn.Conv):
-    """Flax's Conv with the bias added as in `Dense`."""
-
-    dtype: Dtype = jnp.float32
-    promote_dtype: Callable = _bias_in_float32
-
-    def __call__(self, inputs: Array) -> Array:
-        return super().__call__(inputs).astype(self.dtype)
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        side = self.kernel_size
+        kernel = self.param("kernel", self.kernel_init, (side, side, h.shape[-1], self.features))
+        bias = self.param("bias", zeros, (self.features,))
+        h, kernel = h.astype(self.dtype), kernel.astype(self.dtype)
+        if self.doubled:
+            out = ops.convolve_doubled(h, kernel)
+        else:
+            out = ops.convolve(h, kernel, self.stride)
+        return ops.add_bias(out, bias)
 
 
 class NoiseEmbedding(nn.Module):
@@ -88,7 +100,7 @@ class NoiseEmbedding(nn.Module):
     def __call__(self, position: Array) -> Array:
         h = sinusoidal_embedding(position, self.features)
         h = Dense(4 * self.features, dtype=self.dtype)(h)
-        h = Dense(4 * self.features, dtype=self.dtype)(nn.silu(h))
+        h = Dense(4 * self.features, dtype=self.dtype)(ops.silu(h))
         return h.astype(jnp.float32)
 
 
@@ -126,11 +138,9 @@ class GroupNorm(nn.Module):
         channels = h.shape[-1]
         weight = self.param("scale", nn.initializers.ones_init(), (channels,))
         bias = self.param("bias", zeros, (channels,))
-        # Reduces over pixels first, which keeps the contiguous dimension, channels, intact.
-        pixels = tuple(range(1, h.ndim - 1))
-        wide = h.astype(jnp.float32)
-        mean = self._group_mean(jnp.mean(wide, axis=pixels))
-        square = self._group_mean(jnp.mean(wide**2, axis=pixels))
+        wide, count = h.astype(jnp.float32), math.prod(h.shape[1:-1])
+        mean = self._group_mean(ops.sum_pixels(wide) / count)
+        square = self._group_mean(ops.sum_pixels(wide**2) / count)
         factor = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + self.epsilon) * weight[None]
         offset = bias[None] - mean * factor
         if scale is not None:
@@ -138,8 +148,7 @@ class GroupNorm(nn.Module):
             factor, offset = factor * gain, offset * gain
         if shift is not None:
             offset = offset + shift.astype(jnp.float32)
-        spread = (h.shape[0],) + (1,) * (h.ndim - 2) + (channels,)
-        return (wide * factor.reshape(spread) + offset.reshape(spread)).astype(h.dtype)
+        return ops.affine(h, factor, offset)
 
     def _group_mean(self, values: Array) -> Array:
         """The mean of each channel's group, repeated for every channel: [B, C] to [B, C]."""
@@ -165,19 +174,9 @@ class Dropout(nn.Module):
         def draw(key):
             return jax.random.bernoulli(jax.random.fold_in(key, place), 1 - self.rate, h.shape[1:])
 
-        return jnp.where(jax.vmap(draw)(keys), h / (1 - self.rate), 0).astype(h.dtype)
-
-
-def downsample(h: Array) -> Array:
-    """Mean of 2 x 2 pixels: [B, H, W, C] to [B, H/2, W/2, C]."""
-    batch, height, width, channels = h.shape
-    return h.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
-
-
-def upsample(h: Array) -> Array:
-    """Nearest-neighbour doubling: [B, H, W, C] to [B, 2H, 2W, C]."""
-    doubled = jnp.repeat(jnp.repeat(h.astype(jnp.float32), 2, axis=1), 2, axis=2)
-    return doubled.astype(h.dtype)
+        # Fused into a convolution, random bits take most of a TPU's time to compile it.
+        kept = jax.lax.optimization_barrier(jax.vmap(draw)(keys))
+        return jnp.where(kept, h / (1 - self.rate), 0).astype(h.dtype)
 
 
 class Downsample(nn.Module):
@@ -188,8 +187,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, h: Array) -> Array:
         # "SAME" would pad one side only and shift the image by half a pixel at every level.
-        conv = Conv(h.shape[-1], (3, 3), strides=2, padding=1, dtype=self.dtype, name="conv")
-        return conv(h)
+        return Conv(h.shape[-1], 3, stride=2, dtype=self.dtype, name="conv")(h)
 
 
 class Upsample(nn.Module):
@@ -199,7 +197,7 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
-        return Conv(h.shape[-1], (3, 3), dtype=self.dtype, name="conv")(upsample(h))
+        return Conv(h.shape[-1], 3, doubled=True, dtype=self.dtype, name="conv")(h)
 
 
 class ResBlock(nn.Module):
@@ -225,29 +223,32 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, emb: Array, dropout_keys: Array | None) -> Array:
-        conv3 = functools.partial(Conv, self.channels, (3, 3), dtype=self.dtype)
-        resample = {None: lambda h: h, "down": downsample, "up": upsample}[self.resample]
-        skip = resample(h)
-        h = nn.silu(GroupNorm(self.norm_groups, name="norm_in")(h))
-        h = conv3(name="conv_in")(resample(h))
+        conv3 = functools.partial(Conv, self.channels, 3, dtype=self.dtype)
+        skip = h
+        h = ops.silu(GroupNorm(self.norm_groups, name="norm_in")(h))
+        if self.resample == "down":
+            skip, h = ops.halve(skip), ops.halve(h)
+        if self.resample == "up":
+            skip = ops.double(skip)
+        h = conv3(doubled=self.resample == "up", name="conv_in")(h)
         width = 2 * self.channels if self.adagn else self.channels
-        modulation = Dense(width, dtype=self.dtype, name="emb")(nn.silu(emb))
+        modulation = Dense(width, dtype=self.dtype, name="emb")(ops.silu(emb))
         norm = GroupNorm(self.norm_groups, name="norm_out")
         if self.adagn:
             h = norm(h, *jnp.split(modulation, 2, axis=-1))
         else:
             added = h.astype(jnp.float32) + modulation.astype(jnp.float32)[:, None, None]
             h = norm(added.astype(self.dtype))
-        h = Dropout(self.dropout, name="dropout")(nn.silu(h), dropout_keys)
+        h = Dropout(self.dropout, name="dropout")(ops.silu(h), dropout_keys)
         h = conv3(kernel_init=zeros, name="conv_out")(h)
         if skip.shape[-1] != self.channels:
-            skip = Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_skip")(skip)
+            skip = Conv(self.channels, 1, dtype=self.dtype, name="conv_skip")(skip)
         return residual_sum(skip, h, self.rescale)
 
 
 def residual_sum(skip: Array, h: Array, rescale: bool) -> Array:
     """skip + h, divided by sqrt(2) if `rescale`, which keeps the variance."""
-    return (skip + h) / math.sqrt(2) if rescale else skip + h
+    return ops.fenced((skip + h) / math.sqrt(2) if rescale else skip + h)
 
 
 class Attention(nn.Module):
@@ -269,20 +270,34 @@ class Attention(nn.Module):
     def __call__(self, h: Array) -> Array:
         channels = h.shape[-1]
         normed = GroupNorm(self.norm_groups, name="norm")(h).reshape(len(h), -1, channels)
-        qkv = Dense(3 * channels, dtype=self.dtype, name="qkv")(normed)
-        out = attend(qkv, self.num_heads, self.heads_outermost).reshape(h.shape)
+        form = self.num_heads, self.heads_outermost, self.dtype
+        out = SelfAttention(*form, name="qkv")(normed)
         out = Dense(channels, kernel_init=zeros, dtype=self.dtype, name="proj")(out)
-        return residual_sum(h, out, self.rescale)
+        return residual_sum(h, out.reshape(h.shape), self.rescale)
 
 
-def attend(qkv: Array, num_heads: int, heads_outermost: bool = False) -> Array:
-    """softmax(q k^T / sqrt(d)) v for every head: [B, L, 3C] to [B, L, C]."""
-    batch, length, features = qkv.shape
-    channels = features // 3
-    sizes = (num_heads, 3) if heads_outermost else (3, num_heads)
-    split = qkv.reshape(batch, length, *sizes, channels // num_heads)
-    q, k, v = jnp.moveaxis(split, 3 if heads_outermost else 2, 0)
-    return jax.nn.dot_product_attention(q, k, v).reshape(batch, length, channels)
+class SelfAttention(nn.Module):
+    """softmax(q k^T / sqrt(d)) v for every head, q, k, v = Linear(h): [B, L, C] to [B, L, C].
+
+    With `heads_outermost` the 3C features of q, k, v are laid out (heads, 3, d) instead of
+    (3, heads, d).
+    """
+
+    num_heads: int
+    heads_outermost: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        channels = h.shape[-1]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (channels, 3 * channels))
+        bias = self.param("bias", zeros, (3 * channels,))
+        sizes = (self.num_heads, 3) if self.heads_outermost else (3, self.num_heads)
+        kernel, bias = (array.reshape(*array.shape[:-1], *sizes, -1) for array in (kernel, bias))
+        if self.heads_outermost:
+            kernel, bias = (jnp.swapaxes(array, -3, -2) for array in (kernel, bias))
+        out = ops.attend(h.astype(self.dtype), kernel, bias)
+        return jnp.moveaxis(out.reshape(len(h), channels, -1), 1, 2)
 
 
 class AttentionPool(nn.Module):
@@ -304,7 +319,7 @@ class AttentionPool(nn.Module):
         spread = nn.initializers.normal(channels**-0.5)
         place = self.param("position", spread, tokens.shape[1:])
         tokens = (tokens + place[None]).astype(self.dtype)
-        qkv = Dense(3 * channels, dtype=self.dtype, name="qkv")(tokens)
-        pooled = attend(qkv, self.num_heads)[:, 0].astype(jnp.float32)
+        out = SelfAttention(self.num_heads, dtype=self.dtype, name="qkv")(tokens)
+        pooled = out[:, 0].astype(jnp.float32)
         self.sow("intermediates", "pooled", pooled)
         return Dense(self.features, name="proj")(pooled)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cfg_jax.models import ops
 from cfg_jax.models.layers import (
     Dense,
     Dropout,
@@ -54,10 +55,10 @@ class MLP(nn.Module):
             emb = emb + embed(labels)
         h = Dense(self.channels, dtype=dtype, name="in")(z)
         for i in range(self.num_blocks):
-            modulation = Dense(2 * self.channels, dtype=dtype, name=f"emb_{i}")(nn.silu(emb))
+            modulation = Dense(2 * self.channels, dtype=dtype, name=f"emb_{i}")(ops.silu(emb))
             scale, shift = jnp.split(modulation, 2, axis=-1)
             branch = nn.LayerNorm(dtype=dtype, name=f"norm_{i}")(h) * (1 + scale) + shift
-            branch = Dropout(self.dropout, name=f"dropout_{i}")(nn.silu(branch), dropout_keys)
+            branch = Dropout(self.dropout, name=f"dropout_{i}")(ops.silu(branch), dropout_keys)
             h = h + Dense(self.channels, dtype=dtype, name=f"out_{i}")(branch)
-        h = nn.silu(h).astype(jnp.float32)
+        h = ops.silu(h).astype(jnp.float32)
         return Dense(self.out_channels, kernel_init=zeros, name="out")(h)

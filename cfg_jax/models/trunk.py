@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cfg_jax.models import ops
 from cfg_jax.models.layers import (
     Attention,
     Conv,
@@ -120,7 +121,7 @@ class Trunk(nn.Module, kw_only=True):
 
     def _down(self, h: Array, emb: Array, dropout_keys: Array | None) -> tuple[Array, list[Array]]:
         """The middle features, and the skip features for the upsampling half, in order."""
-        h = Conv(self.widths[0], (3, 3), dtype=self._type, name="conv_in")(h.astype(self._type))
+        h = Conv(self.widths[0], 3, dtype=self._type, name="conv_in")(h.astype(self._type))
         skips = [h]
         for level, channels in enumerate(self.widths):
             for i in range(self.num_blocks):
@@ -136,7 +137,7 @@ class Trunk(nn.Module, kw_only=True):
         return self._block(self.widths[-1], "middle_1")(h, emb, dropout_keys), skips
 
     def _normed_out(self, h: Array) -> Array:
-        return nn.silu(GroupNorm(self.norm_groups, name="norm_out")(h)).astype(jnp.float32)
+        return ops.silu(GroupNorm(self.norm_groups, name="norm_out")(h)).astype(jnp.float32)
 
     def _check(self, z: Array) -> None:
         """Raises ValueError unless z's shape and these arguments are compatible."""

@@ -67,7 +67,7 @@ class UNet(Trunk):
                     h = self._attended(h, f"up_{level}_{i}_attention")
             if level:
                 h = self._resampled(h, emb, dropout_keys, f"up_{level}", "up")
-        conv = Conv(self.out_channels, (3, 3), kernel_init=zeros, name="conv_out")
+        conv = Conv(self.out_channels, 3, kernel_init=zeros, name="conv_out")
         return conv(self._normed_out(h))
 
     @property

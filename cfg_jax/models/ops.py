@@ -1,0 +1,252 @@
+"""Operations whose plain form compiles to a slow or inexact program, in a form that does not.
+
+Each has the values and gradients of its plain form. Where CPUs and TPUs want different forms, the
+function chooses by the platform that it is lowered for. docs/speed.md has the gain of each.
+
+On a CPU, XLA fuses a sum over pixels with what makes its terms, and then walks memory column by
+column; `_fence` keeps the two apart. On a TPU such fusions are free, and there are no fences.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+Array = jax.Array
+
+MOST_TOKENS = 1024
+"""Number of tokens from which `attend` computes one example at a time."""
+
+
+def silu(h: Array) -> Array:
+    """h sigmoid(h), as h (1 + tanh(h / 2)) / 2: CPUs have a fast tanh."""
+    return 0.5 * h * (1 + jnp.tanh(0.5 * h))
+
+
+def sum_pixels(h: Array) -> Array:
+    """The sum over pixels in float32: [B, ..., C] to [B, C]."""
+    wide = h.astype(jnp.float32)
+    return jax.lax.platform_dependent(wide, cpu=_sum_by_rows, default=_sum_at_once)
+
+
+def _sum_at_once(h: Array) -> Array:
+    return jnp.sum(h, axis=tuple(range(1, h.ndim - 1)))
+
+
+def _sum_by_rows(h: Array) -> Array:
+    """First over rows, as vectors of length W C, then over the pixels of one row."""
+    if h.ndim < 4:
+        return _sum_at_once(h)
+    batch, height, *_, channels = h.shape
+    row = jax.lax.optimization_barrier(h.reshape(batch, height, -1).sum(axis=1))
+    return row.reshape(batch, -1, channels).sum(axis=1)
+
+
+def _fence(array: Array) -> Array:
+    """The same array, which a CPU computes before anything that uses it."""
+    barrier = jax.lax.optimization_barrier
+    return jax.lax.platform_dependent(array, cpu=barrier, default=lambda array: array)
+
+
+@jax.custom_vjp
+def fenced(h: Array) -> Array:
+    """h; its cotangent is not fused into the sums of the layer that made h."""
+    return h
+
+
+fenced.defvjp(lambda h: (h, None), lambda _, cotangent: (_fence(cotangent),))
+
+
+@jax.custom_vjp
+def affine(h: Array, factor: Array, offset: Array) -> Array:
+    """h * factor + offset in float32, with h's dtype; h is [B, ..., C], the others [B, C]."""
+    # Without fences both are computed again for every pixel.
+    factor, offset = (_spread(_fence(each), h) for each in (factor, offset))
+    return (h.astype(jnp.float32) * factor + offset).astype(h.dtype)
+
+
+def _affine_forward(h: Array, factor: Array, offset: Array) -> tuple[Array, tuple[Array, Array]]:
+    return affine(h, factor, offset), (h, factor)
+
+
+def _affine_backward(kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array, Array]:
+    h, factor = kept
+    wide = _fence(cotangent).astype(jnp.float32)
+    change = (wide * _spread(factor, h)).astype(h.dtype)
+    return change, sum_pixels(wide * h.astype(jnp.float32)), sum_pixels(wide)
+
+
+affine.defvjp(_affine_forward, _affine_backward)
+
+
+def _spread(vector: Array, h: Array) -> Array:
+    """[B, C] as [B, 1, ..., 1, C], with the dimensions of h."""
+    return vector.reshape(len(h), *(1,) * (h.ndim - 2), -1)
+
+
+@jax.custom_vjp
+def add_bias(h: Array, bias: Array) -> Array:
+    """h + bias in float32, with h's dtype; h is [..., C], bias [C] float32.
+
+    The gradient of the bias is a float32 sum over all examples and pixels: a bfloat16 sum stops
+    growing at about 256 times its terms.
+    """
+    return (h.astype(jnp.float32) + bias.reshape((1,) * (h.ndim - 1) + (-1,))).astype(h.dtype)
+
+
+def _add_bias_backward(kept: None, cotangent: Array) -> tuple[Array, Array]:
+    cotangent = _fence(cotangent)
+    return cotangent, jax.lax.platform_dependent(
+        cotangent,
+        tpu=_sum_by_product,
+        default=lambda h: jnp.sum(sum_pixels(h) if h.ndim > 2 else h.astype(jnp.float32), axis=0),
+    )
+
+
+add_bias.defvjp(lambda h, bias: (add_bias(h, bias), None), _add_bias_backward)
+
+
+def _sum_by_product(h: Array) -> Array:
+    """[..., C] to [C], as a product with ones; XLA turns a single column into a sum again."""
+    rows = h.reshape(-1, h.shape[-1])
+    return _product("nc,nk->kc", rows, jnp.ones((len(rows), 8), h.dtype))[0]
+
+
+def _product(formula: str, *factors: Array) -> Array:
+    """einsum with float32 sums and result."""
+    return jnp.einsum(formula, *factors, preferred_element_type=jnp.float32)
+
+
+def halve(h: Array) -> Array:
+    """The mean of 2 x 2 pixels: [B, H, W, C] to [B, H/2, W/2, C]."""
+    return (_sum_squares(h) / 4).astype(h.dtype)
+
+
+@jax.custom_vjp
+def double(h: Array) -> Array:
+    """Nearest-neighbour doubling: [B, H, W, C] to [B, 2H, 2W, C]."""
+    batch, height, width, channels = h.shape
+    doubled = jnp.broadcast_to(h[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return doubled.reshape(batch, 2 * height, 2 * width, channels)
+
+
+double.defvjp(
+    lambda h: (double(h), None),
+    lambda _, cotangent: (_sum_squares(cotangent).astype(cotangent.dtype),),
+)
+
+
+def _sum_squares(h: Array) -> Array:
+    """The float32 sum of 2 x 2 pixels."""
+    square = (1, 2, 2, 1)
+    wide = h.astype(jnp.float32)
+    return jax.lax.reduce_window(wide, 0.0, jax.lax.add, square, square, "VALID")
+
+
+def convolve(h: Array, kernel: Array, stride: int = 1) -> Array:
+    """Convolution of h [B, H, W, C] with a kernel [k, k, C, F], k odd, k // 2 zeros around h."""
+    sides = [(len(kernel) // 2,) * 2] * 2
+    return _convolve(h, kernel, window_strides=(stride,) * 2, padding=sides)
+
+
+def convolve_doubled(h: Array, kernel: Array) -> Array:
+    """convolve(double(h), kernel) for a kernel [3, 3, C, F].
+
+    On a TPU one convolution of h, with 4 x 4 sums of neighbours in the kernel.
+    """
+    return jax.lax.platform_dependent(
+        h, kernel, tpu=_convolve_spread, default=lambda h, kernel: convolve(double(h), kernel)
+    )
+
+
+def _convolve_spread(h: Array, kernel: Array) -> Array:
+    """A doubled row is the row spread with zeros, plus the same shifted by one pixel."""
+    for axis in ((1, 0), (0, 1)):
+        before, after = ([(n * first, n * (1 - first)) for n in (*axis, 0, 0)] for first in (1, 0))
+        kernel = jnp.pad(kernel, before) + jnp.pad(kernel, after)
+    return _convolve(h, kernel, window_strides=(1, 1), padding=[(2, 2)] * 2, lhs_dilation=(2, 2))
+
+
+def _convolve(h: Array, kernel: Array, **form: Any) -> Array:
+    names = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(h, kernel, dimension_numbers=names, **form)
+
+
+def attend(h: Array, kernel: Array, bias: Array) -> Array:
+    """softmax(q k^T / sqrt(d)) v for every head, with (q, k, v) = h kernel + bias.
+
+    h is [B, L, C], kernel [C, 3, heads, d], bias [3, heads, d] and the result [B, heads, d, L], in
+    h's dtype. Scores are float32. From MOST_TOKENS tokens on, one example is computed at a time:
+    then the scores [heads, L, L] of a batch are never in memory, nor are q, k and v, which the
+    backward pass computes again.
+    """
+
+    def one(h: Array) -> Array:
+        qkv = _product("lc,cshd->shdl", h, kernel.astype(h.dtype)).astype(h.dtype)
+        return _attend(*_add_to_rows(qkv, bias))
+
+    if h.shape[1] < MOST_TOKENS:
+        return jax.vmap(one)(h)
+    kept = jax.checkpoint_policies.save_only_these_names("out", "log_total")
+    return jax.lax.map(jax.checkpoint(one, policy=kept), h)
+
+
+@jax.custom_vjp
+def _add_to_rows(h: Array, bias: Array) -> Array:
+    """`add_bias` for h [3, heads, d, L] and bias [3, heads, d]."""
+    return (h.astype(jnp.float32) + bias[..., None]).astype(h.dtype)
+
+
+def _add_to_rows_backward(kept: None, cotangent: Array) -> tuple[Array, Array]:
+    ones = jnp.ones((cotangent.shape[-1], 8), cotangent.dtype)
+    return cotangent, _product("shdl,lk->shdk", cotangent, ones)[..., 0]
+
+
+_add_to_rows.defvjp(lambda h, bias: (_add_to_rows(h, bias), None), _add_to_rows_backward)
+
+
+@jax.custom_vjp
+def _attend(q: Array, k: Array, v: Array) -> Array:
+    """`attend` for one example: q, k, v and the result are [heads, d, L]."""
+    return _attend_forward(q, k, v)[0]
+
+
+def _attend_forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, ...]]:
+    """Scores are [heads, keys, queries]; their sum over keys is a product with ones."""
+    scores = _product("hdk,hdq->hkq", k, q * q.shape[1] ** -0.5)
+    largest = jnp.max(scores, axis=1, keepdims=True)
+    weights = jnp.exp(scores - largest).astype(v.dtype)
+    ones = jnp.ones((8, v.shape[2]), v.dtype)
+    total = _product("nk,hkq->hnq", ones, weights)[:, :1]
+    out = (_product("hdk,hkq->hdq", v, weights) / total).astype(v.dtype)
+    out, log_total = (
+        checkpoint_name(out, "out"),
+        checkpoint_name(largest + jnp.log(total), "log_total"),
+    )
+    return out, (q, k, v, out, log_total)
+
+
+def _attend_backward(kept: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
+    """With p the softmax: dv = dout p, ds = p (v dout - sum_d out dout), dk = q ds, dq = k ds."""
+    q, k, v, out, log_total = kept
+    scale = q.shape[1] ** -0.5
+    scores = _product("hdk,hdq->hkq", k, q * scale)
+    slope = _product("hdk,hdq->hkq", v, cotangent)
+    inner = jnp.sum(cotangent.astype(jnp.float32) * out, axis=1, keepdims=True)
+    # Three copies, so that each product below computes its own ds or p, and none is stored.
+    first, second, third = jax.lax.optimization_barrier([(scores, slope, log_total, inner)] * 3)
+
+    def weights(scores: Array, slope: Array, log_total: Array, inner: Array) -> Array:
+        return jnp.exp(scores - log_total)
+
+    def change(scores: Array, slope: Array, log_total: Array, inner: Array) -> Array:
+        return (jnp.exp(scores - log_total) * (slope - inner)).astype(q.dtype)
+
+    dq = _product("hdk,hkq->hdq", k, change(*first)) * scale
+    dk = _product("hdq,hkq->hdk", q, change(*second)) * scale
+    dv = _product("hdq,hkq->hdk", cotangent, weights(*third).astype(q.dtype))
+    return dq.astype(q.dtype), dk.astype(q.dtype), dv.astype(q.dtype)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
