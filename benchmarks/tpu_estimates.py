@@ -1,0 +1,116 @@
+"""Cycles of ADM's ImageNet-64 network on one TPU v5e, as estimated by its compiler.
+
+    pip install -e '.[tpu]'
+    python benchmarks/tpu_estimates.py blocks              # single layers, minutes
+    python benchmarks/tpu_estimates.py forward gradient    # the whole network, tens of minutes
+
+Needs no TPU. Batch 16, bfloat16. An estimate covers fusions run in sequence; compare estimates of
+one version of libtpu only.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # the compiler is asked, no chip
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cfg_jax.config import build  # noqa: E402
+from cfg_jax.models import layers  # noqa: E402
+from cfg_jax.preflight import hlo  # noqa: E402
+from cfg_jax.preflight.topologies import devices, topology  # noqa: E402
+from configs import imagenet64  # noqa: E402
+
+BATCH, GROUPS, EMBEDDING = 16, 32, 768
+PEAK = topology("v5e:1x1").chip.flops_per_cycle
+BLOCKS = {  # layer, side, channels
+    "attention 32 x 32": (layers.Attention(6, GROUPS, dtype=jnp.bfloat16), 32, 384),
+    "attention 16 x 16": (layers.Attention(9, GROUPS, dtype=jnp.bfloat16), 16, 576),
+    "attention 8 x 8": (layers.Attention(12, GROUPS, dtype=jnp.bfloat16), 8, 768),
+    "block 64 x 64": (layers.ResBlock(192, GROUPS, dtype=jnp.bfloat16), 64, 192),
+    "block 32 x 32": (layers.ResBlock(384, GROUPS, dtype=jnp.bfloat16), 32, 384),
+    "block 64 to 32": (layers.ResBlock(192, GROUPS, 0.0, "down", dtype=jnp.bfloat16), 64, 192),
+    "block 32 to 64": (layers.ResBlock(384, GROUPS, 0.0, "up", dtype=jnp.bfloat16), 32, 384),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    programs = [*NETWORK, "blocks", *BLOCKS]
+    parser.add_argument(
+        "programs", nargs="+", choices=programs, metavar="PROGRAM", help=", ".join(programs)
+    )
+    chosen = parser.parse_args().programs
+    names = [name for given in chosen for name in (BLOCKS if given == "blocks" else [given])]
+    print("program                    M cycles  of peak  temporaries, MiB  compile, s")
+    for name in names:
+        if name in NETWORK:
+            report(name, *network(**NETWORK[name]))
+            continue
+        layer, side, channels = BLOCKS[name]
+        h = jax.ShapeDtypeStruct((BATCH, side, side, channels), jnp.bfloat16)
+        emb = jax.ShapeDtypeStruct((BATCH, EMBEDDING), jnp.float32)
+        inputs = (h,) if isinstance(layer, layers.Attention) else (h, emb, None)
+        params = jax.eval_shape(layer.init, jax.random.key(0), *inputs)
+        report(name, layer.apply, params, *inputs)
+        cotangent = jax.eval_shape(layer.apply, params, *inputs)
+        report(f"{name}, gradient", gradient_of(layer.apply), params, cotangent, *inputs)
+
+
+NETWORK = {
+    "forward": {"differentiated": False, "dropout": False},
+    "gradient": {"differentiated": True, "dropout": False},
+    "gradient with dropout": {"differentiated": True, "dropout": True},
+}
+
+
+def network(*, differentiated: bool, dropout: bool) -> tuple:
+    """A function of the whole network, and the shapes of its arguments."""
+    net = build.assemble(imagenet64.get_config(), (64, 64, 3), 1000).network
+    z = jax.ShapeDtypeStruct((BATCH, 64, 64, 3), jnp.float32)
+    logsnr = jax.ShapeDtypeStruct((BATCH,), jnp.float32)
+    labels = jax.ShapeDtypeStruct((BATCH,), jnp.int32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), BATCH)) if dropout else None
+    params = jax.eval_shape(net.init, jax.random.key(0), z, logsnr, labels)
+    inputs = z, logsnr, labels, keys
+    if not differentiated:
+        return net.apply, params, *inputs
+    loss = lambda params, *inputs: jnp.mean(net.apply(params, *inputs) ** 2)  # noqa: E731
+    return jax.grad(loss), params, *inputs
+
+
+def gradient_of(apply):
+    """(params, cotangent, h, ...) -> gradients of params and h."""
+
+    def both(params, cotangent, h, *rest):
+        _, backward = jax.vjp(lambda params, h: apply(params, h, *rest), params, h)
+        return backward(cotangent)
+
+    return both
+
+
+def report(name: str, function, *arguments) -> None:
+    """Compiles a function for one chip and prints a line."""
+    chip = SingleDeviceSharding(devices(topology("v5e:1x1"))[0])
+    placed = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=chip), arguments
+    )
+    begun = time.process_time()
+    compiled = jax.jit(function).trace(*placed).lower(lowering_platforms=("tpu",)).compile()
+    spent = time.process_time() - begun
+    module = hlo.parse(compiled.as_text())
+    cycles = hlo.estimated_cycles(module)
+    temporaries = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    share = hlo.flops(module) / (cycles * PEAK)
+    line = f"{name:26}{cycles / 1e6:9.2f}{share:9.1%}{temporaries:18.0f}{spent:12.0f}"
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
