@@ -135,10 +135,6 @@ def settings(*, lists: bool = False):
     if lists:
         return common
     count = num_steps()
-    if count is not None and common.num_steps is not None:
-        raise ValueError(
-            f"--num_steps={count} and --solver={solver.SOLVER.value}: give one of them"
-        )
     return common.replace(
         num_steps=common.num_steps if count is None else count,
         noise_temperature=one_number("noise_temperature"),

@@ -114,8 +114,12 @@ def _write_strip(drawn, out, settings, request) -> None:
     enlarge = upsampler.load()
     if not processes.is_first():  # one process draws the few samples of a strip
         return
-    if _TELEMETRY.value and not (drawn.has_null_label or request["weaker"]):
-        raise ValueError("--telemetry of a network without a null label: give --weaker_workdir")
+    branch = drawn.has_null_label or request["weaker"] or not drawn.filled(settings).uses_null
+    if _TELEMETRY.value and not branch:
+        raise ValueError(
+            "--telemetry of a network without a null label: give --weaker_workdir or "
+            "--against=random"
+        )
     weights = numbers("w"), sampling.classifier_weights()
     request |= {"settings": settings, "samples_per_label": _SAMPLES.value}
     strip = strips.Strip(drawn, _labels(drawn), *weights, **request)

@@ -59,7 +59,7 @@ RULE = flags.DEFINE_string(
 AGAINST = flags.DEFINE_string(
     "against",
     None,
-    "What guidance points away from: null (no label), random (another random class in every call, "
+    "What guidance points away from: null (no label), random (a random class in every call, "
     "for networks without a null label), a class by name or number, or labels with weights that "
     "sum to 1, as null:2,7:-1, which points towards class 7 too; in sweep several, separated by "
     f"semicolons. {_RUN}",
@@ -89,7 +89,12 @@ FLAGS = (
 
 def check() -> None:
     """Raises ValueError for a flag of this module that is unreadable or needs another."""
-    _lists()
+    solvers = _lists()["solver"]
+    for name in _OPTIONS:
+        if flags.FLAGS[name].present and all(name in each for each in solvers):
+            raise ValueError(
+                f"--{name}={flags.FLAGS[name].value} and --solver={SOLVER.value}: give one of them"
+            )
     if WEAKER_CHECKPOINT.value is not None and WEAKER_WORKDIR.value is None:
         raise ValueError("--weaker_checkpoint needs --weaker_workdir: give that too")
 

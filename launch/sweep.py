@@ -59,16 +59,22 @@ def main(argv: list[str]) -> None:
     out = folder(_OUT.value or f"{_WORKDIR.value[0]}/sweep")
     check_writable(out, "--out")
     cells = _cells()
+    shown = numbers("strip_w"), cells[0].sampling, sampling.SEED.value, cells[0].weaker
+    shown_strips = [
+        sweep.strip_of(each, *shown) for each in sweep.runs_of(cells) if each.model.guides_itself
+    ]
+    for strip in shown_strips:  # before hours are spent on the cells
+        strip.check()
     results = _measured(cells, out)
     if not processes.is_first():
         return
     sampling.report_first_samples(cells[0].run.model)
-    shown = numbers("strip_w"), cells[0].sampling, sampling.SEED.value, cells[0].weaker
     strips, records = {}, {}
     for each in sweep.runs_of(cells):
         name = f"p_uncond = {each.model.config.diffusion.p_uncond:g}, {each.workdir}"
-        if each.model.guides_itself:
-            strips[name] = sweep.strip(each, out, *shown)
+        for strip in shown_strips:
+            if strip.model is each.model:
+                strips[name] = sweep.strip_picture(strip, out)
         if losses := plots.read_losses(each.workdir):
             records[name] = losses
     pictures = plots.frontiers(results)

@@ -41,9 +41,12 @@ def draw(model, labels=LABELS, **arguments):
         ("null:1", "null"),
         ("random", "random"),
         (" dog ", "1"),
-        ("3", "3"),
+        ("2", "2"),
+        ("1", "3"),
         ("null:2, dog:-1", "null:2,1:-1"),
         ("no dog: at all:0.25,cat:0.75", "2:0.25,0:0.75"),
+        ("0:0.3333333,1:0.3333333,2:0.3333334", "0:0.3333333,3:0.3333333,2:0.3333334"),
+        ("02", "2"),
     ],
 )
 def test_one_setting_has_one_text_with_numbers_for_names(text, expected):
@@ -55,11 +58,12 @@ def test_one_setting_has_one_text_with_numbers_for_names(text, expected):
     [
         ("", "against='': need 'null', 'random', a class, or weights that sum to 1"),
         (None, "against=None: need"),
-        ("dgo", "label 'dgo' is not a class: did you mean 'dog'"),
+        ("dgo", "against='dgo': label 'dgo' is not a class: did you mean 'dog'"),
         ("cat,dog", "the weights sum to 2; need"),
         ("cat:0.5", "the weights sum to 0.5; need"),
         ("cat:nan,dog:1", "the weights sum to nan; need"),
-        ("cat:0.5,cat:0.5", "need 'null'"),
+        ("cat:0.5,cat:0.5", "a label occurs twice"),
+        ("cat:0.5,0:0.5", "a label occurs twice"),
         ("random:0.5,cat:0.5", "need 'null'"),
         ("cat:x", "'cat:x' has no weight"),
     ],
@@ -133,6 +137,19 @@ def test_telemetry_of_a_negative_class_has_no_probability_of_the_label(pixels):
     assert np.isnan(found.log_prob).all() and (found.gap > 0).all()
 
 
+def test_telemetry_of_a_weight_that_changes_has_no_log_weight(pixels):
+    w = np.linspace(0.5, 2.0, 13)[:, None]
+    arguments = {"labels": LABELS, "num_steps": 13, "telemetry": True}
+    _, found = pixels.sample(jax.random.key(0), w=w, **arguments)
+    assert np.isnan(found.log_weight).all() and np.isfinite(found.log_prob).all()
+
+
+def test_telemetry_of_a_network_without_null_label_takes_a_random_class(without_null):
+    arguments = {"labels": LABELS, "w": 1.0, "num_steps": 13, "telemetry": True}
+    _, found = without_null.sample(jax.random.key(0), against="random", **arguments)
+    assert (found.gap >= 0).all() and (found.gap > 0).any()
+
+
 @pytest.mark.parametrize("solver", ["ancestral", "dpmpp_2m"])
 def test_a_threshold_replaces_clipping(pixels, solver):
     # With quantile 1, the largest value of a sample beyond the range becomes 1 exactly.
@@ -151,6 +168,8 @@ def test_a_weight_stays_above_its_limit(pixels):
     logsnr = np.asarray(settings.filled(defaults).logsnrs(task))
     u = 2 / np.pi * np.arctan(np.exp(-logsnr / 2))
     np.testing.assert_allclose(found, [max(4 * (1 - each), 1.5) for each in u], rtol=1e-6)
+    both = settings.replace(w=[0.0, -1.0]).filled(defaults).weights(task, 2).w
+    np.testing.assert_allclose(both, [[0, -2 * (1 - each)] for each in u], atol=1e-6)
 
 
 @pytest.mark.parametrize(

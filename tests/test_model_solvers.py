@@ -206,6 +206,12 @@ def test_a_config_that_cannot_sample_is_refused_before_training(tmp_path):
         train(config, tmp_path)
 
 
+def test_previews_that_cannot_be_drawn_are_refused_before_training(tmp_path):
+    settings = {"sampling.solver": "ddim", "sampling.schedule": "cfgpp", "train.preview_w": (0, 3)}
+    with pytest.raises(ValueError, match="w=3.0 with schedule='cfgpp': need w in"):
+        train(tiny_config(**settings), tmp_path)
+
+
 def test_log_probabilities_are_not_reported_where_they_are_not_defined(pixels):
     arguments = {"labels": LABELS, "w": 1.0, "num_steps": 13, "telemetry": True}
     _, found = pixels.sample(jax.random.key(0), **arguments)

@@ -59,6 +59,9 @@ def test_a_sum_over_pixels_is_the_sum_over_all_but_the_outer_dimensions(shape):
 def test_silu_is_h_times_its_sigmoid():
     assert_same(ops.silu, lambda h: h / (1 + jnp.exp(-h)), 4 * H)
     assert ops.silu(jnp.array([-200.0, 200.0])).tolist() == [0.0, 200.0]
+    brain = jnp.linspace(-8, 4, 49).astype(jnp.bfloat16)
+    exact = np.asarray(brain, np.float64) / (1 + np.exp(-np.asarray(brain, np.float64)))
+    np.testing.assert_allclose(np.asarray(ops.silu(brain), np.float64), exact, rtol=2**-8)
 
 
 def test_a_fence_changes_nothing():

@@ -112,6 +112,17 @@ MISTAKES = {
         [*SAMPLE, "--solver=ddim:num_steps=4", "--num_steps=5"],
         "--num_steps=5 and --solver=ddim:num_steps=4: give one of them",
     ),
+    "a strip that cannot be drawn": (
+        [
+            *("launch.sweep", "--workdir={run}", "--w=0,1", "--num_samples=20"),
+            *("--solver=ddim", "--schedule=cfgpp", "--num_steps=4"),
+        ],
+        "w=4.0 with schedule='cfgpp': need w in [0, 1]",
+    ),
+    "noise of a solver given twice": (
+        ["launch.sweep", "--workdir={run}", "--solver=ddim:eta=0.5", "--eta=1"],
+        "--eta=1.0 and --solver=ddim:eta=0.5: give one of them",
+    ),
     "a class to guide away from that is none": (
         [*SAMPLE, "--against=12"],
         "against='12': class 12 is not one of 0..9",

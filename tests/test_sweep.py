@@ -349,7 +349,10 @@ def test_a_sweep_measures_every_cell_once(model, tmp_path, capsys, monkeypatch):
     assert [result.swept["p_uncond"] for result in first] == [0.1, 0.1, 0.5, 0.1]
     assert list(curves.tables(first)) == ["table_w", "table_cells"]
     strips = [
-        np.asarray(sweep.strip(runs[0], tmp_path, [0, 1], cells[0].sampling, 0)) for _ in range(2)
+        np.asarray(
+            sweep.strip_picture(sweep.strip_of(runs[0], [0, 1], cells[0].sampling, 0), tmp_path)
+        )
+        for _ in range(2)
     ]
     assert len(list(tmp_path.glob("strip_*.png"))) == 1 and len(calls) == 5
     np.testing.assert_array_equal(*strips)
@@ -372,6 +375,20 @@ def test_means_over_seeds_have_errors_in_tables_plots_and_files(tmp_path):
         first, second = csv.DictReader(file)
     assert (first["num_seeds"], first["fid_error"]) == ("3", str(1 / 3**0.5))
     assert second["is_error"] == "0.0"
+
+
+def test_a_mean_over_seeds_has_the_metrics_that_all_seeds_have():
+    first, second = made_result(0, 1.0, 8.0), made_result(0, 3.0, 8.0)
+    first = first._replace(metrics=first.metrics | {"recall": 0.5})
+    assert seeds.mean([first, second]).metrics == {"fid": 2.0, "is": 8.0, "is_std": 0.0}
+    assert seeds.mean([second, first]).metrics["fid"] == 2.0
+
+
+def test_a_cell_written_in_two_ways_is_measured_once(model):
+    variants = [SamplingSettings(solver="ddim"), SamplingSettings(solver="ddim", eta=0.0)]
+    options = {"weights": [0], "num_steps": [2], "common": SamplingSettings(solver="ancestral")}
+    cells = sweep.plan([sweep.Run("a", model)], variants=variants, **options)
+    assert [cell.sampling.solver for cell in cells] == ["ancestral", "ddim"]
 
 
 def test_a_single_seed_has_no_error():

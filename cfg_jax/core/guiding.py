@@ -68,7 +68,7 @@ def branches(
         2406.02507; two forward passes.
       pair: (z, logsnr, labels) -> outputs of the model and of a weaker one of the same form, for
         example a vmap over both parameter trees.
-      independent: (key [] or [B], K): another random class in every call, for networks without a
+      independent: (key [] or [B], K): a random class in every call, for networks without a
         null label: Sadat et al. 2024, arXiv 2407.02687. It approximates classifier-free guidance
         at high noise only: use it with an interval.
 

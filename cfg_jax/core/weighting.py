@@ -71,7 +71,7 @@ def weights(
       schedule: a key of `SCHEDULES`, or "cfgpp".
       interval: (lo, hi): w counts for lo <= logsnr < hi; elsewhere the weight is 0, and only the
         first branch is evaluated. Kynkaanniemi et al. 2024, arXiv 2404.07724.
-      least: lower limit of the scheduled weight inside the interval.
+      least: lower limit of the scheduled weight inside the interval, where w is above 0.
 
     Raises ValueError if w is not finite or has another shape, if the schedule is unknown, or if the
     interval is empty.
@@ -92,7 +92,8 @@ def weights(
         u = 2 / np.pi * np.arctan(np.exp(-logsnr / 2))
         table = table * SCHEDULES[schedule](u)[:, None]
     if least is not None:
-        table = np.maximum(table, float(finite("least", least)))
+        # w = 0 and w = -1 stay models without guidance.
+        table = np.where(w > 0, np.maximum(table, float(finite("least", least))), table)
     counts = _inside(logsnr, interval) & (corrects if corrects.any() else True)
     table = np.where(counts[:, None], table, 0.0).astype(np.float32)
     return Weights(table, np.any(table != 0, axis=1), starts)

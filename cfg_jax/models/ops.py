@@ -20,8 +20,9 @@ MOST_TOKENS = 1024
 
 
 def silu(h: Array) -> Array:
-    """h sigmoid(h), as h (1 + tanh(h / 2)) / 2: CPUs have a fast tanh."""
-    return 0.5 * h * (1 + jnp.tanh(0.5 * h))
+    """h sigmoid(h), as h (1 + tanh(h / 2)) / 2 in float32: CPUs have a fast tanh."""
+    wide = h.astype(jnp.float32)  # 1 + tanh cancels in bfloat16
+    return (0.5 * wide * (1 + jnp.tanh(0.5 * wide))).astype(h.dtype)
 
 
 def sum_pixels(h: Array) -> Array:

@@ -97,8 +97,9 @@ def forwards(config: Any) -> str:
     total = settings.num_calls(task)
     guided = int(settings.weights(task, 1).guided.sum())
     others = against.num_branches(settings.against) - 1
-    saved = others * (total - guided) / ((1 + others) * total) if guided else 0.0
+    everywhere = int(settings.replace(interval=()).weights(task, 1).guided.sum())
     passes = total + others * guided
+    saved = others * (everywhere - guided) / (total + others * everywhere)
     text = f"{total} network calls, {guided} of them guided: {passes} forward passes"
     return text + (f", {saved:.0%} fewer than without an interval" if saved else "")
 

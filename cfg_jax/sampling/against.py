@@ -23,8 +23,9 @@ _FORMS = f"need {NULL!r}, {RANDOM!r}, a class, or weights that sum to 1 as in 'n
 def parts(text: Any) -> tuple[tuple[str, float], ...]:
     """(label, weight) of every part of the text; the label is a number, a name, or "null".
 
-    Raises ValueError if the text is of another form, if a label occurs twice, or if the weights do
-    not sum to 1.
+    A class named "null" or "random", or with a comma or colon in its name, needs its number. Raises
+    ValueError if the text is of another form, if a label occurs twice, or if the weights do not sum
+    to 1.
     """
     found = []
     for part in text.split(",") if isinstance(text, str) else [""]:
@@ -37,33 +38,48 @@ def parts(text: Any) -> tuple[tuple[str, float], ...]:
         except ValueError:
             raise ValueError(f"against={text_of(text)}: {part!r} has no weight; {_FORMS}") from None
     names, total = [name for name, _ in found], sum(weight for _, weight in found)
-    if "" in names or len(set(names)) < len(names) or (RANDOM in names and len(names) > 1):
+    if "" in names or (RANDOM in names and len(names) > 1):
         raise ValueError(f"against={text_of(text)}: {_FORMS}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"against={text_of(text)}: a label occurs twice; {_FORMS}")
     if not abs(total - 1) < 1e-6:  # also for NaN
         raise ValueError(f"against={text_of(text)}: the weights sum to {total:g}; {_FORMS}")
     return tuple(found)
 
 
 def numbered(text: Any, names: Sequence[str]) -> str:
-    """The text with class numbers in place of names; ValueError as `parts` and for an unknown name.
+    """The text with class numbers in place of names, so that one setting has one text.
 
-    One setting has one text, whatever its spaces and names.
+    A text that is a name and a number means the class of that name, as in --labels. Raises
+    ValueError as `parts`, and for an unknown name.
     """
 
     def number(name: str) -> str:
-        fixed = name in (NULL, RANDOM) or name.isdecimal()
-        return name if fixed else str(labels.numbered(name, names))
+        if name in (NULL, RANDOM):
+            return name
+        if name.isdecimal() and name not in names:
+            return str(int(name))
+        try:
+            return str(labels.numbered(name, names))
+        except ValueError as error:
+            raise ValueError(f"against={text_of(text)}: {error}") from None
 
     found = [(number(name), weight) for name, weight in parts(text)]
     if len(found) == 1:
         return found[0][0]
-    return ",".join(f"{name}:{weight:g}" for name, weight in found)
+    joined = ",".join(f"{name}:{repr(weight).removesuffix('.0')}" for name, weight in found)
+    parts(joined)  # two names may be one class
+    return joined
 
 
 def check(text: Any, null_label: int) -> None:
-    """Raises ValueError as `parts`, and for a class number of null_label or more."""
+    """Raises ValueError as `parts`, and unless labels are numbers below null_label."""
     for name, _ in parts(text):
-        if name.isdecimal() and int(name) >= null_label:
+        if name in (NULL, RANDOM):
+            continue
+        if not name.isdecimal():
+            raise ValueError(f"against={text_of(text)}: {name!r} is no number; {_FORMS}")
+        if int(name) >= null_label:
             raise ValueError(
                 f"against={text_of(text)}: class {name} is not one of 0..{null_label - 1}"
             )

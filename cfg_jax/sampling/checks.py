@@ -1,6 +1,6 @@
 """Checks of sampling settings: ranges, and what a network and its training allow.
 
-    check(settings.filled(config.sampling), task, guided_by_classifier=False)
+    check(settings.filled(config.sampling, label_names), task, guided_by_classifier=False)
 
 They raise ValueError on the host, before anything is compiled.
 """
@@ -125,9 +125,9 @@ def _check_weights(
     finite("w", w, "finite guidance weights")
     has_branch = task.label_input == "with_null" or weaker or not settings.uses_null
     if np.any(w) and not has_branch:
+        random = "" if task.label_input == "none" else ", or against='random' in an interval"
         raise ValueError(
-            f"w={text_of(w)}: this network has no null label; use w=0 and a classifier, or "
-            "against='random' in an interval"
+            f"w={text_of(w)}: this network has no null label; use w=0 and a classifier{random}"
         )
     finite("classifier_w", by, "a finite number, or one per sample")
     if settings.schedule == "cfgpp":

@@ -140,7 +140,8 @@ class Model(Trained):
         other = filled.against != "null" or inputs.get("weaker") is not None
         if filled.solver != "ancestral" or other or not np.all(weights.guided):
             found = found._replace(log_prob=np.full_like(found.gap, np.nan))
-        if filled.solver != "ancestral" or not filled.is_plain:
+        changes = not np.all(weights.w == weights.w[:1])
+        if filled.solver != "ancestral" or not filled.is_plain or changes:
             found = found._replace(log_weight=np.full_like(found.gap, np.nan))
         return x, found
 
@@ -182,8 +183,9 @@ class Model(Trained):
         """Guided samples x [B, ...], float32: Ho & Salimans 2022, Algorithm 2, or a solver.
 
         Sample i depends only on its key, label and weights. A program is compiled for each new B,
-        number of calls, clip_x, rule, classifier network and classifier_form, and for no other
-        change; with the solvers "ancestral" and "ddim" without noise also for each grid.
+        number of calls, clip_x, threshold, rule, number of labels in against, weaker network,
+        classifier network and classifier_form, and for no other change; with the solvers
+        "ancestral" and "ddim" without noise also for each grid.
 
         Args:
           key: [] (sample i uses fold_in(key, i)) or [B]; consumed.

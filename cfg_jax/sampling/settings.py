@@ -1,6 +1,6 @@
 """Settings of a request for samples: guidance, grid and solver.
 
-    check(SamplingSettings(w=2.0, num_steps=64).filled(config.sampling), task)
+    SamplingSettings(w=2.0, num_steps=64).filled(config.sampling, label_names).plan(task)
 
 Flags, keywords and configs become one value, which file names, results and manifests record. A
 program is compiled for its static part; its traced part is data.
@@ -50,7 +50,7 @@ class SamplingSettings:
       schedule it concerns w only, not classifier_w.
     rule: how branches are combined, as text for `rule_of`: "cfg", "rescale:phi=0.7", ...
     against: labels that guidance points away from, see `against`: "null" (no label), "random"
-      (another random class in every call, for networks without a null label), a class, or labels
+      (a random class in every call, for networks without a null label), a class, or labels
       with weights that sum to 1: "null:2,7:-1" guides towards class 7 too.
     logvar_interp: the paper's v in [0, 1] for ancestral steps; unused if the variance is learned.
     clip_x: whether x_hat is clipped to [-1, 1] after guidance.

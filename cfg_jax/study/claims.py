@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cfg_jax.evaluation.result import Result
-from cfg_jax.study.curves import SAMPLER, Curve, families, moved
+from cfg_jax.study.curves import Curve, families, is_alongside, moved
 
 HOLDS, IN_PART, FAILS, NOT_MEASURED = "holds", "holds in part", "does not hold", "not measured"
 
@@ -235,7 +235,5 @@ def _alongside(curve: Curve, results: Sequence[Result]) -> list[Result]:
     return [
         result
         for result in results
-        if moved(result) is None
-        and result.swept["w"] >= 0
-        and all(result.swept[name] == swept[name] for name in ("model", "num_steps", *SAMPLER))
+        if moved(result) is None and result.swept["w"] >= 0 and is_alongside(result, swept)
     ]

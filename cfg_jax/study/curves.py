@@ -148,6 +148,11 @@ def moved(result: Result) -> str | None:
     return None
 
 
+def is_alongside(result: Result, swept: dict[str, Any]) -> bool:
+    """Whether a result has the model, T, solver and kind of guidance of these swept fields."""
+    return all(result.swept[name] == swept[name] for name in ("model", "num_steps", *SAMPLER))
+
+
 def describe(swept: dict[str, Any]) -> str:
     """Settings of a result as text: "p_uncond = 0.1, T = 32, w = 0.3"."""
     parts = [_run(swept), *sampler(swept), grid(swept), f"w = {swept['w']:g}"]

@@ -15,7 +15,7 @@ from cfg_jax.evaluation.result import Result, check_comparable, title
 from cfg_jax.io.files import folder
 from cfg_jax.io.images import Picture, in_legend, rendered
 from cfg_jax.io.metric_log import read_records
-from cfg_jax.study.curves import Curve, families
+from cfg_jax.study.curves import Curve, families, is_alongside
 from cfg_jax.study.paper_tables import published
 
 Losses = list[tuple[int, float]]
@@ -37,7 +37,7 @@ def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
         alongside = (
             curve._replace(name="classifier-free guidance")
             for curve in sweep.over_p + sweep.over_t
-            if all(curve.results[0].swept[name] == other[name] for name in ("model", "num_steps"))
+            if is_alongside(curve.results[0], other)
         )
         found["ways"] = [next(alongside, sweep.over_p[0]), *sweep.others]
     pictures = {f"frontier_{name}": frontier(curves) for name, curves in found.items()}

@@ -32,6 +32,8 @@ CAPTIONS = {
     "loss": "Training loss, averaged since the previous logged step.",
     "table_w": "By p_uncond",
     "table_T": "By number of steps",
+    "table_sampler": "By solver and kind of guidance",
+    "table_calls": "By number of network calls",
     "table_cells": "All cells",
 }
 STYLE = """

@@ -10,7 +10,7 @@ _ERRORS = "standard_errors"
 
 
 def mean(results: Sequence[Result]) -> Result:
-    """The mean of every metric over results of one cell that differ only in the seed.
+    """The mean of every metric that all results have; they differ only in the seed.
 
     Its record has the first seed, `num_seeds`, and `standard_errors`: of a metric, the standard
     deviation over the seeds (with n - 1) / sqrt(n). A single result is returned unchanged.
@@ -21,7 +21,8 @@ def mean(results: Sequence[Result]) -> Result:
     if count == 1:
         return first
     check_comparable(*results)
-    values = {name: [each.metrics[name] for each in results] for name in first.metrics}
+    names = [name for name in first.metrics if all(name in each.metrics for each in results)]
+    values = {name: [each.metrics[name] for each in results] for name in names}
     record = first.record | {
         "num_seeds": count,
         _ERRORS: {n: float(np.std(found, ddof=1) / count**0.5) for n, found in values.items()},

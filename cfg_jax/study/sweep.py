@@ -129,7 +129,10 @@ def plan(
             cell.run.model.check(cell.sampling, **guides)
         except ValueError as error:
             raise ValueError(f"{cell.run.workdir}: {error}") from None
-    named = {(str(cell.run.workdir), cell.sampling, id(cell.classifier)): cell for cell in cells}
+    named = {}
+    for cell in cells:
+        place = str(cell.run.workdir), id(cell.classifier)
+        named.setdefault((*place, repr(cell.run.model.filled(cell.sampling))), cell)
     return list(named.values())
 
 
@@ -221,27 +224,31 @@ def _said(result: Result) -> str:
     return f"{curves.describe(result.swept)}: {numbers}"
 
 
-def strip(
+def strip_of(
     run: Run,
-    folder: Path,
     weights: Sequence[float],
     sampling: SamplingSettings,
     seed: int,
     weaker: Model | None = None,
-) -> Picture:
-    """Guided samples, rows labels and columns w; drawn once and stored in `folder` as a PNG.
+) -> strips.Strip:
+    """Guided samples, rows labels and columns w, for the report.
 
     Ignores w, the classifier and the temperatures of `sampling`.
     """
-    model = run.model
-    labels = list(range(min(STRIP_LABELS, model.null_label)))
+    labels = list(range(min(STRIP_LABELS, run.model.null_label)))
     settings = sampling.replace(w=0.0, classifier_w=0.0, classifier_form="eps")
     settings = settings.replace(noise_temperature=1.0, score_temperature=1.0)
-    options = model.filled(settings).to_json(model.experiment)
-    identity = [model.sha256, list(map(float, weights)), options, seed, labels]
+    return strips.Strip(run.model, labels, weights, settings=settings, seed=seed, weaker=weaker)
+
+
+def strip_picture(strip: strips.Strip, folder: Path) -> Picture:
+    """The picture of a strip, drawn once and stored in `folder` as a PNG."""
+    model, weaker = strip.model, strip.weaker
+    options = model.filled(strip.settings).to_json(model.experiment)
+    weights = list(map(float, strip.weights))
+    identity = [model.sha256, weights, options, strip.seed, list(strip.labels)]
     identity += [weaker.sha256] if weaker else []
     path = folder / f"strip_{manifest.sha256_json(identity)[:12]}.png"
     if not path.exists():
-        drawn = strips.Strip(model, labels, weights, settings=settings, seed=seed, weaker=weaker)
-        images.save_png(path, drawn.picture(drawn.draw()))
+        images.save_png(path, strip.picture(strip.draw()))
     return images.read_picture(path)

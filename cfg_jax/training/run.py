@@ -147,7 +147,8 @@ def _open(config: ConfigDict, workdir: Path, source: data.Source | None) -> Run:
     task = build.assemble(config, source.shape, source.num_classes)
     if task.draws:  # the previews sample with these settings
         filled = SamplingSettings().filled(config.sampling, source.label_names)
-        check(filled, task, guided_by_classifier=False)
+        for w in config.train.preview_w if task.label_input == "with_null" else (0.0,):
+            check(filled.replace(w=float(w)), task, guided_by_classifier=False)
     return Run(config, workdir, source, order, task, class_counts)
 
 
