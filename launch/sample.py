@@ -114,8 +114,8 @@ def _write_strip(drawn, out, settings, request) -> None:
     enlarge = upsampler.load()
     if not processes.is_first():  # one process draws the few samples of a strip
         return
-    branch = drawn.has_null_label or request["weaker"] or not drawn.filled(settings).uses_null
-    if _TELEMETRY.value and not branch:
+    weaker = request["weaker"] is not None
+    if _TELEMETRY.value and not drawn.filled(settings).has_branch(drawn.experiment, weaker):
         raise ValueError(
             "--telemetry of a network without a null label: give --weaker_workdir or "
             "--against=random"

@@ -60,21 +60,23 @@ def main(argv: list[str]) -> None:
     check_writable(out, "--out")
     cells = _cells()
     shown = numbers("strip_w"), cells[0].sampling, sampling.SEED.value, cells[0].weaker
-    shown_strips = [
-        sweep.strip_of(each, *shown) for each in sweep.runs_of(cells) if each.model.guides_itself
-    ]
-    for strip in shown_strips:  # before hours are spent on the cells
+    runs = {
+        f"p_uncond = {each.model.config.diffusion.p_uncond:g}, {each.workdir}": each
+        for each in sweep.runs_of(cells)
+    }
+    strips = {
+        name: sweep.strip_of(each, *shown)
+        for name, each in runs.items()
+        if each.model.guides_itself
+    }
+    for strip in strips.values():  # before hours are spent on the cells
         strip.check()
     results = _measured(cells, out)
     if not processes.is_first():
         return
     sampling.report_first_samples(cells[0].run.model)
-    strips, records = {}, {}
-    for each in sweep.runs_of(cells):
-        name = f"p_uncond = {each.model.config.diffusion.p_uncond:g}, {each.workdir}"
-        for strip in shown_strips:
-            if strip.model is each.model:
-                strips[name] = sweep.strip_picture(strip, out)
+    records = {}
+    for name, each in runs.items():
         if losses := plots.read_losses(each.workdir):
             records[name] = losses
     pictures = plots.frontiers(results)
@@ -83,7 +85,7 @@ def main(argv: list[str]) -> None:
         out / "report.html",
         results,
         pictures=pictures,
-        strips=strips,
+        strips={name: sweep.strip_picture(strip, out) for name, strip in strips.items()},
         losses=plots.loss_curves(records) if records else None,
     )
     for name, table in curves.tables(results).items():

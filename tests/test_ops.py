@@ -115,9 +115,9 @@ def test_a_convolution_of_the_doubled_image_needs_no_doubled_image(form):
     assert_same(form, plain, H, array(3, 3, 5, 4))
 
 
-@pytest.mark.parametrize("most_tokens", [8, 7], ids=["together", "one at a time"])
-def test_attention_is_the_softmax_of_scaled_scores(monkeypatch, most_tokens):
-    monkeypatch.setattr(ops, "MOST_TOKENS", most_tokens)
+@pytest.mark.parametrize("many_tokens", [8, 7], ids=["together", "one at a time"])
+def test_attention_is_the_softmax_of_scaled_scores(monkeypatch, many_tokens):
+    monkeypatch.setattr(ops, "MANY_TOKENS", many_tokens)
 
     def plain(h, kernel, bias):
         q, k, v = jnp.moveaxis(jnp.einsum("blc,cshd->blshd", h, kernel) + bias[None, None], 2, 0)
@@ -137,9 +137,9 @@ def test_attention_of_large_scores_is_finite():
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("most_tokens", [8, 7], ids=["together", "one at a time"])
-def test_scores_of_attention_are_not_kept_for_the_backward_pass(monkeypatch, most_tokens):
-    monkeypatch.setattr(ops, "MOST_TOKENS", most_tokens)
+@pytest.mark.parametrize("many_tokens", [8, 7], ids=["together", "one at a time"])
+def test_scores_of_attention_are_not_kept_for_the_backward_pass(monkeypatch, many_tokens):
+    monkeypatch.setattr(ops, "MANY_TOKENS", many_tokens)
     arguments = array(2, 7, 6), array(6, 3, 2, 4), array(3, 2, 4)
     _, backward = jax.vjp(ops.attend, *arguments)
     kept = [leaf.shape for leaf in jax.tree.leaves(backward)]

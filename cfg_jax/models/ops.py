@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 Array = jax.Array
 
-MOST_TOKENS = 1024
+MANY_TOKENS = 1024
 """Number of tokens from which `attend` computes one example at a time."""
 
 
@@ -178,7 +178,7 @@ def attend(h: Array, kernel: Array, bias: Array) -> Array:
     """softmax(q k^T / sqrt(d)) v for every head, with (q, k, v) = h kernel + bias.
 
     h is [B, L, C], kernel [C, 3, heads, d], bias [3, heads, d] and the result [B, heads, d, L], in
-    h's dtype. Scores are float32. From MOST_TOKENS tokens on, one example is computed at a time:
+    h's dtype. Scores are float32. From MANY_TOKENS tokens on, one example is computed at a time:
     then the scores [heads, L, L] of a batch are never in memory, nor are q, k and v, which the
     backward pass computes again.
     """
@@ -187,7 +187,7 @@ def attend(h: Array, kernel: Array, bias: Array) -> Array:
         qkv = _product("lc,cshd->shdl", h, kernel.astype(h.dtype)).astype(h.dtype)
         return _attend(*_add_to_rows(qkv, bias))
 
-    if h.shape[1] < MOST_TOKENS:
+    if h.shape[1] < MANY_TOKENS:
         return jax.vmap(one)(h)
     kept = jax.checkpoint_policies.save_only_these_names("out", "log_total")
     return jax.lax.map(jax.checkpoint(one, policy=kept), h)
@@ -221,10 +221,8 @@ def _attend_forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, .
     ones = jnp.ones((8, v.shape[2]), v.dtype)
     total = _product("nk,hkq->hnq", ones, weights)[:, :1]
     out = (_product("hdk,hkq->hdq", v, weights) / total).astype(v.dtype)
-    out, log_total = (
-        checkpoint_name(out, "out"),
-        checkpoint_name(largest + jnp.log(total), "log_total"),
-    )
+    out = checkpoint_name(out, "out")
+    log_total = checkpoint_name(largest + jnp.log(total), "log_total")
     return out, (q, k, v, out, log_total)
 
 
@@ -238,15 +236,13 @@ def _attend_backward(kept: tuple[Array, ...], cotangent: Array) -> tuple[Array, 
     # Three copies, so that each product below computes its own ds or p, and none is stored.
     first, second, third = jax.lax.optimization_barrier([(scores, slope, log_total, inner)] * 3)
 
-    def weights(scores: Array, slope: Array, log_total: Array, inner: Array) -> Array:
-        return jnp.exp(scores - log_total)
-
     def change(scores: Array, slope: Array, log_total: Array, inner: Array) -> Array:
         return (jnp.exp(scores - log_total) * (slope - inner)).astype(q.dtype)
 
     dq = _product("hdk,hkq->hdq", k, change(*first)) * scale
     dk = _product("hdq,hkq->hdk", q, change(*second)) * scale
-    dv = _product("hdq,hkq->hdk", cotangent, weights(*third).astype(q.dtype))
+    weights = jnp.exp(third[0] - third[2])
+    dv = _product("hdq,hkq->hdk", cotangent, weights.astype(q.dtype))
     return dq.astype(q.dtype), dk.astype(q.dtype), dv.astype(q.dtype)
 
 

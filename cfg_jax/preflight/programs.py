@@ -72,17 +72,18 @@ def task_of(config: Any) -> Any:
     Raises ValueError if the shape of the data is unknown, or if model or sampling settings do not
     suit the data.
     """
+    return _task_and_settings(config)[0]
+
+
+def _task_and_settings(config: Any) -> tuple[Any, SamplingSettings | None]:
+    """`task_of`, and the settings of its sampler; None for a classifier."""
     shape, names = describe(**build.data_arguments(config))
     task = build.assemble(config, shape, len(names))
-    if task.draws:
-        checks.check(_settings(config), task, guided_by_classifier=False)
-    return task
-
-
-def _settings(config: Any) -> SamplingSettings:
-    """The settings of a config's sampler; ValueError as `task_of`."""
-    _, names = describe(**build.data_arguments(config))
-    return SamplingSettings().filled(config.sampling, names)
+    if not task.draws:
+        return task, None
+    settings = SamplingSettings().filled(config.sampling, names)
+    checks.check(settings, task, guided_by_classifier=False)
+    return task, settings
 
 
 def forwards(config: Any) -> str:
@@ -90,10 +91,9 @@ def forwards(config: Any) -> str:
 
     Raises ValueError as `task_of`.
     """
-    task = task_of(config)
-    settings = _settings(config)
-    guides = task.label_input == "with_null" or not settings.uses_null
-    settings = settings.replace(w=1.0 if guides else 0.0)
+    task, settings = _task_and_settings(config)
+    assert settings is not None  # a config that samples
+    settings = settings.replace(w=1.0 if settings.has_branch(task) else 0.0)
     total = settings.num_calls(task)
     guided = int(settings.weights(task, 1).guided.sum())
     others = against.num_branches(settings.against) - 1
@@ -110,10 +110,10 @@ def trace(config: Any, program: str, devices: list[Any]) -> tuple[jax.stages.Low
     The number of devices, from JAX or `topologies.devices`, must divide the batch size. Raises
     ValueError as `task_of`, or if the network cannot process the data.
     """
-    task = task_of(config)
+    task, settings = _task_and_settings(config)
     size = config.train.batch_size // len(devices)
     if program == "sample":
-        lowered = _sampler(config, task, size, devices)
+        lowered = _sampler(task, settings, size, devices)
         return lowered, Facts.of(lowered)
     optimizer = run.make_optimizer(config)
     state = jax.eval_shape(run.make_create(config, task, optimizer))
@@ -124,8 +124,8 @@ def trace(config: Any, program: str, devices: list[Any]) -> tuple[jax.stages.Low
     return lowered, Facts.of(lowered, len(jax.tree.leaves(state)), gradient_bytes)
 
 
-def _sampler(config: Any, task: Any, size: int, devices: list[Any]) -> jax.stages.Lowered:
-    settings, side = _settings(config), task.low_res_size
+def _sampler(task: Any, settings: Any, size: int, devices: list[Any]) -> jax.stages.Lowered:
+    side = task.low_res_size
     low_res = np.zeros((1, side, side, task.shape[-1])) if side else None
     labels = np.zeros(1, np.int32)
     spec, shared, batch = request(task, settings, jax.random.key(0), labels, low_res=low_res)

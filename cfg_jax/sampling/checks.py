@@ -123,7 +123,7 @@ def _check_weights(
 ) -> None:
     w, by = settings.w, settings.classifier_w
     finite("w", w, "finite guidance weights")
-    has_branch = task.label_input == "with_null" or weaker or not settings.uses_null
+    has_branch = settings.has_branch(task, weaker)
     if np.any(w) and not has_branch:
         random = "" if task.label_input == "none" else ", or against='random' in an interval"
         raise ValueError(

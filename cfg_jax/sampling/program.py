@@ -163,8 +163,7 @@ def request(
     if plan is not None:
         shared["plan"] = plan
     spec = spec._replace(threshold=float(settings.threshold or 0.0))
-    has_branch = task.label_input == "with_null" or weaker is not None or not settings.uses_null
-    if record == "telemetry" and not has_branch:
+    if record == "telemetry" and not settings.has_branch(task, weaker is not None):
         raise ValueError(
             "telemetry of a network without a null label: give a weaker model, or against='random'"
         )

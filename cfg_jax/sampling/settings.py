@@ -199,6 +199,10 @@ class SamplingSettings:
         """Whether filled settings guide by the network without a label."""
         return against_lib.uses_null(self.against or "")
 
+    def has_branch(self, task: Experiment, weaker: bool = False) -> bool:
+        """Whether filled settings have a second branch to guide by, such as no label."""
+        return task.label_input == "with_null" or weaker or not self.uses_null
+
     def traced(self) -> dict[str, Any]:
         """Traced scalars of the program, shared by all samples."""
         names = ("logvar_interp", "noise_temperature", "score_temperature")

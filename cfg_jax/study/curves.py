@@ -206,9 +206,7 @@ def calls_table(curves: Sequence[Curve]) -> Table:
     counts = sorted({count for curve in curves for count in curve.values})
     columns = []
     for count in counts:
-        cells = [
-            {_calls(result): result for result in curve.results}.get(count) for curve in curves
-        ]
+        cells = [dict(zip(curve.values, curve.results, strict=True)).get(count) for curve in curves]
         pairs = [(cell.metrics["fid"], cell.metrics["is"]) if cell else None for cell in cells]
         said = [_pair_text(cell) if cell else None for cell in cells]
         columns.append(_starred(pairs, said))

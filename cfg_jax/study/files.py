@@ -90,7 +90,7 @@ def _csv(results: Sequence[Result]) -> str:
         | result.metrics
         | result.protocol
         | {"seed": result.record["seed"], "num_seeds": seeds.count(result)}
-        | {f"{name}_error": seeds.error(result, name) for name in _measured_errors(result)}
+        | {f"{name}_error": error for name, error in seeds.errors(result).items()}
         | {"path": str(result.path)}
         for result in results
     ]
@@ -99,11 +99,6 @@ def _csv(results: Sequence[Result]) -> str:
     writer.writeheader()
     writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
-
-
-def _measured_errors(result: Result) -> list[str]:
-    """Metrics with a standard error over seeds."""
-    return [name for name in result.metrics if seeds.count(result) > 1]
 
 
 def _plain(value: Any) -> Any:

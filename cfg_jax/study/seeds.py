@@ -40,7 +40,12 @@ def count(result: Result) -> int:
 
 def error(result: Result, name: str) -> float:
     """Standard error of a metric over seeds; 0 for a single seed, of which it is unknown."""
-    return float(result.record.get(_ERRORS, {}).get(name, 0.0))
+    return errors(result).get(name, 0.0)
+
+
+def errors(result: Result) -> dict[str, float]:
+    """Standard error of every metric by name; {} for a single seed."""
+    return dict(result.record.get(_ERRORS, {}))
 
 
 def text(result: Result, name: str, decimals: int) -> str:
