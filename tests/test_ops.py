@@ -99,6 +99,7 @@ def test_the_gradient_of_a_bias_is_not_summed_in_bfloat16():
 def test_halving_takes_means_and_doubling_repeats():
     assert_same(ops.halve, lambda h: h.reshape(2, 2, 2, 3, 2, 5).mean(axis=(2, 4)), H)
     assert_same(ops.double, plain_double, H)
+    assert_same(ops._sum_of_spread, plain_double, H)
 
 
 def test_a_convolution_sums_over_the_nearest_pixels():

@@ -13,6 +13,7 @@ Source: Dhariwal & Nichol 2021 (ADM), sections 3 and 3.1.
 import functools
 import math
 import zlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -64,18 +65,20 @@ class Conv(nn.Module):
     """A convolution [B, H, W, F] to [B, H', W', features], with `dtype` as in `Dense`.
 
     It keeps H and W unless there is a stride; `doubled` convolves the input doubled by
-    `ops.double`.
+    `ops.double`. With `bias_apart` the result is (h without bias, bias [features]), for a
+    `GroupNorm` that follows.
     """
 
     features: int
     kernel_size: int
     stride: int = 1
     doubled: bool = False
+    bias_apart: bool = False
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, h: Array) -> Array:
+    def __call__(self, h: Array) -> Array | tuple[Array, Array]:
         side = self.kernel_size
         kernel = self.param("kernel", self.kernel_init, (side, side, h.shape[-1], self.features))
         bias = self.param("bias", zeros, (self.features,))
@@ -84,7 +87,7 @@ class Conv(nn.Module):
             out = ops.convolve_doubled(h, kernel)
         else:
             out = ops.convolve(h, kernel, self.stride)
-        return ops.add_bias(out, bias)
+        return (out, bias) if self.bias_apart else ops.add_bias(out, bias)
 
 
 class NoiseEmbedding(nn.Module):
@@ -128,21 +131,35 @@ class GroupNorm(nn.Module):
     neither (None), AdaGN has both. Either is one multiply-add per element with coefficients [B, C],
     so both cost the same and the backward pass stores no intermediate. Statistics are float32; the
     result has h's dtype.
+
+    Two arguments save passes over memory. `parts` are arrays whose concatenation is h: their sums
+    are computed where they are made. `added` [C] is a bias that h still lacks: it changes the
+    coefficients only.
     """
 
     groups: int
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, h: Array, scale: Array | None = None, shift: Array | None = None) -> Array:
+    def __call__(
+        self,
+        h: Array,
+        scale: Array | None = None,
+        shift: Array | None = None,
+        *,
+        parts: Sequence[Array] = (),
+        added: Array | None = None,
+    ) -> Array:
         channels = h.shape[-1]
         weight = self.param("scale", nn.initializers.ones_init(), (channels,))
         bias = self.param("bias", zeros, (channels,))
-        wide, count = h.astype(jnp.float32), math.prod(h.shape[1:-1])
-        mean = self._group_mean(ops.sum_pixels(wide) / count)
-        square = self._group_mean(ops.sum_pixels(wide**2) / count)
+        lacking = jnp.zeros((1, channels)) if added is None else added[None]
+        means, squares = zip(*map(ops.moments, parts or (h,)), strict=True)
+        mean, square = jnp.concatenate(means, axis=-1), jnp.concatenate(squares, axis=-1)
+        square = self._group_mean(square + (2 * mean + lacking) * lacking)
+        mean = self._group_mean(mean + lacking)
         factor = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + self.epsilon) * weight[None]
-        offset = bias[None] - mean * factor
+        offset = bias[None] + (lacking - mean) * factor
         if scale is not None:
             gain = 1 + scale.astype(jnp.float32)
             factor, offset = factor * gain, offset * gain
@@ -210,7 +227,8 @@ class ResBlock(nn.Module):
       adagn: True: emb scales and shifts the second norm. False: emb is added before a plain norm.
       rescale: whether to divide the sum by sqrt(2).
 
-    The call takes h [B, H, W, C], emb [B, E] of noise level and label, dropout_keys [B] or None.
+    The call takes h [B, H, W, C] or parts of it, which are concatenated; emb [B, E] of noise level
+    and label; dropout_keys [B] or None.
     """
 
     channels: int
@@ -222,23 +240,26 @@ class ResBlock(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, h: Array, emb: Array, dropout_keys: Array | None) -> Array:
+    def __call__(
+        self, h: Array | tuple[Array, ...], emb: Array, dropout_keys: Array | None
+    ) -> Array:
         conv3 = functools.partial(Conv, self.channels, 3, dtype=self.dtype)
-        skip = h
-        h = ops.silu(GroupNorm(self.norm_groups, name="norm_in")(h))
+        parts = h if isinstance(h, tuple) else (h,)
+        h = skip = jnp.concatenate(parts, axis=-1)
+        h = ops.silu(GroupNorm(self.norm_groups, name="norm_in")(h, parts=parts))
         if self.resample == "down":
             skip, h = ops.halve(skip), ops.halve(h)
         if self.resample == "up":
             skip = ops.double(skip)
-        h = conv3(doubled=self.resample == "up", name="conv_in")(h)
+        h, bias = conv3(doubled=self.resample == "up", bias_apart=True, name="conv_in")(h)
         width = 2 * self.channels if self.adagn else self.channels
         modulation = Dense(width, dtype=self.dtype, name="emb")(ops.silu(emb))
         norm = GroupNorm(self.norm_groups, name="norm_out")
         if self.adagn:
-            h = norm(h, *jnp.split(modulation, 2, axis=-1))
+            h = norm(h, *jnp.split(modulation, 2, axis=-1), added=bias)
         else:
             added = h.astype(jnp.float32) + modulation.astype(jnp.float32)[:, None, None]
-            h = norm(added.astype(self.dtype))
+            h = norm(added.astype(self.dtype), added=bias)
         h = Dropout(self.dropout, name="dropout")(ops.silu(h), dropout_keys)
         h = conv3(kernel_init=zeros, name="conv_out")(h)
         if skip.shape[-1] != self.channels:
@@ -273,7 +294,7 @@ class Attention(nn.Module):
         form = self.num_heads, self.heads_outermost, self.dtype
         out = SelfAttention(*form, name="qkv")(normed)
         out = Dense(channels, kernel_init=zeros, dtype=self.dtype, name="proj")(out)
-        return residual_sum(h, out.reshape(h.shape), self.rescale)
+        return residual_sum(h.reshape(out.shape), out, self.rescale).reshape(h.shape)
 
 
 class SelfAttention(nn.Module):

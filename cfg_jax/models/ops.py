@@ -7,6 +7,7 @@ On a CPU, XLA fuses a sum over pixels with what makes its terms, and then walks 
 column; `_fence` keeps the two apart. On a TPU such fusions are free, and there are no fences.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -42,6 +43,12 @@ def _sum_by_rows(h: Array) -> Array:
     batch, height, *_, channels = h.shape
     row = jax.lax.optimization_barrier(h.reshape(batch, height, -1).sum(axis=1))
     return row.reshape(batch, -1, channels).sum(axis=1)
+
+
+def moments(h: Array) -> tuple[Array, Array]:
+    """The means of h and h^2 over pixels in float32: [B, ..., C] to [B, C] each."""
+    wide, count = h.astype(jnp.float32), math.prod(h.shape[1:-1])
+    return sum_pixels(wide) / count, sum_pixels(wide**2) / count
 
 
 def _fence(array: Array) -> Array:
@@ -126,7 +133,20 @@ def halve(h: Array) -> Array:
 
 @jax.custom_vjp
 def double(h: Array) -> Array:
-    """Nearest-neighbour doubling: [B, H, W, C] to [B, 2H, 2W, C]."""
+    """Nearest-neighbour doubling: [B, H, W, C] to [B, 2H, 2W, C].
+
+    On a TPU the sum over windows of the image spread with zeros.
+    """
+    return jax.lax.platform_dependent(h, tpu=_sum_of_spread, default=_repeat)
+
+
+def _sum_of_spread(h: Array) -> Array:
+    window, sides = (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]
+    zero, strides = jnp.zeros((), h.dtype), (1, 1, 1, 1)
+    return jax.lax.reduce_window(h, zero, jax.lax.add, window, strides, sides, window)
+
+
+def _repeat(h: Array) -> Array:
     batch, height, width, channels = h.shape
     doubled = jnp.broadcast_to(h[:, :, None, :, None], (batch, height, 2, width, 2, channels))
     return doubled.reshape(batch, 2 * height, 2 * width, channels)

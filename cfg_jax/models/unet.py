@@ -61,8 +61,7 @@ class UNet(Trunk):
         h, skips = self._down(z, emb, dropout_keys)
         for level, channels in reversed(list(enumerate(self.widths))):
             for i in range(self.num_blocks + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self._block(channels, f"up_{level}_{i}")(h, emb, dropout_keys)
+                h = self._block(channels, f"up_{level}_{i}")((h, skips.pop()), emb, dropout_keys)
                 if h.shape[1] in self.attention_resolutions:
                     h = self._attended(h, f"up_{level}_{i}_attention")
             if level:
