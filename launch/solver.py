@@ -70,6 +70,12 @@ THRESHOLD = flags.DEFINE_float(
     "Quantile of |x_hat| for dynamic thresholding (Saharia et al. 2022) in place of clipping, "
     f"0.995 in their work; 0 for none. {_RUN}",
 )
+DTYPE = flags.DEFINE_string(
+    "dtype",
+    None,
+    "Type of the convolutions and matrix products of the network, float32 or bfloat16; a "
+    f"comma-separated list in sweep. {_RUN}",
+)
 WEAKER_WORKDIR = flags.DEFINE_string(
     "weaker_workdir",
     None,
@@ -83,7 +89,7 @@ WEAKER_CHECKPOINT = flags.DEFINE_integer(
 )
 FLAGS = (
     *("solver", "grid", "eta", "churn", "schedule", "interval", "rule", "against", "threshold"),
-    "weaker_workdir",
+    *("dtype", "weaker_workdir"),
 )
 
 
@@ -128,6 +134,7 @@ def _lists() -> dict[str, list]:
         "rule": _parts(RULE.value, ";"),
         "against": _parts(AGAINST.value, ";"),
         "threshold": [THRESHOLD.value],
+        "dtype": _parts(DTYPE.value, ","),
     }
 
 

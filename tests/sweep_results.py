@@ -26,6 +26,7 @@ def made_result(w, fid, score, *, config=None, protocol=(), **swept):
         "weaker": None,
         "against": "null",
         "threshold": 0.0,
+        "dtype": "",
         "logvar_interp": config.sampling.logvar_interp,
         "clip_x": True,
         "respacing": "",

@@ -6,7 +6,7 @@ checks the values of a config.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from cfg_jax.core.types import Array, Predict
 from cfg_jax.models import MLP, Classifier, UNet
 
 NETWORKS = {"unet": UNet, "mlp": MLP, "classifier": Classifier}
+DTYPES = ("float32", "bfloat16")
 STEPS: dict[str, Callable] = {"ancestral": ancestral_step, "ddim": ddim_step}
 SCHEDULES: dict[str, Callable[[ConfigDict], Schedule]] = {
     "continuous": lambda diffusion: cosine_schedule(diffusion.logsnr_min, diffusion.logsnr_max),
@@ -50,6 +51,11 @@ class Task:
     def init(self, key: Array) -> Any:
         """Fresh parameters; key is consumed."""
         raise NotImplementedError
+
+    def with_dtype(self, dtype: str) -> Self:
+        """This task with another type inside its network, for the same parameters; "" keeps it."""
+        network = self.network.clone(dtype=dtype) if dtype else self.network
+        return dataclasses.replace(self, network=network)
 
     def _apply(self, params: Any, z: Array, logsnr: Array, *inputs, **options) -> Any:
         """Output of the network, which gets logsnr or the timestep as its noise level."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from cfg_jax.config import ranges
-from cfg_jax.config.build import NETWORKS, SCHEDULES
+from cfg_jax.config.build import DTYPES, NETWORKS, SCHEDULES
 from cfg_jax.config.ranges import (
     ANY_NUMBER,
     BELOW_ONE,
@@ -133,7 +133,7 @@ _MODEL = {
     ),
     "dropout": Field(0.0, BELOW_ONE, "rate in residual blocks"),
     "norm_groups": Field(32, SIDE, "groups of each GroupNorm; must divide every width"),
-    "dtype": Field("float32", one_of(["float32", "bfloat16"]), "type inside the network only"),
+    "dtype": Field("float32", one_of(DTYPES), "type inside the network only"),
     "remat": Field(False, FLAG, "recompute blocks in the backward pass to save memory"),
 }
 
@@ -230,6 +230,9 @@ _SAMPLING = {
     "clip_x": Field(True, FLAG, "clip x_hat to [-1, 1] after guidance"),
     "threshold": Field(
         0.0, FRACTION, "quantile of dynamic thresholding in place of clipping; 0 for none"
+    ),
+    "dtype": Field(
+        "", one_of(["", *DTYPES]), 'type inside the network when sampling; "" for model.dtype'
     ),
 }
 

@@ -40,6 +40,7 @@ ADDED_TO_SAMPLING: dict[str, Any] = {
     "rule": "cfg",
     "against": "null",
     "threshold": 0.0,
+    "dtype": "",
 }
 """Fields of `sampling` that came with the solvers, with the values used before."""
 

@@ -156,6 +156,8 @@ def sampler(swept: dict[str, Any]) -> list[str]:
         parts.append(f"against {swept['against']}")
     if swept["threshold"]:
         parts.append(f"threshold {swept['threshold']:g}")
+    if swept["dtype"]:
+        parts.append(swept["dtype"])
     if swept["weaker"]:
         parts.append(f"weaker model {swept['weaker'][:12]}")
     return parts

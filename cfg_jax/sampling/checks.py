@@ -8,7 +8,7 @@ They raise ValueError on the host, before anything is compiled.
 import numpy as np
 from absl import logging
 
-from cfg_jax.config.build import Experiment
+from cfg_jax.config.build import DTYPES, Experiment
 from cfg_jax.core import grids, plans
 from cfg_jax.core.arguments import choice, finite, flag, number, text_of
 from cfg_jax.core.guidance import only_trained_w
@@ -37,6 +37,8 @@ def check(
     schedule_of(settings.schedule or "")
     rule_of(settings.rule or "")
     flag("clip_x", settings.clip_x)
+    if settings.dtype != "":
+        choice("dtype", settings.dtype, DTYPES)
     _check_numbers(settings)
     _check_threshold(settings)
     _check_against(settings, task, weaker)

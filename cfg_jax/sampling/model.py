@@ -183,8 +183,8 @@ class Model(Trained):
         """Guided samples x [B, ...], float32: Ho & Salimans 2022, Algorithm 2, or a solver.
 
         Sample i depends only on its key, label and weights. A program is compiled for each new B,
-        number of calls, clip_x, threshold, rule, number of labels in against, weaker network,
-        classifier network and classifier_form, and for no other change; with the solvers
+        number of calls, clip_x, threshold, dtype, rule, number of labels in against, weaker
+        network, classifier network and classifier_form, and for no other change; with the solvers
         "ancestral" and "ddim" without noise also for each grid.
 
         Args:
@@ -195,8 +195,8 @@ class Model(Trained):
           low_res: [B, h, w, C] in [-1, 1], input images of an upsampler.
           weaker: weaker model of the same data, for autoguidance in place of the null label.
           **settings: fields of `SamplingSettings`: w, num_steps, solver, grid, eta, churn,
-            schedule, interval, rule, against, logvar_interp, clip_x, threshold, respacing,
-            classifier_w, classifier_form, noise_temperature, score_temperature.
+            schedule, interval, rule, against, logvar_interp, clip_x, threshold, dtype,
+            respacing, classifier_w, classifier_form, noise_temperature, score_temperature.
 
         Raises ValueError, before compiling anything, if `check` rejects the arguments, and
         TypeError for an unknown one. Raises FloatingPointError if the samples are not finite.

@@ -42,6 +42,7 @@ class Spec(NamedTuple):
     rule: rule of guidance whose weights per call are data; "" for one weight and the plain rule.
     against: second branch, "null", "random", or "labels", which are data.
     weaker: network of the weaker model of autoguidance, or None.
+    dtype: type inside both networks; "" for the types that they were trained with.
     record: arrays of every call that are returned too, a key of `RECORDS`; "" for none.
     """
 
@@ -54,6 +55,7 @@ class Spec(NamedTuple):
     rule: str = ""
     against: str = NULL
     weaker: Experiment | None = None
+    dtype: str = ""
     record: str = ""
 
 
@@ -155,6 +157,7 @@ def request(
     labels = np.asarray(labels, np.int32)
     # see `check`
     assert settings.solver is not None and settings.rule is not None and settings.against
+    assert settings.dtype is not None
     plan, weights = settings.plan(task), settings.weights(task, labels.size)
     by_rule = () if plan is not None else settings.logsnrs(task)
     spec = Spec(by_rule, settings.solver if plan is None else "plan", bool(settings.clip_x))
@@ -162,7 +165,7 @@ def request(
     batch: dict[str, Array | np.ndarray] = {"labels": labels, "w": weights.w.T}
     if plan is not None:
         shared["plan"] = plan
-    spec = spec._replace(threshold=float(settings.threshold or 0.0))
+    spec = spec._replace(threshold=float(settings.threshold or 0.0), dtype=settings.dtype)
     if record == "telemetry" and not settings.has_branch(task, weaker is not None):
         raise ValueError(
             "telemetry of a network without a null label: give a weaker model, or against='random'"
@@ -199,6 +202,9 @@ def make_draw(task: Experiment, spec: Spec):
 
     If the spec records something, the result is (x, arrays [B, T, ...]).
     """
+    task = task.with_dtype(spec.dtype)
+    if spec.weaker is not None:
+        spec = spec._replace(weaker=spec.weaker.with_dtype(spec.dtype))
 
     def draw(shared, batch):
         by_classifier, step, clip_x = _classifier_rule(spec, shared, batch)

@@ -25,7 +25,7 @@ CLASSIFIER_FORMS = ("eps", "adm")
 
 _DEFAULTED = (
     *("solver", "grid", "eta", "churn", "schedule", "interval", "rule", "against"),
-    *("logvar_interp", "clip_x", "threshold"),
+    *("logvar_interp", "clip_x", "threshold", "dtype"),
 )
 # Karras et al. 2022, table 5: ImageNet-64, all but S_churn = 40.
 _CHURN = plans.Churn(0.0, 0.05, 50.0, 1.003)
@@ -56,6 +56,8 @@ class SamplingSettings:
     clip_x: whether x_hat is clipped to [-1, 1] after guidance.
     threshold: quantile of |x_hat| for `dynamic_threshold` in place of clipping, such as 0.995; 0
       for none.
+    dtype: type inside the network and the weaker one, "float32" or "bfloat16"; "" for the type that
+      each was trained with. Parameters, the sampler and a classifier keep theirs.
     respacing: timesteps of a discrete schedule, as ADM's timestep_respacing; replaces num_steps.
       "ddim25" takes 25 timesteps at an integer stride, "90,60,60,20,20" that many evenly spaced
       timesteps from each of 5 equal sections, the cleanest first.
@@ -81,6 +83,7 @@ class SamplingSettings:
     logvar_interp: float | None = None
     clip_x: bool | None = None
     threshold: float | None = None
+    dtype: str | None = None
     respacing: str | None = None
     classifier_w: ArrayLike = 0.0
     classifier_form: str = "eps"

@@ -31,7 +31,7 @@ NEUTRAL = {
 
 SAMPLER = (
     *("solver", "grid", "eta", "churn", "schedule", "interval", "rule", "against", "threshold"),
-    "weaker",
+    *("dtype", "weaker"),
 )
 """Swept fields of the solver and of guidance that changes over the calls."""
 

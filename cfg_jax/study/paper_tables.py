@@ -32,7 +32,7 @@ class PublishedTable(NamedTuple):
 
 _SAMPLER = {"solver": "ancestral", "grid": "schedule", "respacing": "", "classifier": None}
 _SAMPLER |= {"schedule": "constant", "interval": [], "rule": "cfg", "weaker": None}
-_SAMPLER |= {"against": "null", "threshold": 0.0}
+_SAMPLER |= {"against": "null", "threshold": 0.0, "dtype": ""}
 _SAMPLER |= {"noise_temperature": 1, "score_temperature": 1}
 _PROTOCOL = {"network": INCEPTION, "num_samples": 50_000}
 
