@@ -1,7 +1,8 @@
 """Classifier-free and classifier guidance of diffusion models in JAX and Flax.
 
 Importing this package does not import TensorFlow, tfds, grain or orbax; calling `load` imports
-what it needs to read a checkpoint.
+what it needs to read a checkpoint. It starts no backend and extends $XLA_FLAGS, see
+`cfg_jax.runtime.xla_flags`.
 """
 
 import sys
@@ -36,12 +37,15 @@ from cfg_jax.core.types import Denoiser, Predict, Prediction
 from cfg_jax.core.weighting import linear_weights, weights
 from cfg_jax.io import images
 from cfg_jax.models import MLP, Classifier, UNet
+from cfg_jax.runtime import xla_flags
 from cfg_jax.sampling.loading import load
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.training.step import TrainState, create_optimizer, create_train_state, make_train_step
 
 __version__ = "0.1.0"
+
+xla_flags.set_flags()
 
 # Both are also public as modules: `from cfg_jax.images import grid`.
 sys.modules |= {"cfg_jax.images": images, "cfg_jax.keys": keys}

@@ -21,10 +21,3 @@ make_environment() { # make_environment EXTRAS, e.g. "[test]"
   PATH="$(cd "$venv" && pwd)/bin:$PATH"
   export PATH
 }
-
-# XLA's YNNPACK fusions, on by default in jaxlib 0.10.2, make the U-Net's step on a CPU 1.7 times
-# slower and crash on some programs (jax-ml/jax issues 37465 and 39257).
-case "${XLA_FLAGS:-}" in
-  *ynn_fusion_type*) ;;
-  *) export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_experimental_ynn_fusion_type=" ;;
-esac

@@ -21,7 +21,7 @@ _ZSTANDARD = b"\x28\xb5\x2f\xfd"  # jax's other compression, used if installed
 
 
 _XLA_FLAGS = (  # the same everywhere, or a program that one has compiled is compiled again
-    "--xla_cpu_experimental_ynn_fusion_type=",  # see launch/environment.sh
+    "--xla_cpu_experimental_ynn_fusion_type=",  # as cfg_jax/runtime/xla_flags.py
     "--xla_cpu_collective_timeout_seconds=1200",  # a busy machine keeps a process waiting
     "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
 )
