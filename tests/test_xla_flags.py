@@ -14,6 +14,13 @@ from tests.programs import ROOT
 FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 
 
+def in_another_process(code):
+    """Runs code without $XLA_FLAGS."""
+    inherited = {name: text for name, text in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=inherited, capture_output=True, text=True, cwd=ROOT)
+
+
 @pytest.mark.parametrize(
     ("version", "flags", "expected"),
     [
@@ -58,8 +65,18 @@ def test_importing_the_package_after_jax_sets_a_flag_that_this_xla_knows_and_sta
         "started = xla_bridge.backends_are_initialized()\n"
         "print(started, os.environ.get('XLA_FLAGS', ''), jax.devices()[0].platform, sep='|')"
     )
-    inherited = {name: text for name, text in os.environ.items() if name != "XLA_FLAGS"}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=inherited, capture_output=True, text=True, cwd=ROOT)
+    done = in_another_process(code)
     expected = f"False|{xla_flags.extended('', jaxlib.__version__)}|cpu"
     assert done.stdout.strip() == expected, done.stderr
+
+
+@pytest.mark.compat
+def test_a_sum_that_crashes_jaxlib_0_10_2_is_computed_once_the_package_is_imported():
+    # jax-ml/jax issue 40412: seven dimensions, one of them 1, and a sum over another.
+    code = (
+        "import jax, cfg_jax\n"
+        "x = jax.numpy.ones((3, 1, 2, 2, 8, 8, 8))\n"
+        "print(float(jax.jit(lambda a, b: (a * b).sum(axis=3))(x, x).sum()))"
+    )
+    done = in_another_process(code)
+    assert done.stdout.strip() == str(3.0 * 2 * 2 * 8**3), done
