@@ -358,6 +358,7 @@ def test_solver_interval_rule_and_weaker_model_are_flags_and_telemetry_is_plotte
         *("--solver=unipc_2:grid=karras:num_steps=5", "--interval=-3,4", "--w=1,2"),
         *("--rule=apg:r=3", f"--weaker_workdir={tiny_run}", "--weaker_checkpoint=2"),
         *("--schedule=linear:least=0.5", "--threshold=0.99", "--telemetry"),
+        "--dtype=bfloat16",
     )
     assert done.returncode == 0, done
     archive, picture, measured, plot = map(Path, done.stdout.split()[:4])
