@@ -11,8 +11,11 @@ value, meaning and range. Exit codes:
     2     user error, such as an invalid config
     75    stopped by SIGTERM; the current step is saved, and the same command resumes
 
-docs/reliability.md lists the failures that a run survives.
+docs/reliability.md lists the failures that a run survives. docs/profiling.md shows how to find
+out where the time of a step goes.
 """
+
+import contextlib
 
 from absl import flags
 from ml_collections import config_flags
@@ -26,14 +29,36 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the training run; created if missing.", required=True
 )
 flags.mark_flag_as_required("config")
+_PROFILE = flags.DEFINE_string(
+    "profile_steps",
+    None,
+    "FIRST:LAST, such as 10:20, writes a profiler trace of the training steps 10 to 20, both "
+    "included, to <workdir>/profile; see docs/profiling.md. Step 1 includes compilation.",
+)
+
+
+def profile_steps(text: str | None) -> tuple[int, int] | None:
+    """First and last step of a value of --profile_steps; ValueError unless it has that form."""
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError):
+        first, last = map(int, text.split(":"))
+        if 1 <= first <= last:
+            return first, last
+    raise ValueError(f"--profile_steps={text}: give FIRST:LAST, such as 10:20 for steps 10 to 20")
+
+
+def check() -> None:
+    """Raises ValueError for flags that cannot be read."""
+    profile_steps(_PROFILE.value)
 
 
 def main(argv: list[str]) -> None:
     del argv
     from cfg_jax.training.run import train
 
-    train(_CONFIG.value, _WORKDIR.value)
+    train(_CONFIG.value, _WORKDIR.value, profile_steps=profile_steps(_PROFILE.value))
 
 
 if __name__ == "__main__":
-    run(main, saves_at_sigterm=True)
+    run(main, check=check, saves_at_sigterm=True)

@@ -26,7 +26,7 @@ from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling import strips
 from cfg_jax.sampling.model import Model
 from cfg_jax.storage.checkpoint import Checkpoints, SaveError
-from cfg_jax.training import preemption
+from cfg_jax.training import preemption, profile
 from cfg_jax.training.step import TrainState
 
 # Number of steps whose metrics stay on the devices: waiting for each step would leave them idle.
@@ -97,7 +97,8 @@ class Loop:
     """All steps from `start` to config.train.num_steps, and the work between them.
 
     `watchdog.armed` yields `feed`; `preemption.watched` yields `asked_to_stop`, called once after
-    every step. Raises FloatingPointError, SaveError and preemption.Interrupted as `run.train`.
+    every step. `profile_steps` are the first and the last step of a trace, or None. Raises
+    FloatingPointError, SaveError and preemption.Interrupted as `run.train`.
     """
 
     def __init__(
@@ -108,9 +109,11 @@ class Loop:
         *,
         feed: Callable[[bool], None],
         asked_to_stop: Callable[[], bool],
+        profile_steps: profile.Steps | None = None,
     ):
         self.run, self.checkpoints, self.start = run, checkpoints, start
         self.feed, self.asked_to_stop = feed, asked_to_stop
+        self.trace = profile.Trace(run.workdir / "profile", profile_steps)
         self.total = run.config.train.num_steps
         self.in_flight: collections.deque[tuple[int, dict]] = collections.deque()
         self.logged = _Window()
@@ -123,17 +126,21 @@ class Loop:
         threads = self.run.config.data.num_threads
         ahead = data.iterate(self.run.order, self.start, num_threads=threads)
         batches = devices.prefetch(itertools.islice(ahead, max(self.total - self.start, 0)))
+        batches = profile.annotated(batches, "next batch")
         step = self.start
-        with self._outputs() as (self.log, self.progress):
+        with self.trace, self._outputs() as (self.log, self.progress):
             self.feed(True)
             for step, batch in enumerate(batches, self.start + 1):
-                state, metrics = step_fn(state, batch)
-                due = self._between(step, metrics)
+                with self.trace.step(step):
+                    state, metrics = step_fn(state, batch)
+                    due = self._between(step, metrics)
                 if due.first:
                     self._write_first()
                 if due.log:
                     self._write_log(step)
                 with self.logged.paused():
+                    if self.trace.ends_at(step):
+                        self.trace.end()
                     if due.save:
                         self._save(step, state, due.end)
                     if due.preview and processes.is_first():
@@ -172,16 +179,19 @@ class Loop:
             # An upsampler would need a small image.
             draws=task.draws and not task.low_res_size,
         )
-        if due.first or due.save or due.preview:
+        traced = self.trace.ends_at(step)
+        if due.first or due.save or due.preview or traced:
             self.slow = step
         # Slow work of a peer blocks this process only when it reads the results of a later step.
         self.feed(step <= self.slow + STEPS_IN_FLIGHT + 1)
         self.in_flight.append((step, metrics))
-        self._account(0 if due.first or due.log or due.save else STEPS_IN_FLIGHT)
+        # Waits for the steps whose results are needed now, or belong to the trace.
+        self._account(0 if due.first or due.log or due.save or traced else STEPS_IN_FLIGHT)
         if self.progress:
             self.progress.advance()
         return due
 
+    @profile.shown_as("metrics of finished steps")
     def _account(self, keep_in_flight: int) -> None:
         """Adds up metrics of finished steps; raises after too many non-finite steps in a row."""
         limit = self.run.config.train.max_skipped_in_row
@@ -203,6 +213,7 @@ class Loop:
         self._print(f"first step, including compilation: {self.logged.seconds():.1f} s")
         self.logged.restart_clock()
 
+    @profile.shown_as("log")
     def _write_log(self, step: int) -> None:
         scalars = self.logged.means()
         text = f"loss {scalars.get('loss', float('nan')):.4f}"
@@ -215,6 +226,7 @@ class Loop:
             self.log.write(step, scalars)
             self.progress.report(text)
 
+    @profile.shown_as("save")
     def _save(self, step: int, state: TrainState, is_last: bool) -> None:
         loss = self.since_checkpoint.means().get("loss", float("nan"))
         self.since_checkpoint.clear()
@@ -236,6 +248,7 @@ class Loop:
         if is_last:
             self.checkpoints.wait()
 
+    @profile.shown_as("preview")
     def _preview(self, step: int, state: TrainState) -> None:
         if self.model is None:
             form = self.run.form()

@@ -20,13 +20,19 @@ from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.checks import check
 from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.storage.checkpoint import Checkpoints
-from cfg_jax.training import earlier, preemption, size, watchdog
+from cfg_jax.training import earlier, preemption, profile, size, watchdog
 from cfg_jax.training.loop import Loop, Run
 from cfg_jax.training.objectives import classifier_loss_fn, diffusion_loss_fn
 from cfg_jax.training.step import TrainState, create_optimizer, create_train_state, make_train_step
 
 
-def train(config: ConfigDict, workdir: str | Path, *, source: data.Source | None = None) -> None:
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    source: data.Source | None = None,
+    profile_steps: profile.Steps | None = None,
+) -> None:
     """Trains up to config.train.num_steps, from the newest checkpoint in `workdir` if there is one.
 
     Writes `checkpoints/`, `metrics.jsonl`, `events/` and `previews/` in `workdir`, a local folder
@@ -38,24 +44,30 @@ def train(config: ConfigDict, workdir: str | Path, *, source: data.Source | None
       workdir: folder of the run.
       source: examples to train on in place of the data set that the config names. Checkpoints call
         the data "source:NAME"; the run resumes with a source of the same fingerprint.
+      profile_steps: first and last step, counted from 1, to trace into `profile/` in `workdir`;
+        nothing is traced, with a warning, if the run resumes after the first of them.
 
-    Raises ValueError, before anything is compiled, if the config is invalid, data is missing or
-    invalid, or `workdir` is not writable or holds another run. Raises FloatingPointError after too
-    many steps in a row with a loss, gradient or update that is not finite. Raises SaveError if the
-    last checkpoint, or any checkpoint of several processes, could not be saved. Raises
-    preemption.Interrupted after SIGTERM or SIGHUP, once the current step is saved.
+    Raises ValueError, before anything is compiled, if the config or `profile_steps` is invalid,
+    data is missing or invalid, or `workdir` is not writable or holds another run. Raises
+    FloatingPointError after too many steps in a row with a loss, gradient or update that is not
+    finite. Raises SaveError if the last checkpoint, or any checkpoint of several processes, could
+    not be saved. Raises preemption.Interrupted after SIGTERM or SIGHUP, once the current step is
+    saved.
     """
     check_writable(workdir, "workdir")
     check_writable(f"{workdir}/checkpoints", "the folder of checkpoints")
     if source is not None:
         config = _with_data_name(config, data.OWN + source.name)
     validate(config, devices.num_devices_of_all())
+    profile.check(profile_steps, config.train.num_steps)
     hang_seconds = config.train.hang_seconds
     with watchdog.armed(hang_seconds) as feed, preemption.watched() as asked_to_stop:
-        _train(_open(config, folder(workdir), source), feed, asked_to_stop)
+        run = _open(config, folder(workdir), source)
+        _train(run, profile_steps, feed=feed, asked_to_stop=asked_to_stop)
 
 
-def _train(run: Run, feed: Callable[[bool], None], asked_to_stop: Callable[[], bool]) -> None:
+def _train(run: Run, profile_steps: profile.Steps | None, **watched: Callable) -> None:
+    """Restores or creates the state and makes the steps; `watched` are arguments of `Loop`."""
     config = run.config
     optimizer = make_optimizer(config)
     create = make_create(config, run.task, optimizer)
@@ -70,8 +82,8 @@ def _train(run: Run, feed: Callable[[bool], None], asked_to_stop: Callable[[], b
             state = devices.replicate(jax.jit(create)())
         step_fn = devices.pmap_step(make_step(run.task, optimizer, config))
         start = int(state.step)
-        loop = Loop(run, checkpoints, start, feed=feed, asked_to_stop=asked_to_stop)
-        loop(state, step_fn)
+        steps = profile.still_ahead(profile_steps, start)
+        Loop(run, checkpoints, start, profile_steps=steps, **watched)(state, step_fn)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
