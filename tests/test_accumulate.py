@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -82,6 +83,22 @@ def test_what_is_done_is_not_done_again(tmp_path):
     asked.clear()
     done = accumulated(tmp_path, images_at=dying)
     assert done.sums.pool.count == TOTAL and not asked
+
+
+def test_the_batch_after_the_next_is_drawn_while_the_outputs_of_a_batch_are_computed(tmp_path):
+    drawn = threading.Event()
+
+    def noticed(index):
+        if 16 in index:  # of the third batch
+            drawn.set()
+        return images_at(index)
+
+    def function(images):
+        assert drawn.wait(60)
+        return seen(images)
+
+    network = FeatureNetwork("patient", "", "none", function)
+    assert accumulated(tmp_path, images_at=noticed, network=network).sums.pool.count == TOTAL
 
 
 def test_a_run_may_go_on_with_another_batch_size(tmp_path):

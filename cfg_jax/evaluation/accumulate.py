@@ -8,6 +8,7 @@ Each process evaluates its part of a batch, and all gather the outputs of the co
 resumed run may therefore have a different number of processes.
 """
 
+import collections
 import itertools
 import json
 import time
@@ -30,6 +31,11 @@ from cfg_jax.io.text import one_line
 from cfg_jax.runtime import devices, processes
 
 SAVE_SECONDS = 20.0
+
+# A device executes programs in the order of calls, so the features of batch i come after the images
+# of batch i + 1. With batch i + 2 requested too, the device draws while the host adds up batch i.
+AHEAD = 2
+
 STATE = "state.npz"
 
 
@@ -58,7 +64,7 @@ def accumulate(
 
     Args:
       images_at: (index [n]) -> uint8 images [n, H, W, C], each a function of its index alone;
-        called from a background thread, one batch ahead.
+        called from a background thread, AHEAD batches in advance.
       total: number of images N, at least 1.
       network: network whose outputs are summed.
       folder: folder of the state, visible to all processes and used by no other call; created if
@@ -189,14 +195,20 @@ class _Work:
 def _ahead(
     images_at: Callable[[np.ndarray], np.ndarray], start: int, total: int, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (index [n], this process's part of images [batch_size]), prefetching one batch."""
-    with ThreadPoolExecutor(1) as thread:
-        batches = (
-            (index[:count], thread.submit(images_at, processes.share(index)))
-            for index, count in devices.index_batches(start, total, batch_size)
-        )
-        for (index, images), _ in itertools.pairwise(itertools.chain(batches, [None])):
+    """Yields (index [n], this process's part of images [batch_size]), AHEAD batches in advance."""
+    thread = ThreadPoolExecutor(1)
+    batches = (
+        (index[:count], thread.submit(images_at, processes.share(index)))
+        for index, count in devices.index_batches(start, total, batch_size)
+    )
+    try:
+        waiting = collections.deque(itertools.islice(batches, AHEAD))
+        while waiting:
+            waiting.extend(itertools.islice(batches, 1))
+            index, images = waiting.popleft()
             yield index, images.result()
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 def _write(path: Path, arrays: dict[str, Any]) -> None:
