@@ -23,6 +23,7 @@ from cfg_jax.io.files import check_file_writable, check_writable, folder, save_n
 from cfg_jax.io.metric_log import MetricLog
 from cfg_jax.io.weight_files import existing
 from cfg_jax.metrics import load_statistics, save_statistics
+from cfg_jax.training import profile
 from tests.data_files import files_up_to
 from tests.plain_network import accumulated, images_at, plain_network
 from tests.programs import ROOT
@@ -142,6 +143,13 @@ def test_numbers_statistics_and_pictures_are_read_back_from_a_bucket(bucket, mon
     images.save_png(bucket / "previews" / "a.png", Image.new("L", (4, 4), 7))
     with Image.open((bucket / "previews" / "a.png").open("rb")) as picture:
         assert np.asarray(picture).tolist() == [[7] * 4] * 4
+
+
+def test_a_trace_of_steps_is_written_to_a_bucket(bucket):
+    with profile.Trace(bucket / "profile", (1, 1)) as trace, trace.step(1):
+        pass
+    found = [path.name for path in (bucket / "profile").glob("plugins/profile/*/*")]
+    assert "perfetto_trace.json.gz" in found and any(n.endswith(".xplane.pb") for n in found)
 
 
 def test_a_reference_is_opened_where_a_person_says_its_images_too(bucket, monkeypatch, tmp_path):
