@@ -109,7 +109,7 @@ def _traced(folder: Path) -> Iterator[None]:
         in_bucket = "://" in str(folder)
         local = Path(held.enter_context(tempfile.TemporaryDirectory())) if in_bucket else folder
         options = jax.profiler.ProfileOptions()
-        # Recording every Python call would make the host look several times slower than it is.
+        # Recording every Python call would slow down the host, whose gaps the trace is to show.
         options.python_tracer_level = 0
         with jax.profiler.trace(str(local), create_perfetto_trace=True, profiler_options=options):
             yield
