@@ -1,0 +1,94 @@
+"""Times of the U-Net against PyTorch: forward, forward and backward, the whole training step.
+
+    pip install torch diffusers
+    python benchmarks/networks.py --threads=1
+    XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= python benchmarks/networks.py --threads=2
+
+Rivals are ADM's U-Net in PyTorch with our parameters (`torch_adm.py`), whose outputs and gradients
+are first compared with ours, diffusers' UNet2DModel of about the same size and, with
+--guided_diffusion=PATH, the original in a checkout. All take turns in one process on the CPU.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import recording  # noqa: E402
+
+PROGRAMS = ("forward", "forward + backward", "training step")
+ALLOWED = {"forward": 1e-5, "forward + backward": 1e-4}
+"""Difference of ours and PyTorch's result, relative to the largest value of an array."""
+
+
+def main() -> None:
+    parser = recording.parser(__doc__, rounds=7)
+    parser.add_argument("--batch", type=int, default=8, help="images per batch")
+    parser.add_argument("--guided_diffusion", help="path of a checkout of guided-diffusion")
+    parser.add_argument(
+        "--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS, help="what to time"
+    )
+    given = parser.parse_args()
+    if not importlib.util.find_spec("torch"):
+        raise SystemExit("PyTorch is missing: pip install torch")
+    recording.use_cores(given.threads)
+    import torch  # not before the process has its cores
+
+    from benchmarks import network_jax, network_torch
+
+    torch.set_num_threads(given.threads)
+    made = network_jax.task()
+    params, data = network_jax.parameters(made), network_jax.inputs(given.batch)
+    rivals = network_torch.rivals(params, given.guided_diffusion)
+    counts = {name: sum(p.numel() for p in rival.parameters()) for name, rival in rivals.items()}
+    programs = {recording.OURS: network_jax.programs(made, params, data)}
+    for name, rival in rivals.items():
+        programs[name] = network_torch.programs(rival, data, "channels last" in name)
+    differences = {
+        program: compared(programs, program) for program in given.programs if program in ALLOWED
+    }
+    times = {
+        program: recording.interleaved(
+            {name: every[program] for name, every in programs.items()}, given.rounds
+        )
+        for program in given.programs
+    }
+    recorded = recording.record(
+        f"networks_threads{given.threads}",
+        times,
+        settings={"threads": given.threads, "batch": given.batch, **network_jax.FORM},
+        compared="processor" if given.threads == 1 else "wall",
+        facts={
+            "rounds": given.rounds,
+            "parameters": counts,
+            "largest difference": differences,
+        },
+    )
+    recording.save(recorded, given.out)
+
+
+def compared(programs: dict, program: str) -> float:
+    """The largest relative difference of ours and PyTorch's results; exits if it is too large."""
+    from benchmarks.torch_adm import from_flax
+
+    ours, largest = programs[recording.OURS][program](), 0.0
+    if program == "forward":
+        expected = {"output": np.asarray(ours).transpose(0, 3, 1, 2)}
+    else:
+        expected = {name: value.numpy() for name, value in from_flax(ours).items()}
+    for rival in ("PyTorch", "PyTorch, channels last"):
+        found = programs[rival][program]()
+        found = {"output": found} if program == "forward" else found
+        for name, value in expected.items():
+            difference = np.abs(found[name].numpy() - value).max() / np.abs(value).max()
+            largest = max(largest, float(difference))
+    if largest > ALLOWED[program]:
+        raise SystemExit(f"{program}: PyTorch differs from ours by {largest:.1e}, nothing is timed")
+    return float(f"{largest:.2g}")
+
+
+if __name__ == "__main__":
+    main()
