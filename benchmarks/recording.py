@@ -24,7 +24,19 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "ours"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "libtpu", "torch", "diffusers")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "scipy",
+    "libtpu",
+    "torch",
+    "diffusers",
+    "torch-fidelity",
+    "pytorch-fid",
+)
 VECTOR_UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
 PAUSE = 0.02  # seconds for the threads of the program before to fall asleep
 
