@@ -1,0 +1,144 @@
+"""Recording and comparison of benchmarks, without a clock, and PyTorch's U-Net against ours."""
+
+import copy
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import compare, recording
+from tests.tiny import RUN_ONCE, randomised, small_unet
+
+RIVAL = "PyTorch"
+
+
+def a_record(**seconds):
+    """A record of `forward` in seconds of processor time: {implementation: seconds}."""
+    rows = {name: {"wall": 9.0, "processor": value} for name, value in seconds.items()}
+    return recording.record("networks", {"forward": rows}, settings={"threads": 1})
+
+
+def main_of_compare(monkeypatch, tmp_path, old, new, *arguments):
+    """The exit code of `compare.py` for two records."""
+    for name, recorded in (("old", old), ("new", new)):
+        (tmp_path / name).write_text(json.dumps(recorded))
+    files = [str(tmp_path / name) for name in ("old", "new")]
+    monkeypatch.setattr(sys, "argv", ["compare.py", *files, *arguments])
+    with pytest.raises(SystemExit) as done:
+        compare.main()
+    return done.value.code
+
+
+def test_a_file_holds_what_is_needed_to_judge_its_numbers(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--a_flag=1")
+    recorded = a_record(ours=2.0, PyTorch=1.0)
+    path = recording.save(recorded, str(tmp_path / "new" / "file.json"))
+    assert json.loads(path.read_text()) == recorded
+    assert recorded["xla_flags"] == "--a_flag=1"
+    assert recorded["versions"]["jax"] == jax.__version__
+    assert recorded["versions"]["numpy"] == np.__version__
+    assert recorded["machine"]["cores"] >= 1 and recorded["machine"]["processor"]
+    table = capsys.readouterr().out
+    assert "| forward | ours | 9000 |  | 2000 |  |" in table
+    assert f"| forward | {RIVAL} | 9000 | 1.00 | 1000 | 2.00 |" in table
+
+
+def test_a_file_without_a_name_goes_to_the_results_of_its_version_of_jax(tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "ROOT", tmp_path)
+    path = recording.save(a_record(ours=2.0), None)
+    results = tmp_path / "benchmarks" / "results"
+    assert path == results / f"networks_{jax.__version__}.json"
+
+
+def test_programs_take_turns_and_the_first_round_is_not_counted(monkeypatch):
+    clock, calls = [0.0], []
+    monkeypatch.setattr(recording.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(recording.time, "process_time", lambda: 2 * clock[0])
+    monkeypatch.setattr(recording.time, "sleep", lambda seconds: None)
+
+    def program(name, seconds):
+        def run():
+            clock[0] += seconds[calls.count(name)]
+            calls.append(name)
+
+        return run
+
+    programs = {"a": program("a", [100, 1, 5, 2]), "b": program("b", [100, 4, 4, 3])}
+    found = recording.interleaved(programs, rounds=3)
+    assert calls == ["a", "b"] * 4
+    assert found == {"a": {"wall": 2, "processor": 4}, "b": {"wall": 4, "processor": 8}}
+
+
+@pytest.mark.parametrize("new, code", [(1.05, 0), (1.2, 1), (0.5, 0)])
+def test_a_ratio_that_rises_by_more_than_a_tenth_is_an_error(
+    monkeypatch, tmp_path, capsys, new, code
+):
+    old = a_record(ours=2.0, PyTorch=2.0)
+    fresh = a_record(ours=new, PyTorch=1.0)  # a faster machine
+    assert main_of_compare(monkeypatch, tmp_path, old, fresh) == code
+    said = f"slower: forward: ours / {RIVAL}, processor: 1 -> 1.2, times 1.20"
+    assert (said in capsys.readouterr().out) == bool(code)
+
+
+def test_the_allowed_fraction_is_an_argument(monkeypatch, tmp_path):
+    old, new = a_record(ours=1.0, PyTorch=1.0), a_record(ours=1.2, PyTorch=1.0)
+    assert main_of_compare(monkeypatch, tmp_path, old, new, "--allowed=0.3") == 0
+
+
+def test_a_program_without_a_rival_is_compared_on_one_machine_only():
+    old, new = a_record(ours=1.0), a_record(ours=3.0)
+    assert [change.ratio for change in compare.changes(old, new)] == [3.0]
+    new["machine"] = new["machine"] | {"processor": "another"}
+    assert list(compare.changes(old, new)) == []
+    assert "not compared: forward" in compare.differences(old, new)
+
+
+def test_a_program_is_compared_with_every_rival_of_both_runs():
+    old = a_record(ours=4.0, fast=1.0, slow=2.0)
+    new = a_record(ours=4.0, fast=0.5)
+    assert [(change.rival, change.ratio) for change in compare.changes(old, new)] == [("fast", 2.0)]
+    assert "not compared: forward against slow" in compare.differences(old, new)
+
+
+def test_other_versions_are_named_beside_the_changes():
+    old, new = a_record(ours=1.0), a_record(ours=1.0)
+    new["versions"] = old["versions"] | {"jax": "99.0"}
+    assert f"jax: {jax.__version__} -> 99.0" in compare.differences(old, new)
+
+
+@pytest.mark.parametrize("field, value", [("name", "metrics"), ("settings", {"threads": 2})])
+def test_runs_of_another_setting_are_refused(monkeypatch, tmp_path, capsys, field, value):
+    old = a_record(ours=1.0)
+    new = copy.deepcopy(old) | {field: value}
+    assert main_of_compare(monkeypatch, tmp_path, old, new) == 2
+    assert f"error: files of different {field}" in capsys.readouterr().err
+
+
+def test_the_worst_change_comes_first():
+    found = [compare.Change(name, "", 1.0, new) for name, new in (("a", 2), ("b", 1), ("c", 3))]
+    assert [change.program for change in compare.slower(found, 0.1)] == ["c", "a"]
+
+
+def test_the_u_net_in_pytorch_gives_our_outputs():
+    torch = pytest.importorskip("torch")
+    from benchmarks.torch_adm import TorchUNet, from_flax
+
+    network = small_unet(out_channels=2)
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((2, 8, 8, 1), np.float32)
+    noise, labels = np.float32([-3, 2]), np.int32([1, 3])
+    params = randomised(jax.eval_shape(network.init, jax.random.key(0), z, noise, labels)["params"])
+    apply = jax.jit(network.apply, compiler_options=RUN_ONCE)
+    expected = np.asarray(apply({"params": params}, z, noise, labels))
+    form = {"num_labels": 4, "in_channels": 1, "out_channels": 2, "size": 8}
+    rival = TorchUNet(8, (1, 2), 1, (4,), 8, 4, **form)
+    rival.load_state_dict(from_flax(params))
+    with torch.no_grad():
+        given = torch.from_numpy(z.transpose(0, 3, 1, 2).copy())
+        found = rival(given, torch.from_numpy(noise), torch.from_numpy(labels).long())
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(
+        found.numpy().transpose(0, 2, 3, 1) / scale, expected / scale, rtol=0, atol=1e-5
+    )
