@@ -3,7 +3,7 @@
     python benchmarks/compare.py OLD.json NEW.json [--allowed=0.1]
 
 Where a run timed a rival, the ratio ours / rival is compared, so files of different machines may be
-compared. A program without a rival is compared only between runs of one machine.
+compared. Seconds of a program without a rival are compared only between runs of one machine.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-OURS = "ours"
+OURS, TIMES = "ours", ("wall", "processor")
 
 Record = Mapping[str, Any]
 
@@ -59,7 +59,7 @@ def changes(old: Record, new: Record) -> Iterator[Change]:
             yield Change(
                 program, rival, before / rows[rival][measure], after / fresh[rival][measure]
             )
-        if not rivals and old["machine"] == new["machine"]:
+        if not rivals and (measure not in TIMES or old["machine"] == new["machine"]):
             yield Change(program, "", before, after)
 
 

@@ -7,9 +7,7 @@ configs/imagenet64.py in float32 with a third of its channels and one block per 
 medians of interleaved repetitions on one device; compare the ratios, not the seconds.
 """
 
-import argparse
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -19,6 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import cfg_jax  # noqa: E402
+from benchmarks import recording  # noqa: E402
 from cfg_jax.config import build  # noqa: E402
 from cfg_jax.sampling.loading import load_model  # noqa: E402
 from configs import digits, imagenet64  # noqa: E402
@@ -40,7 +39,7 @@ NETWORKS = {  # config, shape, classes, T, B
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = recording.parser(__doc__)
     parser.add_argument("--workdir", help="a run of the network's shape, for its parameters")
     parser.add_argument("--network", choices=NETWORKS, default="digits")
     given = parser.parse_args()
@@ -82,23 +81,25 @@ def main() -> None:
 
     runs = {"bare forward passes": lambda: bare(params)}
     runs |= {name: lambda w=w: sample(params, w) for name, w in weights.items()}
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for repeat in range(REPEATS + 1):
-        for name, run in runs.items():
-            begun = time.perf_counter(), time.process_time()
-            jax.block_until_ready(run())
-            spent = time.perf_counter() - begun[0], time.process_time() - begun[1]
-            if repeat:  # the first compiles
-                seconds[name].append(spent)
-    middle = {name: np.median(found, axis=0) for name, found in seconds.items()}
-    base = middle["bare forward passes"]
+    programs = {name: lambda run=run: jax.block_until_ready(run()) for name, run in runs.items()}
+    times = recording.interleaved(programs, REPEATS)
+    base = times["bare forward passes"]
     print(f"{jax.devices()[0]}, jax {jax.__version__}, B = {batch}, T = {calls}")
     print(f"{'':24}  wall, s    ratio   processor, s    ratio")
-    for name, (wall, processor) in middle.items():
-        ratios = wall / base[0], processor / base[1]
+    for name, spent in times.items():
+        wall, processor = spent["wall"], spent["processor"]
+        ratios = wall / base["wall"], processor / base["processor"]
         print(f"{name:24}{wall:9.3f}{ratios[0]:9.3f}{processor:15.3f}{ratios[1]:9.3f}")
     guided = int(np.sum(weights["interval of a quarter"].guided))
     print(f"{guided} of {calls} calls guided: ideal {(calls + guided) / (2 * calls):.3f}")
+    bare_and_guided = {
+        name: {recording.OURS: spent, "bare forward passes": base}
+        for name, spent in times.items()
+        if spent is not base
+    }
+    sizes = {"network": given.network, "batch": batch, "calls": calls}
+    recorded = recording.record(f"sampler_{given.network}", bare_and_guided, settings=sizes)
+    recording.save(recorded, given.out)
 
 
 if __name__ == "__main__":

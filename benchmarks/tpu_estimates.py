@@ -8,7 +8,6 @@ Needs no TPU. Batch 16, bfloat16. An estimate covers fusions run in sequence; co
 one version of libtpu only.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -21,6 +20,7 @@ from jax.sharding import SingleDeviceSharding
 os.environ["JAX_PLATFORMS"] = "cpu"  # the compiler is asked, no chip
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks import recording  # noqa: E402
 from cfg_jax.config import build  # noqa: E402
 from cfg_jax.models import layers  # noqa: E402
 from cfg_jax.preflight import hlo  # noqa: E402
@@ -41,26 +41,34 @@ BLOCKS = {  # layer, side, channels
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = recording.parser(__doc__)
     programs = [*NETWORK, "blocks", *BLOCKS]
     parser.add_argument(
         "programs", nargs="+", choices=programs, metavar="PROGRAM", help=", ".join(programs)
     )
-    chosen = parser.parse_args().programs
-    names = [name for given in chosen for name in (BLOCKS if given == "blocks" else [given])]
+    given = parser.parse_args()
+    chosen = given.programs
+    names = [name for each in chosen for name in (BLOCKS if each == "blocks" else [each])]
+    found = {}
     print("program                    M cycles  of peak  temporaries, MiB  compile, s")
     for name in names:
         if name in NETWORK:
-            report(name, *network(**NETWORK[name]))
+            found[name] = report(name, *network(**NETWORK[name]))
             continue
         layer, side, channels = BLOCKS[name]
         h = jax.ShapeDtypeStruct((BATCH, side, side, channels), jnp.bfloat16)
         emb = jax.ShapeDtypeStruct((BATCH, EMBEDDING), jnp.float32)
         inputs = (h,) if isinstance(layer, layers.Attention) else (h, emb, None)
         params = jax.eval_shape(layer.init, jax.random.key(0), *inputs)
-        report(name, layer.apply, params, *inputs)
+        found[name] = report(name, layer.apply, params, *inputs)
         cotangent = jax.eval_shape(layer.apply, params, *inputs)
-        report(f"{name}, gradient", gradient_of(layer.apply), params, cotangent, *inputs)
+        backward = f"{name}, gradient"
+        found[backward] = report(backward, gradient_of(layer.apply), params, cotangent, *inputs)
+    measurements = {name: {recording.OURS: measures} for name, measures in found.items()}
+    recorded = recording.record(
+        "tpu_v5e", measurements, settings={"batch": BATCH}, compared="M cycles"
+    )
+    recording.save(recorded, given.out)
 
 
 NETWORK = {
@@ -95,8 +103,8 @@ def gradient_of(apply):
     return both
 
 
-def report(name: str, function, *arguments) -> None:
-    """Compiles a function for one chip and prints a line."""
+def report(name: str, function, *arguments) -> dict[str, float]:
+    """Compiles a function for one chip, prints a line and returns its numbers."""
     chip = SingleDeviceSharding(devices(topology("v5e:1x1"))[0])
     placed = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=chip), arguments
@@ -110,6 +118,7 @@ def report(name: str, function, *arguments) -> None:
     share = hlo.flops(module) / (cycles * PEAK)
     line = f"{name:26}{cycles / 1e6:9.2f}{share:9.1%}{temporaries:18.0f}{spent:12.0f}"
     print(line, flush=True)
+    return {"M cycles": cycles / 1e6, "of peak": share, "temporaries, MiB": temporaries}
 
 
 if __name__ == "__main__":
