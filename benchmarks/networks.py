@@ -50,12 +50,11 @@ def main() -> None:
     differences = {
         program: compared(programs, program) for program in given.programs if program in ALLOWED
     }
-    times = {
-        program: recording.interleaved(
-            {name: every[program] for name, every in programs.items()}, given.rounds
-        )
-        for program in given.programs
-    }
+    times = {}
+    for program in given.programs:
+        print(f"{program}: {given.rounds} rounds of {', '.join(programs)}", flush=True)
+        every = {name: each[program] for name, each in programs.items()}
+        times[program] = recording.interleaved(every, given.rounds)
     recorded = recording.record(
         f"networks_threads{given.threads}",
         times,
