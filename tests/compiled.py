@@ -8,6 +8,7 @@ not decompress.
 import contextlib
 import os
 import platform
+import runpy
 import shutil
 import zlib
 from importlib.metadata import version
@@ -20,8 +21,10 @@ MOST_BYTES = 2**30
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"  # jax's other compression, used if installed
 
 
+# Importing the package would import jax before the variables of its cache are set.
+_OURS = runpy.run_path(str(ROOT / "cfg_jax" / "runtime" / "xla_flags.py"))
 _XLA_FLAGS = (  # the same everywhere, or a program that one has compiled is compiled again
-    "--xla_cpu_experimental_ynn_fusion_type=",  # as cfg_jax/runtime/xla_flags.py
+    *_OURS["extended"]("", version("jaxlib"), only_cpu=_OURS["only_cpu"]()).split(),
     "--xla_cpu_collective_timeout_seconds=1200",  # a busy machine keeps a process waiting
     "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
 )
