@@ -65,7 +65,9 @@ def test_barriers_stay_on_cpus_where_the_version_removes_them_too_early(version,
 def test_a_sum_behind_a_barrier_is_not_fused_with_what_makes_its_terms():
     code = (
         "import jax, cfg_jax\n"
-        "f = lambda x: jax.lax.optimization_barrier(2 * jax.numpy.tanh(x)).sum(axis=1)\n"
+        "def f(x):\n"
+        "    h = 2 * jax.numpy.tanh(x)\n"
+        "    return jax.lax.optimization_barrier(h).sum(axis=1), h\n"
         "text = jax.jit(f).lower(jax.numpy.ones((8, 512, 64))).compile().as_text()\n"
         "sums = [block for block in text.split('\\n\\n') if ' reduce(' in block]\n"
         "print(len(sums), any(' multiply(' in block for block in sums))"
