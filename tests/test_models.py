@@ -51,6 +51,28 @@ def test_group_norm_equals_flax_with_any_scale_and_shift():
     np.testing.assert_allclose(ours.apply({"params": params}, h, scale, shift), expected, atol=2e-4)
 
 
+def test_parts_and_a_bias_that_the_input_lacks_change_no_group_norm():
+    # Groups of two channels cross the border of the parts.
+    h, bias = jax.random.normal(jax.random.key(0), (2, 4, 4, 6)), jnp.arange(6.0)
+    scale, shift = jnp.linspace(-1, 1, 12).reshape(2, 6), jnp.ones((2, 6))
+    layer = GroupNorm(groups=3)
+    params = jax.tree.map(lambda p: p + 0.3, layer.init(jax.random.key(1), h))
+
+    def apart(params, h, bias):
+        return layer.apply(params, h, scale, shift, parts=(h[..., :3], h[..., 3:]), added=bias)
+
+    def plain(params, h, bias):
+        return layer.apply(params, h + bias[None, None, None], scale, shift)
+
+    np.testing.assert_allclose(apart(params, h, bias), plain(params, h, bias), atol=1e-5)
+    for argument in range(3):
+        ours, theirs = (
+            jax.grad(lambda *given, f=f: jnp.sum(jnp.sin(f(*given))), argument)(params, h, bias)
+            for f in (apart, plain)
+        )
+        chex.assert_trees_all_close(ours, theirs, atol=2e-5)
+
+
 def brain(*shape):
     """Values of bfloat16 around 1/4, whose sums do not cancel."""
     return jnp.asarray(0.25 + RNG.standard_normal(shape), jnp.bfloat16)

@@ -102,6 +102,13 @@ def test_halving_takes_means_and_doubling_repeats():
     assert_same(ops._sum_of_spread, plain_double, H)
 
 
+def test_the_moments_are_means_of_values_and_squares():
+    for shape in [(2, 4, 6, 5), (2, 7, 5)]:
+        h, axes = array(*shape), tuple(range(1, len(shape) - 1))
+        for found, expected in zip(ops.moments(h), (h, h**2), strict=True):
+            np.testing.assert_allclose(found, expected.mean(axis=axes), rtol=1e-5, atol=1e-6)
+
+
 def test_a_convolution_sums_over_the_nearest_pixels():
     kernel = array(3, 3, 5, 4)
     assert_same(ops.convolve, plain_convolution, H, kernel)
@@ -110,7 +117,7 @@ def test_a_convolution_sums_over_the_nearest_pixels():
     assert_same(ops.convolve, lambda h, kernel: h @ kernel[0, 0], H, array(1, 1, 5, 4))
 
 
-@pytest.mark.parametrize("form", [ops.convolve_doubled, ops._convolve_spread])
+@pytest.mark.parametrize("form", [ops.convolve_doubled, ops._convolve_spread, ops._convolve_phases])
 def test_a_convolution_of_the_doubled_image_needs_no_doubled_image(form):
     plain = lambda h, kernel: plain_convolution(plain_double(h), kernel)  # noqa: E731
     assert_same(form, plain, H, array(3, 3, 5, 4))

@@ -229,7 +229,7 @@ def test_a_compiler_that_lacks_memory_is_a_finding_and_another_failure_an_error(
         def compile(self):
             raise jax.errors.JaxRuntimeError(self.message)
 
-    facts = Facts("0", float64=True, num_donated=3, gradient_bytes=7)
+    facts = Facts("0", float64=True, num_donated=3, gradient_bytes=7, calls=0)
     found = compile.in_full(Failing("Used 20.50G of 15.75G hbm"), facts).compile()
     assert found.memory is None and not found.fits(30 * GIB) and found.num_donated == 3
     assert (found.total_bytes, found.limit_bytes) == (int(20.5 * GIB), int(15.75 * GIB))

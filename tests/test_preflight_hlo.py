@@ -93,6 +93,15 @@ def test_a_loop_of_unknown_length_counts_once_and_is_counted_as_such():
     assert hlo.estimated_cycles(module) == 100 + 30
 
 
+def test_kernels_that_the_compiler_says_nothing_about_are_counted_once_per_iteration():
+    call = '%kernel = f32[6] custom-call(%x), custom_call_target="tpu_custom_call"'
+    other = call.replace("tpu_custom_call", "AllocateBuffer").replace("%kernel", "%other")
+    loop = WRITTEN.index("\n", WRITTEN.index("%body")) + 1
+    module = hlo.parse(f"{WRITTEN[:loop]}  {call}\n  {other}\n{WRITTEN[loop:]}")
+    assert hlo.kernels(module) == 7
+    assert hlo.kernels(hlo.parse(WRITTEN)) == 0
+
+
 def test_collectives_are_counted_with_the_bytes_of_the_larger_side(written):
     assert hlo.collectives(written) == {
         "all-gather": {"count": 1, "bytes": 4 * 8 * 2},

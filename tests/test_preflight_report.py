@@ -200,6 +200,14 @@ def test_a_name_with_a_path_in_it_is_kept_like_any_other(tmp_path):
     assert cache.find(tmp_path, {"digest": result_of().digest, "name": name})[1].name == name
 
 
+def test_a_sampler_is_reported_in_calls_and_kernels_without_an_estimate_are_counted():
+    found = dict(seconds=1.0, gradient_bytes=0, num_donated=0, memory=Memory(GIB, 0, 0, GIB, 0))
+    lines = report.describe(result_of(Compiled(**found, flops=64 * 10**12, calls=256, kernels=7)))
+    assert "256 network calls of 0.25 TFLOP on average per device" in lines
+    assert "7 custom calls are not in the FLOPs and the estimate" in lines
+    assert "custom calls" not in report.describe(result_of(Compiled(**found)))
+
+
 def test_one_pod_is_reported_in_full_and_speed_is_called_an_estimate():
     lines = report.describe(result_of())
     assert "4 devices, 4 examples on each, 16 in total" in lines

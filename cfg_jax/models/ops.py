@@ -172,13 +172,34 @@ def convolve(h: Array, kernel: Array, stride: int = 1) -> Array:
 
 
 def convolve_doubled(h: Array, kernel: Array) -> Array:
-    """convolve(double(h), kernel) for a kernel [3, 3, C, F].
+    """convolve(double(h), kernel) for a kernel [3, 3, C, F], with fewer products.
 
-    On a TPU one convolution of h, with 4 x 4 sums of neighbours in the kernel.
+    Neighbours in the doubled image are equal, so their weights are added first.
     """
     return jax.lax.platform_dependent(
-        h, kernel, tpu=_convolve_spread, default=lambda h, kernel: convolve(double(h), kernel)
+        h,
+        kernel,
+        cpu=_convolve_phases,
+        tpu=_convolve_spread,
+        default=lambda h, kernel: convolve(double(h), kernel),
     )
+
+
+def _convolve_phases(h: Array, kernel: Array) -> Array:
+    """Pixels of the doubled image with equal parities see the same 2 x 2 sums of weights."""
+
+    def phase(row: int, column: int) -> Array:
+        folded = kernel
+        for axis, odd in enumerate((row, column)):
+            first, middle, last = jnp.split(folded, 3, axis)
+            pair = (first + middle, last) if odd else (first, middle + last)
+            folded = jnp.concatenate(pair, axis)
+        sides = [(1 - row, row), (1 - column, column)]
+        return _convolve(h, folded, window_strides=(1, 1), padding=sides)
+
+    rows = [jnp.stack([phase(row, 0), phase(row, 1)], axis=3) for row in (0, 1)]
+    batch, height, width, _ = h.shape
+    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, -1)
 
 
 def _convolve_spread(h: Array, kernel: Array) -> Array:

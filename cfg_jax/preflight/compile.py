@@ -99,7 +99,8 @@ def _finish(facts: Facts, compile_: Callable[[], dict[str, Any]]) -> Compiled:
         found = {"needed_bytes": needed, "limit_bytes": limit}
     # The TPU compiler may replace a 64-bit float with two narrower ones.
     found["float64"] = facts.float64 or found.get("float64", False)
-    return Compiled(time.monotonic() - start, facts.gradient_bytes, facts.num_donated, **found)
+    found |= {"gradient_bytes": facts.gradient_bytes, "num_donated": facts.num_donated}
+    return Compiled(time.monotonic() - start, calls=facts.calls, **found)
 
 
 def read(text: str, num_donated: int) -> dict[str, Any]:
@@ -114,6 +115,7 @@ def read(text: str, num_donated: int) -> dict[str, Any]:
         "float64": bool({"f64", "c128"} & set(dtypes)),
         "donated_arguments": len(hlo.donated_arguments(module) & set(range(num_donated))),
         "unknown_loops": hlo.unknown_loops(module),
+        "kernels": hlo.kernels(module),
     }
 
 

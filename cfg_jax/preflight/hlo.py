@@ -27,6 +27,7 @@ _INSTRUCTION = re.compile(r"\s+(?:ROOT\s+)?%?([\w.\-]+) = (.*)")
 _LEAF = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
 _OPERAND = re.compile(r"%([\w.\-]+)(?:#(\d+))?")  # without machine code, elements are #k
+_KERNEL = 'custom_call_target="tpu_custom_call"'
 _CALLED = {
     "while": ("body", "condition"),
     "call": ("to_apply",),
@@ -166,6 +167,15 @@ def unknown_loops(module: Module) -> int:
     """Number of loops with an unknown trip count, which count as one iteration."""
     loops = [e.instruction for e in executed(module) if e.instruction.opcode == "while"]
     return sum(trip_count(module, loop) is None for loop in loops)
+
+
+def kernels(module: Module) -> int:
+    """Number of runs of kernels such as Pallas', which have neither FLOPs nor estimated cycles."""
+    return sum(
+        times
+        for instruction, _, times, _ in executed(module)
+        if instruction.opcode == "custom-call" and _KERNEL in instruction.attributes
+    )
 
 
 def operand_shapes(instruction: Instruction, shapes: dict[str, str]) -> list[str]:

@@ -31,19 +31,24 @@ class Facts(NamedTuple):
     float64: whether 64-bit floats occur.
     num_donated: number of leading arguments that must be donated.
     gradient_bytes: size of all gradients on one device; 0 for the sampler.
+    calls: number of network calls of the sampler; 0 for the training step.
     """
 
     fingerprint: str
     float64: bool
     num_donated: int
     gradient_bytes: int
+    calls: int
 
     @classmethod
-    def of(cls, lowered: Any, num_donated: int = 0, gradient_bytes: int = 0) -> "Facts":
+    def of(
+        cls, lowered: Any, num_donated: int = 0, gradient_bytes: int = 0, calls: int = 0
+    ) -> "Facts":
         """Facts about a lowered program."""
         text = lowered.as_text()
         fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        return cls(fingerprint, bool(re.search(r"[<x]f64>", text)), num_donated, gradient_bytes)
+        float64 = bool(re.search(r"[<x]f64>", text))
+        return cls(fingerprint, float64, num_donated, gradient_bytes, calls)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +118,9 @@ def trace(config: Any, program: str, devices: list[Any]) -> tuple[jax.stages.Low
     task, settings = _task_and_settings(config)
     size = config.train.batch_size // len(devices)
     if program == "sample":
+        assert settings is not None  # a config that samples
         lowered = _sampler(task, settings, size, devices)
-        return lowered, Facts.of(lowered)
+        return lowered, Facts.of(lowered, calls=settings.num_calls(task))
     optimizer = run.make_optimizer(config)
     state = jax.eval_shape(run.make_create(config, task, optimizer))
     batch = data.batches(_Blank(task.shape), seed=config.seed, batch_size=2)[0]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from cfg_jax.preflight.cache import Result
 from cfg_jax.preflight.remedies import Remedy
+from cfg_jax.preflight.verdict import Compiled
 
 _GIB = 2**30
 _PROGRAM = {"train": "training step", "sample": "guided sampler"}
@@ -27,13 +28,14 @@ def describe(result: Result) -> str:
     if found.memory:
         lines += [
             f"memory: {_memory(result)}",
-            f"computation: {found.flops / 1e12:.3g} TFLOP per device (matrix products and "
-            "convolutions)",
+            f"computation: {_computation(found)} per device (matrix products and convolutions)",
             f"communication: {_communication(result)}",
             f"the compiler's estimate, not a measurement: {_estimate(result)}",
         ]
     if found.unknown_loops:
         lines.append(f"{found.unknown_loops} loops of unknown trip count are counted once")
+    if found.kernels:
+        lines.append(f"{found.kernels} custom calls are not in the FLOPs and the estimate")
     if checks := found.checks(devices):
         line = "; ".join(f"{name}: {'yes' if ok else 'NO'}" for name, ok in checks.items())
         lines.append(line.replace("exchanged", "communicated"))  # stored under an older word
@@ -98,6 +100,13 @@ def _memory(result: Result) -> str:
         f"{_gib(memory.donated)} donated + {_gib(memory.temporaries)} temporaries + "
         f"{_gib(memory.code)} code = {_gib(memory.total)} per device"
     )
+
+
+def _computation(found: Compiled) -> str:
+    if found.calls:
+        each = found.flops / found.calls / 1e12
+        return f"{found.calls} network calls of {each:.3g} TFLOP on average"
+    return f"{found.flops / 1e12:.3g} TFLOP"
 
 
 def _communication(result: Result) -> str:

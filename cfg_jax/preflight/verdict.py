@@ -51,6 +51,8 @@ class Compiled:
     float64: whether 64-bit floats occur, before or after compiling.
     donated_arguments: number of donated arguments among the first num_donated.
     unknown_loops: number of loops of unknown trip count, counted as one iteration.
+    kernels: number of custom calls whose cycles and FLOPs the compiler does not state.
+    calls: number of network calls of a sampler; 0 for a training step.
     """
 
     seconds: float
@@ -67,6 +69,8 @@ class Compiled:
     float64: bool = False
     donated_arguments: int = 0
     unknown_loops: int = 0
+    kernels: int = 0
+    calls: int = 0
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Compiled":
