@@ -59,7 +59,7 @@ def test_parts_and_a_bias_that_the_input_lacks_change_no_group_norm():
     params = jax.tree.map(lambda p: p + 0.3, layer.init(jax.random.key(1), h))
 
     def apart(params, h, bias):
-        return layer.apply(params, h, scale, shift, parts=(h[..., :3], h[..., 3:]), added=bias)
+        return layer.apply(params, h, scale, shift, parts=(h[..., :3], h[..., 3:]), input_bias=bias)
 
     def plain(params, h, bias):
         return layer.apply(params, h + bias[None, None, None], scale, shift)

@@ -65,8 +65,8 @@ class Conv(nn.Module):
     """A convolution [B, H, W, F] to [B, H', W', features], with `dtype` as in `Dense`.
 
     It keeps H and W unless there is a stride; `doubled` convolves the input doubled by
-    `ops.double`. With `bias_apart` the result is (h without bias, bias [features]), for a
-    `GroupNorm` that follows.
+    `ops.double`. With `bias_apart` the result is (h without bias, bias [features]), so that a
+    `GroupNorm` adds the bias to its coefficients and not to every pixel.
     """
 
     features: int
@@ -132,9 +132,9 @@ class GroupNorm(nn.Module):
     so both cost the same and the backward pass stores no intermediate. Statistics are float32; the
     result has h's dtype.
 
-    Two arguments save passes over memory. `parts` are arrays whose concatenation is h: their sums
-    are computed where they are made. `added` [C] is a bias that h still lacks: it changes the
-    coefficients only.
+    Two arguments save passes over memory. `parts` are arrays whose concatenation along C is h, in
+    order: the sums over a part are fused with the operation that makes it. `input_bias` [C] is
+    added to h: it changes the coefficients only.
     """
 
     groups: int
@@ -148,18 +148,18 @@ class GroupNorm(nn.Module):
         shift: Array | None = None,
         *,
         parts: Sequence[Array] = (),
-        added: Array | None = None,
+        input_bias: Array | None = None,
     ) -> Array:
         channels = h.shape[-1]
         weight = self.param("scale", nn.initializers.ones_init(), (channels,))
         bias = self.param("bias", zeros, (channels,))
-        lacking = jnp.zeros((1, channels)) if added is None else added[None]
+        b = jnp.zeros((1, channels)) if input_bias is None else input_bias[None]
         means, squares = zip(*map(ops.moments, parts or (h,)), strict=True)
         mean, square = jnp.concatenate(means, axis=-1), jnp.concatenate(squares, axis=-1)
-        square = self._group_mean(square + (2 * mean + lacking) * lacking)
-        mean = self._group_mean(mean + lacking)
+        square = self._group_mean(square + 2 * b * mean + b**2)  # the mean of (h + b)^2
+        mean = self._group_mean(mean + b)
         factor = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + self.epsilon) * weight[None]
-        offset = bias[None] + (lacking - mean) * factor
+        offset = bias[None] + (b - mean) * factor
         if scale is not None:
             gain = 1 + scale.astype(jnp.float32)
             factor, offset = factor * gain, offset * gain
@@ -227,8 +227,8 @@ class ResBlock(nn.Module):
       adagn: True: emb scales and shifts the second norm. False: emb is added before a plain norm.
       rescale: whether to divide the sum by sqrt(2).
 
-    The call takes h [B, H, W, C] or parts of it, which are concatenated; emb [B, E] of noise level
-    and label; dropout_keys [B] or None.
+    The call takes h [B, H, W, C], or a tuple of arrays to concatenate along C, since the way up
+    gives features and skip features; emb [B, E] of noise level and label; dropout_keys [B] or None.
     """
 
     channels: int
@@ -256,10 +256,10 @@ class ResBlock(nn.Module):
         modulation = Dense(width, dtype=self.dtype, name="emb")(ops.silu(emb))
         norm = GroupNorm(self.norm_groups, name="norm_out")
         if self.adagn:
-            h = norm(h, *jnp.split(modulation, 2, axis=-1), added=bias)
+            h = norm(h, *jnp.split(modulation, 2, axis=-1), input_bias=bias)
         else:
-            added = h.astype(jnp.float32) + modulation.astype(jnp.float32)[:, None, None]
-            h = norm(added.astype(self.dtype), added=bias)
+            summed = h.astype(jnp.float32) + modulation.astype(jnp.float32)[:, None, None]
+            h = norm(summed.astype(self.dtype), input_bias=bias)
         h = Dropout(self.dropout, name="dropout")(ops.silu(h), dropout_keys)
         h = conv3(kernel_init=zeros, name="conv_out")(h)
         if skip.shape[-1] != self.channels:
@@ -294,6 +294,7 @@ class Attention(nn.Module):
         form = self.num_heads, self.heads_outermost, self.dtype
         out = SelfAttention(*form, name="qkv")(normed)
         out = Dense(channels, kernel_init=zeros, dtype=self.dtype, name="proj")(out)
+        # In the shape of `out`, the sum is fused with the projection.
         return residual_sum(h.reshape(out.shape), out, self.rescale).reshape(h.shape)
 
 

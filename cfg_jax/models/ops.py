@@ -133,17 +133,21 @@ def halve(h: Array) -> Array:
 
 @jax.custom_vjp
 def double(h: Array) -> Array:
-    """Nearest-neighbour doubling: [B, H, W, C] to [B, 2H, 2W, C].
-
-    On a TPU the sum over windows of the image spread with zeros.
-    """
-    return jax.lax.platform_dependent(h, tpu=_sum_of_spread, default=_repeat)
+    """Nearest-neighbour doubling: [B, H, W, C] to [B, 2H, 2W, C]."""
+    return jax.lax.platform_dependent(h, tpu=_sum_of_dilated, default=_repeat)
 
 
-def _sum_of_spread(h: Array) -> Array:
-    window, sides = (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]
-    zero, strides = jnp.zeros((), h.dtype), (1, 1, 1, 1)
-    return jax.lax.reduce_window(h, zero, jax.lax.add, window, strides, sides, window)
+def _sum_of_dilated(h: Array) -> Array:
+    """In one dimension: a, b to 0 a 0 b 0, whose neighbours add up to a a b b."""
+    return jax.lax.reduce_window(
+        h,
+        jnp.zeros((), h.dtype),
+        jax.lax.add,
+        window_dimensions=(1, 2, 2, 1),
+        window_strides=(1, 1, 1, 1),
+        padding=[(0, 0), (1, 1), (1, 1), (0, 0)],
+        base_dilation=(1, 2, 2, 1),
+    )
 
 
 def _repeat(h: Array) -> Array:
@@ -172,42 +176,49 @@ def convolve(h: Array, kernel: Array, stride: int = 1) -> Array:
 
 
 def convolve_doubled(h: Array, kernel: Array) -> Array:
-    """convolve(double(h), kernel) for a kernel [3, 3, C, F], with fewer products.
+    """convolve(double(h), kernel) for a kernel [3, 3, C, F].
 
-    Neighbours in the doubled image are equal, so their weights are added first.
+    Neighbours in the doubled image are equal. CPUs and TPUs add their weights first, in float32,
+    and make fewer products.
     """
     return jax.lax.platform_dependent(
         h,
         kernel,
         cpu=_convolve_phases,
-        tpu=_convolve_spread,
+        tpu=_convolve_dilated,
         default=lambda h, kernel: convolve(double(h), kernel),
     )
 
 
 def _convolve_phases(h: Array, kernel: Array) -> Array:
-    """Pixels of the doubled image with equal parities see the same 2 x 2 sums of weights."""
+    """One convolution of h for each pair of parities of a row and a column.
+
+    With weights (a, b, c), the even row 2r sees rows (r - 1, r) of h with weights (a, b + c), the
+    odd row 2r + 1 sees (r, r + 1) with (a + b, c).
+    """
 
     def phase(row: int, column: int) -> Array:
-        folded = kernel
+        folded = kernel.astype(jnp.float32)
         for axis, odd in enumerate((row, column)):
             first, middle, last = jnp.split(folded, 3, axis)
             pair = (first + middle, last) if odd else (first, middle + last)
             folded = jnp.concatenate(pair, axis)
         sides = [(1 - row, row), (1 - column, column)]
-        return _convolve(h, folded, window_strides=(1, 1), padding=sides)
+        return _convolve(h, folded.astype(h.dtype), window_strides=(1, 1), padding=sides)
 
     rows = [jnp.stack([phase(row, 0), phase(row, 1)], axis=3) for row in (0, 1)]
     batch, height, width, _ = h.shape
     return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, -1)
 
 
-def _convolve_spread(h: Array, kernel: Array) -> Array:
-    """A doubled row is the row spread with zeros, plus the same shifted by one pixel."""
+def _convolve_dilated(h: Array, kernel: Array) -> Array:
+    """A doubled row is the row with zeros between its pixels, plus the same shifted by one."""
+    kernel = kernel.astype(jnp.float32)
     for axis in ((1, 0), (0, 1)):
         before, after = ([(n * first, n * (1 - first)) for n in (*axis, 0, 0)] for first in (1, 0))
         kernel = jnp.pad(kernel, before) + jnp.pad(kernel, after)
-    return _convolve(h, kernel, window_strides=(1, 1), padding=[(2, 2)] * 2, lhs_dilation=(2, 2))
+    form: dict[str, Any] = {"padding": [(2, 2)] * 2, "lhs_dilation": (2, 2)}
+    return _convolve(h, kernel.astype(h.dtype), window_strides=(1, 1), **form)
 
 
 def _convolve(h: Array, kernel: Array, **form: Any) -> Array:

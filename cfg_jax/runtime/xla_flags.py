@@ -25,8 +25,8 @@ import jaxlib
 
 _FUSIONS = "--xla_cpu_experimental_ynn_fusion_type"
 # The versions of jaxlib that have the flag and are better with it. XLA ends the process at a flag
-# that it does not know, so a new version is added after `benchmarks/xla_flag.py` ran with it. 0.11
-# was not run: it lies between two versions that were.
+# that it does not know, so a new version is added after `benchmarks/xla_flag.py` ran with it. Only
+# 0.11 was not run: it lies between two versions that were, and its crashes are known.
 _WITHOUT_FUSIONS = {(0, 10, 2), (0, 11, 0), (0, 11, 1), (0, 11, 2), (0, 12, 0)}
 
 _PASSES = "--xla_disable_hlo_passes"
@@ -35,7 +35,8 @@ _REMOVES_BARRIERS = (0, 10, 2)
 
 def extended(flags: str, version: str, *, only_cpu: bool) -> str:
     """$XLA_FLAGS with the flags that a version of jaxlib needs; a choice of the user stays."""
-    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdecimal())
+    parts = version.split(".")
+    numbers = tuple(map(int, parts[:3])) if all(map(str.isdecimal, parts)) else ()
     if numbers in _WITHOUT_FUSIONS and _FUSIONS not in flags:
         flags += f" {_FUSIONS}="
     if numbers == _REMOVES_BARRIERS and only_cpu and _PASSES not in flags:
@@ -44,14 +45,20 @@ def extended(flags: str, version: str, *, only_cpu: bool) -> str:
 
 
 def only_cpu() -> bool:
-    """Whether jax has no backend but the CPU's: neither libtpu nor a plugin is installed."""
+    """Whether jax has no backend but the CPU's: neither libtpu nor a plugin is installed.
+
+    $JAX_PLATFORMS does not count: with libtpu, a process of the CPU compiles for TPUs too.
+    """
     # Asking jax would start a backend.
     modules = "libtpu", "jax_plugins"
     return not any(map(find_spec, modules)) and not entry_points(group="jax_plugins")
 
 
 def set_flags() -> None:
-    """Extends $XLA_FLAGS, unless a backend has read it: then it would only mislead."""
+    """Extends $XLA_FLAGS, unless a backend has read it: a later change has no effect.
+
+    Child processes inherit the variable. One with another version of jaxlib needs its own value.
+    """
     before = os.environ.get("XLA_FLAGS", "")
     after = extended(before, jaxlib.__version__, only_cpu=only_cpu())
     if after == before:
