@@ -33,7 +33,8 @@ _PROFILE = flags.DEFINE_string(
     "profile_steps",
     None,
     "FIRST:LAST, such as 10:20, writes a profiler trace of the training steps 10 to 20, both "
-    "included, to <workdir>/profile; see docs/profiling.md. Step 1 includes compilation.",
+    "included, to <workdir>/profile; at most 100 steps. Step 1 includes compilation. See "
+    "docs/profiling.md.",
 )
 
 

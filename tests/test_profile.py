@@ -4,13 +4,18 @@ import gzip
 import json
 
 import jax
+import numpy as np
 import pytest
+from absl import flags
 
 from cfg_jax.training import preemption, profile
 from cfg_jax.training.loop import Loop
 from cfg_jax.training.run import train
 from launch.train import profile_steps
 from tests.tiny import tiny_points
+
+BETWEEN = {"next batch", "metrics of finished steps", "log", "save"}
+"""Names of the events of the loop outside its steps."""
 
 
 def events_of(workdir):
@@ -48,6 +53,25 @@ def test_steps_that_the_run_does_not_make_are_refused_before_anything_is_written
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("steps", [(1.5, 3), (1, 3.0), (True, 3), ("1", "3"), (-1, 3)])
+def test_steps_that_are_no_integers_are_refused(steps):
+    with pytest.raises(ValueError, match="profile_steps=.*: need an integer"):
+        profile.check(steps, 4)
+
+
+def test_a_trace_has_a_limited_length():
+    profile.check((101, 200), 1000)
+    with pytest.raises(ValueError, match="profile_steps=101:201: give at most 100 steps") as error:
+        profile.check((101, 201), 1000)
+    assert "\n" not in str(error.value)
+    assert f"at most {profile.MAX_STEPS} steps" in flags.FLAGS["profile_steps"].help
+
+
+def test_annotated_items_may_be_arrays():
+    items = [np.arange(2), np.arange(3)]
+    assert all(a is b for a, b in zip(profile.annotated(items, "item"), items, strict=True))
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Run of four steps of which 2 and 3 are traced."""
@@ -58,11 +82,22 @@ def run(tmp_path_factory):
 
 def test_a_trace_has_the_requested_steps_and_their_work_on_the_device(run):
     assert traced_steps(run) == [2, 3]
+    assert any("hlo_op" in event.get("args", {}) for event in events_of(run))  # compiled operations
     names = [event.get("name") for event in events_of(run)]
-    assert any("fusion" in name for name in names if name)  # operations of the compiled step
     # Step 2 is also logged and saved, and the trace begins after its batch was taken.
     assert [names.count(name) for name in ("next batch", "log", "save")] == [1, 1, 1]
     assert list((run / "profile").glob("plugins/profile/*/*.xplane.pb"))
+
+
+def test_the_work_between_two_steps_is_in_no_event_of_a_step(run):
+    events = [event for event in events_of(run) if event.get("ph") == "X"]
+    steps = [event for event in events if event["name"] == profile.STEP]
+    between = [event for event in events if event["name"] in BETWEEN]
+    assert len(steps) == 2 and {event["name"] for event in between} == BETWEEN
+    for step in steps:
+        assert step["dur"] > 0
+        starts = [event for event in between if event["tid"] == step["tid"]]
+        assert not [e for e in starts if 0 <= e["ts"] - step["ts"] < step["dur"]]
 
 
 def test_a_run_that_resumes_after_the_first_of_the_steps_is_not_traced_and_says_so(run, caplog):

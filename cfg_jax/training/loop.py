@@ -133,7 +133,7 @@ class Loop:
             for step, batch in enumerate(batches, self.start + 1):
                 with self.trace.step(step):
                     state, metrics = step_fn(state, batch)
-                    due = self._between(step, metrics)
+                due = self._between(step, metrics)
                 if due.first:
                     self._write_first()
                 if due.log:

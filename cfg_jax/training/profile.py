@@ -2,7 +2,8 @@
 
     trace = profile.Trace(workdir / "profile", (10, 20))
 
-Process 0 alone is traced, with all its devices. A trace that fails costs a warning and not the run.
+Process 0 alone is traced, with all its devices. A failed trace logs a warning; the run
+continues.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 from absl import logging
 
+from cfg_jax.core.arguments import whole
 from cfg_jax.runtime import processes
 
 _P = ParamSpec("_P")
@@ -27,16 +29,24 @@ STEP = "train"
 Steps = tuple[int, int]
 """First and last traced step, counted from 1."""
 
+MAX_STEPS = 100
+"""Largest number of traced steps, since a trace is kept in memory until it is written."""
+
 
 def check(steps: Steps | None, num_steps: int) -> None:
-    """Raises ValueError unless `steps` is None or a first and last step of a run."""
+    """Raises ValueError unless `steps` is None or at most MAX_STEPS steps of a run."""
     if steps is None:
         return
-    first, last = steps
+    first, last = (whole("profile_steps", step) for step in steps)
     if not 1 <= first <= last <= num_steps:
         raise ValueError(
             f"profile_steps={first}:{last}: give FIRST:LAST with 1 <= FIRST <= LAST <= {num_steps},"
             " the last step of the run"
+        )
+    if last - first >= MAX_STEPS:
+        raise ValueError(
+            f"profile_steps={first}:{last}: give at most {MAX_STEPS} steps, since the trace is kept"
+            " in memory until it is written"
         )
 
 
@@ -61,10 +71,12 @@ def shown_as(name: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
 
 
 def annotated(items: Iterable[_T], name: str) -> Iterator[_T]:
-    """The items; a trace shows the time until each is there as `name`."""
+    """The items; a trace shows the time spent waiting for each item as `name`."""
     iterator, end = iter(items), object()
     following: Callable[[], Any] = shown_as(name)(lambda: next(iterator, end))
-    return iter(following, end)
+    # An array has no single answer to `==`, which iter(following, end) would ask for.
+    while (item := following()) is not end:
+        yield item
 
 
 class Trace:
