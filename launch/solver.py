@@ -10,6 +10,7 @@ _SOLVERS = (
     *("ancestral", "ddim", "dpmpp_2m", "dpmpp_3m", "dpmpp_2s", "dpmpp_3s"),
     *("unipc_1", "unipc_2", "unipc_3", "deis_2", "heun", "pcg"),
 )
+_DTYPES = ("float32", "bfloat16")
 _RUN = "If unset, the value in the config of the run."
 
 SOLVER = flags.DEFINE_string(
@@ -74,7 +75,8 @@ DTYPE = flags.DEFINE_string(
     "dtype",
     None,
     "Type of the convolutions and matrix products of the network, float32 or bfloat16; a "
-    f"comma-separated list in sweep. {_RUN}",
+    "comma-separated list in sweep. If unset, the value in the config of the run, by default the "
+    "type of training.",
 )
 WEAKER_WORKDIR = flags.DEFINE_string(
     "weaker_workdir",
@@ -101,6 +103,9 @@ def check() -> None:
             raise ValueError(
                 f"--{name}={flags.FLAGS[name].value} and --solver={SOLVER.value}: give one of them"
             )
+    for dtype in _lists()["dtype"]:
+        if dtype not in (None, "", *_DTYPES):
+            raise ValueError(f"--dtype={DTYPE.value}: {dtype!r} is none of {', '.join(_DTYPES)}")
     if WEAKER_CHECKPOINT.value is not None and WEAKER_WORKDIR.value is None:
         raise ValueError("--weaker_checkpoint needs --weaker_workdir: give that too")
 

@@ -133,6 +133,10 @@ MISTAKES = {
         [*SAMPLE, "--interval=3,-1"],
         "interval=(3.0, -1.0): need (lo, hi)",
     ),
+    "an unknown type": (
+        ["launch.sweep", "--workdir={new}", "--w=0", "--dtype=float32,bf16"],
+        "--dtype=float32,bf16: 'bf16' is none of float32, bfloat16",
+    ),
     "an unknown rule": ([*SAMPLE, "--rule=pag"], "rule='pag': choose one of cfg, rescale, apg"),
     "a weaker checkpoint alone": (
         [*SAMPLE, "--weaker_checkpoint=2"],

@@ -157,3 +157,4 @@ def test_the_flags_offer_the_same_choices_as_the_library():
         "grid": list(GRIDS),
     }
     assert sorted(solver._SOLVERS) == sorted(SOLVERS)
+    assert solver._DTYPES == build.DTYPES
