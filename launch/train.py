@@ -15,12 +15,11 @@ docs/reliability.md lists the failures that a run survives. docs/profiling.md sh
 out where the time of a step goes.
 """
 
-import contextlib
-
 from absl import flags
 from ml_collections import config_flags
 
 from .program import run
+from .values import profile_steps
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config name, such as digits, or path of a config file.", lock_config=True
@@ -36,17 +35,6 @@ _PROFILE = flags.DEFINE_string(
     "included, to <workdir>/profile; at most 100 steps. Step 1 includes compilation. See "
     "docs/profiling.md.",
 )
-
-
-def profile_steps(text: str | None) -> tuple[int, int] | None:
-    """First and last step of a value of --profile_steps; ValueError unless it has that form."""
-    if text is None:
-        return None
-    with contextlib.suppress(ValueError):
-        first, last = map(int, text.split(":"))
-        if 1 <= first <= last:
-            return first, last
-    raise ValueError(f"--profile_steps={text}: give FIRST:LAST, such as 10:20 for steps 10 to 20")
 
 
 def check() -> None:

@@ -41,3 +41,14 @@ def one_number(name: str) -> float:
     if len(found) != 1:
         raise ValueError(f"--{name}={flags.FLAGS[name].value}: give one number")
     return found[0]
+
+
+def profile_steps(text: str | None) -> tuple[int, int] | None:
+    """First and last step of a value of --profile_steps; ValueError unless it has that form."""
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError):
+        first, last = map(int, text.split(":"))
+        if 1 <= first <= last:
+            return first, last
+    raise ValueError(f"--profile_steps={text}: give FIRST:LAST, such as 10:20 for steps 10 to 20")

@@ -6,12 +6,12 @@ import json
 import jax
 import numpy as np
 import pytest
-from absl import flags
 
 from cfg_jax.training import preemption, profile
 from cfg_jax.training.loop import Loop
 from cfg_jax.training.run import train
-from launch.train import profile_steps
+from launch.values import profile_steps
+from tests.programs import ROOT
 from tests.tiny import tiny_points
 
 BETWEEN = {"next batch", "metrics of finished steps", "log", "save"}
@@ -64,7 +64,7 @@ def test_a_trace_has_a_limited_length():
     with pytest.raises(ValueError, match="profile_steps=101:201: give at most 100 steps") as error:
         profile.check((101, 201), 1000)
     assert "\n" not in str(error.value)
-    assert f"at most {profile.MAX_STEPS} steps" in flags.FLAGS["profile_steps"].help
+    assert f"at most {profile.MAX_STEPS} steps" in (ROOT / "launch" / "train.py").read_text()
 
 
 def test_annotated_items_may_be_arrays():

@@ -65,29 +65,32 @@ class Conv(nn.Module):
     """A convolution [B, H, W, F] to [B, H', W', features], with `dtype` as in `Dense`.
 
     It keeps H and W unless there is a stride; `doubled` convolves the input doubled by
-    `ops.double`. With `bias_apart` the result is (h without bias, bias [features]), so that a
-    `GroupNorm` adds the bias to its coefficients and not to every pixel.
+    `ops.double`.
     """
 
     features: int
     kernel_size: int
     stride: int = 1
     doubled: bool = False
-    bias_apart: bool = False
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     dtype: Dtype = jnp.float32
 
+    def __call__(self, h: Array) -> Array:
+        return ops.add_bias(*self.apart(h))
+
     @nn.compact
-    def __call__(self, h: Array) -> Array | tuple[Array, Array]:
+    def apart(self, h: Array) -> tuple[Array, Array]:
+        """The convolution without its bias, and the bias [features].
+
+        A `GroupNorm` that follows adds the bias to its coefficients instead of to every pixel.
+        """
         side = self.kernel_size
         kernel = self.param("kernel", self.kernel_init, (side, side, h.shape[-1], self.features))
         bias = self.param("bias", zeros, (self.features,))
         h, kernel = h.astype(self.dtype), kernel.astype(self.dtype)
         if self.doubled:
-            out = ops.convolve_doubled(h, kernel)
-        else:
-            out = ops.convolve(h, kernel, self.stride)
-        return (out, bias) if self.bias_apart else ops.add_bias(out, bias)
+            return ops.convolve_doubled(h, kernel), bias
+        return ops.convolve(h, kernel, self.stride), bias
 
 
 class NoiseEmbedding(nn.Module):
@@ -251,7 +254,7 @@ class ResBlock(nn.Module):
             skip, h = ops.halve(skip), ops.halve(h)
         if self.resample == "up":
             skip = ops.double(skip)
-        h, bias = conv3(doubled=self.resample == "up", bias_apart=True, name="conv_in")(h)
+        h, bias = conv3(doubled=self.resample == "up", name="conv_in").apart(h)
         width = 2 * self.channels if self.adagn else self.channels
         modulation = Dense(width, dtype=self.dtype, name="emb")(ops.silu(emb))
         norm = GroupNorm(self.norm_groups, name="norm_out")
