@@ -19,13 +19,15 @@ FORM = {  # docs/speed.md's small network of ADM
 }
 SIZE, CLASSES = 32, 10
 OPTIMIZER = {"learning_rate": 1e-4, "b1": 0.9, "b2": 0.999, "grad_clip": 1.0}
-EMA_DECAY = 0.999
+EMA_DECAY, P_UNCOND = 0.999, 0.1
+LOGSNR_MIN, LOGSNR_MAX = -20.0, 20.0
 
 
 def task() -> build.Experiment:
     """The digits experiment, prediction and weighting "v", with this network and colour images."""
     config = digits.get_config()
     config.model.update(FORM)
+    config.diffusion.update({"logsnr_min": LOGSNR_MIN, "logsnr_max": LOGSNR_MAX})
     return build.assemble(config, (SIZE, SIZE, 3), CLASSES)
 
 
@@ -73,7 +75,7 @@ def programs(made: build.Experiment, params: dict, given: dict[str, np.ndarray])
 def training(made: build.Experiment, params: dict, given: dict[str, np.ndarray]):
     """A function that makes a step: loss, clipping, Adam, moving average."""
     optimizer = cfg_jax.create_optimizer(warmup_steps=0, **OPTIMIZER)
-    loss = diffusion_loss_fn(made, p_uncond=0.1, weighting="v")
+    loss = diffusion_loss_fn(made, p_uncond=P_UNCOND, weighting="v")
     step = cfg_jax.make_train_step(loss, optimizer, seed=0, ema_decay=EMA_DECAY)
     compiled = jax.jit(step, donate_argnums=0)
     state = cfg_jax.create_train_state(jax.tree.map(jnp.copy, params), optimizer)

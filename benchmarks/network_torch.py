@@ -9,10 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.network_jax import CLASSES, EMA_DECAY, FORM, OPTIMIZER, SIZE
+from benchmarks.network_jax import (
+    CLASSES,
+    EMA_DECAY,
+    FORM,
+    LOGSNR_MAX,
+    LOGSNR_MIN,
+    OPTIMIZER,
+    P_UNCOND,
+    SIZE,
+)
 from benchmarks.torch_adm import TorchUNet, from_flax
-
-P_UNCOND, LOGSNR_MIN, LOGSNR_MAX = 0.1, -20.0, 20.0
 
 
 class WithTimestep(nn.Module):
@@ -52,7 +59,7 @@ def rivals(params: dict, guided_diffusion: str | None) -> dict[str, nn.Module]:
 
 
 def of_diffusers() -> nn.Module:
-    """diffusers' U-Net of the same widths, blocks and attention, as close to ADM as it comes."""
+    """diffusers' U-Net of the same widths, blocks and attention, the closest available form."""
     from diffusers import UNet2DModel
 
     attends = [SIZE >> level in FORM["attention_resolutions"] for level in range(4)]
