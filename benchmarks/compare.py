@@ -1,19 +1,22 @@
-"""What got slower between two files of a benchmark; exits with 1 if something did.
+"""Comparison of two recorded runs; exits with 1 if a program became slower.
 
     python benchmarks/compare.py OLD.json NEW.json [--allowed=0.1]
 
 Where a run timed a rival, the ratio ours / rival is compared, so files of different machines may be
-compared. Seconds of a program without a rival are compared only between runs of one machine.
+compared. Seconds of a program without a rival are compared only between runs of one machine. If a
+file is not a record, or if nothing can be compared, the exit code is 2.
 """
 
 import argparse
-import json
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-OURS, TIMES = "ours", ("wall", "processor")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.recording import OURS, TIMES, read  # noqa: E402
 
 Record = Mapping[str, Any]
 
@@ -85,22 +88,36 @@ def slower(found: list[Change], allowed: float) -> list[Change]:
     return sorted((c for c in found if c.ratio > 1 + allowed), key=lambda c: -c.ratio)
 
 
+def fraction(text: str) -> float:
+    """The type of --allowed."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: need a finite number of at least 0")
+    return value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("old", help="JSON file of the earlier run")
     parser.add_argument("new", help="JSON file of the later run")
     parser.add_argument(
-        "--allowed", type=float, default=0.1, help="fraction by which a ratio may rise"
+        "--allowed", type=fraction, default=0.1, help="fraction by which a ratio may rise"
     )
     given = parser.parse_args()
     try:
-        old, new = (json.loads(Path(path).read_text("utf-8")) for path in (given.old, given.new))
+        old, new = read(given.old), read(given.new)
         found = list(changes(old, new))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     for line in differences(old, new):
         print(line)
+    if not found:
+        print("error: nothing to compare in these files", file=sys.stderr)
+        sys.exit(2)
     worse = slower(found, given.allowed)
     for change in worse:
         print(f"slower: {change.line(old['compared'])}")

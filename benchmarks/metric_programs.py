@@ -1,7 +1,7 @@
 """Programs for `metrics.py`: each function returns {implementation: function without arguments}.
 
-`given` has the command line's images, width, rows and threads. A rival that is not installed is
-left out, with a line that says what to install.
+`given` has the command line's images, width, rows and threads, and the number k of neighbors. A
+rival that is not installed is left out, with a line that says what to install.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.recording import OURS
+from benchmarks.recording import OURS, same
 from cfg_jax.metrics import inception as extractor
 from cfg_jax.metrics import neighbors
 from cfg_jax.metrics.frechet import frechet_distance
@@ -24,15 +24,6 @@ from cfg_jax.metrics.moments import FeatureStatistics
 SIDE = 64  # of the images; both networks enlarge them to 299 x 299
 
 Programs = dict[str, Callable]
-
-
-def same(name: str, ours, theirs, allowed: float) -> None:
-    """Prints the relative difference of two results; exits if it is too large."""
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    difference = np.abs(ours - theirs).max() / np.abs(theirs).max()
-    print(f"{name}: largest relative difference {difference:.1e}", flush=True)
-    if not difference <= allowed:
-        raise SystemExit(f"{name} differs by {difference:.1e}, nothing is timed")
 
 
 def made_up_weights() -> dict:
@@ -135,14 +126,14 @@ def precision_recall(given: argparse.Namespace) -> Programs:
     """Precision and recall of two sets of features: ours, and plain NumPy."""
     generated, reference = (features(given, seed, given.rows).astype(np.float32) for seed in (1, 2))
     programs = {
-        OURS: lambda: neighbors.precision_recall(generated, reference),
-        "plain NumPy": lambda: plain_precision_recall(generated, reference),
+        OURS: lambda: neighbors.precision_recall(generated, reference, given.k),
+        "plain NumPy": lambda: plain_precision_recall(generated, reference, given.k),
     }
     same("precision and recall", *(program() for program in programs.values()), 1e-3)
     return programs
 
 
-def plain_precision_recall(generated, reference, k: int = 3, block: int = 1000):
+def plain_precision_recall(generated, reference, k: int, block: int = 1000):
     """The formula in float64, a block of rows at a time, without care for rounding."""
     generated, reference = np.float64(generated), np.float64(reference)
 

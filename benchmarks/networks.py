@@ -2,7 +2,6 @@
 
     pip install torch diffusers
     python benchmarks/networks.py --threads=1
-    XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= python benchmarks/networks.py --threads=2
 
 Rivals are ADM's U-Net in PyTorch with our parameters (`torch_adm.py`), whose outputs and gradients
 are first compared with ours, diffusers' UNet2DModel of about the same size and, with
@@ -13,20 +12,18 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import recording  # noqa: E402
 
 PROGRAMS = ("forward", "forward + backward", "training step")
 ALLOWED = {"forward": 1e-5, "forward + backward": 1e-4}
-"""Difference of ours and PyTorch's result, relative to the largest value of an array."""
+"""Relative difference of ours and PyTorch's result, see `recording.same`."""
 
 
 def main() -> None:
-    parser = recording.parser(__doc__, rounds=7)
-    parser.add_argument("--batch", type=int, default=8, help="images per batch")
+    parser = recording.parser(__doc__, rounds=7, threads=1)
+    parser.add_argument("--batch", type=recording.positive, default=8, help="images per batch")
     parser.add_argument("--guided_diffusion", help="path of a checkout of guided-diffusion")
     parser.add_argument(
         "--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS, help="what to time"
@@ -39,6 +36,9 @@ def main() -> None:
 
     from benchmarks import network_jax, network_torch
 
+    benchmark = f"networks_threads{given.threads}"
+    settings = {"threads": given.threads, "batch": given.batch, **network_jax.FORM}
+    path = recording.destination(benchmark, given.programs, settings, given.out)
     torch.set_num_threads(given.threads)
     made = network_jax.task()
     params, data = network_jax.parameters(made), network_jax.inputs(given.batch)
@@ -56,9 +56,9 @@ def main() -> None:
         every = {name: each[program] for name, each in programs.items()}
         times[program] = recording.interleaved(every, given.rounds)
     recorded = recording.record(
-        f"networks_threads{given.threads}",
+        benchmark,
         times,
-        settings={"threads": given.threads, "batch": given.batch, **network_jax.FORM},
+        settings=settings,
         compared="processor" if given.threads == 1 else "wall",
         facts={
             "rounds": given.rounds,
@@ -66,27 +66,21 @@ def main() -> None:
             "largest difference": differences,
         },
     )
-    recording.save(recorded, given.out)
+    recording.save(recorded, path)
 
 
 def compared(programs: dict, program: str) -> float:
     """The largest relative difference of ours and PyTorch's results; exits if it is too large."""
     from benchmarks.torch_adm import from_flax
 
-    ours, largest = programs[recording.OURS][program](), 0.0
-    if program == "forward":
-        expected = {"output": np.asarray(ours).transpose(0, 3, 1, 2)}
-    else:
-        expected = {name: value.numpy() for name, value in from_flax(ours).items()}
-    for rival in ("PyTorch", "PyTorch, channels last"):
-        found = programs[rival][program]()
-        found = {"output": found} if program == "forward" else found
-        for name, value in expected.items():
-            difference = np.abs(found[name].numpy() - value).max() / np.abs(value).max()
-            largest = max(largest, float(difference))
-    if largest > ALLOWED[program]:
-        raise SystemExit(f"{program}: PyTorch differs from ours by {largest:.1e}, nothing is timed")
-    return float(f"{largest:.2g}")
+    ours = programs[recording.OURS][program]()
+    ours = ours.transpose(0, 3, 1, 2) if program == "forward" else from_flax(ours)
+    rivals = ("PyTorch", "PyTorch, channels last")
+    differences = [
+        recording.same(f"{program} of {name}", ours, programs[name][program](), ALLOWED[program])
+        for name in rivals
+    ]
+    return float(f"{max(differences):.2g}")
 
 
 if __name__ == "__main__":

@@ -1,29 +1,33 @@
 """Times of programs that take turns, and the JSON file of a benchmark with its machine.
 
-    parser = recording.parser(__doc__);   parser.add_argument(...)
-    times = recording.interleaved({"ours": run, "PyTorch": run_torch}, rounds=5)
-    recording.save("networks", {"forward": times}, settings={...}, out=given.out)
+    given = recording.parser(__doc__, rounds=5).parse_args()
+    path = recording.destination("networks", ["forward"], settings, given.out)
+    times = recording.interleaved({"ours": run, "PyTorch": run_torch}, given.rounds)
+    recording.save(recording.record("networks", {"forward": times}, settings=settings), path)
 
 A file holds {program: {implementation: {measure: value}}}, where "ours" is this library and the
-others are rivals. `compare.py` reads two such files. Imports neither JAX nor PyTorch, which read
-the number of cores when they start.
+others are rivals. `compare.py` reads two such files. Imports none of JAX, NumPy and PyTorch, which
+read the number of cores when they start.
 """
 
 import argparse
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "ours"
+TIMES = ("wall", "processor", "main thread")
+"""Measures in seconds; the table has them in ms."""
 PACKAGES = (
     "jax",
     "jaxlib",
@@ -38,29 +42,43 @@ PACKAGES = (
     "pytorch-fid",
 )
 VECTOR_UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
-PAUSE = 0.02  # seconds for the threads of the program before to fall asleep
+PAUSE = 0.02  # seconds until the previous program's threads are idle
 
 Measures = dict[str, float]
 Measurements = dict[str, dict[str, Measures]]
 
 
-def parser(docstring: str, rounds: int | None = None) -> argparse.ArgumentParser:
-    """A parser with --out and, if `rounds` is their default number, --rounds and --threads."""
+def parser(
+    docstring: str, rounds: int | None = None, threads: int | None = None
+) -> argparse.ArgumentParser:
+    """A parser with --out and, if their default number is given, --rounds and --threads."""
     made = argparse.ArgumentParser(description=docstring.splitlines()[0])
     made.add_argument("--out", help="JSON file; default benchmarks/results/NAME_JAXVERSION.json")
     if rounds:
         made.add_argument(
-            "--rounds", type=_positive, default=rounds, help="timed rounds after the first"
+            "--rounds", type=positive, default=rounds, help="timed rounds after the first"
         )
-        made.add_argument("--threads", type=_positive, default=1, help="cores and threads")
+    if threads:
+        made.add_argument("--threads", type=positive, default=threads, help="cores and threads")
     return made
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: need at least 1")
-    return value
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an argument that is an integer of at least `least`."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: need an integer of at least {least}")
+        return value
+
+    return convert
+
+
+positive = at_least(1)
 
 
 def use_cores(threads: int) -> None:
@@ -98,6 +116,29 @@ def interleaved(programs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[
         }
         for name, every in spent.items()
     }
+
+
+def same(name: str, ours: Any, theirs: Any, allowed: float) -> float:
+    """Prints the largest difference of two results, relative to an array's largest value.
+
+    Results are arrays, or dicts of arrays with the same keys. Exits if the difference is larger
+    than allowed or not a number.
+    """
+    import numpy as np  # not before the process has its cores
+
+    if not isinstance(ours, Mapping):
+        ours, theirs = {name: ours}, {name: theirs}
+    differences = []
+    for key, own in ours.items():
+        own, other = (np.asarray(array, np.float64) for array in (own, theirs[key]))
+        difference = np.abs(own - other).max()
+        with np.errstate(divide="ignore"):  # infinite if only theirs is zero
+            differences.append(difference / np.abs(other).max() if difference else 0.0)
+    largest = float(np.max(differences))  # NaN if one is
+    print(f"{name}: largest relative difference {largest:.1e}", flush=True)
+    if not largest <= allowed:
+        raise SystemExit(f"{name} differs by {largest:.1e}, nothing is timed")
+    return largest
 
 
 def machine() -> dict[str, Any]:
@@ -168,15 +209,55 @@ def record(
     }
 
 
-def save(recorded: Mapping[str, Any], out: str | None) -> Path:
-    """Writes a record as JSON, by default to benchmarks/results; prints it as a table."""
-    jax = recorded["versions"].get("jax", "none")
-    path = Path(out or ROOT / "benchmarks" / "results" / f"{recorded['name']}_{jax}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(recorded, indent=1) + "\n", "utf-8")
-    print(markdown(recorded))
-    print(f"written to {path}")
+def destination(
+    name: str, programs: Iterable[str], settings: Mapping[str, Any], out: str | None
+) -> Path:
+    """The file for a record, by default in benchmarks/results; call it before timing.
+
+    Exits if the file cannot be written, or if it exists and is anything but a record of the same
+    benchmark, programs and settings.
+    """
+    jax = versions().get("jax", "none")
+    path = Path(out or ROOT / "benchmarks" / "results" / f"{name}_{jax}.json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = read(path) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--out={path}: {error}") from None
+    if not os.access(path if before else path.parent, os.W_OK):
+        raise SystemExit(f"--out={path}: no permission to write there")
+    if before:
+        wanted = name, set(programs), json.loads(json.dumps(settings))
+        if (before["name"], set(before["measurements"]), before["settings"]) != wanted:
+            raise SystemExit(
+                f"{path} has a record of other programs or settings: give another file as --out"
+            )
     return path
+
+
+def read(path: Path | str) -> dict[str, Any]:
+    """The record in a file; raises OSError, or ValueError if the file holds no record."""
+    try:
+        found = json.loads(Path(path).read_text("utf-8"))
+        values = [
+            row[found["compared"]]
+            for rows in found["measurements"].values()
+            for row in rows.values()
+        ]
+        mappings = all(isinstance(found[key], dict) for key in ("machine", "settings", "versions"))
+        whole = mappings and {"name", "xla_flags"} <= found.keys()
+        if whole and all(0 < value < math.inf for value in values):
+            return found
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
+    raise ValueError(f"{path}: not a record of a benchmark with positive measurements")
+
+
+def save(recorded: Mapping[str, Any], path: Path) -> None:
+    """Prints a record as a table and writes it as JSON."""
+    print(markdown(recorded))
+    path.write_text(json.dumps(recorded, indent=1) + "\n", "utf-8")
+    print(f"written to {path}")
 
 
 def markdown(recorded: Mapping[str, Any]) -> str:
@@ -198,7 +279,7 @@ def _table(measurements: Measurements) -> list[str]:
     names: Sequence[str] = list(
         dict.fromkeys(m for rows in measurements.values() for row in rows.values() for m in row)
     )
-    timed = {name: f"{name}, ms" if name in ("wall", "processor") else name for name in names}
+    timed = {name: f"{name}, ms" if name in TIMES else name for name in names}
     head = [cell for name in names for cell in (timed[name], "ours / this")]
     lines = ["| program | implementation | " + " | ".join(head) + " |"]
     lines.append("| --- | --- |" + " --- |" * len(head))

@@ -23,6 +23,7 @@ from cfg_jax.sampling.loading import load_model  # noqa: E402
 from configs import digits, imagenet64  # noqa: E402
 
 REPEATS = 5
+PROGRAMS = ("guided everywhere", "interval of a quarter")
 
 
 def cut_imagenet64():
@@ -44,6 +45,10 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, default="digits")
     given = parser.parse_args()
     get_config, shape, num_classes, calls, batch = NETWORKS[given.network]
+    benchmark = f"sampler_{given.network}"
+    settings = {"network": given.network, "batch": batch, "calls": calls}
+    settings |= {"workdir": given.workdir, "device": jax.devices()[0].device_kind}
+    path = recording.destination(benchmark, PROGRAMS, settings, given.out)
     task = build.assemble(get_config(), shape, num_classes)
     if given.workdir:
         loaded = load_model(given.workdir)
@@ -55,10 +60,8 @@ def main() -> None:
     grid = task.schedule.grid(calls)
     plan = cfg_jax.plan(grid, "unipc_2")
     quarter = float(grid[calls // 2 - calls // 8]), float(grid[calls // 2 + calls // 8])
-    weights = {
-        "guided everywhere": cfg_jax.weights(plan, 1.0),
-        "interval of a quarter": cfg_jax.weights(plan, 1.0, interval=quarter),
-    }
+    intervals = cfg_jax.weights(plan, 1.0), cfg_jax.weights(plan, 1.0, interval=quarter)
+    weights = dict(zip(PROGRAMS, intervals, strict=True))
 
     @jax.jit
     def bare(params):
@@ -86,20 +89,18 @@ def main() -> None:
     base = times["bare forward passes"]
     print(f"{jax.devices()[0]}, jax {jax.__version__}, B = {batch}, T = {calls}")
     print(f"{'':24}  wall, s    ratio   processor, s    ratio")
-    for name, spent in times.items():
+    for program, spent in times.items():
         wall, processor = spent["wall"], spent["processor"]
         ratios = wall / base["wall"], processor / base["processor"]
-        print(f"{name:24}{wall:9.3f}{ratios[0]:9.3f}{processor:15.3f}{ratios[1]:9.3f}")
-    guided = int(np.sum(weights["interval of a quarter"].guided))
+        print(f"{program:24}{wall:9.3f}{ratios[0]:9.3f}{processor:15.3f}{ratios[1]:9.3f}")
+    guided = int(np.sum(weights[PROGRAMS[1]].guided))
     print(f"{guided} of {calls} calls guided: ideal {(calls + guided) / (2 * calls):.3f}")
     bare_and_guided = {
-        name: {recording.OURS: spent, "bare forward passes": base}
-        for name, spent in times.items()
-        if spent is not base
+        program: {recording.OURS: times[program], "bare forward passes": base}
+        for program in PROGRAMS
     }
-    sizes = {"network": given.network, "batch": batch, "calls": calls}
-    recorded = recording.record(f"sampler_{given.network}", bare_and_guided, settings=sizes)
-    recording.save(recorded, given.out)
+    recorded = recording.record(benchmark, bare_and_guided, settings=settings, compared="wall")
+    recording.save(recorded, path)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,13 @@ def main() -> None:
     given = parser.parse_args()
     chosen = given.programs
     names = [name for each in chosen for name in (BLOCKS if each == "blocks" else [each])]
+    settings = {"batch": BATCH}
+    measured = [
+        each
+        for name in names
+        for each in ((name,) if name in NETWORK else (name, f"{name}, gradient"))
+    ]
+    path = recording.destination("tpu_v5e", measured, settings, given.out)
     found = {}
     print("program                    M cycles  of peak  temporaries, MiB  compile, s")
     for name in names:
@@ -65,10 +72,8 @@ def main() -> None:
         backward = f"{name}, gradient"
         found[backward] = report(backward, gradient_of(layer.apply), params, cotangent, *inputs)
     measurements = {name: {recording.OURS: measures} for name, measures in found.items()}
-    recorded = recording.record(
-        "tpu_v5e", measurements, settings={"batch": BATCH}, compared="M cycles"
-    )
-    recording.save(recorded, given.out)
+    recorded = recording.record("tpu_v5e", measurements, settings=settings, compared="M cycles")
+    recording.save(recorded, path)
 
 
 NETWORK = {

@@ -20,6 +20,12 @@ def a_record(**seconds):
     return recording.record("networks", {"forward": rows}, settings={"threads": 1})
 
 
+def destination_of(recorded, out):
+    """The file in which a run with the name, programs and settings of a record would be kept."""
+    named = recorded["name"], recorded["measurements"], recorded["settings"]
+    return recording.destination(*named, out)
+
+
 def main_of_compare(monkeypatch, tmp_path, old, new, *arguments):
     """The exit code of `compare.py` for two records."""
     for name, recorded in (("old", old), ("new", new)):
@@ -34,7 +40,8 @@ def main_of_compare(monkeypatch, tmp_path, old, new, *arguments):
 def test_a_file_holds_what_is_needed_to_judge_its_numbers(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--a_flag=1")
     recorded = a_record(ours=2.0, PyTorch=1.0)
-    path = recording.save(recorded, str(tmp_path / "new" / "file.json"))
+    path = destination_of(recorded, tmp_path / "new" / "file.json")
+    recording.save(recorded, path)
     assert json.loads(path.read_text()) == recorded
     assert recorded["xla_flags"] == "--a_flag=1"
     assert recorded["versions"]["jax"] == jax.__version__
@@ -47,9 +54,65 @@ def test_a_file_holds_what_is_needed_to_judge_its_numbers(tmp_path, capsys, monk
 
 def test_a_file_without_a_name_goes_to_the_results_of_its_version_of_jax(tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "ROOT", tmp_path)
-    path = recording.save(a_record(ours=2.0), None)
+    path = destination_of(a_record(ours=2.0), None)
     results = tmp_path / "benchmarks" / "results"
     assert path == results / f"networks_{jax.__version__}.json"
+
+
+def test_a_record_of_the_same_run_is_replaced(tmp_path):
+    path = tmp_path / "file.json"
+    recording.save(a_record(ours=2.0), path)
+    recording.save(a_record(ours=1.0), destination_of(a_record(ours=1.0), path))
+    assert json.loads(path.read_text())["measurements"]["forward"]["ours"]["processor"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "field, value", [("measurements", {"gradient": {}}), ("settings", {"threads": 2})]
+)
+def test_a_record_of_another_run_is_kept(tmp_path, field, value):
+    path = tmp_path / "file.json"
+    recording.save(a_record(ours=2.0), path)
+    with pytest.raises(SystemExit, match="other programs or settings: give another file as --out"):
+        destination_of(a_record(ours=2.0) | {field: value}, path)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_timing(tmp_path, monkeypatch):
+    (tmp_path / "notes").write_text("no record")
+    for out, said in (
+        (tmp_path / "notes" / "file.json", "--out=.*notes"),
+        (tmp_path / "notes", "not a record"),
+        (tmp_path, "--out="),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            destination_of(a_record(ours=2.0), out)
+    monkeypatch.setattr(recording.os, "access", lambda path, mode: False)
+    with pytest.raises(SystemExit, match="no permission"):
+        destination_of(a_record(ours=2.0), tmp_path / "file.json")
+
+
+def test_the_table_is_printed_even_if_the_file_cannot_be_written(tmp_path, capsys):
+    with pytest.raises(OSError):
+        recording.save(a_record(ours=2.0), tmp_path)
+    assert "| forward | ours |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "x", "1.5"])
+def test_a_number_of_rounds_is_a_positive_integer(capsys, text):
+    with pytest.raises(SystemExit) as done:
+        recording.parser("A test.", rounds=3).parse_args([f"--rounds={text}"])
+    assert done.value.code == 2
+    assert f"--rounds: '{text}': need an integer of at least 1" in capsys.readouterr().err
+
+
+def test_equal_results_are_timed_and_others_are_not():
+    ours = {"a": np.float32([0, 0]), "b": np.float32([1, 2])}
+    assert recording.same("forward", ours, ours, 1e-5) == 0
+    assert recording.same("forward", np.array([1.0, 2.0]), np.array([1.5, 2.0]), 0.3) == 0.25
+    for value in (np.nan, 3.0):
+        other = ours | {"a": np.float32([0, value])}
+        for pair in ((ours, other), (other, ours)):
+            with pytest.raises(SystemExit, match="nothing is timed"):
+                recording.same("forward", *pair, 1e-5)
 
 
 def test_programs_take_turns_and_the_first_round_is_not_counted(monkeypatch):
@@ -85,6 +148,39 @@ def test_a_ratio_that_rises_by_more_than_a_tenth_is_an_error(
 def test_the_allowed_fraction_is_an_argument(monkeypatch, tmp_path):
     old, new = a_record(ours=1.0, PyTorch=1.0), a_record(ours=1.2, PyTorch=1.0)
     assert main_of_compare(monkeypatch, tmp_path, old, new, "--allowed=0.3") == 0
+
+
+@pytest.mark.parametrize("text", ["-0.1", "nan", "inf", "x"])
+def test_the_allowed_fraction_is_a_finite_number(monkeypatch, tmp_path, capsys, text):
+    old = a_record(ours=1.0)
+    assert main_of_compare(monkeypatch, tmp_path, old, old, f"--allowed={text}") == 2
+    assert "need a finite number of at least 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {},
+        [],
+        {"compared": "wall", "measurements": {"forward": {"ours": {}}}},
+        {"compared": "wall", "measurements": {"forward": {"ours": {"wall": 1.0}}}},
+        a_record(ours=0.0),
+        a_record(ours="1"),
+    ],
+    ids=["empty", "a list", "no measure", "no machine", "no time", "no number"],
+)
+def test_a_file_that_is_not_a_record_is_an_error(monkeypatch, tmp_path, capsys, found):
+    assert main_of_compare(monkeypatch, tmp_path, a_record(ours=1.0), found) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "not a record" in said and said.count("\n") == 1
+
+
+def test_files_without_a_program_in_common_are_an_error(monkeypatch, tmp_path, capsys):
+    old, new = a_record(ours=1.0), a_record(ours=1.0)
+    new["measurements"] = {"gradient": new["measurements"]["forward"]}
+    assert main_of_compare(monkeypatch, tmp_path, old, new) == 2
+    said = capsys.readouterr()
+    assert "nothing to compare" in said.err and "not compared: forward" in said.out
 
 
 def test_a_program_without_a_rival_is_compared_on_one_machine_only():
