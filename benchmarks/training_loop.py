@@ -1,4 +1,4 @@
-"""Host share of the training loop: time of its steps against the same steps without the loop.
+"""Host fraction of the training loop: time of its steps against the same steps without the loop.
 
     python benchmarks/training_loop.py [--network=cifar10] [--out=training_loop.json]
 
@@ -6,34 +6,31 @@ The bare steps repeat the pmapped step on one batch that is already on the devic
 the same steps as `cfg-jax train`: data, prefetch, metrics, log and progress, without checkpoints
 and previews. Rounds of both are interleaved, and the figures are medians over rounds:
 
-    host share = 1 - bare / loop                            of wall time
+    host fraction = 1 - bare / loop                         of wall time
     added work = (main thread of loop - main thread of bare) / (processor time of loop)
 
-On an accelerator the host share is the part of a step in which the device waits for the host. On a
-CPU both use the same cores, and wall time depends on the other programs of the machine. Processor
+On an accelerator the host fraction is the part of a step in which the device waits for the host. On
+a CPU both use the same cores, and wall time depends on the other programs of the machine. Processor
 time does so less: the added work is the part of a step's processor time that the loop takes itself.
+The record has the step in the loop as ours, and the bare step as its rival.
 
 `digits` is configs/digits.py. `cifar10` is configs/cifar10.py in float32 with a quarter of the
 channels and made-up images, so that it runs on a CPU; reading and decoding images is not included.
 """
 
-import argparse
 import contextlib
 import dataclasses
-import json
-import os
-import platform
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import jax
-import jaxlib
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks import recording  # noqa: E402
 from cfg_jax import data  # noqa: E402
 from cfg_jax.config import build  # noqa: E402
 from cfg_jax.runtime import devices  # noqa: E402
@@ -44,6 +41,8 @@ from configs import cifar10, digits  # noqa: E402
 
 WARM_UP = 5
 """Steps at the start of every round that are not timed."""
+PROGRAM, BARE = "step", "step alone"
+"""Names in the record."""
 
 
 @dataclasses.dataclass
@@ -85,16 +84,14 @@ NETWORKS = {  # config, source, timed steps per round
 }
 
 
-TIMES = {
-    "wall": time.perf_counter,
-    "processor": time.process_time,
-    "main_thread": time.thread_time,
-}
+CLOCKS = dict(
+    zip(recording.TIMES, (time.perf_counter, time.process_time, time.thread_time), strict=True)
+)
 
 
 def now() -> np.ndarray:
-    """Seconds of each of TIMES; the last is processor time of the calling thread."""
-    return np.array([read() for read in TIMES.values()])
+    """Seconds of each of CLOCKS; the last is processor time of the calling thread."""
+    return np.array([read() for read in CLOCKS.values()])
 
 
 class Clock:
@@ -108,7 +105,7 @@ class Clock:
         return self._step_fn(state, batch)
 
     def per_step(self) -> np.ndarray:
-        """Seconds of TIMES per step after the warm-up.
+        """Seconds of CLOCKS per step after the warm-up.
 
         The first and the last call have the same number of steps in flight before them.
         """
@@ -137,7 +134,7 @@ class Rounds:
         self._batch = devices.split_batch(order[0])
 
     def bare(self) -> np.ndarray:
-        """Seconds of TIMES per step on one batch that is already on the devices."""
+        """Seconds of CLOCKS per step on one batch that is already on the devices."""
         state = devices.replicate(self._create())
         count = self._run.config.train.num_steps
         for step in range(count):
@@ -149,7 +146,7 @@ class Rounds:
         return (now() - begun) / (count - WARM_UP)
 
     def loop(self) -> np.ndarray:
-        """Seconds of TIMES per step of the training loop."""
+        """Seconds of CLOCKS per step of the training loop."""
         clock, state = Clock(self._step_fn), devices.replicate(self._create())
         with (
             tempfile.TemporaryDirectory(dir=self._run.workdir) as folder,
@@ -162,74 +159,51 @@ class Rounds:
         return clock.per_step()
 
 
-def processor() -> str:
-    """Name of the CPU; its architecture where the system does not tell."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        for line in lines:
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.machine()
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = recording.parser(__doc__, rounds=5)
     parser.add_argument("--network", choices=NETWORKS, default="digits")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of both kinds")
-    parser.add_argument("--steps", type=int, help="timed steps per round")
-    parser.add_argument("--batch_size", type=int, help="batch size in place of the config's")
-    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--steps", type=recording.positive, help="timed steps per round")
+    parser.add_argument(
+        "--batch_size", type=recording.positive, help="batch size in place of the config's"
+    )
     given = parser.parse_args()
     get_config, get_source, steps = NETWORKS[given.network]
-    config = get_config()
+    config, steps = get_config(), given.steps or steps
     config.train.batch_size = given.batch_size or config.train.batch_size
+    benchmark, kind = f"training_loop_{given.network}", jax.devices()[0].device_kind
+    settings = {"network": given.network, "batch_size": config.train.batch_size, "steps": steps}
+    settings |= {"device": kind, "devices": jax.device_count()}
+    path = recording.destination(benchmark, [PROGRAM], settings, given.out)
     with tempfile.TemporaryDirectory() as folder:
-        rounds = Rounds(config, get_source(), given.steps or steps, Path(folder))
-        kinds = {"bare": rounds.bare, "loop": rounds.loop}
+        rounds = Rounds(config, get_source(), steps, Path(folder))
         rounds.bare()  # compiles
-        found = {name: [] for name in kinds}
+        found = {recording.OURS: [], BARE: []}
         for _ in range(given.rounds):
-            for name, kind in kinds.items():
-                found[name].append(kind())
-    middle = {name: np.median(each, axis=0) for name, each in found.items()}
-    ratios = np.median(np.array(found["loop"]) / np.array(found["bare"]), axis=0)
-    result = {
-        "network": given.network,
-        "batch_size": config.train.batch_size,
-        "steps": given.steps or steps,
-        "rounds": given.rounds,
-        "devices": [str(device) for device in jax.devices()],
-        "machine": f"{processor()}, {os.cpu_count()} logical cores",
-        "versions": {"python": platform.python_version(), "jax": jax.__version__}
-        | {"jaxlib": jaxlib.__version__, "numpy": np.__version__},
-        "seconds_per_step": {
-            name: dict(zip(TIMES, map(float, each), strict=True)) for name, each in middle.items()
-        },
-        "ratio": dict(zip(TIMES, map(float, ratios), strict=True)),
-        "host_share": float(1 - 1 / ratios[0]),
-        "added_work": float(np.median(added_work(found))),
+            found[BARE].append(rounds.bare())
+            found[recording.OURS].append(rounds.loop())
+    loop, bare = (np.array(each) for each in found.values())
+    ratios = np.median(loop / bare, axis=0)
+    measures = {
+        name: dict(zip(CLOCKS, map(float, np.median(each, axis=0)), strict=True))
+        for name, each in found.items()
     }
-    report(result)
-    if given.out:
-        Path(given.out).write_text(json.dumps(result, indent=1) + "\n")
+    recorded = recording.record(
+        benchmark,
+        {PROGRAM: measures},
+        settings=settings,
+        compared="processor" if jax.default_backend() == "cpu" else "wall",
+        facts={
+            "rounds": given.rounds,
+            "host fraction": float(1 - 1 / ratios[0]),
+            "added work": float(np.median(added_work(loop, bare))),
+        },
+    )
+    recording.save(recorded, path)
 
 
-def added_work(found: dict[str, list[np.ndarray]]) -> np.ndarray:
+def added_work(loop: np.ndarray, bare: np.ndarray) -> np.ndarray:
     """Fraction of each round's processor time that the loop takes in the main thread."""
-    bare, loop = (np.array(found[name]) for name in ("bare", "loop"))
     return (loop[:, 2] - bare[:, 2]) / loop[:, 1]
-
-
-def report(result: dict) -> None:
-    """Prints a result as a table."""
-    print(f"{result['network']}, batch {result['batch_size']}, {', '.join(result['devices'])}")
-    print(result["machine"], *(f"{name} {text}" for name, text in result["versions"].items()))
-    print(f"{'ms per step':12}" + "".join(f"{name:>13}" for name in TIMES))
-    for name, seconds in result["seconds_per_step"].items():
-        print(f"{name:12}" + "".join(f"{1e3 * each:13.2f}" for each in seconds.values()))
-    print(f"{'ratio':12}" + "".join(f"{each:13.3f}" for each in result["ratio"].values()))
-    print(f"host share {100 * result['host_share']:.1f} per cent of wall time")
-    print(f"added work {100 * result['added_work']:.1f} per cent of processor time")
 
 
 if __name__ == "__main__":
