@@ -194,8 +194,8 @@ def main() -> None:
         compared="processor" if jax.default_backend() == "cpu" else "wall",
         facts={
             "rounds": given.rounds,
-            "host fraction": float(1 - 1 / ratios[0]),
-            "added work": float(np.median(added_work(loop, bare))),
+            "host fraction": round(float(1 - 1 / ratios[0]), 4),
+            "added work": round(float(np.median(added_work(loop, bare))), 4),
         },
     )
     recording.save(recorded, path)

@@ -1,14 +1,17 @@
 """Recording and comparison of benchmarks, without a clock, and PyTorch's U-Net against ours."""
 
 import copy
+import importlib
 import json
+import os
 import sys
 
 import jax
 import numpy as np
 import pytest
 
-from benchmarks import compare, recording
+from benchmarks import compare, recording, xla_flag
+from cfg_jax.runtime.xla_flags import extended
 from tests.tiny import RUN_ONCE, randomised, small_unet
 
 RIVAL = "PyTorch"
@@ -102,6 +105,44 @@ def test_a_number_of_rounds_is_a_positive_integer(capsys, text):
         recording.parser("A test.", rounds=3).parse_args([f"--rounds={text}"])
     assert done.value.code == 2
     assert f"--rounds: '{text}': need an integer of at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "benchmark, argument",
+    [
+        ("metrics", "--images=0"),
+        ("metrics", "--rows=2"),
+        ("networks", "--batch=0"),
+        ("training_loop", "--rounds=0"),
+        ("training_loop", "--steps=-3"),
+        ("training_loop", "--batch_size=0"),
+        ("xla_flag", "--rounds=0"),
+    ],
+)
+def test_an_argument_that_cannot_be_timed_is_named(monkeypatch, capsys, benchmark, argument):
+    module = importlib.import_module(f"benchmarks.{benchmark}")
+    monkeypatch.setattr(sys, "argv", [f"{benchmark}.py", argument])
+    with pytest.raises(SystemExit) as done:
+        module.main()
+    assert done.value.code == 2
+    assert f"argument {argument.partition('=')[0]}: " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no cores to choose from")
+def test_the_flags_are_timed_on_a_core_of_this_process(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["xla_flag.py", "--core=1000000"])
+    with pytest.raises(SystemExit, match="--core=1000000: this process has the cores"):
+        xla_flag.main()
+
+
+@pytest.mark.parametrize(
+    "version, rows", [("0.10.2", ["unset", "empty", "ours"]), ("0.12.0", ["unset", "empty"])]
+)
+def test_the_flags_of_the_package_are_timed_once(monkeypatch, version, rows):
+    monkeypatch.setattr(xla_flag, "version", lambda package: version)
+    found = xla_flag.values()
+    assert list(found) == rows
+    assert extended("", version, only_cpu=True) in found.values()
 
 
 def test_equal_results_are_timed_and_others_are_not():
