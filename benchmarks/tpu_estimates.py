@@ -1,7 +1,7 @@
 """Cycles of ADM's ImageNet-64 network on one TPU v5e, as estimated by its compiler.
 
     pip install -e '.[tpu]'
-    python benchmarks/tpu_estimates.py blocks              # single layers, minutes
+    python benchmarks/tpu_estimates.py blocks update       # layers, optimizer: minutes
     python benchmarks/tpu_estimates.py forward gradient    # the whole network, tens of minutes
 
 Needs no TPU. Batch 16, bfloat16. An estimate covers fusions run in sequence; compare estimates of
@@ -25,6 +25,7 @@ from cfg_jax.config import build  # noqa: E402
 from cfg_jax.models import layers  # noqa: E402
 from cfg_jax.preflight import hlo  # noqa: E402
 from cfg_jax.preflight.topologies import devices, topology  # noqa: E402
+from cfg_jax.training import run, step  # noqa: E402
 from configs import imagenet64  # noqa: E402
 
 BATCH, GROUPS, EMBEDDING = 16, 32, 768
@@ -42,7 +43,7 @@ BLOCKS = {  # layer, side, channels
 
 def main() -> None:
     parser = recording.parser(__doc__)
-    programs = [*NETWORK, "blocks", *BLOCKS]
+    programs = [*NETWORK, "update", "blocks", *BLOCKS]
     parser.add_argument(
         "programs", nargs="+", choices=programs, metavar="PROGRAM", help=", ".join(programs)
     )
@@ -61,6 +62,9 @@ def main() -> None:
     for name in names:
         if name in NETWORK:
             found[name] = report(name, *network(**NETWORK[name]))
+            continue
+        if name == "update":
+            found[name] = report(name, *update(), donated=0)
             continue
         layer, side, channels = BLOCKS[name]
         h = jax.ShapeDtypeStruct((BATCH, side, side, channels), jnp.bfloat16)
@@ -98,6 +102,19 @@ def network(*, differentiated: bool, dropout: bool) -> tuple:
     return jax.grad(loss), params, *inputs
 
 
+def update() -> tuple:
+    """Optimizer, average and skip as a function, and the shapes of its arguments."""
+    config = imagenet64.get_config()
+    optimizer, ema_decay = run.make_optimizer(config), config.optim.ema_decay
+    task = build.assemble(config, (64, 64, 3), 1000)
+    state = jax.eval_shape(run.make_create(config, task, optimizer))
+
+    def updated(state, grads, loss):
+        return step.update(state, grads, loss, optimizer, ema_decay)
+
+    return updated, state, state.params, jax.ShapeDtypeStruct((), jnp.float32)
+
+
 def gradient_of(apply):
     """(params, cotangent, h, ...) -> gradients of params and h."""
 
@@ -108,14 +125,15 @@ def gradient_of(apply):
     return both
 
 
-def report(name: str, function, *arguments) -> dict[str, float]:
+def report(name: str, function, *arguments, donated=()) -> dict[str, float]:
     """Compiles a function for one chip, prints a line and returns its numbers."""
     chip = SingleDeviceSharding(devices(topology("v5e:1x1"))[0])
     placed = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=chip), arguments
     )
     begun = time.process_time()
-    compiled = jax.jit(function).trace(*placed).lower(lowering_platforms=("tpu",)).compile()
+    traced = jax.jit(function, donate_argnums=donated).trace(*placed)
+    compiled = traced.lower(lowering_platforms=("tpu",)).compile()
     spent = time.process_time() - begun
     module = hlo.parse(compiled.as_text())
     cycles = hlo.estimated_cycles(module)

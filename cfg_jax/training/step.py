@@ -25,6 +25,10 @@ Weighted = tuple[Array, Array]
 LossFn = Callable[[Any, Key, Batch], tuple[Array, dict[str, Weighted]]]
 
 
+LARGEST = 1e18
+"""Limit of a parameter and of the norm of all: the square of a larger one is near overflow."""
+
+
 class TrainState(struct.PyTreeNode):
     """Everything that a step changes.
 
@@ -110,9 +114,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Weighted]]]:
     """A pure function (state, batch) -> (state, metrics).
 
-    Example i of a step draws from fold_in(fold_in(key(seed), step), index[i]). A step whose loss,
-    gradient or new parameters are not finite leaves params, EMA and optimizer unchanged, and counts
-    as skipped.
+    Example i of a step draws from fold_in(fold_in(key(seed), step), index[i]). A step whose loss or
+    gradient is not finite leaves params, EMA and optimizer unchanged, and counts as skipped. So
+    does one with parameters that would overflow: they keep their values, see `update`.
 
     Args:
       loss_fn: (params, keys [b], batch) -> (loss [b], {name: (values [b], weights [b])}).
@@ -147,34 +151,49 @@ def make_train_step(
         if axis_name is not None:
             grads = jax.lax.pmean(grads, axis_name)
             metrics = jax.lax.psum(metrics, axis_name)
-        updated = _updated(state, grads, optimizer, ema_decay)
-        norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(updated.params)}
-        finite = jnp.isfinite(jnp.stack([metrics["loss"][0], *norms.values()])).all()
+        new, norms, counts = update(state, grads, metrics["loss"][0], optimizer, ema_decay)
         one = jnp.ones(())
         metrics |= {name: (norm, one) for name, norm in norms.items()}
-        nothing = jax.tree.map(jnp.zeros_like, metrics)
-        new, metrics = jax.tree.map(
-            lambda good, otherwise: jnp.where(finite, good, otherwise),
-            (updated, metrics),
-            (state, nothing),
-        )
-        skipped = 1 - finite.astype(jnp.int32)
-        new = new.replace(step=state.step + 1, skipped=state.skipped + skipped)
-        metrics["skipped"] = (skipped.astype(jnp.float32), one)
+        metrics = jax.tree.map(lambda value: jnp.where(counts, value, 0), metrics)
+        metrics["skipped"] = (1 - counts.astype(jnp.float32), one)
         return new, metrics
 
     return step_fn
 
 
-def _updated(
-    state: TrainState, grads: Any, optimizer: optax.GradientTransformation, ema_decay: float
-) -> TrainState:
+def update(
+    state: TrainState,
+    grads: Any,
+    loss: Array,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+) -> tuple[TrainState, dict[str, Array], Array]:
+    """The next state, the norms of gradient and new parameters, and whether the step counts.
+
+    If loss [] or the norm of the gradient is not finite, only `step` and `skipped` change. A
+    parameter whose new value is LARGEST or more keeps its value, and the step counts as skipped.
+    """
+    norms = {"grad_norm": optax.tree.norm(grads)}
+    good = jnp.isfinite(loss) & jnp.isfinite(norms["grad_norm"])
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    norms["param_norm"] = optax.tree.norm(params)
+    # Each parameter has its own guard: one for all would wait for the norm, with a second copy of
+    # the parameters in memory.
+    params = jax.tree.map(
+        lambda new, old: jnp.where(good & (jnp.abs(new) < LARGEST), new, old), params, state.params
+    )
     good_steps = (state.step - state.skipped).astype(jnp.float32)
     decay = jnp.minimum(ema_decay, (1 + good_steps) / (10 + good_steps))
     ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
-    return state.replace(params=params, ema_params=ema_params, opt_state=opt_state)
+    ema_params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(good, new, old),
+        (ema_params, opt_state),
+        (state.ema_params, state.opt_state),
+    )
+    counts = good & (norms["param_norm"] < LARGEST)
+    skipped = state.skipped + 1 - counts.astype(jnp.int32)
+    return TrainState(state.step + 1, params, ema_params, opt_state, skipped), norms, counts
 
 
 def _in_parts(gradient: Callable, parts: int) -> Callable:
