@@ -7,7 +7,7 @@ too late.
     --xla_cpu_experimental_ynn_fusion_type=
         YNNPACK's fusions, on by default on CPUs since jaxlib 0.10.2, crash or hang on some programs
         (jax-ml/jax issues 39257 and 40412, in 0.10.2 and 0.11.0) and are slower in others (37465):
-        on 0.12 they make the gradient of a U-Net take 1.27 times as long. An empty list turns them
+        on 0.12 they make the gradient of a U-Net take 1.22 times as long. An empty list turns them
         off.
     --xla_disable_hlo_passes=cse_barrier_expander
         jaxlib 0.10.2 removes optimization barriers before it fuses, 0.12 afterwards. The barriers
