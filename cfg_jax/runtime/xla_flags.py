@@ -12,7 +12,7 @@ too late.
     --xla_disable_hlo_passes=cse_barrier_expander
         jaxlib 0.10.2 removes optimization barriers before it fuses, 0.12 afterwards. The barriers
         of `cfg_jax/models/ops.py` need the later removal: with this flag the gradient on 0.10.2
-        takes 0.74 of the time. It holds for every backend, and was tried on CPUs alone.
+        takes 0.73 of the time. It holds for every backend, and was tried on CPUs alone.
 
 docs/speed.md has the measurements.
 """
