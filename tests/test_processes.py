@@ -329,7 +329,7 @@ def test_a_connected_program_that_saves_nothing_is_ended_by_sigterm():
         "--process_id=0",
     )
     with start_program(DRIVER, job("sleep"), *alone) as sleeping:
-        assert sleeping.wait_for("here") == "here\n", sleeping
+        assert sleeping.wait_for("here\n") == "here\n", sleeping
         sleeping.send_signal(signal.SIGTERM)
         assert sleeping.wait(900) == -signal.SIGTERM
 
