@@ -386,7 +386,7 @@ def test_a_lock_goes_with_the_process_that_held_it(tmp_path):
     path = tmp_path / "made" / "run.lock"
     job = json.dumps({"do": "hold_lock", "path": str(path)})
     with start_program("tests.process_driver", f"--job={job}") as holder:
-        assert holder.wait_for("held") == "held\n", holder
+        assert holder.wait_for("held\n") == "held\n", holder
         with pytest.raises(ValueError, match=f"process {holder.pid} on {socket.gethostname()}"):
             hold(path)
     assert path.exists()
