@@ -59,7 +59,7 @@ def main() -> None:
         benchmark,
         times,
         settings=settings,
-        compared="processor" if given.threads == 1 else "wall",
+        compared=recording.measure(given.threads),
         facts={
             "rounds": given.rounds,
             "parameters": counts,

@@ -141,6 +141,11 @@ def same(name: str, ours: Any, theirs: Any, allowed: float) -> float:
     return largest
 
 
+def measure(threads: int) -> str:
+    """The measure to compare: other programs disturb the processor time of one thread least."""
+    return "processor" if threads == 1 else "wall"
+
+
 def machine() -> dict[str, Any]:
     """The processor, its vector units, the cores that this process has, and the system."""
     found = {"processor": platform.processor() or platform.machine(), "vector_units": []}

@@ -172,7 +172,7 @@ def _sum_squares(h: Array) -> Array:
 def convolve(h: Array, kernel: Array, stride: int = 1) -> Array:
     """Convolution of h [B, H, W, C] with a kernel [k, k, C, F], k odd, k // 2 zeros around h."""
     sides = [(len(kernel) // 2,) * 2] * 2
-    return _convolve(h, kernel, window_strides=(stride,) * 2, padding=sides)
+    return _convolve(h, kernel, stride, padding=sides)
 
 
 def convolve_doubled(h: Array, kernel: Array) -> Array:
@@ -204,7 +204,7 @@ def _convolve_phases(h: Array, kernel: Array) -> Array:
             pair = (first + middle, last) if odd else (first, middle + last)
             folded = jnp.concatenate(pair, axis)
         sides = [(1 - row, row), (1 - column, column)]
-        return _convolve(h, folded.astype(h.dtype), window_strides=(1, 1), padding=sides)
+        return _convolve(h, folded.astype(h.dtype), padding=sides)
 
     rows = [jnp.stack([phase(row, 0), phase(row, 1)], axis=3) for row in (0, 1)]
     batch, height, width, _ = h.shape
@@ -217,13 +217,13 @@ def _convolve_dilated(h: Array, kernel: Array) -> Array:
     for axis in ((1, 0), (0, 1)):
         before, after = ([(n * first, n * (1 - first)) for n in (*axis, 0, 0)] for first in (1, 0))
         kernel = jnp.pad(kernel, before) + jnp.pad(kernel, after)
-    form: dict[str, Any] = {"padding": [(2, 2)] * 2, "lhs_dilation": (2, 2)}
-    return _convolve(h, kernel.astype(h.dtype), window_strides=(1, 1), **form)
+    return _convolve(h, kernel.astype(h.dtype), padding=[(2, 2)] * 2, lhs_dilation=(2, 2))
 
 
-def _convolve(h: Array, kernel: Array, **form: Any) -> Array:
+def _convolve(h: Array, kernel: Array, stride: int = 1, **form: Any) -> Array:
     names = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(h, kernel, dimension_numbers=names, **form)
+    strides = (stride, stride)
+    return jax.lax.conv_general_dilated(h, kernel, strides, dimension_numbers=names, **form)
 
 
 def attend(h: Array, kernel: Array, bias: Array) -> Array:
