@@ -212,7 +212,9 @@ def test_a_network_may_answer_in_any_parametrization(prediction, learned_varianc
 
     predict = cfg_jax.as_predict(network, prediction, learned_variance=learned_variance)
     output = predict(z, logsnr, labels)
-    assert isinstance(output, Prediction) == learned_variance
+    assert isinstance(output, Prediction) == (learned_variance or prediction == "x")
+    if prediction == "x":
+        np.testing.assert_array_equal(output.x_hat, x)
     np.testing.assert_allclose(eps_of(output), eps, rtol=1e-4, atol=2e-5)
     if learned_variance:
         np.testing.assert_allclose(output.logvar_interp, exponent, atol=1e-6)

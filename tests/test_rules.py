@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import cfg_jax
+from cfg_jax.core.diffusion import from_x, predict_x
 from cfg_jax.core.rules import SPACES
+from cfg_jax.core.types import eps_of
 from tests.solver_files import load
 
 RNG = np.random.default_rng(0)
@@ -126,7 +128,22 @@ def test_dynamic_thresholding_divides_by_the_largest_value_or_leaves_what_is_in_
 def test_a_quantity_is_converted_there_and_back(space, logsnr):
     there, back = SPACES[space]
     z, logsnr = COND, jnp.full(3, logsnr)
-    np.testing.assert_allclose(back(z, there(z, OTHER, logsnr), logsnr), OTHER, atol=2e-4)
+    for output in (OTHER, from_x(z, predict_x(z, OTHER, logsnr), logsnr)):
+        found = back(z, there(z, output, logsnr), logsnr)
+        np.testing.assert_allclose(eps_of(found), OTHER, atol=2e-4)
+
+
+@pytest.mark.parametrize("space", [None, "x", "v", "flow"])
+def test_at_the_noise_end_a_guided_x_hat_keeps_its_digits(space):
+    # eps_hat is z there to seven digits, so that x_hat cannot be had from it.
+    z, logsnr = jnp.asarray(RNG.standard_normal(COND.shape), jnp.float32), jnp.full(3, -60.0)
+    rule = cfg_jax.cfg()._replace(space=space)
+    outputs = [from_x(z, COND, logsnr), from_x(z, OTHER, logsnr)]
+    output, _ = rule.guided(z, logsnr, outputs, W, ())
+    w = np.asarray(W)[:, None, None, None]
+    expected = (1 + w) * np.asarray(COND, np.float64) - w * np.asarray(OTHER, np.float64)
+    np.testing.assert_allclose(output.x_hat, expected, atol=1e-5)
+    np.testing.assert_allclose(output.eps_hat, z, atol=1e-5)
 
 
 def test_the_velocities_are_those_of_their_definitions():

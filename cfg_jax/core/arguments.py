@@ -65,6 +65,17 @@ def finite(name: str, value: Any, allowed: str = "finite numbers") -> Any:
     return array
 
 
+MOST_LOGSNR = 80
+"""Beyond it float32 does not hold sigma^2, or alpha^2, with full precision."""
+
+
+def grid_of(logsnrs: Any, allowed: str) -> Any:
+    """`finite` for the log-SNRs of a grid, with -inf, noise alone, as -MOST_LOGSNR."""
+    array = real("logsnrs", logsnrs, allowed)
+    where = np.where if isinstance(array, np.ndarray) else jnp.where
+    return finite("logsnrs", where(array == -np.inf, -MOST_LOGSNR, array), allowed)
+
+
 def on_host(name: str, value: Any, allowed: str) -> np.ndarray:
     """`finite` as a float64 array; also a ValueError for a traced value."""
     array = finite(name, value, allowed)

@@ -9,14 +9,24 @@ chooses the log-SNRs; networks and guidance provide eps_hat.
 Source: Ho & Salimans 2022, "Classifier-Free Diffusion Guidance", section 2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax.core.arguments import flag, real
-from cfg_jax.core.types import Array, ArrayLike, Output, Predict, Prediction
+from cfg_jax.core.types import (
+    Array,
+    ArrayLike,
+    Output,
+    Predict,
+    Prediction,
+    eps_for,
+    eps_of,
+    with_eps,
+    x_of,
+)
 
 
 def expand(value: ArrayLike, z: Array) -> Array:
@@ -104,6 +114,30 @@ def predict_x(z: Array, eps_hat: Array, logsnr: Array) -> Array:
     return (z - sigma * eps_hat) / alpha
 
 
+def x_for(z: Array, output: Output, logsnr: Array) -> Array:
+    """x_hat of the output of a Predict or Denoiser: its own, or `predict_x`; ValueError for shapes.
+
+    Arrays [B, ...]; logsnr [] or [B].
+    """
+    eps_hat = eps_for(z, output)
+    x_hat = x_of(output)
+    return predict_x(z, eps_hat, logsnr) if x_hat is None else x_hat
+
+
+def combined(
+    z: Array, outputs: Sequence[Output], logsnr: Array, combine: Callable[..., Array]
+) -> Output:
+    """combine(eps_hat_1, eps_hat_2, ...), a sum of outputs with weights that sum to 1.
+
+    If the first output has x_hat, so has the result, by the same sum of x_hats. A learned variance
+    comes from the first output. Arrays [B, ...]; logsnr [] or [B].
+    """
+    eps_hat, x_hat = combine(*map(eps_of, outputs)), x_of(outputs[0])
+    if x_hat is not None:
+        x_hat = combine(*(x_for(z, output, logsnr) for output in outputs))
+    return with_eps(outputs[0], eps_hat, x_hat)
+
+
 def predict_eps(z: Array, x_hat: Array, logsnr: Array) -> Array:
     """eps_hat = (z - alpha x_hat) / sigma. Arrays [B, ...]; logsnr [] or [B]."""
     alpha, sigma = alpha_sigma(expand(logsnr, z))
@@ -134,12 +168,18 @@ def predict_eps_from_x_and_eps(z: Array, x_and_eps: Array, logsnr: Array) -> Arr
     return sigma * (z - alpha * x_head) + alpha**2 * eps_head
 
 
-HEADS: dict[str, Callable[[Array, Array, Array], Array]] = {
+def from_x(z: Array, x_hat: Array, logsnr: Array) -> Prediction:
+    """The `Prediction` of a network that gives x_hat. Arrays [B, ...]; logsnr [] or [B]."""
+    return Prediction(predict_eps(z, x_hat, logsnr), x_hat=x_hat)
+
+
+HEADS: dict[str, Callable[[Array, Array, Array], Output]] = {
     "eps": lambda z, output, logsnr: output,
-    "x": predict_eps,
+    "x": from_x,
     "v": predict_eps_from_v,
     "x_and_eps": predict_eps_from_x_and_eps,
 }
+"""Functions (z [B, ...], output of the network, logsnr [B]) -> eps_hat or a `Prediction`."""
 
 
 def as_predict(
@@ -149,6 +189,8 @@ def as_predict(
     learned_variance: bool = False,
 ) -> Predict:
     """A Predict from a network that outputs eps, x, v, or x and eps on 2C channels.
+
+    From x it returns a `Prediction` with x_hat, otherwise eps_hat.
 
     Args:
       network: (z [B, ...], logsnr [B], labels [B]) -> output [B, ...].
@@ -163,7 +205,7 @@ def as_predict(
     if prediction not in list(HEADS):
         raise ValueError(f"prediction={prediction!r}: choose one of {', '.join(HEADS)}")
     learned_variance = flag("learned_variance", learned_variance)
-    to_eps = HEADS[prediction]
+    head = HEADS[prediction]
     heads_and_variance = 1 + (prediction == "x_and_eps") + learned_variance
 
     def predict(z: Array, logsnr: Array, labels: Array) -> Output:
@@ -175,8 +217,9 @@ def as_predict(
                 f"learned_variance={learned_variance} needs {wanted}"
             )
         if not learned_variance:
-            return to_eps(z, output, logsnr)
+            return head(z, output, logsnr)
         heads, exponent = jnp.split(output, [output.shape[-1] - z.shape[-1]], axis=-1)
-        return Prediction(to_eps(z, heads, logsnr), (exponent + 1) / 2)
+        found = head(z, heads, logsnr)
+        return Prediction(eps_of(found), (exponent + 1) / 2, x_of(found))
 
     return predict

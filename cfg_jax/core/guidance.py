@@ -24,11 +24,12 @@ from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.arguments import finite, function, integers, null_of, number
 from cfg_jax.core.diffusion import (
     alpha_sigma,
+    combined,
     each_logsnr,
     expand,
     posterior,
     predict_eps,
-    predict_x,
+    x_for,
 )
 from cfg_jax.core.samplers import ancestral_step
 from cfg_jax.core.types import (
@@ -41,6 +42,7 @@ from cfg_jax.core.types import (
     eps_for,
     eps_of,
     with_eps,
+    x_of,
 )
 
 LogProb = Callable[[Array, Array], Array]
@@ -132,9 +134,9 @@ def classifier_free_guidance(
         twice = jnp.concatenate([z, z])
         both = predict(twice, jnp.concatenate([logsnr, logsnr]), jnp.concatenate([labels, nulls]))
         eps_for(twice, both)
-        conditional = jax.tree.map(lambda a: a[: labels.size], both)
-        unconditional = eps_of(both)[labels.size :]
-        return with_eps(conditional, cfg(eps_of(conditional), unconditional, w))
+        halves = [jax.tree.map(lambda a: a[: labels.size], both)]
+        halves += [jax.tree.map(lambda a: a[labels.size :], both)]
+        return combined(z, halves, logsnr, lambda one, other: cfg(one, other, w))
 
     return denoiser
 
@@ -188,8 +190,9 @@ def clipped(denoiser: Denoiser) -> Denoiser:
 
     def denoise(z: Array, logsnr: Array) -> Output:
         output = denoiser(z, logsnr)
-        x_hat = jnp.clip(predict_x(z, eps_of(output), logsnr), -1.0, 1.0)
-        return with_eps(output, predict_eps(z, x_hat, logsnr))
+        x_hat = jnp.clip(x_for(z, output, logsnr), -1.0, 1.0)
+        kept = None if x_of(output) is None else x_hat
+        return with_eps(output, predict_eps(z, x_hat, logsnr), kept)
 
     return denoise
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.arguments import finite, is_concrete, text_of
-from cfg_jax.core.diffusion import expand
-from cfg_jax.core.rules import SPACES, Rule, cfg
+from cfg_jax.core.diffusion import combined, expand
+from cfg_jax.core.rules import Rule, cfg
 from cfg_jax.core.types import (
     Array,
     ArrayLike,
@@ -26,7 +26,6 @@ from cfg_jax.core.types import (
     Output,
     Predict,
     eps_of,
-    with_eps,
 )
 from cfg_jax.core.weighting import LinearWeights, Weights
 
@@ -35,13 +34,13 @@ class Branches(NamedTuple):
     """The branches of guidance.
 
     first: (z [B, ...], logsnr [B]) -> output of the first branch, in a forward pass of B.
-    every: (z, logsnr, call) -> (output of the first branch, list of eps_hat of the others); call
-      is the number of the call in the sampler.
+    every: (z, logsnr, call) -> outputs of all branches; call is the number of the call in the
+      sampler.
     num_branches: J.
     """
 
     first: Callable[[Array, Array], Output]
-    every: Callable[[Array, Array, Array], tuple[Output, list[Array]]]
+    every: Callable[[Array, Array, Array], list[Output]]
     num_branches: int
 
 
@@ -87,12 +86,11 @@ def branches(
     def first(z: Array, logsnr: Array) -> Output:
         return predict(z, logsnr, labels)
 
-    def every(z: Array, logsnr: Array, call: Array) -> tuple[Output, list[Array]]:
+    def every(z: Array, logsnr: Array, call: Array) -> list[Output]:
         if pair is not None:
-            strong, weak = pair(z, logsnr, labels)
-            return strong, [eps_of(weak)]
+            return list(pair(z, logsnr, labels))
         if weaker is not None:
-            return first(z, logsnr), [eps_of(weaker(z, logsnr, labels))]
+            return [first(z, logsnr), weaker(z, logsnr, labels)]
         if independent is not None:
             key, num_classes = independent
             keys = keys_lib.fold_in(keys_lib.per_example(key, len(z)), call)
@@ -100,24 +98,25 @@ def branches(
             return _together(predict, z, logsnr, [labels, drawn])
         if null_label is not None:
             return _together(predict, z, logsnr, [labels, jnp.full_like(labels, null_label)])
-        output, found = _together(predict, z, logsnr, [labels, *others])
+        output, *found = _together(predict, z, logsnr, [labels, *others])
         if blend is None:
-            return output, found
-        return output, [jnp.tensordot(blend, jnp.stack(found), axes=1)]
+            return [output, *found]
+
+        def blended(*each: Array) -> Array:
+            return jnp.tensordot(blend, jnp.stack(each), axes=1)
+
+        return [output, combined(z, found, logsnr, blended)]
 
     single = blend is not None or not others
     return Branches(first, every, 2 if single else 1 + len(tuple(others)))
 
 
-def _together(
-    predict: Predict, z: Array, logsnr: Array, labels: Sequence[Array]
-) -> tuple[Output, list[Array]]:
-    """One forward pass of all labels, each [B]: (output of the first, eps_hat of the others)."""
+def _together(predict: Predict, z: Array, logsnr: Array, labels: Sequence[Array]) -> list[Output]:
+    """The outputs for all labels, each [B], in one forward pass."""
     count = len(labels)
     every = jnp.tile(z, (count,) + (1,) * (z.ndim - 1)), jnp.tile(logsnr, count)
     output = predict(*every, jnp.concatenate(list(labels)))
-    parts = [jax.tree.map(lambda a, i=i: jnp.split(a, count)[i], output) for i in range(count)]
-    return parts[0], [eps_of(part) for part in parts[1:]]
+    return [jax.tree.map(lambda a, i=i: jnp.split(a, count)[i], output) for i in range(count)]
 
 
 def _blend(blend: ArrayLike, count: int) -> Array:
@@ -166,38 +165,36 @@ def guide(
     if every.num_branches != 2:
         raise ValueError(f"{every.num_branches} branches with one weight: give `linear_weights`")
     rule = rule or cfg()
-    to_space, from_space = SPACES[rule.space]
     rows = {"call": jnp.arange(weights.w.shape[0]), **weights._asdict()}
 
-    def combined(
+    def both_branches(
         z: Array, logsnr: Array, row: Any, state: Any
     ) -> tuple[Output, Any, tuple[Array, Array]]:
-        output, (other,) = every.every(z, logsnr, row["call"])
-        pair = eps_of(output), other
-        x_cond, x_other = (to_space(z, eps, logsnr) for eps in pair)
+        outputs = every.every(z, logsnr, row["call"])
         w = jnp.broadcast_to(row["w"], z.shape[:1])
-        x, after = rule(x_cond, x_other, w, state)
+        output, after = rule.guided(z, logsnr, outputs, w, state)
         kept = jax.tree.map(lambda new, old: jnp.where(row["starts"], new, old), after, state)
-        return with_eps(output, from_space(z, x, logsnr)), kept, pair
+        first, other = map(eps_of, outputs)
+        return output, kept, (first, other)
 
     def denoise(z: Array, logsnr: Array, row: Any, state: Any) -> tuple[Output, Any]:
         return jax.lax.cond(
             row["guided"],
-            lambda: combined(z, logsnr, row, state)[:2],
+            lambda: both_branches(z, logsnr, row, state)[:2],
             lambda: (every.first(z, logsnr), state),
         )
 
     if watch:
-        return _watched(every, rule, combined, rows)
+        return _watched(every, rule, both_branches, rows)
     return Guided(denoise, rows, rule.init)
 
 
-def _watched(every: Branches, rule: Rule, combined: Callable, rows: Any) -> Guided:
-    """`guide` with a `Watched` state; combined returns (output, state of the rule, both eps)."""
+def _watched(every: Branches, rule: Rule, both_branches: Callable, rows: Any) -> Guided:
+    """`guide` with a `Watched` state; both_branches returns (output, state of rule, both eps)."""
 
     def denoise(z: Array, logsnr: Array, row: Any, state: Watched) -> tuple[Output, Watched]:
         def both() -> tuple[Output, Watched]:
-            output, kept, pair = combined(z, logsnr, row, state.rule)
+            output, kept, pair = both_branches(z, logsnr, row, state.rule)
             return output, Watched(kept, *pair)
 
         def first() -> tuple[Output, Watched]:
@@ -217,11 +214,12 @@ def _guided_linearly(every: Branches, weights: LinearWeights) -> Guided:
 
     def denoise(z: Array, logsnr: Array, row: Any, state: Any) -> tuple[Output, Any]:
         def all_branches() -> Output:
-            output, others = every.every(z, logsnr, row["call"])
-            found = [eps_of(output), *others]
-            factors = [jnp.broadcast_to(a, z.shape[:1]) for a in row["a"]]
-            eps = sum(expand(a, z) * eps for a, eps in zip(factors, found, strict=True))
-            return with_eps(output, jnp.asarray(eps))
+            factors = [expand(jnp.broadcast_to(a, z.shape[:1]), z) for a in row["a"]]
+
+            def weighted(*found: Array) -> Array:
+                return jnp.asarray(sum(a * each for a, each in zip(factors, found, strict=True)))
+
+            return combined(z, every.every(z, logsnr, row["call"]), logsnr, weighted)
 
         return jax.lax.cond(row["guided"], all_branches, lambda: every.first(z, logsnr)), state
 

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.arguments import data, finite, flag, function, labels_of, whole
-from cfg_jax.core.diffusion import diffuse, expand, predict_x
+from cfg_jax.core.diffusion import diffuse, expand, x_for
 from cfg_jax.core.schedules import ascending
-from cfg_jax.core.types import Array, ArrayLike, Key, Predict, Prediction, eps_for
+from cfg_jax.core.types import Array, ArrayLike, Key, Predict, learned_variance
 
 
 def _sum_data_axes(values: Array) -> Array:
@@ -263,9 +263,10 @@ def variational_bound(
         noise = keys_lib.normal(keys_lib.fold_in(keys, t), x.shape)
         z_t = diffuse(x, noise, logsnr_t)
         output = predict(z_t, jnp.broadcast_to(logsnr_t, x.shape[:1]), labels)
-        x_hat = predict_x(z_t, eps_for(z_t, output), logsnr_t)
+        x_hat = x_for(z_t, output, logsnr_t)
         x_hat = jnp.clip(x_hat, -1.0, 1.0) if clip_x else x_hat
-        interp = output.logvar_interp if isinstance(output, Prediction) else constant
+        learned = learned_variance(output)
+        interp = constant if learned is None else learned
         interp = jnp.broadcast_to(expand(interp, x), x.shape)
         nats = transition_kl(z_t, x, x_hat, logsnr_t, logsnr_s, logvar_interp=interp)
         return (x_hat, interp), nats

@@ -14,12 +14,24 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cfg_jax.core import flow
 from cfg_jax.core import keys as keys_lib
-from cfg_jax.core.arguments import data, function, labels_of, number, text_of, whole
-from cfg_jax.core.diffusion import diffuse, expand, predict_x
+from cfg_jax.core.arguments import choice, data, function, labels_of, number, whole
+from cfg_jax.core.diffusion import diffuse, expand, x_for
+from cfg_jax.core.flow import FlowSchedule
 from cfg_jax.core.guidance import drop_labels
 from cfg_jax.core.likelihood import bits_per_dim, bound_term
-from cfg_jax.core.types import Array, Key, Output, Predict, Prediction, chosen, eps_for, eps_of
+from cfg_jax.core.types import (
+    Array,
+    ArrayLike,
+    Key,
+    Output,
+    Predict,
+    chosen,
+    eps_for,
+    learned_variance,
+    x_of,
+)
 
 WEIGHTINGS: dict[str, Callable[[Array], Array]] = {
     "eps": lambda logsnr: jnp.ones_like(logsnr),
@@ -28,7 +40,42 @@ WEIGHTINGS: dict[str, Callable[[Array], Array]] = {
     "truncated_snr": lambda logsnr: jnp.maximum(jnp.exp(-logsnr), 1.0),
 }
 """Weight of ||eps - eps_hat||^2 = snr ||x - x_hat||^2 that gives the squared error of eps, x or v,
-or max(snr, 1) times the squared error of x."""
+or max(snr, 1) times the squared error of x. `weight_of` has "flow" too."""
+
+WEIGHTING_NAMES = (*WEIGHTINGS, "flow")
+
+
+def weight_of(
+    weighting: str, logsnr: Array, schedule: Callable[[Array], Array], t_eps: float = 0.05
+) -> Array:
+    """Weight of ||eps - eps_hat||^2, of logsnr's shape; "flow" is `flow.weight` of the schedule.
+
+    Raises ValueError if the name is unknown, or if "flow" meets a schedule that is no
+    `FlowSchedule`.
+    """
+    if choice("weighting", weighting, WEIGHTING_NAMES) != "flow":
+        return WEIGHTINGS[weighting](logsnr)
+    if not isinstance(schedule, FlowSchedule):
+        raise ValueError("weighting='flow' needs the noise scale of a cfg_jax.FlowSchedule")
+    return flow.weight(logsnr, schedule.noise_scale, t_eps)
+
+
+def squared_error(
+    z: Array, output: Output, x: Array, eps: Array, logsnr: Array, weight: ArrayLike = 1.0
+) -> Array:
+    """weight mean((eps_hat - eps)^2), one number per example: [B].
+
+    An output with x_hat is measured by snr (x_hat - x)^2, since at the noise end eps_hat has lost
+    the digits of x_hat. Arrays [B, ...]; logsnr and weight are [B].
+    """
+    # The root of the weight, 5e8 at logsnr_min, goes inside the square for float32 precision.
+    root = jnp.broadcast_to(jnp.sqrt(weight), logsnr.shape)
+    eps_hat, x_hat = eps_for(z, output), x_of(output)
+    if x_hat is None:
+        error = expand(root, z) * (eps_hat - eps)
+    else:
+        error = expand(root * jnp.exp(logsnr / 2), z) * (x_hat - x)
+    return jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
 
 
 def diffusion_loss(
@@ -43,6 +90,7 @@ def diffusion_loss(
     weighting: str = "eps",
     vlb_weight: float = 0.0,
     vlb_steps: int = 1000,
+    t_eps: float = 0.05,
 ) -> tuple[Array, dict[str, Array]]:
     """weight(logsnr) mean((eps_hat(z, label) - eps)^2) + vlb_weight vlb, one number per example.
 
@@ -58,9 +106,10 @@ def diffusion_loss(
       schedule: u -> logsnr.
       p_uncond: probability in [0, 1] of training an example without its label.
       null_label: the label that stands for "no label".
-      weighting: one of `WEIGHTINGS`.
+      weighting: one of `WEIGHTINGS`, or "flow" with a `FlowSchedule`.
       vlb_weight: lambda of the hybrid loss, 0.001 in its paper; 0 leaves a variance untrained.
       vlb_steps: T, at least 2; for a discrete schedule, its number of timesteps.
+      t_eps: smallest 1 - t of the "flow" weighting, above 0.
 
     Returns the loss [B], mean over the data axes, and a dict of arrays [B]: `logsnr`, `dropped`
     (whether the label is dropped), `eps_mse` (the unweighted error) and, if vlb_weight is above 0,
@@ -71,7 +120,7 @@ def diffusion_loss(
     if x has no floats, labels are not [B] integers, or eps_hat is not of x's shape.
     Source: Ho & Salimans 2022, Algorithm 1; Nichol & Dhariwal 2021, equation 16.
     """
-    _check(weighting, p_uncond, vlb_weight, vlb_steps)
+    _check(weighting, p_uncond, vlb_weight, vlb_steps, t_eps)
     x = data("x", x)
     labels = labels_of(labels, x.shape[0])
     function("predict", predict, "(z, logsnr, labels) -> eps_hat")
@@ -83,33 +132,27 @@ def diffusion_loss(
     eps = keys_lib.normal(eps_keys, x.shape)
     z = diffuse(x, eps, logsnr)
     output = predict(z, logsnr, seen)
-    # The root of the weight, 5e8 at logsnr_min, goes inside the square for float32 precision.
-    root = expand(jnp.sqrt(WEIGHTINGS[weighting](logsnr)), x)
-    loss = _mean_square(root * (eps_for(z, output) - eps))
+    weight = weight_of(weighting, logsnr, schedule, t_eps)
+    loss = squared_error(z, output, x, eps, logsnr, weight)
     aux = {"logsnr": logsnr, "dropped": seen == null_label}
-    aux["eps_mse"] = _mean_square(eps_of(output) - eps)
+    aux["eps_mse"] = squared_error(z, output, x, eps, logsnr)
     if vlb_weight > 0:
-        aux["vlb"] = _vlb(z, x, _learned(output, vlb_weight), u, schedule, vlb_steps)
+        aux["vlb"] = _vlb(z, x, output, _learned(output, vlb_weight), u, schedule, vlb_steps)
         loss = loss + vlb_weight * aux["vlb"]
     return loss, aux
-
-
-def _mean_square(error: Array) -> Array:
-    """Mean square over all axes but the first: [B] from [B, ...]."""
-    return jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
 
 
 def _vlb(
     z: Array,
     x: Array,
-    output: Prediction,
+    output: Output,
+    interp: Array,
     u: Array,
     schedule: Callable[[Array], Array],
     num_steps: int,
 ) -> Array:
     """num_steps times the bound's term at u, bits/dim [B]; differentiable in logvar_interp only."""
-    x_hat = predict_x(z, jax.lax.stop_gradient(output.eps_hat), schedule(u))
-    interp = output.logvar_interp
+    x_hat = jax.lax.stop_gradient(x_for(z, output, schedule(u)))
     nats = bound_term(z, x, x_hat, u, schedule=schedule, num_steps=num_steps, logvar_interp=interp)
     return num_steps * bits_per_dim(nats, x.shape)
 
@@ -148,10 +191,12 @@ def classifier_loss(
     return loss, {"logsnr": logsnr, "correct": jnp.argmax(each, axis=1) == labels}
 
 
-def _check(weighting: str, p_uncond: float, vlb_weight: float, vlb_steps: int) -> None:
+def _check(
+    weighting: str, p_uncond: float, vlb_weight: float, vlb_steps: int, t_eps: float
+) -> None:
     """Raises ValueError for an option of `diffusion_loss` outside its range."""
-    if weighting not in list(WEIGHTINGS):
-        raise ValueError(f"weighting={text_of(weighting)}: choose one of {', '.join(WEIGHTINGS)}")
+    choice("weighting", weighting, WEIGHTING_NAMES)
+    number("t_eps", t_eps, "a number from 0.001 to 1", 0.001, 1)
     number("p_uncond", p_uncond, "a probability, from 0 to 1", 0, 1)
     allowed = "0 (no bound) or a positive number (the paper has 0.001)"
     number("vlb_weight", vlb_weight, allowed, 0)
@@ -159,11 +204,11 @@ def _check(weighting: str, p_uncond: float, vlb_weight: float, vlb_steps: int) -
         whole("vlb_steps", vlb_steps, 2)
 
 
-def _learned(output: Output, vlb_weight: float) -> Prediction:
-    """The output; raises ValueError if the network has no learned variance."""
-    if not isinstance(output, Prediction):
+def _learned(output: Output, vlb_weight: float) -> Array:
+    """logvar_interp; raises ValueError if the network has no learned variance."""
+    if (logvar_interp := learned_variance(output)) is None:
         raise ValueError(
             f"vlb_weight={vlb_weight} for a network without a learned variance: use 0, or a "
-            "predict that returns a Prediction"
+            "predict that returns a Prediction with logvar_interp"
         )
-    return output
+    return logvar_interp

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cfg_jax.core.arguments import choice, finite, number, on_host, whole
+from cfg_jax.core.arguments import choice, finite, grid_of, number, on_host, whole
 from cfg_jax.core.solvers import (
     ANCHOR,
     NOISE,
@@ -38,7 +38,8 @@ class Plan(NamedTuple):
 
     logsnr: [C], log-SNR of the call.
     matrix: [C, 2, 7], see `solvers`; the last row returns x_0.
-    step_logsnr: [C], log-SNR of the grid point at which the step of the call begins.
+    step_logsnr: [C], log-SNR that decides the call's guidance weight: that of the grid point at
+      which its step begins, or the call's own for "heun_flow".
     starts: [C] bool, whether the call is the first of its step.
     corrects: [C] bool, whether the call is a Langevin corrector's.
     """
@@ -82,6 +83,7 @@ def plan(
     corrections: int = 1,
     taylor: bool = False,
     lower_final: bool | None = None,
+    noise_scale: float = 1.0,
 ) -> Plan:
     """A solver on a grid of log-SNRs, as data for `sample`.
 
@@ -102,6 +104,7 @@ def plan(
       corrections: Langevin calls per gap of "pcg".
       taylor: whether "dpmpp_2m" weighs x_hat by its integral over the gap in place of its middle.
       lower_final: whether the last gaps have lower order; None for the solver's own choice.
+      noise_scale: n of "heun_flow", see `flow`.
 
     Raises ValueError if the grid, a name or a number is out of range, if an argument does not count
     for the solver, or if a gap is so long that "heun" or "pcg" explodes (not for max_ratio inf).
@@ -110,7 +113,7 @@ def plan(
     levels = [level_at(logsnr) for logsnr in _checked_grid(logsnrs)]
     given = {
         "eta": eta, "churn": churn, "logvar_interp": logvar_interp, "taylor": taylor,
-        "lower_final": lower_final, "corrections": corrections,
+        "lower_final": lower_final, "corrections": corrections, "noise_scale": noise_scale,
     }  # fmt: skip
     _check_arguments(solver, chosen, given, max_ratio)
     calls = calls_per_gap(solver, corrections)
@@ -124,10 +127,13 @@ def plan(
         chosen.lower_final if lower_final is None else lower_final,
         logvar_interp,
         corrections,
+        noise_scale,
     )
     last = _calls_of_last(solver, len(levels) - 1, calls, num_calls)
     final = chosen.rows if last == calls else SHORTER[last]
     rows, steps = _rows(request, chosen.rows, final, churn)
+    if chosen.own_weight:
+        steps = [row.level for row in rows]
     return Plan(
         np.array([2 * row.level.half for row in rows]),
         np.array([(row.z, row.anchor) for row in rows]),
@@ -213,7 +219,7 @@ def _checked_solver(solver: str) -> Solver:
 
 
 def _checked_grid(logsnrs: Sequence[float] | np.ndarray) -> list[float]:
-    grid = on_host("logsnrs", logsnrs, "finite log-SNRs [T]")
+    grid = on_host("logsnrs", grid_of(logsnrs, "finite log-SNRs [T]"), "finite log-SNRs [T]")
     if grid.ndim != 1 or grid.size < 2 or not np.all(np.diff(grid) > 0):
         raise ValueError(
             f"logsnrs of shape {grid.shape}: a plan needs at least 2, strictly ascending from "
@@ -226,7 +232,7 @@ def _check_arguments(solver: str, chosen: Solver, given: dict, max_ratio: float)
     """Raises ValueError for an argument out of range, or of another solver."""
     usual = {
         "eta": 0.0, "churn": None, "logvar_interp": 0.0, "taylor": False, "lower_final": None,
-        "corrections": 1,
+        "corrections": 1, "noise_scale": 1.0,
     }  # fmt: skip
     for name, value in given.items():
         if value != usual[name] and name not in chosen.takes:
@@ -239,6 +245,7 @@ def _check_arguments(solver: str, chosen: Solver, given: dict, max_ratio: float)
     for name, least, most in (("eta", 0.0, most_eta), ("logvar_interp", 0.0, 1.0)):
         number(name, given[name], f"a number from {least:g} to {most:g}", least, most)
     whole("corrections", given["corrections"], 1)
+    number("noise_scale", given["noise_scale"], "a number from 0.01 to 100", 0.01, 100)
     if isinstance(max_ratio, bool) or not max_ratio >= 1:
         raise ValueError(f"max_ratio={max_ratio}: need a number of at least 1; inf for no limit")
     if churn := given["churn"]:

@@ -8,7 +8,7 @@ paths ("flow"). `guiding.guide` converts.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,13 +16,23 @@ import jax.numpy as jnp
 from cfg_jax.core import guidance
 from cfg_jax.core.arguments import choice, number, whole
 from cfg_jax.core.diffusion import (
+    HEADS,
     alpha_sigma,
+    combined,
     expand,
-    predict_eps,
     predict_eps_from_v,
-    predict_x,
+    predict_v,
+    x_for,
 )
-from cfg_jax.core.types import Array, ArrayLike
+from cfg_jax.core.types import (
+    Array,
+    ArrayLike,
+    Output,
+    Prediction,
+    eps_of,
+    with_eps,
+    x_of,
+)
 
 
 class Rule(NamedTuple):
@@ -30,18 +40,37 @@ class Rule(NamedTuple):
 
     apply: the rule itself.
     init: shape [B, ...] -> state before the first call.
-    space: quantity that is combined, a key of `SPACES`.
+    space: quantity that is combined, a key of `SPACES`; None for a linear rule, which combines
+      eps_hat and x_hat alike.
     """
 
     apply: Callable[[Array, Array, ArrayLike, Any], tuple[Array, Any]]
     init: Callable[[tuple[int, ...]], Any]
-    space: str = "eps"
+    space: str | None = "eps"
 
     def __call__(
         self, x_cond: Array, x_other: Array, w: ArrayLike, state: Any
     ) -> tuple[Array, Any]:
         """(x_guided [B, ...], state)."""
         return self.apply(x_cond, x_other, w, state)
+
+    def guided(
+        self, z: Array, logsnr: Array, outputs: Sequence[Output], w: ArrayLike, state: Any
+    ) -> tuple[Output, Any]:
+        """The guided output of both branches' outputs, with x_hat if the first has it; the state.
+
+        z is [B, ...], logsnr and w are [] or [B].
+        """
+        if self.space is None:
+            linear = combined(z, outputs, logsnr, lambda one, other: self(one, other, w, state)[0])
+            first, other = map(eps_of, outputs)
+            return linear, self(first, other, w, state)[1]
+        to_space, from_space = SPACES[self.space]
+        x_cond, x_other = (to_space(z, output, logsnr) for output in outputs)
+        quantity, state = self(x_cond, x_other, w, state)
+        found = from_space(z, quantity, logsnr)
+        x_hat = None if x_of(outputs[0]) is None else x_for(z, found, logsnr)
+        return with_eps(outputs[0], eps_of(found), x_hat), state
 
 
 def _stateless(shape: tuple[int, ...]) -> tuple:
@@ -54,7 +83,7 @@ def cfg() -> Rule:
     def apply(x_cond, x_other, w, state):
         return guidance.cfg(x_cond, x_other, w), state
 
-    return Rule(apply, _stateless)
+    return Rule(apply, _stateless, space=None)
 
 
 def rescale(phi: float, *, space: str = "v") -> Rule:
@@ -193,28 +222,39 @@ def rule_of(text: str) -> Rule:
     return RULES[name](**arguments)
 
 
-def _to_v(z: Array, eps: Array, logsnr: Array) -> Array:
+def _to_v(z: Array, output: Output, logsnr: Array) -> Array:
+    if (x_hat := x_of(output)) is not None:
+        return predict_v(x_hat, eps_of(output), logsnr)
     alpha, sigma = alpha_sigma(expand(logsnr, z))
-    return (eps - sigma * z) / alpha
+    return (eps_of(output) - sigma * z) / alpha
 
 
-def _to_flow(z: Array, eps: Array, logsnr: Array) -> Array:
-    return eps - predict_x(z, eps, logsnr)
-
-
-def _from_flow(z: Array, velocity: Array, logsnr: Array) -> Array:
+def _from_v(z: Array, v_hat: Array, logsnr: Array) -> Prediction:
     alpha, sigma = alpha_sigma(expand(logsnr, z))
-    return (z + alpha * velocity) / (alpha + sigma)
+    return Prediction(predict_eps_from_v(z, v_hat, logsnr), x_hat=alpha * z - sigma * v_hat)
 
 
-_Convert = Callable[[Array, Array, Array], Array]
-SPACES: dict[str, tuple[_Convert, _Convert]] = {
-    "eps": (lambda z, eps, logsnr: eps, lambda z, eps, logsnr: eps),
-    "x": (predict_x, predict_eps),
-    "v": (_to_v, predict_eps_from_v),
+def _to_flow(z: Array, output: Output, logsnr: Array) -> Array:
+    return eps_of(output) - x_for(z, output, logsnr)
+
+
+def _from_flow(z: Array, velocity: Array, logsnr: Array) -> Prediction:
+    alpha, sigma = alpha_sigma(expand(logsnr, z))
+    eps_hat, x_hat = z + alpha * velocity, z - sigma * velocity
+    return Prediction(eps_hat / (alpha + sigma), x_hat=x_hat / (alpha + sigma))
+
+
+_Convert = tuple[
+    Callable[[Array, Output, Array], Array],
+    Callable[[Array, Array, Array], Output],
+]
+SPACES: dict[str, _Convert] = {
+    "eps": (lambda z, output, logsnr: eps_of(output), HEADS["eps"]),
+    "x": (x_for, HEADS["x"]),
+    "v": (_to_v, _from_v),
     "flow": (_to_flow, _from_flow),
 }
-"""Functions (z, eps, logsnr) -> the quantity, and (z, quantity, logsnr) -> eps."""
+"""Functions (z, output, logsnr) -> the quantity, and (z, quantity, logsnr) -> output."""
 
 
 def _number(name: str, value: Any, least: float = -jnp.inf, most: float = jnp.inf) -> float:

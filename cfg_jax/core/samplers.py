@@ -18,10 +18,10 @@ import jax.numpy as jnp
 
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.arguments import finite, flag, function, number, text_of, whole
-from cfg_jax.core.diffusion import diffuse, posterior, predict_eps, predict_x
+from cfg_jax.core.diffusion import diffuse, posterior, predict_eps, x_for
 from cfg_jax.core.plans import Plan
 from cfg_jax.core.schedules import ascending
-from cfg_jax.core.types import Array, ArrayLike, Denoiser, Guided, Key, Prediction, eps_for
+from cfg_jax.core.types import Array, ArrayLike, Denoiser, Guided, Key, learned_variance
 
 
 def ancestral_step(
@@ -154,7 +154,7 @@ def sample(
         z, memory, state = carry
         t, logsnr, row, guidance_row = inputs
         output, state = guided.denoise(z, jnp.broadcast_to(logsnr, shape[:1]), guidance_row, state)
-        x_raw = predict_x(z, eps_for(z, output), logsnr)
+        x_raw = x_for(z, output, logsnr)
         x_hat = limit(x_raw)
         now = keys_lib.fold_in(keys, t)
         next_z, memory = move(now, row, z, memory, x_hat, output, t == num_calls)
@@ -207,8 +207,8 @@ def _solver(
     def move(keys, next_logsnr, z, memory, x_hat, output, is_last):
         logsnr, next_logsnr = next_logsnr
         chosen = dict(options)
-        if isinstance(output, Prediction):
-            chosen["logvar_interp"] = output.logvar_interp
+        if (learned := learned_variance(output)) is not None:
+            chosen["logvar_interp"] = learned
         z_s = step(keys, z, x_hat, logsnr, next_logsnr, **chosen)
         return jnp.where(is_last, x_hat, z_s), memory
 

@@ -15,7 +15,8 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from cfg_jax.core.arguments import finite, flag, is_concrete, number, text_of, whole
+from cfg_jax.core.arguments import MOST_LOGSNR, flag, grid_of, is_concrete, number, text_of, whole
+from cfg_jax.core.flow import FlowSchedule
 from cfg_jax.core.timesteps import MOST_STEPS, DiscreteSchedule
 from cfg_jax.core.types import Array
 
@@ -93,10 +94,7 @@ class CosineSchedule:
         )
 
 
-Schedule = CosineSchedule | DiscreteSchedule
-
-MOST_LOGSNR = 80
-"""Beyond it float32 does not hold sigma^2, or alpha^2, with full precision."""
+Schedule = CosineSchedule | DiscreteSchedule | FlowSchedule
 
 
 def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> CosineSchedule:
@@ -132,11 +130,13 @@ def logsnr_grid(schedule: Schedule, num_steps: int, *, inclusive: bool = True) -
 def ascending(logsnrs: Array, *, least: int = 1, strictly: bool = False) -> Array:
     """A sampler's grid as float32 [T], checked to ascend from noise to data.
 
+    -inf, noise alone, becomes -MOST_LOGSNR.
+
     Raises ValueError if logsnrs is not a vector of at least `least` values, or if concrete values
     are not finite or do not ascend (`strictly`, if set).
     """
     allowed = "an ascending grid of finite log-SNRs, from noise to data"
-    logsnrs = jnp.asarray(finite("logsnrs", logsnrs, allowed), jnp.float32)
+    logsnrs = jnp.asarray(grid_of(logsnrs, allowed), jnp.float32)
     if logsnrs.ndim != 1 or logsnrs.size < least:
         raise ValueError(
             f"logsnrs of shape {logsnrs.shape}: need a grid [T] of at least {least}, from "

@@ -57,6 +57,7 @@ class Request(NamedTuple):
     lower_final: bool
     logvar_interp: float
     corrections: int
+    noise_scale: float
 
     def order(self, k: int, most: int) -> int:
         """Number of x_hats that gap k may use, at most `most`."""
@@ -186,6 +187,19 @@ def _heun(request: Request, k: int) -> list[Row]:
     return [Row(t, euler, Z), Row(s, end, ANCHOR, starts=False)]
 
 
+def _heun_flow(request: Request, k: int) -> list[Row]:
+    """Euler, then the mean of both velocities of `flow`: Li & He 2025, arXiv 2511.13720, as JiT.
+
+    It is DDIM's step for x_hat = X1 + (1 - t) / (2 (1 - s)) (X0 - X1), from time t to time s.
+    Unlike `_heun` it can begin at noise alone.
+    """
+    t, s = request.levels[k : k + 2]
+    left_t, left_s = (at.sigma / (at.alpha * request.noise_scale + at.sigma) for at in (t, s))
+    x = X1 + left_t / (2 * left_s) * (X0 - X1)
+    euler, end = _exponential(t, s, Z, X0), _exponential(t, s, ANCHOR, x)
+    return [Row(t, euler, Z), Row(s, end, ANCHOR, starts=False)]
+
+
 def _singlestep_2(request: Request, k: int) -> list[Row]:
     """DPM-Solver++(2S): x_hat half way through the gap."""
     t, s = request.levels[k : k + 2]
@@ -232,12 +246,16 @@ def _predictor_corrector(request: Request, k: int) -> list[Row]:
 
 
 class Solver(NamedTuple):
-    """Rows of a gap, calls per gap, and the arguments of `plan` that count for it."""
+    """Rows of a gap, calls per gap, and the arguments of `plan` that count for it.
+
+    own_weight: whether a call has the guidance weight of its own log-SNR, not of its step's.
+    """
 
     rows: Steps
     calls: int = 1
     takes: tuple[str, ...] = ()
     lower_final: bool = False
+    own_weight: bool = False
 
 
 SOLVERS: dict[str, Solver] = {
@@ -250,6 +268,7 @@ SOLVERS: dict[str, Solver] = {
     "unipc_3": Solver(_unipc(3), takes=("lower_final",), lower_final=True),
     "deis_2": Solver(_deis, takes=("lower_final",)),
     "heun": Solver(_heun, calls=2, takes=("churn",)),
+    "heun_flow": Solver(_heun_flow, calls=2, takes=("noise_scale",), own_weight=True),
     "dpmpp_2s": Solver(_singlestep_2, calls=2),
     "dpmpp_3s": Solver(_singlestep_3, calls=3),
     "pcg": Solver(_predictor_corrector, takes=("corrections",)),

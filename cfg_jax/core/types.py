@@ -5,7 +5,7 @@
 
 A network or an exact oracle is a Predict, and guidance turns a Predict into a Denoiser. The loss
 calls a Predict; a sampler scans a Denoiser. Both return a `Prediction` instead of eps_hat if the
-network also learns the variance of its steps; `Output` is either.
+network gives x_hat or learns the variance of its steps; `Output` is either.
 
 Shape letters: B batch; H, W, C image height, width and channels (images are NHWC; `...` is any data
 shape); T sampling steps; K classes or mixture components; D devices.
@@ -23,15 +23,18 @@ Key = jax.Array
 
 
 class Prediction(NamedTuple):
-    """eps_hat with the learned variance of the next step.
+    """eps_hat, with a learned variance of the next step, or with x_hat, or with both.
 
     eps_hat: [B, ...].
-    logvar_interp: [B, ...], exponent v of `posterior` for every element; 0 gives the lower and 1
-      the upper bound of the variance (Nichol & Dhariwal 2021, arXiv 2102.09672, equation 15).
+    logvar_interp: [B, ...] or None, exponent v of `posterior` for every element; 0 gives the lower
+      and 1 the upper bound of the variance (Nichol & Dhariwal 2021, arXiv 2102.09672, equation 15).
+    x_hat: [B, ...] or None, (z - sigma eps_hat) / alpha from a network that gives it directly: at
+      the noise end eps_hat is nearly z and has lost its digits.
     """
 
     eps_hat: Array
-    logvar_interp: Array
+    logvar_interp: Array | None = None
+    x_hat: Array | None = None
 
 
 Output = Array | Prediction
@@ -78,9 +81,22 @@ def eps_for(z: Array, output: Output) -> Array:
     return eps_hat
 
 
-def with_eps(output: Output, eps_hat: Array) -> Output:
-    """`output` with eps_hat replaced; a learned variance is kept."""
-    return output._replace(eps_hat=eps_hat) if isinstance(output, Prediction) else eps_hat
+def x_of(output: Output) -> Array | None:
+    """x_hat of the output of a Predict or Denoiser; None if it has only eps_hat."""
+    return output.x_hat if isinstance(output, Prediction) else None
+
+
+def with_eps(output: Output, eps_hat: Array, x_hat: Array | None = None) -> Output:
+    """`output` with eps_hat and x_hat replaced; a learned variance is kept."""
+    logvar_interp = learned_variance(output)
+    if logvar_interp is None and x_hat is None:
+        return eps_hat
+    return Prediction(eps_hat, logvar_interp, x_hat)
+
+
+def learned_variance(output: Output) -> Array | None:
+    """logvar_interp [B, ...] of the output of a Predict or Denoiser; None if it has none."""
+    return output.logvar_interp if isinstance(output, Prediction) else None
 
 
 def chosen(table: Array, labels: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cfg_jax.core.arguments import choice, finite, on_host
+from cfg_jax.core.arguments import choice, finite, grid_of, on_host
 from cfg_jax.core.plans import Plan
 from cfg_jax.core.types import Array, ArrayLike
 
@@ -160,7 +160,7 @@ def _calls(plan: Plan | ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         corrects = corrects.astype(bool)
         starts = corrects if corrects.any() else starts.astype(bool)  # only these are guided
         return logsnr.astype(np.float64), starts, corrects
-    logsnr = on_host("logsnrs", plan, "finite log-SNRs [T]")
+    logsnr = on_host("logsnrs", grid_of(plan, "finite log-SNRs [T]"), "finite log-SNRs [T]")
     return logsnr, np.ones(logsnr.shape, bool), np.zeros(logsnr.shape, bool)
 
 
