@@ -36,6 +36,7 @@ from cfg_jax.config import build  # noqa: E402
 from cfg_jax.runtime import devices  # noqa: E402
 from cfg_jax.storage.checkpoint import Checkpoints  # noqa: E402
 from cfg_jax.training.loop import Loop, Run  # noqa: E402
+from cfg_jax.training.placement import Replicated  # noqa: E402
 from cfg_jax.training.run import make_create, make_optimizer, make_step  # noqa: E402
 from configs import cifar10, digits  # noqa: E402
 
@@ -130,6 +131,7 @@ class Rounds:
         optimizer = make_optimizer(config)
         self._run = Run(config, workdir, source, order, task, None)
         self._create = jax.jit(make_create(config, task, optimizer))
+        self._placement = Replicated(jax.eval_shape(self._create))
         self._step_fn = devices.pmap_step(make_step(task, optimizer, config))
         self._batch = devices.split_batch(order[0])
 
@@ -154,7 +156,14 @@ class Rounds:
             Checkpoints(Path(folder) / "checkpoints") as checkpoints,
         ):
             run = self._run._replace(workdir=Path(folder))
-            loop = Loop(run, checkpoints, 0, feed=lambda slow: None, asked_to_stop=lambda: False)
+            loop = Loop(
+                run,
+                checkpoints,
+                0,
+                placement=self._placement,
+                feed=lambda slow: None,
+                asked_to_stop=lambda: False,
+            )
             loop(state, clock)
         return clock.per_step()
 

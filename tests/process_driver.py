@@ -90,8 +90,8 @@ def train(folder, **overrides):
     batches, last = [], {}
     mapped = devices.pmap_step
 
-    def watched(step):
-        step = mapped(step)
+    def watched(step, **options):
+        step = mapped(step, **options)
 
         def call(state, batch):
             batches.append(jax.device_get(batch))

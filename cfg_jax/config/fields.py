@@ -177,6 +177,9 @@ _TRAIN = {
     "num_steps": Field(100_000, COUNT, "optimizer steps"),
     "batch_size": Field(256, integer(1, 2**24), "examples per step over all devices"),
     "num_microbatches": Field(1, COUNT, "sequential parts of a device's batch, to save memory"),
+    "shard_state": Field(
+        False, FLAG, "divide EMA and optimizer state among the devices, to save memory"
+    ),
     "log_every": Field(100, COUNT, "steps between log entries"),
     "checkpoint_every": Field(5_000, COUNT, "steps between checkpoints"),
     "preview_every": Field(10_000, COUNT_OR_ZERO, "steps between sample grids; 0 for none"),

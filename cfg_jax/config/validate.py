@@ -25,9 +25,9 @@ _CONTENT = "meta.data.fingerprint.content"
 # Fields that may change when a run resumes: duration, intervals, paths and memory use.
 _FREE_AT_RESUME = set(
     "data.data_dir data.on_error data.num_threads model.remat train.num_steps "
-    "train.num_microbatches train.log_every train.checkpoint_every train.preview_every "
-    "train.preview_w train.max_skipped_in_row train.hang_seconds train.allow_config_change "
-    "meta.data.class_counts".split()
+    "train.num_microbatches train.shard_state train.log_every train.checkpoint_every "
+    "train.preview_every train.preview_w train.max_skipped_in_row train.hang_seconds "
+    "train.allow_config_change meta.data.class_counts".split()
 )
 _FREE_SECTIONS = ("checkpoint.", "sampling.")
 
@@ -55,7 +55,7 @@ _ADDED: dict[str, dict[str, Any]] = {
         "low_res_size": 0,
     },
     "optim": {"anneal_steps": 0},
-    "train": {"hang_seconds": 1800},
+    "train": {"hang_seconds": 1800, "shard_state": False},
     "sampling": {"respacing": "", **ADDED_TO_SAMPLING},
 }
 _ADDED_TO_UNET = {

@@ -99,7 +99,8 @@ def _finish(facts: Facts, compile_: Callable[[], dict[str, Any]]) -> Compiled:
         found = {"needed_bytes": needed, "limit_bytes": limit}
     # The TPU compiler may replace a 64-bit float with two narrower ones.
     found["float64"] = facts.float64 or found.get("float64", False)
-    found |= {"gradient_bytes": facts.gradient_bytes, "num_donated": facts.num_donated}
+    for name in ("gradient_bytes", "scattered_bytes", "num_donated"):
+        found[name] = getattr(facts, name)
     return Compiled(time.monotonic() - start, calls=facts.calls, **found)
 
 

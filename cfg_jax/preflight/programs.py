@@ -31,6 +31,7 @@ class Facts(NamedTuple):
     float64: whether 64-bit floats occur.
     num_donated: number of leading arguments that must be donated.
     gradient_bytes: size of all gradients on one device; 0 for the sampler.
+    scattered_bytes: size of all gradients padded to equal parts, of a step with a sharded state.
     calls: number of network calls of the sampler; 0 for the training step.
     """
 
@@ -39,16 +40,22 @@ class Facts(NamedTuple):
     num_donated: int
     gradient_bytes: int
     calls: int
+    scattered_bytes: int = 0
 
     @classmethod
     def of(
-        cls, lowered: Any, num_donated: int = 0, gradient_bytes: int = 0, calls: int = 0
+        cls,
+        lowered: Any,
+        num_donated: int = 0,
+        gradient_bytes: int = 0,
+        calls: int = 0,
+        scattered_bytes: int = 0,
     ) -> "Facts":
         """Facts about a lowered program."""
         text = lowered.as_text()
         fingerprint = hashlib.sha256(text.encode()).hexdigest()
         float64 = bool(re.search(r"[<x]f64>", text))
-        return cls(fingerprint, float64, num_donated, gradient_bytes, calls)
+        return cls(fingerprint, float64, num_donated, gradient_bytes, calls, scattered_bytes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +131,21 @@ def trace(config: Any, program: str, devices: list[Any]) -> tuple[jax.stages.Low
     optimizer = run.make_optimizer(config)
     state = jax.eval_shape(run.make_create(config, task, optimizer))
     batch = data.batches(_Blank(task.shape), seed=config.seed, batch_size=2)[0]
-    step = pmap_step(run.make_step(task, optimizer, config), devices)
-    lowered = step.lower(state, _spread(batch, len(devices), size))
-    gradient_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
-    return lowered, Facts.of(lowered, len(jax.tree.leaves(state)), gradient_bytes)
+    place = run.make_placement(config, state, optimizer, len(devices))
+    step = pmap_step(run.make_step(task, optimizer, config), devices, place.axes)
+    lowered = step.lower(place.arguments, _spread(batch, len(devices), size))
+    facts = Facts.of(
+        lowered,
+        num_donated=len(jax.tree.leaves(state)),
+        gradient_bytes=_bytes(state.params),
+        # The EMA has the shapes of the gradients.
+        scattered_bytes=_bytes(place.arguments.ema_params) if config.train.shard_state else 0,
+    )
+    return lowered, facts
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _sampler(task: Any, settings: Any, size: int, devices: list[Any]) -> jax.stages.Lowered:

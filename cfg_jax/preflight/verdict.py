@@ -42,6 +42,7 @@ class Compiled:
 
     seconds: compile time.
     gradient_bytes: size of all gradients; 0 for a sampler.
+    scattered_bytes: their size with padding if they are reduce-scattered; 0 otherwise.
     num_donated: number of leading arguments that must be donated.
     memory: memory by kind; None if the compiler ran out of memory.
     needed_bytes, limit_bytes: minimum required and available bytes if memory is None.
@@ -71,6 +72,7 @@ class Compiled:
     unknown_loops: int = 0
     kernels: int = 0
     calls: int = 0
+    scattered_bytes: int = 0
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Compiled":
@@ -96,7 +98,8 @@ class Compiled:
         """{required property: whether the program has it}; empty if memory is None.
 
         A training step donates every array of the state, all-reduces the gradients once and
-        communicates only metrics besides. A sampler communicates nothing. Neither uses float64.
+        communicates only metrics besides. With a sharded state it reduce-scatters the gradients and
+        all-gathers the parameters instead. A sampler communicates nothing. None uses float64.
         """
         if self.memory is None:
             return {}
@@ -107,7 +110,11 @@ class Compiled:
             return found | {"nothing exchanged": not summed and not moved}
         found["state donated"] = self.donated_arguments == self.num_donated
         if num_devices > 1:
-            least, most = (f * self.gradient_bytes for f in (_LEAST_SUMMED, _MOST_SUMMED))
-            found["gradients summed once"] = least <= summed <= most + _METRIC_BYTES
+            size = self.scattered_bytes or self.gradient_bytes
+            least, most = _LEAST_SUMMED * size, _MOST_SUMMED * size + _METRIC_BYTES
+            if self.scattered_bytes:
+                summed += moved.pop("reduce-scatter", 0)
+                found["parameters gathered once"] = least <= moved.pop("all-gather", 0) <= most
+            found["gradients summed once"] = least <= summed <= most
             found["nothing else exchanged"] = not moved
         return found

@@ -1,8 +1,9 @@
 """Data parallelism over devices.
 
-The state is one replicated tree without a device axis; a batch [B, ...] becomes [D, B/D, ...] and
-device d gets row d. One pmapped step serves training, one pmapped function sampling. Everything
-else in the package is written for a single device.
+The state is one replicated tree without a device axis; `training.placement` may divide its large
+part. A batch [B, ...] becomes [D, B/D, ...] and device d gets row d. One pmapped step serves
+training, one pmapped function sampling. Everything else in the package is written for a single
+device.
 
 Each of P processes has D devices and its own part of the global batch. A training step runs on the
 devices of all processes, samplers and evaluation on those of one process. Arrays are local to the
@@ -152,15 +153,37 @@ def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
     yield from ahead
 
 
-def pmap_step(step: Callable, devices: Sequence[Any] | None = None) -> Callable:
+def own_rows(rows: Any) -> jax.Array:
+    """Host rows [P D, ...] of all devices as an array [D, ...] on this process's devices."""
+    first = jax.process_index() * num_devices()
+    return jax.device_put(rows[first : first + num_devices()], _sharding(AXIS))
+
+
+def pmap_create(function: Callable, axes: Any) -> Callable:
+    """(replicated tree, donated) -> result of `function` on each device, `axes` as `pmap_step`."""
+    mapped = jax.pmap(
+        lambda tree, _: function(tree), AXIS, in_axes=(None, 0), out_axes=axes, donate_argnums=0
+    )
+    return lambda tree: mapped(tree, np.zeros(num_devices(), np.float32))
+
+
+def pmap_step(step: Callable, devices: Sequence[Any] | None = None, axes: Any = None) -> Callable:
     """(replicated state, batch [D, B/D, ...]) -> (replicated state, replicated metrics).
 
     The result runs on the devices of all processes; each process calls it with the same state and
     its own part of the batch. The state is donated. `step` itself must average over axis `AXIS`:
     pmap does not check that outputs are replicated, and without the mean every device would get a
     different state. `devices` are the devices to compile for; None means all present devices.
+    `axes` has 0 for a leaf of the state that is [D, ...] with row d on device d, else None.
     """
-    return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
+    return jax.pmap(
+        step,
+        AXIS,
+        in_axes=(axes, 0),
+        out_axes=(axes, None),
+        donate_argnums=0,
+        devices=devices,
+    )
 
 
 def pmap_rows(function: Callable, devices: Sequence[Any] | None = None) -> Callable:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
@@ -109,7 +110,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
         Args:
           step: training step, larger than `latest_step()`.
-          state, ema: trees of replicated arrays, without typed PRNG keys.
+          state, ema: trees of replicated or NumPy arrays, without typed PRNG keys.
           config, meta: JSON values; tuples become lists, `meta` gains the keys of `manifest.py`.
           loss: scalar loss at this step, lower is better.
 
@@ -146,7 +147,8 @@ class Checkpoints(contextlib.AbstractContextManager):
 
         Args:
           state, ema: trees of arrays or `jax.ShapeDtypeStruct` with the structure, shapes, dtypes
-            and shardings to restore; a leaf without sharding goes to the first local device.
+            and shardings to restore; a leaf without sharding goes to the first local device, and a
+            NumPy array stands for one of the host.
           forms: other trees that the state may have; that of the step is restored.
 
         Raises manifest.MismatchError (a ValueError) if the shape or dtype of a leaf differs, and
@@ -312,7 +314,9 @@ def _read_arrays(
 ) -> Mapping[str, Any]:
     default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-    def placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    def placed(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            return leaf
         sharding = getattr(leaf, "sharding", None)
         here = isinstance(sharding, jax.sharding.Sharding)  # metadata has the devices of the save
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding if here else default)

@@ -27,6 +27,7 @@ from cfg_jax.sampling import strips
 from cfg_jax.sampling.model import Model
 from cfg_jax.storage.checkpoint import Checkpoints, SaveError
 from cfg_jax.training import preemption, profile
+from cfg_jax.training.placement import Placement
 from cfg_jax.training.step import TrainState
 
 # Number of steps whose metrics stay on the devices: waiting for each step would leave them idle.
@@ -96,9 +97,10 @@ def due_after(step: int, *, start: int, train: ConfigDict, asked_to_stop: bool, 
 class Loop:
     """All steps from `start` to config.train.num_steps, and the work between them.
 
-    `watchdog.armed` yields `feed`; `preemption.watched` yields `asked_to_stop`, called once after
-    every step. `profile_steps` are the first and the last step of a trace, or None. Raises
-    FloatingPointError, SaveError and preemption.Interrupted as `run.train`.
+    `placement` is that of the state. `watchdog.armed` yields `feed`; `preemption.watched` yields
+    `asked_to_stop`, called once after every step. `profile_steps` are the first and the last step
+    of a trace, or None. Raises FloatingPointError, SaveError and preemption.Interrupted as
+    `run.train`.
     """
 
     def __init__(
@@ -107,11 +109,13 @@ class Loop:
         checkpoints: Checkpoints,
         start: int,
         *,
+        placement: Placement,
         feed: Callable[[bool], None],
         asked_to_stop: Callable[[], bool],
         profile_steps: profile.Steps | None = None,
     ):
         self.run, self.checkpoints, self.start = run, checkpoints, start
+        self.placement = placement
         self.feed, self.asked_to_stop = feed, asked_to_stop
         self.trace = profile.Trace(run.workdir / "profile", profile_steps)
         self.total = run.config.train.num_steps
@@ -143,7 +147,7 @@ class Loop:
                         self.trace.end()
                     if due.save:
                         self._save(step, state, due.end)
-                    if due.preview and processes.is_first():
+                    if due.preview:
                         self._preview(step, state)
                 if due.stop:
                     break
@@ -230,7 +234,7 @@ class Loop:
     def _save(self, step: int, state: TrainState, is_last: bool) -> None:
         loss = self.since_checkpoint.means().get("loss", float("nan"))
         self.since_checkpoint.clear()
-        state = devices.as_global(state)
+        state = self.placement.whole(state)
         try:
             self.checkpoints.save(
                 step,
@@ -250,16 +254,19 @@ class Loop:
 
     @profile.shown_as("preview")
     def _preview(self, step: int, state: TrainState) -> None:
+        params = self.placement.average(state)
+        if not processes.is_first():
+            return
         if self.model is None:
-            form = self.run.form()
-            self.model = Model(self.run.config, state.ema_params, step=step, **form)
+            self.model = Model(self.run.config, params, step=step, **self.run.form())
         else:
-            self.model = self.model.with_params(state.ema_params, step)
+            self.model = self.model.with_params(params, step)
         weights = self.run.config.train.preview_w if self.model.has_null_label else (0.0,)
         try:
             strips.preview(self.model, weights, self.run.workdir / "previews")
         except (OSError, FloatingPointError) as error:
             logging.warning("no preview of step %d: %s", step, error)
+        self.model = self.model.with_params({}, step)  # frees the memory of the copy
 
 
 class _Window:

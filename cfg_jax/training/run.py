@@ -23,6 +23,7 @@ from cfg_jax.storage.checkpoint import Checkpoints
 from cfg_jax.training import earlier, preemption, profile, size, watchdog
 from cfg_jax.training.loop import Loop, Run
 from cfg_jax.training.objectives import classifier_loss_fn, diffusion_loss_fn
+from cfg_jax.training.placement import Placement, Replicated, Sharded
 from cfg_jax.training.step import TrainState, create_optimizer, create_train_state, make_train_step
 
 
@@ -72,18 +73,20 @@ def _train(run: Run, profile_steps: profile.Steps | None, **watched: Callable) -
     optimizer = make_optimizer(config)
     create = make_create(config, run.task, optimizer)
     abstract = jax.eval_shape(create)
-    sizes = size.checked(abstract, run.source.shape, config.train.batch_size)
+    place = make_placement(config, abstract, optimizer, devices.num_devices_of_all())
+    sizes = size.checked(place.of_device, run.source.shape, config.train.batch_size)
     keep = dict(config.checkpoint, keep_every=config.checkpoint.keep_every or None)
     with Checkpoints(run.workdir / "checkpoints", **keep) as checkpoints:
         if processes.is_first():
             print(sizes, flush=True)
-        state = _restore(run, checkpoints, abstract)
+        state = _restore(run, checkpoints, place)
         if state is None:
-            state = devices.replicate(jax.jit(create)())
-        step_fn = devices.pmap_step(make_step(run.task, optimizer, config))
+            state = place.create(create)
+        step_fn = devices.pmap_step(make_step(run.task, optimizer, config), axes=place.axes)
         start = int(state.step)
         steps = profile.still_ahead(profile_steps, start)
-        Loop(run, checkpoints, start, profile_steps=steps, **watched)(state, step_fn)
+        loop = Loop(run, checkpoints, start, placement=place, profile_steps=steps, **watched)
+        loop(state, step_fn)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -97,6 +100,15 @@ def make_create(
 ) -> Callable[[], TrainState]:
     """A function () -> state before the first step of `config`."""
     return lambda: create_train_state(task.init(jax.random.key(config.seed)), optimizer)
+
+
+def make_placement(
+    config: ConfigDict, abstract: TrainState, optimizer: optax.GradientTransformation, count: int
+) -> Placement:
+    """The placement of a state of these shapes on `count` devices, those of all processes."""
+    if config.train.shard_state:
+        return Sharded(abstract, optimizer, count)
+    return Replicated(abstract)
 
 
 def make_step(
@@ -123,6 +135,7 @@ def make_step(
         ema_decay=config.optim.ema_decay,
         num_microbatches=config.train.num_microbatches,
         axis_name=devices.AXIS,
+        shard_state=config.train.shard_state,
     )
 
 
@@ -173,9 +186,9 @@ def _name_empty_classes(source: data.Source, counts: Sequence[int]) -> None:
         )
 
 
-def _restore(run: Run, checkpoints: Checkpoints, abstract: TrainState) -> TrainState | None:
+def _restore(run: Run, checkpoints: Checkpoints, place: Placement) -> TrainState | None:
     """The state of the newest readable checkpoint, or None."""
-    target = devices.replicated_like(abstract)
+    target = place.target()
     state = target.replace(ema_params=None)
     restored = checkpoints.restore_latest(state, target.ema_params, forms=earlier.forms(state))
     if restored is None:
@@ -188,4 +201,4 @@ def _restore(run: Run, checkpoints: Checkpoints, abstract: TrainState) -> TrainS
         )
     if processes.is_first():
         print(f"resuming from step {restored.step}")
-    return devices.as_local(earlier.today(restored.state).replace(ema_params=restored.ema))
+    return place.placed(earlier.today(restored.state).replace(ema_params=restored.ema))

@@ -7,6 +7,7 @@ A step takes any loss function. The same step runs on one device (axis_name None
 because gradients are averaged before any use.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from flax import struct
 from cfg_jax.core.arguments import INT32_MAX, function, number, seed_of, whole
 from cfg_jax.core.keys import indexed
 from cfg_jax.core.types import Array, Key
+from cfg_jax.training import sharded
 
 Batch = dict[str, Array]
 Weighted = tuple[Array, Array]
@@ -93,8 +95,25 @@ def create_optimizer(
         rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
     if anneal_steps:
         rate = _annealed(rate, anneal_steps)
-    clip = optax.clip_by_global_norm(grad_clip) if grad_clip else optax.identity()
+    clip = _clip(grad_clip) if grad_clip else optax.identity()
     return optax.chain(clip, optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay))
+
+
+def _clip(grad_clip: float) -> optax.GradientTransformationExtraArgs:
+    """Clips by the argument grad_norm of `update` if given, else by the norm of the gradient.
+
+    Of a part of the gradient, grad_norm is the norm of the whole. The state is that of optax.
+    """
+    clip = optax.clip_by_global_norm(grad_clip)
+
+    def update_fn(grads, opt_state, params=None, *, grad_norm=None, **_):
+        if grad_norm is None:
+            return clip.update(grads, opt_state, params)
+        small = grad_norm < grad_clip
+        clipped = jax.tree.map(lambda g: jnp.where(small, g, (g / grad_norm) * grad_clip), grads)
+        return clipped, opt_state
+
+    return optax.GradientTransformationExtraArgs(clip.init, update_fn)
 
 
 def _annealed(rate: optax.Schedule, num_steps: int) -> optax.Schedule:
@@ -111,6 +130,7 @@ def make_train_step(
     ema_decay: float,
     num_microbatches: int = 1,
     axis_name: str | None = None,
+    shard_state: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Weighted]]]:
     """A pure function (state, batch) -> (state, metrics).
 
@@ -124,16 +144,27 @@ def make_train_step(
       ema_decay: largest decay of the EMA.
       num_microbatches: parts of a device's batch, computed in sequence for one update.
       axis_name: pmap axis to average over, or None.
+      shard_state: whether each device holds its part of EMA and optimizer state alone, as
+        `placement.Sharded` places them. The optimizer must then be elementwise, as that of
+        `create_optimizer` is.
 
     `batch` holds arrays [b, ...]; `index` [b] is the position of each example in the global batch.
     Metrics are (weighted sum, sum of weights) over the global batch: `loss`, `grad_norm`,
     `param_norm`, `skipped` and the metrics of loss_fn. Raises ValueError for an argument out of
-    range; the step does if b is not a multiple of num_microbatches.
+    range or shard_state without axis_name; the step does if b is not a multiple of
+    num_microbatches.
     """
     function("loss_fn", loss_fn, "(params, keys, batch) -> (loss, metrics)")
     seed = seed_of(seed)
     number("ema_decay", ema_decay, "a number in [0, 1]", 0, 1)
     whole("num_microbatches", num_microbatches, 1)
+    update_fn: Callable = update
+    if shard_state:
+        if axis_name is None:
+            raise ValueError(
+                "shard_state=True without axis_name: give the pmap axis to divide over"
+            )
+        update_fn = functools.partial(_update_parts, axis_name)
 
     def mean_loss(params, batch, step):
         keys = indexed(jax.random.fold_in(jax.random.key(seed), step), batch["index"])
@@ -149,9 +180,10 @@ def make_train_step(
     def step_fn(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Weighted]]:
         grads, metrics = gradient(state.params, batch, state.step)
         if axis_name is not None:
-            grads = jax.lax.pmean(grads, axis_name)
+            if not shard_state:
+                grads = jax.lax.pmean(grads, axis_name)
             metrics = jax.lax.psum(metrics, axis_name)
-        new, norms, counts = update(state, grads, metrics["loss"][0], optimizer, ema_decay)
+        new, norms, counts = update_fn(state, grads, metrics["loss"][0], optimizer, ema_decay)
         one = jnp.ones(())
         metrics |= {name: (norm, one) for name, norm in norms.items()}
         metrics = jax.tree.map(lambda value: jnp.where(counts, value, 0), metrics)
@@ -167,17 +199,22 @@ def update(
     loss: Array,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
+    norm: Callable[[Any], Array] | None = None,
 ) -> tuple[TrainState, dict[str, Array], Array]:
     """The next state, the norms of gradient and new parameters, and whether the step counts.
 
+    Of parts of all arrays, `norm` is the norm of the whole, which the optimizer gets as grad_norm.
     If loss [] or the norm of the gradient is not finite, only `step` and `skipped` change. A
     parameter whose new value is LARGEST or more keeps its value, and the step counts as skipped.
     """
-    norms = {"grad_norm": optax.tree.norm(grads)}
+    norm_of = norm or optax.tree.norm
+    norms = {"grad_norm": norm_of(grads)}
     good = jnp.isfinite(loss) & jnp.isfinite(norms["grad_norm"])
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    given = {"grad_norm": norms["grad_norm"]} if norm else {}
+    optimizer = optax.with_extra_args_support(optimizer)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **given)
     params = optax.apply_updates(state.params, updates)
-    norms["param_norm"] = optax.tree.norm(params)
+    norms["param_norm"] = norm_of(params)
     # Each parameter has its own guard: one for all would wait for the norm, with a second copy of
     # the parameters in memory.
     params = jax.tree.map(
@@ -194,6 +231,22 @@ def update(
     counts = good & (norms["param_norm"] < LARGEST)
     skipped = state.skipped + 1 - counts.astype(jnp.int32)
     return TrainState(state.step + 1, params, ema_params, opt_state, skipped), norms, counts
+
+
+def _update_parts(
+    axis_name: str,
+    state: TrainState,
+    grads: Any,
+    loss: Array,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+) -> tuple[TrainState, dict[str, Array], Array]:
+    """`update` of this device's parts, from its own gradients; the parameters stay whole."""
+    parts = state.replace(params=sharded.own(state.params, axis_name))
+    grads = sharded.scattered_mean(grads, axis_name)
+    norm = functools.partial(sharded.norm, axis_name=axis_name)
+    new, norms, counts = update(parts, grads, loss, optimizer, ema_decay, norm)
+    return new.replace(params=sharded.gathered(new.params, state.params, axis_name)), norms, counts
 
 
 def _in_parts(gradient: Callable, parts: int) -> Callable:
