@@ -148,6 +148,19 @@ def test_a_training_step_donates_its_state_and_sums_gradients_once(traced, compi
     assert 0 <= step.memory.donated - 4 * step.gradient_bytes < 100
 
 
+def test_a_step_with_a_divided_state_holds_less_and_scatters_its_gradients_once(compiled):
+    config, count = tiny_config(**{"train.shard_state": True}), jax.device_count()
+    with pod(), compile.lower(config, "train", topology("v5e:2x2"), code=True) as step:
+        found = step.compile()
+    assert len(found.checks(count)) == 5 and all(found.checks(count).values())
+    assert set(found.collectives) == {"all-gather", "all-reduce", "reduce-scatter"}
+    # Parameters whole, EMA and two moments in parts, and a few scalars.
+    held = found.gradient_bytes + 3 * found.scattered_bytes / count
+    assert 0 <= found.memory.donated - held < 100
+    saved = compiled["train"].memory.arguments - found.memory.arguments
+    assert saved == pytest.approx(3 * (1 - 1 / count) * found.gradient_bytes, rel=0.05)
+
+
 def test_forward_passes_are_those_of_the_calls_and_the_interval_saves_half_of_some():
     steps = {"sampling.num_steps": 16, "sampling.solver": "unipc_2", "sampling.grid": "uniform"}
     assert forwards(tiny_config(**steps)) == (

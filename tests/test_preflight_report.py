@@ -68,6 +68,16 @@ def test_the_mildest_change_of_each_kind_that_fits_is_found():
     assert search(config, "train", memory, usable=60)[0] == [both]
 
 
+def test_a_state_that_is_too_large_for_a_device_is_divided():
+    def memory(config):  # parameters and gradients of 10, average and moments of 30 on 4 devices
+        return 200 + 20 + (30 / 4 if config.train.shard_state else 30)
+
+    found, _ = search(tiny_config(), "train", memory, usable=230)
+    assert found == [{"train.shard_state": True}]
+    divided = tiny_config(**{"train.shard_state": True})
+    assert {"train.shard_state": True} not in search(divided, "train", memory, usable=200)[1]
+
+
 def test_a_device_with_three_examples_can_compute_them_one_by_one():
     config = tiny_config(**{"train.batch_size": 12})
     found, _ = search(config, "train", lambda c: 50 + 90 / c.train.num_microbatches, usable=85)

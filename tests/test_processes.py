@@ -16,9 +16,10 @@ import pytest
 from cfg_jax import data
 from cfg_jax.runtime import devices, processes
 from cfg_jax.training import preemption
+from cfg_jax.training.run import train
 from launch import program
 from tests.programs import FOREIGN, ROOT, free_port, run_program, start_program
-from tests.tiny import parameters, records
+from tests.tiny import parameters, pixel_networks, records, tiny_config
 
 STEPS, BATCH = 6, 16
 
@@ -211,6 +212,26 @@ def test_a_run_goes_on_with_another_number_of_processes(trained, settings, tmp_p
         chex.assert_trees_all_close(
             parameters(copy), parameters(folder / "one"), rtol=1e-5, atol=1e-6
         )
+
+
+def test_two_processes_divide_the_state_and_leave_checkpoints_for_any_number(
+    trained, settings, tmp_path
+):
+    folder, _ = trained
+    whole = folder / "one"
+    divided = settings | {"train.shard_state": True}
+    copy = without_last_step(whole, tmp_path / "two")
+    with two_processes(DRIVER, job("train", folder=copy, **divided)) as both:
+        assert_ended(both)
+    again = without_last_step(copy, tmp_path / "again")
+    with pixel_networks():  # on the devices of this process
+        train(tiny_config(**divided), tmp_path / "again")
+    for run in (copy, again):
+        chex.assert_trees_all_close(parameters(run), parameters(whole), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            list(losses(run).values()), list(losses(whole).values()), rtol=1e-6
+        )
+        assert len(list((run / "previews").iterdir())) == 1
 
 
 def test_samples_are_bit_for_bit_those_of_one_process_each_drawn_once(trained, tmp_path):

@@ -1,8 +1,8 @@
 """What would make a program fit its devices?
 
-`find` returns the mildest change of each kind: remat (recomputing block activations), more
-microbatches, fewer examples per device. Remat and microbatches are combined if neither is enough
-alone. An estimate skips hopeless changes:
+`find` returns the mildest change of each kind: a sharded state, remat (recomputing block
+activations), more microbatches, fewer examples per device. Remat and microbatches are combined if
+neither is enough alone. An estimate skips hopeless changes:
 
     memory(fraction) ~ fixed + fraction (memory - fixed),   fixed = state and gradients
 
@@ -16,6 +16,8 @@ from cfg_jax.preflight.verdict import Compiled
 
 # Changes with an estimate above this multiple of the memory are not compiled.
 _HOPELESS = 1.15
+# EMA and Adam's two moments, which a sharded state divides among the devices.
+_DIVIDED = 3
 
 
 class Remedy(NamedTuple):
@@ -69,11 +71,17 @@ def find(
             found = [remedy, *found]
         elif not found:
             found = mildest(remedy.compiled, lambda by: remat | more(by))
+    if num_devices > 1 and not config.train.shard_state:
+        sharded = {"train.shard_state": True}
+        if compiled.total_bytes - _DIVIDED * compiled.gradient_bytes <= limit:
+            remedy = Remedy(sharded, attempt(sharded))
+            found = [remedy, *found] if remedy.compiled.fits(usable_bytes) else found
     return found + fewer
 
 
 def _estimate(compiled: Compiled, fraction: float) -> float:
     """Estimated bytes when `fraction` of the examples are computed at a time."""
-    # Gradients, parameters, EMA and Adam's two moments are of equal size.
-    fixed = min(5 * compiled.gradient_bytes, compiled.total_bytes)
+    # Gradients and parameters are of equal size, and so are EMA and moments that are not divided.
+    trees = 2 if compiled.scattered_bytes else 2 + _DIVIDED
+    fixed = min(trees * compiled.gradient_bytes, compiled.total_bytes)
     return fixed + fraction * (compiled.total_bytes - fixed)

@@ -50,8 +50,8 @@ def describe_remedies(remedies: Sequence[Remedy], result: Result) -> str:
     program = f"{result.name} on {result.topology}"
     if not remedies:
         return (
-            f"{program}: remat, gradient accumulation and fewer examples per device do not make "
-            "it fit; choose a larger chip"
+            f"{program}: a sharded state, remat, gradient accumulation and fewer examples per "
+            "device do not make it fit; choose a larger chip"
         )
     if result.program == "sample":
         (remedy,) = remedies

@@ -38,7 +38,7 @@ class Replicated:
         return devices.replicate(jax.jit(create)())
 
     def target(self) -> TrainState:
-        """What a checkpoint restores for `placed`: shapes with shardings."""
+        """Shapes and shardings to restore from a checkpoint, for `placed`."""
         return devices.replicated_like(self.arguments)
 
     def placed(self, restored: TrainState) -> TrainState:
@@ -81,7 +81,7 @@ class Sharded:
         return devices.pmap_create(of_params, self.axes)(devices.replicate(init()))
 
     def target(self) -> TrainState:
-        """What a checkpoint restores, with NumPy arrays for the divided leaves."""
+        """Shapes and shardings to restore, with NumPy arrays for the divided leaves."""
         return self._map(
             self._abstract,
             lambda leaf, _: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
