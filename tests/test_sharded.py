@@ -161,6 +161,11 @@ def test_a_device_holds_its_part_of_average_and_moments_alone():
     np.testing.assert_array_equal(held(divided.state), said)
 
 
+def test_the_axes_of_a_divided_state_can_be_hashed_as_several_processes_need():
+    axes = both()[1].place.axes
+    assert hash(axes) == hash(axes)
+
+
 def test_the_state_that_is_given_to_a_step_is_donated():
     _, divided = both()
     before = divided.state

@@ -63,7 +63,7 @@ class Sharded:
 
     def __init__(self, abstract: TrainState, optimizer: optax.GradientTransformation, count: int):
         self._abstract, self._optimizer, self._count = abstract, optimizer, count
-        self.axes: Any = self._map(abstract, lambda *_: 0, lambda _: None)
+        self.axes: Any = _axes(abstract, optimizer)
         split = functools.partial(sharded.split, count=count)
         self.arguments = self._map(abstract, lambda leaf, _: jax.eval_shape(split, leaf))
         self.of_device = self._map(
@@ -125,6 +125,19 @@ class Sharded:
             ),
             skipped=other(state.skipped),
         )
+
+
+def _axes(abstract: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
+    # With several processes pmap hashes the axes, so one 0 stands for a whole dict of parameters.
+    opt_state = optax.tree.map_params(
+        optimizer,
+        lambda _: 0,
+        abstract.opt_state,
+        transform_non_params=lambda _: None,
+        is_leaf=lambda _: True,
+    )
+    whole: Any = None
+    return TrainState(whole, params=None, ema_params=0, opt_state=opt_state, skipped=whole)
 
 
 Placement = Replicated | Sharded
