@@ -102,6 +102,14 @@ def test_gradients_summed_twice_fail_their_check():
         known = dict(seconds=1, gradient_bytes=10**6, num_donated=0, memory=Memory(0, 0, 0, 0, 0))
         return Compiled(**known, collectives=moved).checks(8)["gradients summed once"]
 
+    def scattered(size):
+        moved = {kind: {"count": 1, "bytes": size} for kind in ("all-gather", "reduce-scatter")}
+        known = dict(seconds=1, gradient_bytes=10**6, num_donated=0, memory=Memory(0, 0, 0, 0, 0))
+        checks = Compiled(**known, scattered_bytes=10**6, collectives=moved).checks(8)
+        return checks["gradients summed once"], checks["parameters gathered once"]
+
+    assert scattered(11 * 10**5) == (True, True)
+    assert scattered(2 * 10**6) == scattered(10**6 // 2) == (False, False)
     assert summed(10**6 + 200) and not summed(2 * 10**6) and not summed(10**6 // 2)
 
 

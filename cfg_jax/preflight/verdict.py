@@ -11,6 +11,8 @@ from typing import Any
 
 # XLA sums equal gradients, such as those of two added biases, only once. Metrics are summed too.
 _LEAST_SUMMED, _MOST_SUMMED, _METRIC_BYTES = 0.95, 1.05, 4096
+# The TPU compiler pads the parts to its tiles, and reduce-scatters by a fused all-reduce.
+_MOST_SCATTERED = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,8 @@ class Compiled:
         found["state donated"] = self.donated_arguments == self.num_donated
         if num_devices > 1:
             size = self.scattered_bytes or self.gradient_bytes
-            least, most = _LEAST_SUMMED * size, _MOST_SUMMED * size + _METRIC_BYTES
+            factor = _MOST_SCATTERED if self.scattered_bytes else _MOST_SUMMED
+            least, most = _LEAST_SUMMED * size, factor * size + _METRIC_BYTES
             if self.scattered_bytes:
                 summed += moved.pop("reduce-scatter", 0)
                 found["parameters gathered once"] = least <= moved.pop("all-gather", 0) <= most
