@@ -17,6 +17,7 @@ from cfg_jax.core.diffusion import (
     predict_v,
     predict_x,
 )
+from cfg_jax.core.flow import FlowSchedule
 from cfg_jax.core.guidance import (
     classifier_free_guidance,
     classifier_guidance,
@@ -55,6 +56,7 @@ __all__ = [
     "Classifier",
     "Denoiser",
     "DiscreteSchedule",
+    "FlowSchedule",
     "GaussianMixture",
     "MLP",
     "Model",

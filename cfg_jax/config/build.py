@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cfg_jax.core.diffusion import as_predict
+from cfg_jax.core.flow import FlowSchedule, clamped
 from cfg_jax.core.samplers import ancestral_step, ddim_step
 from cfg_jax.core.schedules import Schedule, cosine_schedule
 from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
@@ -26,6 +27,9 @@ SCHEDULES: dict[str, Callable[[ConfigDict], Schedule]] = {
     "continuous": lambda diffusion: cosine_schedule(diffusion.logsnr_min, diffusion.logsnr_max),
     "linear": lambda diffusion: linear_timesteps(),
     "cosine": lambda diffusion: cosine_timesteps(),
+    "flow": lambda diffusion: FlowSchedule(
+        diffusion.p_mean, diffusion.p_std, diffusion.noise_scale
+    ),
 }
 
 
@@ -74,12 +78,14 @@ class Experiment(Task):
     prediction: meaning of the output, a key of HEADS.
     learned_variance: whether the last C channels of the output are the variance.
     label_input: labels that the network accepts, see `UNet`.
+    t_eps: smallest 1 - t in the velocity of a `FlowSchedule`; 0 for no limit.
     """
 
     prediction: str
     learned_variance: bool
     label_input: str
     low_res_size: int
+    t_eps: float = 0.0
     draws: ClassVar[Literal[True]] = True
 
     @property
@@ -103,6 +109,13 @@ class Experiment(Task):
             return self._apply(params, z, logsnr, labels, dropout_keys, **extra)
 
         return as_predict(network, self.prediction, learned_variance=self.learned_variance)
+
+    def sampled(self, params: Any, low_res: Array | None = None) -> Predict:
+        """`predict` for samplers: `clamped` for a `FlowSchedule` with t_eps."""
+        predict = self.predict(params, low_res=low_res)
+        if not isinstance(self.schedule, FlowSchedule) or not self.t_eps:
+            return predict
+        return clamped(predict, self.schedule.noise_scale, self.t_eps)
 
     def init(self, key: Array) -> Any:
         example = jnp.zeros((1, *self.shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
@@ -175,4 +188,5 @@ def assemble(
         learned_variance=diffusion.learned_variance,
         label_input=config.model.get("label_input", "with_null"),
         low_res_size=diffusion.low_res_size,
+        t_eps=diffusion.t_eps,
     )

@@ -33,7 +33,7 @@ from cfg_jax.config.ranges import (
 )
 from cfg_jax.core.diffusion import HEADS
 from cfg_jax.core.grids import GRIDS
-from cfg_jax.core.losses import WEIGHTINGS
+from cfg_jax.core.losses import WEIGHTING_NAMES
 from cfg_jax.core.schedules import MOST_LOGSNR
 from cfg_jax.core.solvers import SOLVERS
 from cfg_jax.core.timesteps import MOST_STEPS
@@ -52,9 +52,12 @@ _NEAREST = 3  # fields named beside an unknown one
 _MOST_BLOCKS = 64  # a network of more takes minutes to trace
 _DATA_SETS = "a data set, such as folder, npz, digits or cifar10"
 
-_LOGSNR = ranges.number(
-    lambda value: abs(value) <= MOST_LOGSNR, f"from -{MOST_LOGSNR} to {MOST_LOGSNR}"
-)
+
+def _within(least: float, most: float) -> Range:
+    return ranges.number(lambda value: least <= value <= most, f"from {least:g} to {most:g}")
+
+
+_LOGSNR = _within(-MOST_LOGSNR, MOST_LOGSNR)
 
 _INTERVAL = Range(
     lambda values: (
@@ -141,12 +144,20 @@ _DIFFUSION = {
     "schedule": Field(
         "continuous",
         one_of(list(SCHEDULES)),
-        '"continuous" (CFG paper), or one of 1,000 timesteps: "linear", "cosine"',
+        '"continuous" (CFG paper), "flow" (JiT), or one of 1,000 timesteps: "linear", "cosine"',
     ),
     "logsnr_min": Field(-20.0, _LOGSNR, "noise end of the continuous schedule"),
     "logsnr_max": Field(20.0, _LOGSNR, "data end of the continuous schedule"),
+    "p_mean": Field(-0.8, _within(-10, 10), "mean of logit t in the flow schedule"),
+    "p_std": Field(0.8, _within(0.01, 5), "standard deviation of logit t in the flow schedule"),
+    "noise_scale": Field(
+        1.0, _within(0.01, 100), "deviation of noise in the flow schedule; JiT: image side / 256"
+    ),
+    "t_eps": Field(
+        0.05, FRACTION, "smallest 1 - t in velocities of the flow schedule; 0 for no limit"
+    ),
     "prediction": Field("eps", one_of(list(HEADS)), "network output"),
-    "weighting": Field("eps", one_of(list(WEIGHTINGS)), "loss weighting"),
+    "weighting": Field("eps", one_of(list(WEIGHTING_NAMES)), 'loss weighting; "flow" is JiT\'s'),
     "p_uncond": Field(0.1, FRACTION, "probability of training without the label"),
     "learned_variance": Field(False, FLAG, "C more outputs: exponent between the two variances"),
     "vlb_weight": Field(

@@ -49,6 +49,10 @@ _ADDED: dict[str, dict[str, Any]] = {
     "data": {"min_crop": 1.0, "channels": 0, "background": "white", "on_error": "raise"},
     "diffusion": {
         "schedule": "continuous",
+        "p_mean": -0.8,
+        "p_std": 0.8,
+        "noise_scale": 1.0,
+        "t_eps": 0.05,
         "learned_variance": False,
         "vlb_weight": 0.001,
         "vlb_steps": 1000,
@@ -119,12 +123,18 @@ def _check_diffusion(values: Mapping[str, Any]) -> None:
             "the paper uses -20 and 20"
         )
     schedule, num_steps = values["diffusion.schedule"], values["sampling.num_steps"]
-    if schedule == "continuous" and values["sampling.respacing"]:
+    continuous = schedule in ("continuous", "flow")
+    if continuous and values["sampling.respacing"]:
         raise ValueError(
-            f"config.sampling.respacing={values['sampling.respacing']!r}: the continuous schedule "
+            f"config.sampling.respacing={values['sampling.respacing']!r}: the {schedule} schedule "
             'has no timesteps; use "" and set num_steps'
         )
-    if schedule != "continuous" and num_steps > 1000:
+    if values["diffusion.weighting"] == "flow" and schedule != "flow":
+        raise ValueError(
+            f"config.diffusion.weighting='flow' with schedule={schedule!r}: it needs 'flow', whose "
+            "noise scale it uses"
+        )
+    if not continuous and num_steps > 1000:
         raise ValueError(
             f"config.sampling.num_steps={num_steps}: the {schedule} schedule has 1000 timesteps"
         )

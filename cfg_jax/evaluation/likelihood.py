@@ -150,7 +150,7 @@ def _ending_at(schedule: build.Schedule, logsnr_max: float | None) -> build.Sche
         return schedule
     if not isinstance(schedule, CosineSchedule):
         raise ValueError(
-            f"logsnr_max={logsnr_max}: a discrete schedule ends at its own {schedule.logsnr_max:g}"
+            f"logsnr_max={logsnr_max}: this schedule ends at its own {schedule.logsnr_max:g}"
         )
     if not schedule.logsnr_min < logsnr_max <= schedule.logsnr_max:
         raise ValueError(

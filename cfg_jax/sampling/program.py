@@ -241,7 +241,7 @@ def make_draw(task: Experiment, spec: Spec):
 
 def _plain(task: Experiment, shared: Any, batch: Any, transform: Callable) -> Callable:
     """w of a call -> a Denoiser with classifier-free guidance."""
-    predict = task.predict(shared["params"], low_res=batch.get("low_res"))
+    predict = task.sampled(shared["params"], batch.get("low_res"))
 
     def denoiser(w: Array) -> Denoiser:
         free = guidance.classifier_free_guidance(
@@ -257,7 +257,7 @@ def _plain(task: Experiment, shared: Any, batch: Any, transform: Callable) -> Ca
 
 def _guided(task: Experiment, spec: Spec, shared: Any, batch: Any) -> Guided:
     """Guidance with a weight per call and a rule; one branch where there is nothing to guide by."""
-    predict = task.predict(shared["params"], low_res=batch.get("low_res"))
+    predict = task.sampled(shared["params"], batch.get("low_res"))
     labels = batch["labels"]
     if spec.weaker is not None:
         every = branches(predict, labels, pair=_pair(task, spec, shared, batch))
@@ -284,13 +284,13 @@ def _pair(task: Experiment, spec: Spec, shared: Any, batch: Any) -> Callable:
         both = jax.tree.map(lambda *each: jnp.stack(each), shared["params"], shared["weaker"])
 
         def pair(z, logsnr, labels):
-            call = jax.vmap(lambda params: task.predict(params, low_res=low_res)(z, logsnr, labels))
+            call = jax.vmap(lambda params: task.sampled(params, low_res)(z, logsnr, labels))
             return tuple(jax.tree.map(lambda a, i=i: a[i], call(both)) for i in range(2))
 
         return pair
     assert spec.weaker is not None
     strong, weak = (
-        each.predict(params, low_res=low_res)
+        each.sampled(params, low_res)
         for each, params in ((task, shared["params"]), (spec.weaker, shared["weaker"]))
     )
     return lambda *arguments: (strong(*arguments), weak(*arguments))

@@ -16,6 +16,7 @@ import numpy as np
 from cfg_jax.config.build import STEPS, Experiment
 from cfg_jax.core import grids, plans
 from cfg_jax.core.arguments import text_of, whole
+from cfg_jax.core.flow import FlowSchedule
 from cfg_jax.core.guidance import weight_per_step
 from cfg_jax.core.types import ArrayLike
 from cfg_jax.core.weighting import Weights, schedule_of, weights
@@ -168,6 +169,12 @@ class SamplingSettings:
         count = self.num_steps
         if not self.follows_rule:
             count = plans.grid_points(self.solver, count)
+        flow = isinstance(task.schedule, FlowSchedule)
+        if flow and self.grid == "schedule" and task.prediction != "x":
+            raise ValueError(
+                f"grid='schedule' for a network that predicts {task.prediction}: this grid of a flow "
+                "schedule begins with noise alone and needs x; use grid='uniform'"
+            )
         return tuple(np.asarray(grids.grid(self.grid, task.schedule, count)).tolist())
 
     def plan(self, task: Experiment) -> plans.Plan | None:
@@ -177,7 +184,10 @@ class SamplingSettings:
         assert self.solver is not None
         noise = self.eta or 0.0, self.churn or 0.0, float(self.noise_temperature)
         num_calls = None if self.respacing else self.num_steps
-        return _plan(self.logsnrs(task), self.solver, *noise, num_calls)
+        scale = 1.0
+        if self.solver == "heun_flow" and isinstance(task.schedule, FlowSchedule):
+            scale = task.schedule.noise_scale
+        return _plan(self.logsnrs(task), self.solver, *noise, num_calls, scale)
 
     def num_calls(self, task: Experiment) -> int:
         """Number of network calls of filled settings."""
@@ -240,10 +250,13 @@ def _plan(
     churn: float,
     noise_temperature: float,
     num_calls: int | None,
+    noise_scale: float,
 ) -> plans.Plan:
     """The plan of `SamplingSettings.plan`; a request reads it several times."""
     added = _CHURN._replace(amount=churn) if churn else None
-    made = plans.plan(logsnrs, solver, eta=eta, churn=added, num_calls=num_calls)
+    made = plans.plan(
+        logsnrs, solver, eta=eta, churn=added, num_calls=num_calls, noise_scale=noise_scale
+    )
     made.matrix[:, :, -1] *= noise_temperature
     for array in made:  # shared by all callers
         assert isinstance(array, np.ndarray)

@@ -25,8 +25,8 @@ def diffusion_loss_fn(task: Experiment, **options) -> LossFn:
 
     Metrics, as (values [b], weights [b]): `eps_mse`; the loss of examples with and without their
     label; the fraction without; the loss in four bands of logsnr; for a learned variance `vlb`, in
-    bits per dimension. Options are p_uncond, weighting, vlb_weight and vlb_steps of
-    `diffusion_loss`.
+    bits per dimension. Options are p_uncond, weighting, vlb_weight, vlb_steps and t_eps
+    of `diffusion_loss`.
     """
 
     def loss_fn(params, keys, batch):

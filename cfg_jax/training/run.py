@@ -125,6 +125,7 @@ def make_step(
             weighting=diffusion.weighting,
             vlb_weight=diffusion.vlb_weight if diffusion.learned_variance else 0.0,
             vlb_steps=diffusion.vlb_steps,
+            t_eps=diffusion.t_eps,
         )
     else:
         loss_fn = classifier_loss_fn(task)
