@@ -8,7 +8,7 @@ from .values import numbers
 
 _SOLVERS = (
     *("ancestral", "ddim", "dpmpp_2m", "dpmpp_3m", "dpmpp_2s", "dpmpp_3s"),
-    *("unipc_1", "unipc_2", "unipc_3", "deis_2", "heun", "pcg"),
+    *("unipc_1", "unipc_2", "unipc_3", "deis_2", "heun", "heun_flow", "pcg"),
 )
 _DTYPES = ("float32", "bfloat16")
 _RUN = "If unset, the value in the config of the run."

@@ -144,6 +144,8 @@ ORDERS = {
     ("unipc_3", (("lower_final", False),)): 4.0,
     ("deis_2", ()): 2.0,
     ("heun", ()): 2.0,
+    ("heun_flow", ()): 2.0,
+    ("heun_flow", (("noise_scale", 2.0),)): 2.0,
     ("dpmpp_2s", ()): 2.0,
     ("dpmpp_3s", ()): 3.0,
 }

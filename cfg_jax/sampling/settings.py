@@ -172,8 +172,8 @@ class SamplingSettings:
         flow = isinstance(task.schedule, FlowSchedule)
         if flow and self.grid == "schedule" and task.prediction != "x":
             raise ValueError(
-                f"grid='schedule' for a network that predicts {task.prediction}: this grid of a flow "
-                "schedule begins with noise alone and needs x; use grid='uniform'"
+                f"grid='schedule' for a network that predicts {task.prediction}: this grid of a "
+                "flow schedule begins with noise alone and needs x; use grid='uniform'"
             )
         return tuple(np.asarray(grids.grid(self.grid, task.schedule, count)).tolist())
 
