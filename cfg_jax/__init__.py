@@ -37,7 +37,7 @@ from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_ti
 from cfg_jax.core.types import Denoiser, Predict, Prediction
 from cfg_jax.core.weighting import linear_weights, weights
 from cfg_jax.io import images
-from cfg_jax.models import MLP, Classifier, UNet
+from cfg_jax.models import MLP, Classifier, Transformer, UNet
 from cfg_jax.runtime import xla_flags
 from cfg_jax.sampling.loading import load
 from cfg_jax.sampling.model import Model
@@ -65,6 +65,7 @@ __all__ = [
     "Predict",
     "Prediction",
     "TrainState",
+    "Transformer",
     "UNet",
     "alpha_sigma",
     "ancestral_step",

@@ -118,11 +118,12 @@ class LabelEmbedding(nn.Module):
 
     num_labels: int
     features: int
+    std: float = 1.0
 
     @nn.compact
     def __call__(self, labels: Array) -> Array:
         shape = (self.num_labels, self.features)
-        table = self.param("embedding", nn.initializers.normal(1.0), shape)
+        table = self.param("embedding", nn.initializers.normal(self.std), shape)
         known = (labels >= 0) & (labels < self.num_labels)
         return jnp.where(known[:, None], table[jnp.where(known, labels, 0)], jnp.nan)
 
@@ -341,8 +342,7 @@ class AttentionPool(nn.Module):
         channels = h.shape[-1]
         tokens = h.reshape(len(h), -1, channels)
         tokens = jnp.concatenate([tokens.mean(axis=1, keepdims=True), tokens], axis=1)
-        spread = nn.initializers.normal(channels**-0.5)
-        place = self.param("position", spread, tokens.shape[1:])
+        place = self.param("position", nn.initializers.normal(channels**-0.5), tokens.shape[1:])
         tokens = (tokens + place[None]).astype(self.dtype)
         out = SelfAttention(self.num_heads, dtype=self.dtype, name="qkv")(tokens)
         pooled = out[:, 0].astype(jnp.float32)

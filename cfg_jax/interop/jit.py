@@ -1,0 +1,164 @@
+"""JiT's networks, with their parameters in `cfg_jax.models.Transformer`.
+
+    network = from_state_dict(state_dict, "JiT-B/16")
+    network.raw(z, t, labels)             x_hat of z = t x + (1 - t) n eps, as the original
+    network.predict(z, logsnr, labels)    eps_hat of z = alpha x + sigma eps, a Predict
+
+`jit_configs` translates configs, `jit_names` parameters.
+
+Source: Li & He 2025, "Back to Basics: Let Denoising Generative Models Denoise", arXiv 2511.13720.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfg_jax.core.arguments import integers
+from cfg_jax.core.diffusion import each_logsnr, predict_eps
+from cfg_jax.core.types import Array
+from cfg_jax.interop import jit_names
+from cfg_jax.interop.jit_configs import PRESETS, arguments, complete, preset
+from cfg_jax.io import weight_files
+from cfg_jax.models import Transformer
+
+__all__ = [
+    "PRESETS",
+    "ImportedTransformer",
+    "abstract",
+    "expected_shapes",
+    "from_state_dict",
+    "preset",
+    "shapes",
+]
+
+PREFIX = "net."
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImportedTransformer:
+    """A `Transformer` with imported parameters.
+
+    A pytree: pass it to a jitted function as an argument, or the parameters become constants.
+
+    Attributes:
+      network: the module, whose second input is the time.
+      params: float32 parameters, as a checkpoint stores them.
+      shape: (H, W, C) of an image.
+    """
+
+    network: Transformer
+    params: Any
+    shape: tuple[int, int, int]
+
+    def raw(self, z: Array, t: Array, labels: Array) -> Array:
+        """x_hat [B, H, W, C] of the flow z = t x + (1 - t) n eps, float32 and not clipped.
+
+        Args:
+          z: [B, H, W, C] noisy images.
+          t: [] or [B], times in [0, 1], 1 for data.
+          labels: [B] integers; num_classes means no label, any outside of 0..num_classes gives NaN.
+
+        Raises ValueError if an array has the wrong shape, or if labels are not integers.
+        """
+        return self._forward(self.network, z, jnp.asarray(t, jnp.float32), labels)
+
+    def predict(self, z: Array, logsnr: Array, labels: Array) -> Array:
+        """eps_hat = (z - alpha x_hat) / sigma, [B, H, W, C], of z = alpha x + sigma eps.
+
+        logsnr is [] or [B]; z and labels are as for `raw`.
+        """
+        logsnr = each_logsnr(logsnr, z)
+        network = self.network.clone(noise_input="logsnr")
+        return predict_eps(z, self._forward(network, z, logsnr, labels), logsnr)
+
+    def _forward(self, network: Transformer, z: Array, noise: Array, labels: Array) -> Array:
+        batch = z.shape[:1]
+        if z.shape != batch + self.shape:
+            raise ValueError(f"z of shape {z.shape}: give images of shape {self.shape}")
+        if labels is None or jnp.shape(labels) != batch:
+            given = None if labels is None else jnp.shape(labels)
+            raise ValueError(f"labels of shape {given}: give one label per image, {batch}")
+        if noise.shape not in [(), batch]:
+            raise ValueError(f"t of shape {noise.shape}: give one number, or one per image")
+        noise = jnp.broadcast_to(noise, batch)
+        return _apply(network, self.params, z, noise, integers("labels", labels))
+
+
+jax.tree_util.register_dataclass(
+    ImportedTransformer, data_fields=["params"], meta_fields=["network", "shape"]
+)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(network: Transformer, params: Any, z: Array, noise: Array, labels: Array) -> Array:
+    return network.apply({"params": params}, z, noise, labels)
+
+
+def from_state_dict(
+    state_dict: Mapping[str, np.ndarray], config: str | Mapping[str, Any]
+) -> ImportedTransformer:
+    """The network with the PyTorch parameters `state_dict`.
+
+    Args:
+      state_dict: {key: array} of any floating type, copied to float32; all keys may start with
+        "net.", as in the original's files. `pos_embed` is taken from it, not computed: an average
+        of parameters rounds it.
+      config: a name in `PRESETS`, or arguments of the original class `JiT`, see `jit_configs`.
+
+    Raises ValueError if a key is missing or unknown, if an array has the wrong shape or is not
+    floating, if the config cannot be imported, or if the state dict is that of a DiT.
+    """
+    state_dict = _without_prefix(state_dict)
+    _refuse_latents(state_dict)
+    network = abstract(config)
+    remedy = "give the name or config they belong to"
+    weight_files.check(state_dict, shapes(network), jnp.floating, remedy)
+    params = jit_names.parameters(network.network, network.params, state_dict)
+    return dataclasses.replace(network, params=jax.tree.map(jnp.asarray, params))
+
+
+def abstract(config: str | Mapping[str, Any]) -> ImportedTransformer:
+    """The network of a name or config, with shapes as parameters; raises as `complete`."""
+    full = complete(preset(config) if isinstance(config, str) else config)
+    network: Transformer = Transformer(**arguments(full), noise_input="time")
+    shape = (full["input_size"], full["input_size"], full["in_channels"])
+    inputs = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+    params = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
+    return ImportedTransformer(network, params, shape)
+
+
+def shapes(network: ImportedTransformer) -> dict[str, tuple[int, ...]]:
+    """{key: shape} of the state dict of a network, abstract or not, without prefix, in order."""
+    entries = jit_names.entries(network.network, network.params)
+    return {key: entry.shape for key, entry in entries.items()}
+
+
+def expected_shapes(config: str | Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """`shapes` of the `abstract` network of a name or config; raises ValueError as `complete`."""
+    return shapes(abstract(config))
+
+
+def _without_prefix(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if state_dict and all(key.startswith(PREFIX) for key in state_dict):
+        return {key.removeprefix(PREFIX): value for key, value in state_dict.items()}
+    return dict(state_dict)
+
+
+def _refuse_latents(state_dict: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError for a DiT, whose keys are known, but whose data are latents."""
+    kernel = state_dict.get("x_embedder.proj.weight")
+    if kernel is None or np.ndim(kernel) != 4:
+        return
+    width, channels, patch, _ = np.shape(kernel)
+    matches = (re.match(r"blocks\.(\d+)\.mlp\.fc1\.weight$", key) for key in state_dict)
+    depth = 1 + max((int(match[1]) for match in matches if match), default=-1)
+    raise ValueError(
+        f"the state dict is a DiT's (depth {depth}, width {width}, patch {patch}): it denoises "
+        f"{channels}-channel latents, and their autoencoder is not here; give a JiT's"
+    )

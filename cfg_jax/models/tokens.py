@@ -1,0 +1,197 @@
+"""Layers on the tokens of an image [B, L, D], for `transformer`.
+
+    x <- x + gate1 attention((1 + scale1) norm(x) + shift1)
+    x <- x + gate2 mlp((1 + scale2) norm(x) + shift2),    all six from Linear(SiLU(time + label))
+
+Parameters, norms, softmax and the sum x are float32; `dtype` is the type of the products. Two
+layouts differ from the published weights and change no value. The features of q and k are stored
+with the pairs that rotate apart, see `positions`. Hidden features of an MLP are padded to a
+multiple of 128 with zero weights, whose gradients are 0, too.
+
+Source: Peebles & Xie 2022, arXiv 2212.09748; Li & He 2025, arXiv 2511.13720.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cfg_jax.models import ops, positions
+from cfg_jax.models.layers import Dense, Dropout, sinusoidal_embedding, zeros
+
+Array = jax.Array
+
+EPSILON = 1e-6
+MULTIPLE = 128
+"""Hidden features of an MLP are padded to a multiple of this, a TPU's number of lanes."""
+
+xavier = nn.initializers.xavier_uniform()
+small = nn.initializers.normal(0.02)
+
+
+def mlp_width(width: int, kind: str) -> int:
+    """Hidden features without padding: 4 width, and two thirds of it if they are gated."""
+    return int(4 * width * 2 / 3) if kind == "swiglu" else 4 * width
+
+
+def padded(features: int) -> int:
+    """The smallest multiple of MULTIPLE that is not less."""
+    return -(-features // MULTIPLE) * MULTIPLE
+
+
+class Block(nn.Module):
+    """Attention and MLP, each scaled, shifted and gated by the condition: see the module.
+
+    The call takes x [B, L, D], the number of the block [], whether it has dropout [], the condition
+    [B, D] and dropout_keys [B] or None. It returns (x, None), as a scan's body.
+
+    Args:
+      heads, mlp, norm, dropout, dtype: as for `Transformer`.
+      grid: rows and columns of patches, and number of tokens before them; None without rotations.
+    """
+
+    heads: int
+    mlp: str
+    norm: str
+    grid: tuple[int, int, int] | None
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Array, number: Array, dropping: Array, condition: Array, dropout_keys: Array | None
+    ) -> tuple[Array, None]:
+        width = x.shape[-1]
+        if dropout_keys is not None:
+            dropout_keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number)
+        drop = functools.partial(self._drop, dropping=dropping, keys=dropout_keys)
+        modulation = Dense(6 * width, zeros, self.dtype, name="modulation")(condition)
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=1)
+        h = modulated(Norm(self.norm, name="norm_attention")(x), shift1, scale1)
+        h = self._attended(h.astype(self.dtype))
+        h = drop("dropout_attention", Dense(width, xavier, self.dtype, name="proj")(h))
+        x = x + gate1.astype(jnp.float32)[:, None] * h
+        h = modulated(Norm(self.norm, name="norm_mlp")(x), shift2, scale2)
+        h = drop("dropout_mlp", self._hidden(h))
+        kernel_init = functools.partial(_xavier, padded_axis=0, features=mlp_width(width, self.mlp))
+        h = Dense(width, kernel_init, self.dtype, name="mlp_out")(h)
+        return x + gate2.astype(jnp.float32)[:, None] * h, None
+
+    def _drop(self, name: str, h: Array, dropping: Array, keys: Array | None) -> Array:
+        """`Dropout` in the blocks that have it; the others draw no bits."""
+        if keys is None or not self.dropout:
+            return h
+        layer = Dropout(self.dropout, name=name)
+        return nn.cond(dropping, lambda m, h: m(h, keys), lambda m, h: h, layer, h)
+
+    def _hidden(self, h: Array) -> Array:
+        """The MLP's hidden features [B, L, M], M padded with zeros."""
+        gated, features = self.mlp == "swiglu", mlp_width(h.shape[-1], self.mlp)
+        kernel_init = functools.partial(_xavier, padded_axis=1, features=features)
+        size = (1 + gated) * padded(features)
+        h = Dense(size, kernel_init, self.dtype, name="mlp_in")(h)
+        if not gated:
+            return nn.gelu(h.astype(jnp.float32), approximate=True).astype(self.dtype)
+        h, gate = jnp.split(h, 2, axis=-1)
+        return ops.silu(h) * gate
+
+    def _attended(self, h: Array) -> Array:
+        """softmax(q k^T / sqrt(d)) v of every head: [B, L, D] to [B, L, D].
+
+        q and k are normalised and rotated first if there is a grid. Their features are stored with
+        `positions.pair_order` in every head.
+        """
+        width, head_width = h.shape[-1], h.shape[-1] // self.heads
+        kernel = self.param("qkv_kernel", xavier, (width, 3 * width))
+        bias = self.param("qkv_bias", zeros, (3 * width,))
+        sizes = 3, self.heads, head_width
+        between = self._normed_and_rotated(head_width) if self.grid else None
+        out = ops.attend(h, kernel.reshape(width, *sizes), bias.reshape(sizes), between)
+        return jnp.moveaxis(out.reshape(len(h), width, -1), 1, 2)
+
+    def _normed_and_rotated(self, head_width: int) -> ops.Between:
+        """(q, k) -> (q, k), normalised and rotated, for arrays [heads, d, L]."""
+        assert self.grid is not None
+        turn = positions.rotations(*self.grid[:2], head_width, self.grid[2])
+        ones = nn.initializers.ones_init()
+        weights = [self.param(f"{name}_norm", ones, (head_width,)) for name in "qk"]
+
+        def one(h: Array, weight: Array) -> Array:
+            normed = root_mean_square_norm(h, axis=1) * weight[None, :, None]
+            return positions.rotate(normed, *turn).astype(self.dtype)
+
+        return lambda q, k: (one(q, weights[0]), one(k, weights[1]))
+
+
+class TimeEmbedding(nn.Module):
+    """Linear(SiLU(Linear(sinusoidal(time)))): time [B] to [B, features], float32.
+
+    Products are float32, since the angles are at most 1, where steps of bfloat16 are 1/256.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, time: Array) -> Array:
+        h = Dense(self.features, small)(sinusoidal_embedding(time, 256))
+        return Dense(self.features, small)(ops.silu(h))
+
+
+class Norm(nn.Module):
+    """h / sqrt(mean h^2 + 1e-6) * weight ("rms"), or (h - mean) / std ("layer"), in float32.
+
+    h is [B, L, D], statistics are over D.
+    """
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        h = h.astype(jnp.float32)
+        if self.kind == "layer":
+            return root_mean_square_norm(h - jnp.mean(h, axis=-1, keepdims=True))
+        weight = self.param("scale", nn.initializers.ones_init(), h.shape[-1:])
+        return root_mean_square_norm(h) * weight[None, None]
+
+
+def root_mean_square_norm(h: Array, axis: int = -1) -> Array:
+    """h / sqrt(mean h^2 + 1e-6) in float32, the mean over `axis`."""
+    h = h.astype(jnp.float32)
+    return h * jax.lax.rsqrt(jnp.mean(h**2, axis=axis, keepdims=True) + EPSILON)
+
+
+def modulated(h: Array, shift: Array, scale: Array) -> Array:
+    """(1 + scale) h + shift in float32 for h [B, L, D], shift and scale [B, D]."""
+    shift, scale = (each.astype(jnp.float32)[:, None] for each in (shift, scale))
+    return (1 + scale) * h + shift
+
+
+def to_patches(z: Array, side: int) -> Array:
+    """[B, H, W, C] to [B, N, side * side * C]: rows of patches, in each rows, columns, channels."""
+    batch, height, width, channels = z.shape
+    rows, columns = height // side, width // side
+    z = z.reshape(batch * rows, side, columns, side * channels)
+    return jnp.swapaxes(z, 1, 2).reshape(batch, rows * columns, side * side * channels)
+
+
+def from_patches(h: Array, rows: int, columns: int, side: int) -> Array:
+    """The inverse of `to_patches`."""
+    h = h.reshape(len(h) * rows, columns, side, -1)
+    return jnp.swapaxes(h, 1, 2).reshape(-1, rows * side, columns * side, h.shape[-1] // side)
+
+
+def _xavier(key: Array, shape: Sequence[int], *, padded_axis: int, features: int) -> Array:
+    """Xavier-uniform weights of the shape without padding, with zeros for the padding.
+
+    The padded axis holds one or more groups of `features`, each padded by itself.
+    """
+    groups = shape[padded_axis] // padded(features)
+    real = [*shape]
+    real[padded_axis] = groups * features
+    kernel = xavier(key, real)
+    split = [*real[:padded_axis], groups, features, *real[padded_axis + 1 :]]
+    margins = [(0, 0)] * 3
+    margins[padded_axis + 1] = (0, padded(features) - features)
+    return jnp.pad(kernel.reshape(split), margins).reshape(shape)
