@@ -56,10 +56,9 @@ _OUTER = {
 }
 _BLOCK = {
     "norm1.weight": ("norm_attention/scale", "same"),
-    "attn.q_norm.weight": ("q_norm", "head"),
-    "attn.k_norm.weight": ("k_norm", "head"),
-    "attn.qkv.weight": ("qkv_kernel", "qkv"),
-    "attn.qkv.bias": ("qkv_bias", "qkv"),
+    "attn.q_norm.weight": ("norm_q/scale", "head"),
+    "attn.k_norm.weight": ("norm_k/scale", "head"),
+    "attn.qkv": ("qkv", "qkv"),
     "attn.proj": ("proj", "linear"),
     "norm2.weight": ("norm_mlp/scale", "same"),
     "mlp.w12": ("mlp_in", "hidden_out"),
@@ -131,10 +130,9 @@ def _forms(network: Transformer) -> dict[str, _Form]:
     hidden = mlp_width(network.width, network.mlp)
     margin = padded(hidden) - hidden
     groups = 1 + (network.mlp == "swiglu")
-    pairs = pair_order(head_width)
-    each_head = np.concatenate([i * head_width + pairs for i in range(heads)])
-    order = np.concatenate([each_head, network.width + each_head, np.arange(network.width)])
-    order[2 * network.width :] += 2 * network.width
+    pairs = pair_order(1, head_width)
+    q = pair_order(heads, head_width)
+    order = np.concatenate([q, q + network.width, np.arange(2 * network.width, 3 * network.width)])
 
     def to_hidden(value: np.ndarray) -> np.ndarray:
         split = value.reshape(groups, hidden, -1)

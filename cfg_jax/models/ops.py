@@ -8,7 +8,6 @@ column; `_fence` keeps the two apart. On a TPU such fusions are free, and there 
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +15,6 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 Array = jax.Array
-Between = Callable[[Array, Array], tuple[Array, Array]]
 
 MANY_TOKENS = 1024
 """Number of tokens from which `attend` computes one example at a time."""
@@ -228,27 +226,33 @@ def _convolve(h: Array, kernel: Array, stride: int = 1, **form: Any) -> Array:
     return jax.lax.conv_general_dilated(h, kernel, strides, dimension_numbers=names, **form)
 
 
-def attend(h: Array, kernel: Array, bias: Array, between: Between | None = None) -> Array:
+def attend(h: Array, kernel: Array, bias: Array) -> Array:
     """softmax(q k^T / sqrt(d)) v for every head, with (q, k, v) = h kernel + bias.
 
     h is [B, L, C], kernel [C, 3, heads, d], bias [3, heads, d] and the result [B, heads, d, L], in
-    h's dtype. `between`, if any, maps an example's q and k, [heads, d, L] each, to those that are
-    multiplied. Scores are float32. From MANY_TOKENS tokens on, one example is computed at a time:
+    h's dtype. Scores are float32. From MANY_TOKENS tokens on, one example is computed at a time:
     then the scores [heads, L, L] of a batch are never in memory, nor are q, k and v, which the
     backward pass computes again.
     """
 
     def one(h: Array) -> Array:
         qkv = _product("lc,cshd->shdl", h, kernel.astype(h.dtype)).astype(h.dtype)
-        q, k, v = _add_to_rows(qkv, bias)
-        if between is not None:
-            q, k = between(q, k)
-        return _attend(q, k, v)
+        return _attend(*_add_to_rows(qkv, bias))
 
     if h.shape[1] < MANY_TOKENS:
         return jax.vmap(one)(h)
     kept = jax.checkpoint_policies.save_only_these_names("out", "log_total")
     return jax.lax.map(jax.checkpoint(one, policy=kept), h)
+
+
+def attend_heads(q: Array, k: Array, v: Array) -> Array:
+    """softmax(q k^T / sqrt(d)) v for every head; q, k, v and the result are [B, heads, d, L].
+
+    From MANY_TOKENS tokens on, one example is computed at a time, as in `attend`.
+    """
+    if q.shape[-1] < MANY_TOKENS:
+        return jax.vmap(_attend)(q, k, v)
+    return jax.lax.map(lambda each: _attend(*each), (q, k, v))
 
 
 @jax.custom_vjp

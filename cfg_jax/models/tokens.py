@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from cfg_jax.models import ops, positions
@@ -100,29 +101,56 @@ class Block(nn.Module):
     def _attended(self, h: Array) -> Array:
         """softmax(q k^T / sqrt(d)) v of every head: [B, L, D] to [B, L, D].
 
-        q and k are normalised and rotated first if there is a grid. Their features are stored with
-        `positions.pair_order` in every head.
+        q and k are normalised and rotated first if there is a grid.
         """
-        width, head_width = h.shape[-1], h.shape[-1] // self.heads
-        kernel = self.param("qkv_kernel", xavier, (width, 3 * width))
-        bias = self.param("qkv_bias", zeros, (3 * width,))
-        sizes = 3, self.heads, head_width
-        between = self._normed_and_rotated(head_width) if self.grid else None
-        out = ops.attend(h, kernel.reshape(width, *sizes), bias.reshape(sizes), between)
-        return jnp.moveaxis(out.reshape(len(h), width, -1), 1, 2)
+        batch, length, width = h.shape
+        h = Dense(3 * width, xavier, self.dtype, name="qkv")(h)
+        parts = [(part,) for part in jnp.split(h, 3, axis=2)]
+        if self.grid:
+            turn = positions.rotations(*self.grid[:2], width // self.heads, self.grid[2])
+            rotated = (
+                HeadNorm(self.heads, self.dtype, name=f"norm_{name}")(part, *turn)
+                for name, (part,) in zip("qk", parts, strict=False)
+            )
+            parts = [*rotated, parts[2]]
 
-    def _normed_and_rotated(self, head_width: int) -> ops.Between:
-        """(q, k) -> (q, k), normalised and rotated, for arrays [heads, d, L]."""
-        assert self.grid is not None
-        turn = positions.rotations(*self.grid[:2], head_width, self.grid[2])
-        ones = nn.initializers.ones_init()
-        weights = [self.param(f"{name}_norm", ones, (head_width,)) for name in "qk"]
+        def by_head(part: Array) -> Array:
+            return jnp.swapaxes(part, 1, 2).reshape(batch, self.heads, -1, length)
 
-        def one(h: Array, weight: Array) -> Array:
-            normed = root_mean_square_norm(h, axis=1) * weight[None, :, None]
-            return positions.rotate(normed, *turn).astype(self.dtype)
+        # Transposed before they are concatenated, halves need no second copy on a TPU.
+        q, k, v = (jnp.concatenate([*map(by_head, each)], axis=2) for each in parts)
+        out = ops.attend_heads(q, k, v).reshape(batch, width, length)
+        return jnp.swapaxes(out, 1, 2)
 
-        return lambda q, k: (one(q, weights[0]), one(k, weights[1]))
+
+class HeadNorm(nn.Module):
+    """RMS norm of every head, with weights shared by the heads, and rotation of its pairs.
+
+    The call takes q or k, [B, L, D] with features (2, heads, d/2), and cosines and sines [L, d/2].
+    It returns the halves of the features, [B, L, D/2] each: all first and all second elements of
+    the pairs.
+    """
+
+    heads: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, h: Array, cosines: np.ndarray, sines: np.ndarray) -> tuple[Array, Array]:
+        pairs = cosines.shape[1]
+        weight = self.param("scale", nn.initializers.ones_init(), (2 * pairs,))
+        x, y = jnp.split(h.astype(jnp.float32), 2, axis=2)
+        # Sums over the features of a head, and their way back, as products with zeros and ones.
+        member = np.kron(np.eye(self.heads), np.ones((pairs, 1))).astype(np.float32)
+        exact = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+        square = exact(x**2 + y**2, member) / (2 * pairs)
+        factor = exact(jax.lax.rsqrt(square + EPSILON), member.T)
+        x_weight, y_weight = (
+            jnp.tile(half, self.heads)[None, None] for half in jnp.split(weight, 2)
+        )
+        x, y = x * factor * x_weight, y * factor * y_weight
+        cosines, sines = (np.tile(table, self.heads)[None] for table in (cosines, sines))
+        turned = x * cosines - y * sines, y * cosines + x * sines
+        return turned[0].astype(self.dtype), turned[1].astype(self.dtype)
 
 
 class TimeEmbedding(nn.Module):
@@ -156,10 +184,10 @@ class Norm(nn.Module):
         return root_mean_square_norm(h) * weight[None, None]
 
 
-def root_mean_square_norm(h: Array, axis: int = -1) -> Array:
-    """h / sqrt(mean h^2 + 1e-6) in float32, the mean over `axis`."""
+def root_mean_square_norm(h: Array) -> Array:
+    """h / sqrt(mean h^2 + 1e-6) in float32, the mean over the last axis."""
     h = h.astype(jnp.float32)
-    return h * jax.lax.rsqrt(jnp.mean(h**2, axis=axis, keepdims=True) + EPSILON)
+    return h * jax.lax.rsqrt(jnp.mean(h**2, axis=-1, keepdims=True) + EPSILON)
 
 
 def modulated(h: Array, shift: Array, scale: Array) -> Array:
