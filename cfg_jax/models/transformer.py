@@ -207,6 +207,8 @@ class Transformer(nn.Module, kw_only=True):
                 f"in_context_start={self.in_context_start}: need 0..{self.depth - 1}, since "
                 f"there are {self.depth} blocks; or set in_context_tokens to 0"
             )
+        if not self.noise_scale > 0:
+            raise ValueError(f"noise_scale={self.noise_scale}: give a number above 0")
         if self.num_classes and labels is None:
             raise ValueError(
                 f"labels are missing: this network of {self.num_classes + 1} labels needs them"
