@@ -119,12 +119,16 @@ def test_the_scans_are_the_blocks_one_after_the_other():
     h = tokens.to_patches(Z, 4) @ p["bottleneck"] @ p["embed"]["kernel"]
     x = h + (p["embed"]["bias"] + p["position"])[None]
     condition = jax.nn.silu(time + label)
+    form = 3, "swiglu", "rms"
+    blocks = [
+        jax.jit(tokens.Block(*form, (2, 2, before), 0.0, jnp.dtype("float32")).apply)
+        for before in (0, 2)
+    ]
     for i in range(4):
         if i == 1:
             x = jnp.concatenate([p["in_context"][None] + label[:, None], x], axis=1)
         own = plain.sliced(p["blocks_in_context"], i - 1) if i else plain.sliced(p["blocks"], 0)
-        block = tokens.Block(3, "swiglu", "rms", (2, 2, 2 * (i > 0)), 0.0, jnp.dtype("float32"))
-        x, _ = jax.jit(block.apply)({"params": own}, x, i, False, condition, None)
+        x, _ = blocks[i > 0]({"params": own}, x, i, False, condition, None)
     modulation = condition @ p["modulation_out"]["kernel"] + p["modulation_out"]["bias"][None]
     shift, scale = jnp.split(modulation[:, None], 2, axis=2)
     normed = plain.norm(p["norm_out"], np.asarray(x[:, 2:], np.float64)) * (1 + scale) + shift
@@ -142,7 +146,7 @@ def test_a_program_does_not_grow_with_the_depth():
 
 
 def test_padding_changes_neither_the_output_nor_another_gradient(monkeypatch):
-    net = small()
+    net = small(in_context_tokens=0)
     params = drawn(net)
 
     def total(params):
@@ -152,21 +156,18 @@ def test_padding_changes_neither_the_output_nor_another_gradient(monkeypatch):
 
     def without_padding(tree):
         tree = jax.tree.map(np.asarray, tree)
-        for name in ("blocks", "blocks_in_context"):
-            into, out = tree[name]["mlp_in"], tree[name]["mlp_out"]
-            for leaf in into:
-                parts = np.split(into[leaf], 2, axis=-1)
-                into[leaf] = np.concatenate([part[..., :64] for part in parts], axis=-1)
-            out["kernel"] = out["kernel"][:, :64]
+        into, out = tree["blocks"]["mlp_in"], tree["blocks"]["mlp_out"]
+        for leaf in into:
+            parts = np.split(into[leaf], 2, axis=-1)
+            into[leaf] = np.concatenate([part[..., :64] for part in parts], axis=-1)
+        out["kernel"] = out["kernel"][:, :64]
         return tree
 
-    assert params["blocks"]["mlp_out"]["kernel"].shape == (1, 128, 24)  # 64 features and as many 0
-    for name in ("blocks", "blocks_in_context"):
-        wide = grads[name]["mlp_in"]
-        assert not np.any(wide["kernel"].reshape(-1, 24, 2, 128)[..., 64:])
-        assert not np.any(wide["bias"].reshape(-1, 2, 128)[..., 64:])
-        assert not np.any(grads[name]["mlp_out"]["kernel"][:, 64:])
-        assert np.all(grads[name]["mlp_out"]["kernel"][:, :64])
+    assert params["blocks"]["mlp_out"]["kernel"].shape == (4, 128, 24)  # 64 features and as many 0
+    into, out = grads["blocks"]["mlp_in"], grads["blocks"]["mlp_out"]
+    assert not np.any(into["kernel"].reshape(-1, 24, 2, 128)[..., 64:])
+    assert not np.any(into["bias"].reshape(-1, 2, 128)[..., 64:])
+    assert not np.any(out["kernel"][:, 64:]) and np.all(out["kernel"][:, :64])
     monkeypatch.setattr(tokens, "MULTIPLE", 1)
     own, own_grads = jax.jit(jax.value_and_grad(lambda p: total(p)))(without_padding(params))
     np.testing.assert_allclose(own, value, rtol=1e-5)
@@ -182,10 +183,12 @@ def test_the_table_of_positions_has_no_gradient_and_remat_changes_none():
             return jnp.sum(jnp.sin(net.apply({"params": params}, Z, T, Y, keys)))
 
         keys = jax.random.split(jax.random.key(1), 3)
-        return jax.jit(jax.grad(total))(drawn(small()))
+        return jax.jit(jax.grad(total))(drawn(small(in_context_tokens=0)))
 
-    plain_grads, again = grads(small(dropout=0.5)), grads(small(dropout=0.5, remat=True))
-    assert not plain_grads["position"].any() and plain_grads["in_context"].all()
+    plain_grads, again = (
+        grads(small(dropout=0.5, in_context_tokens=0, remat=remat)) for remat in (False, True)
+    )
+    assert not plain_grads["position"].any() and plain_grads["embed"]["bias"].all()
     for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(plain_grads), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(1, np.abs(theirs).max()))
 
@@ -263,7 +266,7 @@ def test_patches_are_rows_of_squares_with_the_channel_innermost():
 def test_a_fresh_network_gives_zero_and_has_the_published_spread():
     net = small(width=96, heads=3, depth=2, in_context_start=1)
     params = jax.jit(net.init)(jax.random.key(0), Z, T, Y)["params"]
-    assert not apply(net, params, Z, T, Y).any()
+    assert not params["out"]["kernel"].any() and not params["out"]["bias"].any()
     block = params["blocks_in_context"]
     for name in ("modulation", "qkv", "proj", "mlp_in", "mlp_out"):
         assert not block[name]["bias"].any()
