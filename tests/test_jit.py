@@ -29,15 +29,21 @@ def golden(name):
     with np.load(FOLDER / f"{name}.npz") as file:
         arrays = dict(file)
     config, keys = (json.loads(str(arrays.pop(key))) for key in ("config", "keys"))
-    weights = made_up.weights({key: tuple(shape) for key, shape in keys})
-    for key in ("y_embedder.embedding_table.weight", "in_context_posemb"):
-        if key in weights:
-            scale = np.float32(math.sqrt(math.prod(weights[key].shape[1:])))
-            weights[key] = np.float32(0.5) * (weights[key] * scale)
+    weights = jit_weights({key: tuple(shape) for key, shape in keys})
     weights["pos_embed"] = arrays["pos_embed"][None]
     for key in [key for key in arrays if "_nchw" in key]:
         arrays[key.replace("_nchw", "")] = arrays.pop(key).transpose(0, 2, 3, 1)
     return config, weights, arrays
+
+
+def jit_weights(shapes):
+    """Weights of a state dict that are a function of its keys, as in the golden files."""
+    weights = made_up.weights(shapes)
+    for key in ("y_embedder.embedding_table.weight", "in_context_posemb"):
+        if key in weights:
+            scale = np.float32(math.sqrt(math.prod(weights[key].shape[1:])))
+            weights[key] = np.float32(0.5) * (weights[key] * scale)
+    return weights
 
 
 @functools.cache
@@ -81,7 +87,9 @@ def test_a_predict_is_the_noise_that_remains_with_the_golden_x_hat():
     with np.errstate(divide="ignore"):
         logsnr = 2 * np.log(t / ((1 - t) * n)).ravel()
     z = jnp.asarray(arrays["x"] / scale, jnp.float32)
-    eps_hat = network.predict(z, jnp.asarray(logsnr, jnp.float32), arrays["y"])
+    output = network.predict(z, jnp.asarray(logsnr, jnp.float32), arrays["y"])
+    np.testing.assert_allclose(output.x_hat, arrays["out_float64"], rtol=0, atol=1e-5)
+    eps_hat = output.eps_hat
     # z = t x + (1 - t) n eps, whose eps is not determined at t = 1
     noise = (1 - t) * n * np.where(t < 1, eps_hat, 0)
     np.testing.assert_allclose(
@@ -93,8 +101,10 @@ def test_a_scalar_logsnr_counts_for_every_example_and_infinite_noise_is_finite()
     network, arrays = imported("net_plain"), golden("net_plain")[2]
     z, y = arrays["x"], arrays["y"]
     each = network.predict(z, jnp.full(7, -1.0), y)
-    np.testing.assert_array_equal(network.predict(z, jnp.float32(-1), y), each)
-    np.testing.assert_allclose(network.predict(z, -jnp.inf, y), z)
+    np.testing.assert_array_equal(network.predict(z, jnp.float32(-1), y).x_hat, each.x_hat)
+    noise = network.predict(z, jnp.float32(-jnp.inf), y)
+    np.testing.assert_allclose(noise.eps_hat, z)
+    np.testing.assert_allclose(noise.x_hat, network.raw(z, 0.0, y), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", MANIFEST)

@@ -2,7 +2,7 @@
 
     network = from_state_dict(state_dict, "JiT-B/16")
     network.raw(z, t, labels)             x_hat of z = t x + (1 - t) n eps, as the original
-    network.predict(z, logsnr, labels)    eps_hat of z = alpha x + sigma eps, a Predict
+    network.predict(z, logsnr, labels)    of z = alpha x + sigma eps, a Predict with x_hat
 
 `jit_configs` translates configs, `jit_names` parameters.
 
@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax.core.arguments import integers
-from cfg_jax.core.diffusion import each_logsnr, predict_eps
-from cfg_jax.core.types import Array
+from cfg_jax.core.diffusion import each_logsnr, from_x
+from cfg_jax.core.types import Array, Prediction
 from cfg_jax.interop import jit_names
 from cfg_jax.interop.jit_configs import PRESETS, arguments, complete, preset
 from cfg_jax.io import weight_files
@@ -68,14 +68,14 @@ class ImportedTransformer:
         """
         return self._forward(self.network, z, jnp.asarray(t, jnp.float32), labels)
 
-    def predict(self, z: Array, logsnr: Array, labels: Array) -> Array:
-        """eps_hat = (z - alpha x_hat) / sigma, [B, H, W, C], of z = alpha x + sigma eps.
+    def predict(self, z: Array, logsnr: Array, labels: Array) -> Prediction:
+        """The `Prediction` of z = alpha x + sigma eps, with x_hat: `raw` for the same noise level.
 
         logsnr is [] or [B]; z and labels are as for `raw`.
         """
         logsnr = each_logsnr(logsnr, z)
         network = self.network.clone(noise_input="logsnr")
-        return predict_eps(z, self._forward(network, z, logsnr, labels), logsnr)
+        return from_x(z, self._forward(network, z, logsnr, labels), logsnr)
 
     def _forward(self, network: Transformer, z: Array, noise: Array, labels: Array) -> Array:
         batch = z.shape[:1]
