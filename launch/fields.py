@@ -67,7 +67,7 @@ def described(arguments: Sequence[str]) -> str:
 
     `arguments` have --config=PATH.
     """
-    from cfg_jax.config.fields import FIELDS
+    from cfg_jax.config.fields import fields_of
     from cfg_jax.config.validate import flatten
 
     place = _given(arguments).get("config", "")
@@ -77,11 +77,12 @@ def described(arguments: Sequence[str]) -> str:
         values = dict(flatten(_config(place).to_dict()))
     except Exception as error:  # a config file is code
         return f"\n{place} cannot be read: {error}"
+    fields = fields_of(values["network"])
     lines = [f"\nfields of {place}:"]
-    for name in sorted(values, key=list(FIELDS | values).index):
+    for name in sorted(values, key=list(fields | values).index):
         lines.append(f"  --config.{name}={values[name]!r}")
-        if name in FIELDS:
-            about = f"{FIELDS[name].meaning} ({FIELDS[name].range.allowed})"
+        if name in fields:
+            about = f"{fields[name].meaning} ({fields[name].range.allowed})"
             lines += textwrap.wrap(about, 80, initial_indent=" " * 4, subsequent_indent=" " * 4)
     return "\n".join(lines)
 

@@ -18,9 +18,9 @@ from cfg_jax.core.samplers import ancestral_step, ddim_step
 from cfg_jax.core.schedules import Schedule, cosine_schedule
 from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
 from cfg_jax.core.types import Array, Predict
-from cfg_jax.models import MLP, Classifier, UNet
+from cfg_jax.models import MLP, Classifier, Transformer, UNet
 
-NETWORKS = {"unet": UNet, "mlp": MLP, "classifier": Classifier}
+NETWORKS = {"unet": UNet, "transformer": Transformer, "mlp": MLP, "classifier": Classifier}
 DTYPES = ("float32", "bfloat16")
 STEPS: dict[str, Callable] = {"ancestral": ancestral_step, "ddim": ddim_step}
 SCHEDULES: dict[str, Callable[[ConfigDict], Schedule]] = {
@@ -172,6 +172,8 @@ def assemble(
     arguments = dict(config.model, num_classes=num_classes)
     if config.network != "mlp" and isinstance(schedule, DiscreteSchedule):
         arguments["noise_input"] = "timestep"
+    if config.network == "transformer" and isinstance(schedule, FlowSchedule):
+        arguments["noise_scale"] = schedule.noise_scale
     form = schedule, tuple(shape), num_classes
     if not kind(config).draws:
         return ClassifierExperiment(NETWORKS[config.network](**arguments), *form)

@@ -37,6 +37,7 @@ from cfg_jax.core.losses import WEIGHTING_NAMES
 from cfg_jax.core.schedules import MOST_LOGSNR
 from cfg_jax.core.solvers import SOLVERS
 from cfg_jax.core.timesteps import MOST_STEPS
+from cfg_jax.models.transformer import CHOICES
 from cfg_jax.models.trunk import LABEL_INPUTS, QKV_ORDERS
 
 
@@ -104,7 +105,7 @@ _NETWORK = {
     "network": Field(
         "unet",
         one_of(list(NETWORKS)),
-        '"unet" for images, "mlp" for points, "classifier" of noisy images',
+        '"unet" or "transformer" for images, "mlp" for points, "classifier" of noisy images',
     ),
 }
 
@@ -138,6 +139,24 @@ _MODEL = {
     "norm_groups": Field(32, SIDE, "groups of each GroupNorm; must divide every width"),
     "dtype": Field("float32", one_of(DTYPES), "type inside the network only"),
     "remat": Field(False, FLAG, "recompute blocks in the backward pass to save memory"),
+}
+
+_TRANSFORMER = {
+    "patch": Field(16, SIDE, "side of a patch, pixels; must divide the image's"),
+    "depth": Field(12, integer(1, 1000), "transformer blocks"),
+    "width": Field(768, SIDE, "features of a token"),
+    "heads": Field(12, SIDE, "attention heads"),
+    "mlp": Field("swiglu", one_of(CHOICES["mlp"]), 'kind of MLP; "gelu" is DiT\'s'),
+    "bottleneck": Field(
+        128, SIDE_OR_ZERO, "features of a patch before its embedding; 0 for no bottleneck"
+    ),
+    "norm": Field("rms", one_of(CHOICES["norm"]), 'kind of norm; "layer" is DiT\'s'),
+    "rotary": Field(True, FLAG, "normalise q and k, and rotate them by the token's place"),
+    "in_context_tokens": Field(32, SIDE_OR_ZERO, "tokens of the label; 0 for none"),
+    "in_context_start": Field(4, COUNT_OR_ZERO, "blocks before these tokens are inserted"),
+    "dropout": Field(0.0, BELOW_ONE, "rate in the middle half of the blocks"),
+    "dtype": _MODEL["dtype"],
+    "remat": _MODEL["remat"],
 }
 
 _DIFFUSION = {
@@ -270,6 +289,23 @@ FIELDS: dict[str, Field] = {
     },
 }
 """All fields, "section.name" or "name"; the model section is that of the U-Net."""
+
+TRANSFORMER_FIELDS: dict[str, Field] = {
+    f"model.{name}": field for name, field in _TRANSFORMER.items()
+}
+"""Fields of the model section of a transformer."""
+
+
+def fields_of(network: str) -> dict[str, Field]:
+    """All fields of a config with a network; those of the U-Net for any but the transformer."""
+    if network != "transformer":
+        return FIELDS
+    return {k: v for k, v in FIELDS.items() if not k.startswith("model.")} | TRANSFORMER_FIELDS
+
+
+def transformer(**changes: Any) -> ConfigDict:
+    """The model section of a transformer: the defaults, those of JiT-B/16, with changes."""
+    return ConfigDict({name: field.default for name, field in _TRANSFORMER.items()} | changes)
 
 
 def defaults() -> ConfigDict:

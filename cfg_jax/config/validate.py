@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cfg_jax.config.build import NETWORKS
-from cfg_jax.config.fields import FIELDS, nearest
+from cfg_jax.config.fields import FIELDS, fields_of, nearest
 from cfg_jax.core.guidance import only_trained_w
 
 _SHORT = reprlib.Repr()
@@ -90,7 +90,8 @@ def check_values(config: ConfigDict) -> None:
     """The checks of `validate` that do not depend on the devices."""
     values = dict(flatten(config.to_dict()))
     _check_fields(values)
-    for name, field in FIELDS.items():
+    network = values["network"]
+    for name, field in fields_of(network if isinstance(network, str) else "").items():
         if name in values and not field.range.holds(values[name]):
             found = _SHORT.repr(values[name])
             raise ValueError(f"config.{name}={found}: need {field.range.allowed}")
@@ -143,6 +144,11 @@ def _check_diffusion(values: Mapping[str, Any]) -> None:
         raise ValueError(
             f"config.diffusion.p_uncond={p_uncond}: label_input={values['model.label_input']!r} "
             "has no null label to train; set it to 0, or label_input to 'with_null'"
+        )
+    if values["network"] == "transformer" and values["optim.weight_decay"]:
+        raise ValueError(
+            f"config.optim.weight_decay={values['optim.weight_decay']} with a transformer: it "
+            "would shrink the constant table of positions; set it to 0"
         )
     _check_previews(values)
     if values["diffusion.low_res_size"] and values["network"] != "unet":
