@@ -1,6 +1,6 @@
 """Handwritten digits, 8 x 8, by a transformer that predicts x on straight paths: JiT in small.
 
-    cfg-jax train --config=digits_transformer --workdir=runs/digits_transformer
+cfg-jax train --config=digits_transformer --workdir=runs/digits_transformer
 """
 
 from cfg_jax.config import fields
@@ -28,4 +28,6 @@ def get_config():
     config.sampling.solver = "heun_flow"
     config.sampling.num_steps = 31
     config.sampling.clip_x = False
+    # t > 0.1, as in JiT: w = 3 at t = 0 would leave the range of images.
+    config.sampling.interval = (-4.3944, 80.0)
     return config
