@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import recording  # noqa: E402
 from cfg_jax.config import build  # noqa: E402
-from cfg_jax.models import layers  # noqa: E402
+from cfg_jax.models import blocks  # noqa: E402
 from cfg_jax.preflight import hlo  # noqa: E402
 from cfg_jax.preflight.topologies import devices, topology  # noqa: E402
 from cfg_jax.training import run, step  # noqa: E402
@@ -31,13 +31,13 @@ from configs import imagenet64  # noqa: E402
 BATCH, GROUPS, EMBEDDING = 16, 32, 768
 PEAK = topology("v5e:1x1").chip.flops_per_cycle
 BLOCKS = {  # layer, side, channels
-    "attention 32 x 32": (layers.Attention(6, GROUPS, dtype=jnp.bfloat16), 32, 384),
-    "attention 16 x 16": (layers.Attention(9, GROUPS, dtype=jnp.bfloat16), 16, 576),
-    "attention 8 x 8": (layers.Attention(12, GROUPS, dtype=jnp.bfloat16), 8, 768),
-    "block 64 x 64": (layers.ResBlock(192, GROUPS, dtype=jnp.bfloat16), 64, 192),
-    "block 32 x 32": (layers.ResBlock(384, GROUPS, dtype=jnp.bfloat16), 32, 384),
-    "block 64 to 32": (layers.ResBlock(192, GROUPS, 0.0, "down", dtype=jnp.bfloat16), 64, 192),
-    "block 32 to 64": (layers.ResBlock(384, GROUPS, 0.0, "up", dtype=jnp.bfloat16), 32, 384),
+    "attention 32 x 32": (blocks.Attention(6, GROUPS, dtype=jnp.bfloat16), 32, 384),
+    "attention 16 x 16": (blocks.Attention(9, GROUPS, dtype=jnp.bfloat16), 16, 576),
+    "attention 8 x 8": (blocks.Attention(12, GROUPS, dtype=jnp.bfloat16), 8, 768),
+    "block 64 x 64": (blocks.ResBlock(192, GROUPS, dtype=jnp.bfloat16), 64, 192),
+    "block 32 x 32": (blocks.ResBlock(384, GROUPS, dtype=jnp.bfloat16), 32, 384),
+    "block 64 to 32": (blocks.ResBlock(192, GROUPS, 0.0, "down", dtype=jnp.bfloat16), 64, 192),
+    "block 32 to 64": (blocks.ResBlock(384, GROUPS, 0.0, "up", dtype=jnp.bfloat16), 32, 384),
 }
 
 
@@ -69,7 +69,7 @@ def main() -> None:
         layer, side, channels = BLOCKS[name]
         h = jax.ShapeDtypeStruct((BATCH, side, side, channels), jnp.bfloat16)
         emb = jax.ShapeDtypeStruct((BATCH, EMBEDDING), jnp.float32)
-        inputs = (h,) if isinstance(layer, layers.Attention) else (h, emb, None)
+        inputs = (h,) if isinstance(layer, blocks.Attention) else (h, emb, None)
         params = jax.eval_shape(layer.init, jax.random.key(0), *inputs)
         found[name] = report(name, layer.apply, params, *inputs)
         cotangent = jax.eval_shape(layer.apply, params, *inputs)

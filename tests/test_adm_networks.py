@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from cfg_jax.models import Classifier, UNet
-from cfg_jax.models.layers import (
+from cfg_jax.models.blocks import (
     Attention,
     AttentionPool,
     Downsample,

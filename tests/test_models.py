@@ -9,15 +9,14 @@ from flax import linen as nn
 
 from cfg_jax.config import build
 from cfg_jax.models import MLP, ops
+from cfg_jax.models.blocks import Attention, ResBlock
 from cfg_jax.models.layers import (
-    Attention,
     Conv,
     Dense,
     Dropout,
     GroupNorm,
     LabelEmbedding,
     NoiseEmbedding,
-    ResBlock,
     logsnr_position,
     sinusoidal_embedding,
 )

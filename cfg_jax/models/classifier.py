@@ -8,7 +8,7 @@ Source: Dhariwal & Nichol 2021 (ADM), section 4 and table 12.
 import jax
 from flax import linen as nn
 
-from cfg_jax.models.layers import AttentionPool
+from cfg_jax.models.blocks import AttentionPool
 from cfg_jax.models.trunk import Trunk
 
 Array = jax.Array

@@ -13,15 +13,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cfg_jax.models import ops
+from cfg_jax.models.blocks import Attention, Downsample, ResBlock, Upsample
 from cfg_jax.models.layers import (
-    Attention,
     Conv,
-    Downsample,
     GroupNorm,
     LabelEmbedding,
     NoiseEmbedding,
-    ResBlock,
-    Upsample,
     logsnr_position,
 )
 
