@@ -130,6 +130,7 @@ def test_imagenet_configs_carry_the_paper_values():
         ("model.label_input", "all"),
         ("data.min_crop", 0.0),
         ("data.min_crop", 1.5),
+        ("data.resize", "bicubic"),
         ("diffusion.schedule", "quadratic"),
         ("diffusion.vlb_weight", 0.0),
         ("diffusion.vlb_steps", 1),
@@ -220,7 +221,7 @@ def test_a_config_written_before_a_field_was_added_means_what_it_meant():
     now = to_json(tiny_config())
     before = {name: dict(now[name]) if isinstance(now[name], dict) else now[name] for name in now}
     for section, names in {
-        "data": ["min_crop"],
+        "data": ["min_crop", "resize"],
         "model": ["qkv_order", "adagn", "biggan_updown", "rescale_residual", "label_input"],
         "diffusion": [
             *("schedule", "learned_variance", "vlb_weight", "vlb_steps", "low_res_size"),
@@ -232,6 +233,16 @@ def test_a_config_written_before_a_field_was_added_means_what_it_meant():
             del before[section][name]
     assert from_json(before) == tiny_config()
     check_same_run(now, before, "runs/x")
+
+
+def test_a_run_of_one_resize_is_not_resumed_with_the_other_and_opening_gets_it():
+    before = to_json(tiny_config())
+    del before["data"]["resize"]
+    adm = tiny_config(**{"data.resize": "adm"})
+    said = r"^config\.data\.resize='adm', but the run in runs/x was started with 'area'"
+    with pytest.raises(ValueError, match=said):
+        check_same_run(to_json(adm), before, "runs/x")
+    assert build.data_arguments(adm)["resize"] == "adm"
 
 
 def test_a_run_may_go_on_longer_but_not_with_another_seed():

@@ -79,7 +79,12 @@ _DATA = {
     ),
     "data_dir": Field("", TEXT, 'folder or .npz; of TFDS data sets, "" is ~/tensorflow_datasets'),
     "image_size": Field(
-        0, SIDE_OR_ZERO, "pixels after centre crop and area downsampling; 0 for no resizing"
+        0, SIDE_OR_ZERO, "side in pixels after centre crop and resizing; 0 for no resizing"
+    ),
+    "resize": Field(
+        "area",
+        one_of(["area", "adm"]),
+        '"area" for means over areas; "adm" for box and bicubic filters, as ADM and JiT',
     ),
     "channels": Field(
         0, one_of([0, 1, 3]), "1 for grey, 3 for colour; 0 for those of the data set"

@@ -46,7 +46,13 @@ ADDED_TO_SAMPLING: dict[str, Any] = {
 
 # Fields missing from configs of earlier checkpoints, with the values used then.
 _ADDED: dict[str, dict[str, Any]] = {
-    "data": {"min_crop": 1.0, "channels": 0, "background": "white", "on_error": "raise"},
+    "data": {
+        "resize": "area",
+        "min_crop": 1.0,
+        "channels": 0,
+        "background": "white",
+        "on_error": "raise",
+    },
     "diffusion": {
         "schedule": "continuous",
         "p_mean": -0.8,

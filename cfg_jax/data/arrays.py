@@ -78,6 +78,7 @@ def open_arrays(split: str, data_dir: str | None, form: Form) -> ImageSource:
         image_size=form.image_size if stored[:2] != sides else None,
         memory=new_memory(len(images), shape) if converted else None,
         identity={"decoder": decoder_name(colour), "sha256": digest.hexdigest()},
+        resize=form.resize,
     )
 
 

@@ -64,6 +64,7 @@ def open_folder(split: str, data_dir: str | None, form: Form) -> tuple[ImageSour
         memory=new_memory(len(chosen), shape),
         identity={"decoder": decoder_name(colour), "files": _digest(chosen)},
         labels=[numbers[picture.class_name] for picture in chosen],
+        resize=form.resize,
     )
     return source, bad
 

@@ -27,6 +27,7 @@ from cfg_jax.data.preparation import (
     find_builder,
     prepare_command,
 )
+from cfg_jax.data.preprocessing import RESIZES
 from cfg_jax.data.sources import Form, ImageSource, Source, new_memory, stored_labels
 from cfg_jax.io.reading import UNREADABLE
 from cfg_jax.io.text import one_line, shown
@@ -44,6 +45,7 @@ def open_source(
     channels: int | None = None,
     background: str = "white",
     on_error: str = "raise",
+    resize: str = "area",
     **mixture: Any,
 ) -> Source:
     """Opens one split of a data set.
@@ -56,12 +58,14 @@ def open_source(
         .npz "train", "test" or "all".
       data_dir: the folder of pictures, the .npz or its folder, or the folder of TFDS data sets;
         None is the TFDS default.
-      image_size: side of the square that images are cropped and averaged to; None keeps the images.
+      image_size: side of the square that images are cropped and resized to; None keeps the images.
       channels: 1 for grey, 3 for colour; None has those of the data set, without transparency.
       background: colour behind transparent parts of an image, such as "white" or "#ff8000".
       on_error: "raise" for a ValueError that names the images that cannot be decoded, "skip" to
         leave them out with a warning. A TFDS data set too large for memory is decoded at opening
         for "skip" only; "raise" is then a RuntimeError when such an example comes up.
+      resize: "area" averages the central square; "adm" resizes the shorter side as ADM and JiT do,
+        with bicubic interpolation, then crops.
       **mixture: arguments of `mixture.open_mixture`, for "mixture" only.
 
     Raises ValueError if name or split is unknown, if the data set is not prepared, incomplete or
@@ -73,7 +77,7 @@ def open_source(
         return open_mixture(split, **mixture)
     if mixture:
         raise ValueError(f"{', '.join(mixture)} given with {name}: only mixture takes arguments")
-    form = Form(image_size, channels, background)
+    form = Form(image_size, channels, background, resize)
     source, bad = open_unchecked(name, split, data_dir, form)
     # What fits in memory is decoded now instead of in the first epoch.
     if bad is None and (on_error == "skip" or (source.memory is not None and name not in PACKAGED)):
@@ -96,6 +100,8 @@ def open_unchecked(
     """
     if form.image_size is not None and form.image_size < 1:
         raise ValueError(f"image_size is {form.image_size}: give a side of at least 1 pixel")
+    if form.resize not in RESIZES:
+        raise ValueError(f"resize is {form.resize!r}: give one of {', '.join(RESIZES)}")
     if name == "folder":
         return open_folder(split, data_dir, form)
     if name == "npz":
@@ -134,6 +140,7 @@ def _open_tfds(name: str, split: str, data_dir: str | None, form: Form) -> Image
         memory=new_memory(len(records), shape),
         identity=_decoder(stored, records.background),
         labels=stored_labels(stored),
+        resize=form.resize,
     )
 
 

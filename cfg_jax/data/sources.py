@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from cfg_jax.data.preprocessing import area_crop, random_square, to_square
+from cfg_jax.data.preprocessing import RESIZES
 from cfg_jax.io.images import to_x
 from cfg_jax.io.text import one_line
 
@@ -32,11 +32,13 @@ class Form(NamedTuple):
     image_size: side in pixels, or None to keep the images.
     channels: 1 or 3, or None for those of the data set.
     background: colour behind transparent parts.
+    resize: how images are cropped and resized, a key of RESIZES.
     """
 
     image_size: int | None = None
     channels: int | None = None
     background: str = "white"
+    resize: str = "area"
 
 
 class Source(Protocol):
@@ -95,11 +97,12 @@ class ImageSource:
 
     Attributes:
       records: `records[i]` is {"image": uint8 [h, w, C], "label": int} as stored.
-      image_size: side in pixels to crop and average to, or None to keep images as stored.
+      image_size: side in pixels to crop and resize to, or None to keep images as stored.
       memory: cache of images and labels by index and image_size, or None to read every time. Images
         larger than examples are not cached, because all of them may not fit in memory.
       identity: further JSON values that the examples depend on, such as the decoder.
       labels: the label of every record, or None if reading them takes long.
+      resize: how images are cropped and resized, a key of `preprocessing.RESIZES`.
     """
 
     name: str
@@ -112,6 +115,7 @@ class ImageSource:
     memory: dict[tuple[int, int | None], tuple[np.ndarray, np.int32]] | None = None
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labels: Sequence[int] | None = None
+    resize: str = "area"
 
     @property
     def num_classes(self) -> int:
@@ -134,13 +138,12 @@ class ImageSource:
     ) -> dict[str, np.ndarray]:
         """Example `index` from a random square of its image (`preprocessing.random_square`).
 
-        Averages a square of the stored image to H = W pixels a side; `self[index]` is the central
+        Resizes a square of the stored image to H = W pixels a side; `self[index]` is the central
         square. Consumes `rng`; raises as `self[index]`.
         """
         image, label = self._read(index, None)
-        (height, width), size = image.shape[:2], self.shape[0]
-        square = random_square(rng, height, width, size, min_crop)
-        return {"x": to_x(area_crop(image, *square, size)), "label": label}
+        square = RESIZES[self.resize].random(rng, image, self.shape[0], min_crop)
+        return {"x": to_x(square), "label": label}
 
     def _read(self, index: int, size: int | None) -> tuple[np.ndarray, np.int32]:
         """The image, uint8, `size` pixels a side or, for None, as stored; and its label."""
@@ -150,7 +153,7 @@ class ImageSource:
             return known
         try:
             image, label = self._checked(self._record(index))
-            image = image if size is None else to_square(image, size)
+            image = image if size is None else RESIZES[self.resize].central(image, size)
         except Exception as error:
             where = f"{self.name}, split {self.split}: example {index}"
             raise RuntimeError(
@@ -185,14 +188,16 @@ class ImageSource:
 
     def fingerprint(self) -> dict:
         """Everything the examples depend on, as JSON values; compared when a run is resumed."""
-        resized = f"center crop, area mean to {self.image_size}"
+        method = {"area": "center crop, area mean", "adm": "ADM's center crop"}[self.resize]
         return {
             "dataset": self.name,
             "version": self.version,
             "split": self.split,
             "num_examples": len(self),
             "shape": list(self.shape),
-            "preprocessing": "none" if self.image_size is None else resized,
+            "preprocessing": "none"
+            if self.image_size is None
+            else f"{method} to {self.image_size}",
             "content": self._content,
             **self.identity,
         }
