@@ -19,8 +19,8 @@ FEATURES_WORKDIR = flags.DEFINE_string(
 REFERENCE = flags.DEFINE_string(
     "reference",
     None,
-    "File with statistics of real images for --metrics: .npz of cfg_jax, ADM or pytorch-fid. If "
-    "unset, statistics are computed from --split.",
+    "File with statistics of real images for --metrics: .npz of cfg_jax, ADM, pytorch-fid or "
+    "JiT. If unset, statistics are computed from --split.",
 )
 METRICS = flags.DEFINE_list(
     "metrics",

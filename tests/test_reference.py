@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cfg_jax import data
+from cfg_jax import data, evaluation
 from cfg_jax.evaluation import data_reference, file_reference, networks, reference
 from cfg_jax.metrics import FeatureStatistics, save_statistics
 from tests.plain_network import plain_network, seen
@@ -114,6 +114,23 @@ def test_a_file_of_adms_gives_moments_and_the_rows_of_its_images(inception, stor
     assert file_reference(inception, renamed).sha256 == found.sha256
     other = foreign(tmp_path / "other.npz", stored[:-1])
     assert file_reference(inception, other).sha256 != found.sha256
+
+
+def test_a_file_of_mu_and_sigma_alone_as_jits_is_enough_for_fid_and_is(inception, stored, tmp_path):
+    rows = seen(stored, spatial=True).features.astype(np.float64)
+    away = np.linspace(-1, 2, 6)
+    mu, sigma = rows.mean(axis=0) + away, np.cov(rows.T)
+    np.savez(tmp_path / "jit_in256_stats.npz", mu=mu, sigma=sigma)
+    np.savez(tmp_path / "samples.npz", images=stored)
+    found = file_reference(inception, tmp_path / "jit_in256_stats.npz")
+    assert found.spatial is None and found.rows is None
+    given = evaluation.open_images(tmp_path / "samples.npz")
+    result = evaluation.evaluate(given, inception, found, folder=tmp_path, metrics=("fid", "is"))
+    # Equal covariances leave the distance of the means.
+    assert result.metrics["fid"] == pytest.approx(away @ away, rel=1e-6)
+    assert result.protocol["reference"] == "jit_in256_stats.npz"
+    with pytest.raises(ValueError, match="sfid needs spatial features, and jit_in256_stats.npz"):
+        evaluation.evaluate(given, inception, found, folder=tmp_path, metrics=("sfid",))
 
 
 def test_a_foreign_file_that_does_not_fit_is_refused(inception, stored, tmp_path):

@@ -41,7 +41,7 @@ def batches(
       random_flip: mirror each image left to right with probability 1/2, drawn in every epoch.
       min_crop: approximate minimum side of a random square crop, as a fraction in (0, 1] of the
         shorter side of the stored image; 1 for no crop. A crop is drawn in every epoch by
-        `preprocessing.random_square`.
+        the source's `random_crop`.
 
     Raises ValueError if an argument is out of range, if random_flip is set and examples are not
     images, or if min_crop is below 1 and examples are not square images. An item raises ValueError

@@ -1,7 +1,8 @@
 """Reference statistics of real images, which samples are compared with.
 
 The moments come from a split of a data set, computed once per feature network and stored, or from
-a file of cfg_jax, ADM or pytorch-fid. Precision and recall use features of up to 10,000 images.
+a file of cfg_jax, ADM, pytorch-fid or JiT. Precision and recall use features of up to 10,000
+images.
 """
 
 import warnings
@@ -127,7 +128,10 @@ def _save(place: Path, sums: Sums, identity: dict[str, Any]) -> None:
 def file_reference(
     network: FeatureNetwork, path: str | Path, *, with_rows: bool = False, batch_size: int = 256
 ) -> Reference:
-    """Reference in an `.npz` of cfg_jax, ADM or pytorch-fid.
+    """Reference in an `.npz` of cfg_jax, ADM, pytorch-fid or JiT.
+
+    A file without a manifest is taken as statistics of Inception, and is known by its name and the
+    SHA-256 of its numbers.
 
     Args:
       network: network of the samples; must match the network that the file names, if any.

@@ -2,8 +2,8 @@
 
 One `.npz` holds `mu` [D] and `sigma` [D, D], optionally `mu_s` and `sigma_s` of the spatial
 features (sFID), `count` and `count_s`, and `manifest`, a JSON text that describes their source.
-ADM's reference batches and pytorch-fid's statistics use the same names, and `load_statistics` reads
-them. Nothing is unpickled.
+ADM's reference batches and the statistics of pytorch-fid and JiT use the same names, and
+`load_statistics` reads them. Nothing is unpickled.
 """
 
 import json
@@ -61,7 +61,7 @@ def save_statistics(
 
 
 def load_statistics(path: str | Path) -> SavedStatistics:
-    """Moments in a file of `save_statistics`, ADM or pytorch-fid; images in it are not read.
+    """Moments in a file of `save_statistics`, ADM, pytorch-fid or JiT; images are not read.
 
     Raises ValueError if the file is missing, damaged, not an `.npz`, pickled or without `mu` and
     `sigma`, if moments have mismatched shapes or values that are not finite, or if a count or the
