@@ -278,11 +278,12 @@ def _attend(q: Array, k: Array, v: Array) -> Array:
 def _attend_forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, ...]]:
     """Scores are [heads, keys, queries]; their sum over keys is a product with ones."""
     scores = _product("hdk,hdq->hkq", k, q * q.shape[1] ** -0.5)
-    largest = jnp.max(scores, axis=1, keepdims=True)
-    weights = jnp.exp(scores - largest).astype(v.dtype)
+    # Fused into the products below, the maximum would be computed again in each.
+    largest = jax.lax.optimization_barrier(jnp.max(scores, axis=1))
+    weights = jnp.exp(scores - largest[:, None]).astype(v.dtype)
     ones = jnp.ones((8, v.shape[2]), v.dtype)
-    total = _product("nk,hkq->hnq", ones, weights)[:, :1]
-    out = (_product("hdk,hkq->hdq", v, weights) / total).astype(v.dtype)
+    total = _product("nk,hkq->nhq", ones, weights)[0]
+    out = (_product("hdk,hkq->hdq", v, weights) / total[:, None]).astype(v.dtype)
     out = checkpoint_name(out, "out")
     log_total = checkpoint_name(largest + jnp.log(total), "log_total")
     return out, (q, k, v, out, log_total)
@@ -294,16 +295,16 @@ def _attend_backward(kept: tuple[Array, ...], cotangent: Array) -> tuple[Array, 
     scale = q.shape[1] ** -0.5
     scores = _product("hdk,hdq->hkq", k, q * scale)
     slope = _product("hdk,hdq->hkq", v, cotangent)
-    inner = jnp.sum(cotangent.astype(jnp.float32) * out, axis=1, keepdims=True)
+    inner = jnp.sum(cotangent.astype(jnp.float32) * out, axis=1)
     # Three copies, so that each product below computes its own ds or p, and none is stored.
     first, second, third = jax.lax.optimization_barrier([(scores, slope, log_total, inner)] * 3)
 
     def change(scores: Array, slope: Array, log_total: Array, inner: Array) -> Array:
-        return (jnp.exp(scores - log_total) * (slope - inner)).astype(q.dtype)
+        return (jnp.exp(scores - log_total[:, None]) * (slope - inner[:, None])).astype(q.dtype)
 
     dq = _product("hdk,hkq->hdq", k, change(*first)) * scale
     dk = _product("hdq,hkq->hdk", q, change(*second)) * scale
-    weights = jnp.exp(third[0] - third[2])
+    weights = jnp.exp(third[0] - third[2][:, None])
     dv = _product("hdq,hkq->hdk", cotangent, weights.astype(q.dtype))
     return dq.astype(q.dtype), dk.astype(q.dtype), dv.astype(q.dtype)
 
