@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 Array = jax.Array
 
@@ -230,19 +229,66 @@ def attend(h: Array, kernel: Array, bias: Array) -> Array:
     """softmax(q k^T / sqrt(d)) v for every head, with (q, k, v) = h kernel + bias.
 
     h is [B, L, C], kernel [C, 3, heads, d], bias [3, heads, d] and the result [B, heads, d, L], in
-    h's dtype. Scores are float32. From MANY_TOKENS tokens on, one example is computed at a time:
-    then the scores [heads, L, L] of a batch are never in memory, nor are q, k and v, which the
-    backward pass computes again.
+    h's dtype, with C = heads d. Scores are float32. From MANY_TOKENS tokens on, one example is
+    computed at a time: then the scores [heads, L, L] of a batch are never in memory, nor are q, k
+    and v, which the backward pass computes again.
     """
-
-    def one(h: Array) -> Array:
-        qkv = _product("lc,cshd->shdl", h, kernel.astype(h.dtype)).astype(h.dtype)
-        return _attend(*_add_to_rows(qkv, bias))
-
     if h.shape[1] < MANY_TOKENS:
-        return jax.vmap(one)(h)
-    kept = jax.checkpoint_policies.save_only_these_names("out", "log_total")
-    return jax.lax.map(jax.checkpoint(one, policy=kept), h)
+        return jax.vmap(lambda h: _attend(*_project("lc,cshd->shdl", h, kernel, bias)))(h)
+    return _attend_in_turn(h, kernel, bias)
+
+
+def _project(formula: str, h: Array, kernel: Array, bias: Array) -> Array:
+    """q, k and v of one example: [3, heads, d, L]."""
+    return _add_to_rows(_product(formula, h, kernel.astype(h.dtype)).astype(h.dtype), bias)
+
+
+@jax.custom_vjp
+def _attend_in_turn(h: Array, kernel: Array, bias: Array) -> Array:
+    """`attend`, one example at a time.
+
+    The loops write each result over its example. A TPU fills an array of results with zeros first,
+    and fuses slices into products unless a barrier, as in `jax.checkpoint`, is between them.
+    """
+    return _attend_in_turn_forward(h, kernel, bias)[0]
+
+
+def _attend_in_turn_forward(
+    h: Array, kernel: Array, bias: Array
+) -> tuple[Array, tuple[Array, ...]]:
+    sizes = kernel.shape[2:]
+
+    def one(carry: tuple[Array, int], _: None) -> tuple[tuple[Array, int], Array]:
+        rows, i = carry
+        split = kernel.reshape(*sizes, *kernel.shape[1:])
+        *_, out, log_total = _attend_forward(*_project("ghl,ghsed->sedl", rows[i], split, bias))[1]
+        rows = jax.lax.dynamic_update_index_in_dim(rows, out, i, axis=0)
+        return (rows, i + 1), log_total
+
+    rows = jnp.swapaxes(h, 1, 2).reshape(len(h), *sizes, -1)
+    (out, _), log_total = jax.lax.scan(one, (rows, 0), length=len(h))
+    return out, (h, kernel, bias, out, log_total)
+
+
+def _attend_in_turn_backward(kept: tuple[Array, ...], cotangent: Array) -> tuple[Array, ...]:
+    h, *weights, out, log_total = kept
+    project = lambda *given: _project("lc,cshd->shdl", *given)  # noqa: E731
+
+    def one(carry: tuple, example: tuple[Array, ...]) -> tuple[tuple, None]:
+        h, sums, i = carry
+        out, log_total, cotangent = example
+        qkv, backward = jax.vjp(project, h[i], *weights)
+        changes = _attend_backward((*qkv, out, log_total), cotangent)
+        change, *terms = backward(jnp.stack(changes))
+        h = jax.lax.dynamic_update_index_in_dim(h, change, i, axis=0)
+        return (h, jax.tree.map(jnp.add, sums, terms), i + 1), None
+
+    start = h, jax.tree.map(jnp.zeros_like, weights), 0
+    (change, sums, _), _ = jax.lax.scan(one, start, (out, log_total, cotangent))
+    return change, *sums
+
+
+_attend_in_turn.defvjp(_attend_in_turn_forward, _attend_in_turn_backward)
 
 
 def attend_heads(q: Array, k: Array, v: Array) -> Array:
@@ -284,9 +330,7 @@ def _attend_forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, .
     ones = jnp.ones((8, v.shape[2]), v.dtype)
     total = _product("nk,hkq->nhq", ones, weights)[0]
     out = (_product("hdk,hkq->hdq", v, weights) / total[:, None]).astype(v.dtype)
-    out = checkpoint_name(out, "out")
-    log_total = checkpoint_name(largest + jnp.log(total), "log_total")
-    return out, (q, k, v, out, log_total)
+    return out, (q, k, v, out, largest + jnp.log(total))
 
 
 def _attend_backward(kept: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
