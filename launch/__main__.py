@@ -14,7 +14,7 @@ from . import interrupts, streams
 
 PROGRAMS = (
     *("train", "sample", "evaluate", "neighbours", "sweep", "judge", "mixture", "exactness"),
-    *("prepare", "import_openai", "import_inception", "preflight"),
+    *("prepare", "import_openai", "import_jit", "import_inception", "preflight"),
 )
 
 

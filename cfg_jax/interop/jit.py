@@ -1,6 +1,7 @@
 """JiT's networks, with their parameters in `cfg_jax.models.Transformer`.
 
     network = from_state_dict(state_dict, "JiT-B/16")
+    network, weights = load("checkpoint-last.pth", "JiT-B/16")
     network.raw(z, t, labels)             x_hat of z = t x + (1 - t) n eps, as the original
     network.predict(z, logsnr, labels)    of z = alpha x + sigma eps, a Predict with x_hat
 
@@ -11,6 +12,7 @@ Source: Li & He 2025, "Back to Basics: Let Denoising Generative Models Denoise",
 
 import dataclasses
 import functools
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -23,21 +25,35 @@ from cfg_jax.core.arguments import integers
 from cfg_jax.core.diffusion import each_logsnr, from_x
 from cfg_jax.core.types import Array, Prediction
 from cfg_jax.interop import jit_names
-from cfg_jax.interop.jit_configs import PRESETS, arguments, complete, preset
+from cfg_jax.interop.jit_configs import (
+    PRESETS,
+    PUBLISHED_W,
+    arguments,
+    complete,
+    preset,
+    settings,
+)
 from cfg_jax.io import weight_files
 from cfg_jax.models import Transformer
 
 __all__ = [
     "PRESETS",
+    "PUBLISHED_W",
+    "SETS",
     "ImportedTransformer",
     "abstract",
     "expected_shapes",
     "from_state_dict",
+    "load",
     "preset",
+    "settings",
     "shapes",
 ]
 
 PREFIX = "net."
+
+SETS = {"ema1": "model_ema1", "ema2": "model_ema2", "model": "model"}
+"""Sets of weights in the original's files: averages with decay 0.9999 and 0.9996, and the last."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -121,6 +137,53 @@ def from_state_dict(
     weight_files.check(state_dict, shapes(network), jnp.floating, remedy)
     params = jit_names.parameters(network.network, network.params, state_dict)
     return dataclasses.replace(network, params=jax.tree.map(jnp.asarray, params))
+
+
+def load(
+    path: str | os.PathLike[str], name: str, weights: str | None = None
+) -> tuple[ImportedTransformer, str]:
+    """(network, weights) of a published name from a file, .pt, .pth or .safetensors.
+
+    The result's weights are a key of `SETS`, "" for a set without a name.
+
+    Args:
+      path: a file of the original's program, with the sets of weights in `SETS`; a .safetensors
+        with their names before those of the arrays; or a file of one set without a name.
+      name: a key of `PRESETS`.
+      weights: a key of `SETS`; None for "ema1", which the original evaluates, and for a set without
+        a name.
+
+    Raises ValueError if a name is unknown, `weight_files.read_set` rejects the file, weights are
+    given for a file of one set without a name, or the file holds a different network.
+    """
+    preset(name)
+    if weights is not None and weights not in SETS:
+        raise ValueError(f"weights={weights!r} is unknown: choose one of {', '.join(SETS)}")
+    which = weights or "ema1"
+    state_dict, chosen = weight_files.read_set(path, SETS, which)
+    if weights and not chosen:
+        raise ValueError(
+            f"{path} has one set of weights without a name, not {weights}: leave weights out to "
+            "import it"
+        )
+    try:
+        return from_state_dict(state_dict, name), which if chosen else ""
+    except ValueError as error:
+        if (other := _fitting(state_dict)) not in ("", name):
+            raise ValueError(f"{path} is {other}, not {name}: give that name") from error
+        raise ValueError(f"{path} is not {name}: {error}") from error
+
+
+def _fitting(state_dict: Mapping[str, np.ndarray]) -> str:
+    """The preset with the keys and shapes of a state dict, "" for none."""
+    found = {key: tuple(array.shape) for key, array in _without_prefix(state_dict).items()}
+    for name, config in PRESETS.items():
+        full = complete(config)
+        kernel = full["bottleneck_dim"], full["in_channels"], full["patch_size"], full["patch_size"]
+        # The kernel first: all shapes of a network take a second.
+        if found.get("x_embedder.proj1.weight") == kernel and expected_shapes(name) == found:
+            return name
+    return ""
 
 
 def abstract(config: str | Mapping[str, Any]) -> ImportedTransformer:

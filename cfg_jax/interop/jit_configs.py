@@ -2,11 +2,12 @@
 
 A config holds the arguments of the original class `JiT` as JSON values, and optionally
 `noise_scale`, the standard deviation of the noise that it was trained with. Missing keys have the
-defaults below.
+defaults below. `settings` translates a preset to fields of a config of this package.
 
-Source: Li & He 2025, arXiv 2511.13720, table 9.
+Source: Li & He 2025, arXiv 2511.13720, table 9; the scales, of the README beside the weights.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,6 +47,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     for size in _SIZES
     for patch in (16, 32)
 }
+
+PUBLISHED_W: dict[str, float] = {
+    **{"JiT-B/16": 2.0, "JiT-L/16": 1.4, "JiT-H/16": 1.2},
+    **{"JiT-B/32": 2.0, "JiT-L/32": 1.5, "JiT-H/32": 1.3},
+}
+"""Guidance weights published with the weights, as w = cfg - 1."""
+
+SAMPLING_STEPS = 50
+"""T of the published samples: T - 1 Heun steps and an Euler step, 2 T - 1 calls."""
+
+_GUIDED_FROM, _GUIDED_TO = 0.1, 80.0  # a time, not included; a log-SNR above all others
 
 
 def preset(name: str) -> dict[str, Any]:
@@ -98,3 +110,43 @@ def arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         "norm": "rms",
         "rotary": True,
     }
+
+
+def settings(name: str) -> dict[str, Any]:
+    """Changes to configs/base.py for a preset, {"section.field": value}.
+
+    The fields of "model" are some of a transformer's; the others have their defaults. Raises
+    ValueError if the name is unknown.
+    """
+    config = complete(preset(name))
+    of_data = ("out_channels", "num_classes", "noise_scale")
+    model = {key: value for key, value in arguments(config).items() if key not in of_data}
+    return {
+        "network": "transformer",
+        "data.name": "imagenet2012",
+        "data.image_size": config["input_size"],
+        **{f"model.{key}": value for key, value in model.items()},
+        "diffusion.schedule": "flow",
+        "diffusion.p_mean": -0.8,
+        "diffusion.p_std": 0.8,
+        "diffusion.noise_scale": float(config["noise_scale"]),
+        "diffusion.t_eps": 0.05,
+        "diffusion.prediction": "x",
+        "diffusion.weighting": "flow",
+        "diffusion.p_uncond": 0.1,
+        "sampling.num_steps": 2 * SAMPLING_STEPS - 1,
+        "sampling.solver": "heun_flow",
+        "sampling.grid": "schedule",
+        "sampling.interval": (guided_from(config["noise_scale"]), _GUIDED_TO),
+        "sampling.clip_x": False,
+    }
+
+
+def guided_from(noise_scale: float) -> float:
+    """log-SNR above which the published samples are guided, for t > 0.1.
+
+    Rounded up to four digits: an interval includes its lower end, and t = 0.1, which is a point of
+    the published grid, is not guided.
+    """
+    logsnr = 2 * (math.log(_GUIDED_FROM / (1 - _GUIDED_FROM)) - math.log(noise_scale))
+    return math.ceil(1e4 * logsnr) / 1e4

@@ -56,7 +56,7 @@ _OTHERS = {
     *("builtins.set", "builtins.bytearray", "builtins.complex"),
     *("__builtin__.set", "__builtin__.bytearray", "__builtin__.complex", "_codecs.encode"),
     *("torch.Size", "torch.device", "torch.Tensor", "torch.serialization._get_layout"),
-    *("torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"),
+    *("torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "argparse.Namespace"),
 }
 _KNOWN = {*_VIEWS, *_UNCHANGED, _WITH_ATTRIBUTES, *_NOT_ARRAYS, *_DICTS, *_OTHERS}
 

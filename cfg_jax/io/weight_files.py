@@ -5,12 +5,14 @@ if the format allows it, and take memory once read.
 
 Training programs wrap a state dict: {"ema": ..., "model": ..., "step": ...}, {"state_dict": ...},
 names that all start with "module.". `read` unwraps it, averaged weights first, and prints a line.
+`read_set` reads one of several sets of weights that a program writes side by side.
 """
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -66,14 +68,34 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises ValueError if the file is missing, has a different suffix or format, is truncated, or
     holds code or entries other than arrays.
     """
+    return read_set(path, {}, "")[0]
+
+
+def read_set(
+    path: str | os.PathLike[str], sets: Mapping[str, str], which: str
+) -> tuple[dict[str, np.ndarray], bool]:
+    """(arrays, whether they are the set `which`), of a file with several sets of weights.
+
+    A file with none of the sets is read as by `read`.
+
+    Args:
+      sets: {name: name in a file}: of a state dict in .pt and .pth, and of what precedes a dot in
+        all names of the set in .safetensors. Only the arrays of `which` are read.
+      which: a key of `sets`.
+
+    Raises ValueError if the file has others of the sets only, and as `read`.
+    """
     path = existing(path)
-    arrays, place = _read_torch(path) if path.suffix != ".safetensors" else (_read_safe(path), "")
+    if path.suffix == ".safetensors":
+        arrays, place = _read_safe(path, sets, which)
+    else:
+        arrays, place = _read_torch(path, sets, which)
     arrays, prefix = without_prefix(arrays)
-    if place or prefix:
-        parts = [f"the state dict in {place}"] * bool(place)
+    if place.text or prefix:
+        parts = [f"the state dict in {place.text}"] * bool(place.text)
         parts += [f"names without {shown(prefix)}"] * bool(prefix)
         print(f"{path}: {', '.join(parts)}", flush=True)
-    return arrays
+    return arrays, place.chosen
 
 
 def without_prefix(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
@@ -85,19 +107,47 @@ def without_prefix(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarr
     return arrays, prefix
 
 
-def _read_safe(path: Path) -> dict[str, np.ndarray]:
+class _Place(NamedTuple):
+    """Where a state dict lies in its file: as text, "" for the top; whether as a chosen set."""
+
+    text: str = ""
+    chosen: bool = False
+
+
+def _chosen(sets: Mapping[str, str], which: str, has: Callable[[str], bool]) -> str:
+    """The name in the file of the set `which`; "" if the file has none of the sets."""
+    found = [name for name in sets if has(sets[name])]
+    if found and which not in found:
+        raise torch_files.Unfit(
+            f"weights {which} ({sets[which]}) are not in it: choose {' or '.join(found)}"
+        )
+    return sets[which] if found else ""
+
+
+def _read_safe(
+    path: Path, sets: Mapping[str, str], which: str
+) -> tuple[dict[str, np.ndarray], _Place]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+            names = list(file.keys())
+            wanted = _chosen(
+                sets, which, lambda inner: any(name.startswith(f"{inner}.") for name in names)
+            )
+            prefix = wanted and f"{wanted}."
+            names = [name for name in names if name.startswith(prefix)]
+            kinds = {name: file.get_slice(name).get_dtype() for name in names}
             if odd := [name for name in kinds if kinds[name] in _NOT_IN_NUMPY]:
                 raise torch_files.Unfit(
                     f"entry {shown(odd[0])} is {kinds[odd[0]]}, which NumPy cannot hold: save "
                     "arrays of 8 bits or more"
                 )
-            return {
-                name: _float8(path, name, kind) if kind in _FLOAT8 else file.get_tensor(name)
+            arrays = {
+                name.removeprefix(prefix): _float8(path, name, kind)
+                if kind in _FLOAT8
+                else file.get_tensor(name)
                 for name, kind in kinds.items()
             }
+            return arrays, _Place(shown(prefix) if prefix else "", bool(prefix))
     except torch_files.Unfit as error:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # a damaged file raises many types
@@ -172,13 +222,14 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(parts + ["..."] * (len(names) > _NAMED))
 
 
-def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays, and the place of their state dict in the file, "" for the top."""
-    place = ""
+def _read_torch(
+    path: Path, sets: Mapping[str, str], which: str
+) -> tuple[dict[str, np.ndarray], _Place]:
+    place = _Place()
     try:
         with opened(path) as file:
             loaded = torch_files.TorchFile(file)
-        state_dict, place = _unwrapped(loaded.content)
+        state_dict, place = _unwrapped(loaded.content, sets, which)
         if isinstance(state_dict, dict):
             return loaded.arrays(state_dict), place
     except Rejected as error:
@@ -190,22 +241,38 @@ def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], str]:
     except Exception as error:  # a damaged file raises many types
         raise _damaged(path, error) from error
     kind = torch_files.kind(state_dict)
-    raise ValueError(f"{path} holds a {kind}{place and f' in {place}'}: expected a state dict")
+    text = place.text and f" in {place.text}"
+    raise ValueError(f"{path} holds a {kind}{text}: expected a state dict")
 
 
-def _unwrapped(loaded: object) -> tuple[object, str]:
-    """(state dict, its place): follows _WRAPPERS through dicts that are not one themselves."""
-    place = ""
+def _unwrapped(loaded: object, sets: Mapping[str, str], which: str) -> tuple[object, _Place]:
+    """(state dict, its place): the set `which`, if there are sets.
+
+    Otherwise follows _WRAPPERS through dicts that are not state dicts themselves.
+    """
+    if name := _chosen(sets, which, lambda name: name in _inner(loaded)):
+        return _inner(loaded)[name], _Place(_beside(loaded, name), chosen=True)
+    text = ""
     for _ in range(_MOST_WRAPPERS):
-        if not isinstance(loaded, dict):
+        inner = _inner(loaded)
+        found = [name for name in _WRAPPERS if name in inner]
+        if not found:
             break
-        inner = [name for name in _WRAPPERS if isinstance(loaded.get(name), dict)]
-        if not inner or any(isinstance(value, Tensor) for value in loaded.values()):
-            break
-        others = _some([shown(name) for name in loaded if name != inner[0]])
-        place += f"[{inner[0]!r}]" + (f" (beside {others})" if others else "")
-        loaded = loaded[inner[0]]
-    return loaded, place
+        text += _beside(loaded, found[0])
+        loaded = inner[found[0]]
+    return loaded, _Place(text)
+
+
+def _inner(loaded: object) -> dict[Any, Any]:
+    """The dicts in a dict that is not a state dict."""
+    if not isinstance(loaded, dict) or any(isinstance(v, Tensor) for v in loaded.values()):
+        return {}
+    return {name: value for name, value in loaded.items() if isinstance(value, dict)}
+
+
+def _beside(loaded: Any, name: str) -> str:
+    others = _some([shown(other) for other in loaded if other != name])
+    return f"[{name!r}]" + (f" (beside {others})" if others else "")
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
