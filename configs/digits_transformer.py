@@ -1,6 +1,8 @@
 """Handwritten digits, 8 x 8, by a transformer that predicts x on straight paths: JiT in small.
 
-cfg-jax train --config=digits_transformer --workdir=runs/digits_transformer
+    cfg-jax train --config=digits_transformer --workdir=runs/digits_transformer
+
+Schedule, loss and solver are JiT's; sizes and training are our choice.
 """
 
 from cfg_jax.config import fields

@@ -9,9 +9,8 @@ the layouts. `cfg-jax sample` and `cfg_jax.load` then take --workdir. PyTorch is
 from absl import flags
 
 from cfg_jax.interop import jit
-from cfg_jax.interop.jit_configs import SAMPLING_STEPS
 
-from .jit_run import import_checkpoint
+from .jit_run import import_checkpoint, sampling
 from .program import run
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -32,13 +31,7 @@ def main(argv: list[str]) -> None:
     del argv
     name, workdir = _NAME.value, _WORKDIR.value
     count = import_checkpoint(_CHECKPOINT.value, name, workdir, _WEIGHTS.value)
-    w, calls = jit.PUBLISHED_W[name], 2 * SAMPLING_STEPS - 1
-    print(f"{workdir}: {name}, {count:,} parameters")
-    print(
-        f"samples with {SAMPLING_STEPS} Heun steps in time ({calls} calls), guided for t > 0.1, "
-        "no clipping; --solver, --num_steps and --interval choose others"
-    )
-    print(f"published with w={w}: cfg-jax sample --workdir={workdir} --w={w} --labels=0,207,979")
+    print(f"{workdir}: {name}, {count:,} parameters\n{sampling(name, workdir)}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from cfg_jax.config import fields
 from cfg_jax.config.validate import to_json, validate
 from cfg_jax.data import label_names
 from cfg_jax.interop import jit, run_folder
+from cfg_jax.interop.jit_configs import SAMPLING_STEPS
 from cfg_jax.io import weight_files
 from configs import base
 
@@ -45,3 +46,13 @@ def import_checkpoint(checkpoint: str, name: str, workdir: str, weights: str | N
     }
     run_folder.write(workdir, network.params, config=to_json(config), meta={"data": data})
     return sum(math.prod(shape) for shape in jit.shapes(network).values())
+
+
+def sampling(name: str, workdir: str) -> str:
+    """Two lines on the samples of an imported run: its defaults, and the published command."""
+    calls, w = 2 * SAMPLING_STEPS - 1, jit.PUBLISHED_W[name]
+    return (
+        f"samples with {SAMPLING_STEPS} Heun steps in time ({calls} calls), guided for t > 0.1, "
+        "no clipping; --solver, --num_steps, --grid and --interval choose others\n"
+        f"published with w={w}: cfg-jax sample --workdir={workdir} --w={w} --labels=0,207,979"
+    )

@@ -8,6 +8,7 @@ from jax.scipy.special import logsumexp
 from jax.scipy.stats import norm
 
 import cfg_jax
+from cfg_jax.core.diffusion import from_x
 from cfg_jax.core.guidance import cfg, weight_per_step
 from cfg_jax.core.types import Prediction
 from tests.closed_form import Mixture, alpha_sigma, like
@@ -414,3 +415,25 @@ def test_temperature_leaves_a_learned_variance_as_it_was():
     tempered = cfg_jax.core.guidance.tempered(lambda z, logsnr: output, 0.5)(Z, LOGSNR)
     np.testing.assert_array_equal(tempered.eps_hat, 2 * np.ones((2, 3)))
     np.testing.assert_array_equal(tempered.logvar_interp, output.logvar_interp)
+
+
+def test_a_shifted_score_moves_the_x_hat_that_a_network_gives():
+    x_hat = jnp.linspace(-1, 1, Z.size).reshape(Z.shape)
+    network = lambda z, logsnr: from_x(z, x_hat, logsnr)  # noqa: E731
+    log_prob = lambda z, logsnr: -jnp.sum(z**2, axis=1)  # noqa: E731
+    for shifted in (
+        cfg_jax.core.guidance.tempered(network, 1.3),
+        cfg_jax.classifier_guidance(network, log_prob, 2.0),
+    ):
+        found = shifted(Z, LOGSNR)
+        expected = cfg_jax.predict_x(Z, found.eps_hat, LOGSNR)
+        np.testing.assert_allclose(found.x_hat, expected, rtol=1e-4, atol=1e-4)
+        assert np.abs(found.x_hat - x_hat).max() > 0.1
+
+
+def test_no_temperature_leaves_the_x_hat_of_noise_alone_as_it_was():
+    # eps_hat = z there, which does not determine x_hat.
+    x_hat = jnp.linspace(-1, 1, Z.size).reshape(Z.shape)
+    network = lambda z, logsnr: from_x(z, x_hat, logsnr)  # noqa: E731
+    found = jax.jit(lambda t: cfg_jax.core.guidance.tempered(network, t)(Z, jnp.full(8, -80.0)))
+    np.testing.assert_array_equal(found(1.0).x_hat, x_hat)

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import pickle
-import re
 from pathlib import Path
 
 import jax
@@ -23,6 +22,7 @@ from cfg_jax.interop import jit, jit_configs
 from cfg_jax.io import weight_files
 from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.storage import checkpoint
+from launch import jit_run
 from launch.jit_run import import_checkpoint, run_config
 from tests.programs import run_program
 from tests.test_jit import jit_weights
@@ -352,15 +352,20 @@ def test_a_training_config_has_the_network_and_recipe_of_its_name(config):
     assert config.data.random_flip and train.preview_w == (0.0, jit.PUBLISHED_W[name])
 
 
-def test_the_program_names_the_network_and_ends_in_one_line_where_it_is_another(files, tmp_path):
-    arguments = f"--checkpoint={files / 'checkpoint-last.pth'}", f"--workdir={tmp_path / 'run'}"
-    for given, said in [
-        (["--name=JiT-B/16", "--weights=ema2"], "checkpoint-last.pth is not JiT-B/16: of 183 arr"),
-        (["--name=JiT-G/16"], "name='JiT-G/16' is unknown: choose one of JiT-B/16, "),
-        (["--name=JiT-B/16", "--weights=best"], "ema1|ema2|model"),
-    ]:
-        done = run_program("launch.import_jit", *given, *arguments)
-        lines = [line for line in done.stderr.splitlines() if "OpenCV" not in line]
-        assert done.returncode == 2 and len(lines) <= 2, done
-        assert any(re.search(re.escape(said), line) for line in lines), done
-        assert not list(tmp_path.iterdir())
+def test_after_an_import_the_published_samples_are_described():
+    lines = jit_run.sampling("JiT-L/32", "runs/jit").splitlines()
+    assert lines[0].startswith("samples with 50 Heun steps in time (99 calls), guided for t > 0.1")
+    command = "cfg-jax sample --workdir=runs/jit --w=1.5 --labels=0,207,979"
+    assert lines[1:] == [f"published with w=1.5: {command}"]
+
+
+def test_the_program_ends_in_one_line_where_the_name_is_not_the_files(files, tmp_path):
+    done = run_program(
+        *("launch.import_jit", "--name=JiT-B/16", "--weights=ema2"),
+        f"--checkpoint={files / 'checkpoint-last.pth'}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    lines = [line for line in done.stderr.splitlines() if "OpenCV" not in line]
+    assert done.returncode == 2 and len(lines) == 1, done
+    assert "checkpoint-last.pth is not JiT-B/16: of 183 arrays, " in lines[0]
+    assert not list(tmp_path.iterdir())

@@ -124,6 +124,20 @@ def x_for(z: Array, output: Output, logsnr: Array) -> Array:
     return predict_x(z, eps_hat, logsnr) if x_hat is None else x_hat
 
 
+def moved(z: Array, output: Output, eps_hat: Array, logsnr: Array) -> Output:
+    """`output` with eps_hat in place of its own; an x_hat that it has is moved along.
+
+        x_hat - sigma / alpha (eps_hat - eps_hat of output)
+
+    Unlike `predict_x` of the new eps_hat, this keeps the digits of x_hat where alpha is tiny.
+    Arrays [B, ...]; logsnr [] or [B].
+    """
+    x_hat = x_of(output)
+    if x_hat is not None:
+        x_hat = x_hat - jnp.exp(-expand(logsnr, z) / 2) * (eps_hat - eps_of(output))
+    return with_eps(output, eps_hat, x_hat)
+
+
 def combined(
     z: Array, outputs: Sequence[Output], logsnr: Array, combine: Callable[..., Array]
 ) -> Output:

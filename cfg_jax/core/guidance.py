@@ -27,6 +27,7 @@ from cfg_jax.core.diffusion import (
     combined,
     each_logsnr,
     expand,
+    moved,
     posterior,
     predict_eps,
     x_for,
@@ -176,7 +177,7 @@ def classifier_guidance(denoiser: Denoiser, log_prob: LogProb, w: ArrayLike) -> 
         _, sigma = alpha_sigma(expand(logsnr, z))
         output = denoiser(z, logsnr)
         shift = expand(w, z) * sigma * _gradient(log_prob, z, logsnr)
-        return with_eps(output, eps_of(output) - shift)
+        return moved(z, output, eps_of(output) - shift, logsnr)
 
     return guided
 
@@ -206,7 +207,7 @@ def tempered(denoiser: Denoiser, temperature: ArrayLike) -> Denoiser:
 
     def denoise(z: Array, logsnr: Array) -> Output:
         output = denoiser(z, logsnr)
-        return with_eps(output, eps_of(output) / temperature)
+        return moved(z, output, eps_of(output) / temperature, logsnr)
 
     return denoise
 
