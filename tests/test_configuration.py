@@ -137,7 +137,7 @@ def test_imagenet_configs_carry_the_paper_values():
         ("optim.anneal_steps", -1),
         ("model.channel_mult", (1, "a")),
         ("seed", 2**32),
-        ("network", "transformer"),
+        ("network", "resnet"),
         ("train.num_steps", 0),
         ("train.preview_w", (0.0, float("nan"))),
         ("sampling.solver", "euler"),

@@ -305,8 +305,8 @@ def test_an_imported_run_draws_the_samples_of_the_network_that_was_imported(impo
     found = model.sample_x(jax.random.key(0), labels=labels, w=w)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4)
     assert np.std(found) > 0.1
-    images = model.sample(jax.random.key(0), labels=labels, w=w, solver="dpmpp_2m", num_steps=8,
-                          grid="uniform")  # fmt: skip
+    other = {"solver": "dpmpp_2m", "grid": "uniform", "num_steps": 99}  # the same program
+    images = model.sample(jax.random.key(0), labels=labels, w=w, **other)
     assert images.shape == (2, 8, 8, 3) and images.dtype == np.uint8
 
 
