@@ -125,6 +125,7 @@ def settings(name: str) -> dict[str, Any]:
         "network": "transformer",
         "data.name": "imagenet2012",
         "data.image_size": config["input_size"],
+        "data.resize": "adm",
         **{f"model.{key}": value for key, value in model.items()},
         "diffusion.schedule": "flow",
         "diffusion.p_mean": -0.8,
