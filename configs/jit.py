@@ -4,10 +4,10 @@
 
 The other configs imagenet*_jit_* change the name only. From the paper and its program: batch 1024,
 Adam with b1 0.9 and b2 0.95, lr 2e-4 after a linear warm-up of 5 epochs, no weight decay, no
-clipping, 600 epochs of 1251 steps, ADM's crop, flips, labels dropped with probability 0.1, log-SNRs
-of t = sigmoid(N(-0.8, 0.8^2)), loss on velocities, bfloat16 inside the network, EMA 0.9999.
-Different here: the EMA warms up, min(decay, (1 + n) / (10 + n)) at step n, and the original's does
-not; the paper picks the best of three decays per network.
+clipping, 600 epochs of 1251 steps, ADM's crops and flips, labels dropped with probability 0.1,
+log-SNRs of t = sigmoid(N(-0.8, 0.8^2)), loss on velocities, bfloat16 inside the network, EMA
+0.9999. Different here: the EMA warms up, min(decay, (1 + n) / (10 + n)) at step n, and the
+original's does not; the paper picks the best of three decays per network.
 
 Previews are drawn with the published sampler, at w = 0 and at the published w.
 """

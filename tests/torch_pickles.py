@@ -59,3 +59,22 @@ def without_archive(value, count, content=bytes(64)):
     parts = [number(magic), number(1001), dict_of(), value, b"](" + text("0") + b"e"]
     pickles = b"".join(b"\x80\x02" + part + b"." for part in parts)
     return pickles + count.to_bytes(8, "little") + content
+
+
+NAMESPACE = named("argparse", "Namespace") + b")\x81" + dict_of(blr=b"N", epochs=number(600)) + b"b"
+
+
+def checkpoint_bytes(sets, prefix="net.", args=NAMESPACE):
+    """A file as JiT's save_model writes it, with all tensors in one storage."""
+    arrays = [array for each in sets.values() for array in each.values()]
+    count, offset, parts = sum(array.size for array in arrays), 0, {}
+    for name, each in sets.items():
+        entries = {}
+        for key, array in each.items():
+            strides = [stride // array.itemsize for stride in array.strides]
+            entries[prefix + key] = tensor(count, array.shape, strides, offset)
+            offset += array.size
+        parts[name] = dict_of(**entries)
+    others = {"optimizer": dict_of(state=b"}", param_groups=b"]"), "epoch": number(599)}
+    value = dict_of(model=parts.pop("model", b"N"), **others, args=args, **parts)
+    return archive(value, b"".join(array.tobytes() for array in arrays))
