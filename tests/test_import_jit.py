@@ -282,7 +282,7 @@ def test_an_imported_run_draws_the_samples_of_the_network_that_was_imported(impo
 
     expected = draw(network)
     found = model.sample_x(jax.random.key(0), labels=labels, w=w)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
     assert np.std(found) > 0.1
     other = {"solver": "dpmpp_2m", "grid": "uniform", "num_steps": 99}  # the same program
     images = model.sample(jax.random.key(0), labels=labels, w=w, **other)
