@@ -158,3 +158,20 @@ def test_the_flags_offer_the_same_choices_as_the_library():
     }
     assert sorted(solver._SOLVERS) == sorted(SOLVERS)
     assert solver._DTYPES == build.DTYPES
+
+
+@pytest.mark.parametrize(
+    "prediction, settings",
+    [
+        ("v", {}),
+        ("x", {"classifier_w": 1.0}),
+        ("x", {"score_temperature": 0.9}),
+    ],
+)
+def test_a_grid_that_begins_with_noise_alone_takes_x_hat_from_the_network(prediction, settings):
+    config = tiny_config()
+    config.diffusion.schedule, config.diffusion.prediction = "flow", prediction
+    task = build.assemble(config, (8, 8, 1), 10)
+    with pytest.raises(ValueError, match="grid='schedule' with .*; use grid='uniform'"):
+        filled(solver="dpmpp_2m", **settings).plan(task)
+    assert filled(solver="dpmpp_2m", grid="uniform", **settings).plan(task).num_calls == 4

@@ -81,7 +81,8 @@ def area_random(
     rng: np.random.Generator, image: np.ndarray, size: int, min_crop: float
 ) -> np.ndarray:
     """`area_crop` of a `random_square`; consumes `rng`."""
-    return area_crop(image, *random_square(rng, *image.shape[:2], size, min_crop), size)
+    height, width = image.shape[:2]
+    return area_crop(image, *random_square(rng, height, width, size, min_crop), size)
 
 
 def adm_square(image: np.ndarray, size: int) -> np.ndarray:

@@ -169,13 +169,26 @@ class SamplingSettings:
         count = self.num_steps
         if not self.follows_rule:
             count = plans.grid_points(self.solver, count)
-        flow = isinstance(task.schedule, FlowSchedule)
-        if flow and self.grid == "schedule" and task.prediction != "x":
-            raise ValueError(
-                f"grid='schedule' for a network that predicts {task.prediction}: this grid of a "
-                "flow schedule begins with noise alone and needs x; use grid='uniform'"
-            )
+        if isinstance(task.schedule, FlowSchedule) and self.grid == "schedule":
+            self._check_from_noise(task.prediction)
         return tuple(np.asarray(grids.grid(self.grid, task.schedule, count)).tolist())
+
+    def _check_from_noise(self, prediction: str) -> None:
+        """Raises ValueError for what a grid that begins with noise alone cannot have.
+
+        Its first x_hat is what the network says; sigma / alpha times any change of eps_hat is
+        beyond the range of float32 there.
+        """
+        unfit = {
+            f"a network that predicts {prediction}": prediction != "x",
+            f"classifier_w={self.classifier_w}": np.any(np.asarray(self.classifier_w) != 0),
+            f"score_temperature={self.score_temperature}": self.score_temperature != 1,
+        }
+        for name in (name for name, is_unfit in unfit.items() if is_unfit):
+            raise ValueError(
+                f"grid='schedule' with {name}: this grid of a flow schedule begins with noise "
+                "alone, and needs x_hat from the network; use grid='uniform'"
+            )
 
     def plan(self, task: Experiment) -> plans.Plan | None:
         """The plan of filled settings; None for a step rule. Raises ValueError as `plans.plan`."""
