@@ -171,7 +171,7 @@ def test_a_solver_that_begins_with_noise_alone_draws_the_data(solver):
     side = x[:, 0] > 0
     assert side.mean() == pytest.approx(0.5, abs=0.05)
     np.testing.assert_allclose(x[side].mean(axis=0), [1, -1], atol=0.03)
-    np.testing.assert_allclose(x[side].std(axis=0), 0.2, rtol=0.06)
+    np.testing.assert_allclose(x[side].std(axis=0), 0.2, rtol=0.1)
 
 
 def _with_x(mixture, z, logsnr):
