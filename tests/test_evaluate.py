@@ -168,7 +168,7 @@ def test_a_grid_that_ends_outside_the_schedule_is_refused(model, digits, end):
 
 def test_a_discrete_schedule_ends_where_it_ends(digits):
     discrete = pixel_model(tiny_config(**{"diffusion.schedule": "linear"}))
-    with pytest.raises(ValueError, match="logsnr_max=5.0: a discrete schedule ends at its own"):
+    with pytest.raises(ValueError, match="logsnr_max=5.0: this schedule ends at its own"):
         likelihood.likelihood(discrete, digits, logsnr_max=5.0)
 
 
