@@ -1,11 +1,12 @@
-"""Cycles of ADM's ImageNet-64 network on one TPU v5e, as estimated by its compiler.
+"""Cycles of ADM's ImageNet-64 network and of JiT on one TPU v5e, as its compiler estimates them.
 
     pip install -e '.[tpu]'
     python benchmarks/tpu_estimates.py blocks update       # layers, optimizer: minutes
     python benchmarks/tpu_estimates.py forward gradient    # the whole network, tens of minutes
+    python benchmarks/tpu_estimates.py "transformer forward" "transformer gradient" --out=FILE
 
-Needs no TPU. Batch 16, bfloat16. An estimate covers fusions run in sequence; compare estimates of
-one version of libtpu only.
+Needs no TPU. Batch 16, unless the name has another, and bfloat16. An estimate covers fusions run in
+sequence; compare estimates of one version of libtpu only.
 """
 
 import os
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import recording  # noqa: E402
 from cfg_jax.config import build  # noqa: E402
 from cfg_jax.models import blocks  # noqa: E402
+from cfg_jax.models.transformer import Transformer  # noqa: E402
 from cfg_jax.preflight import hlo  # noqa: E402
 from cfg_jax.preflight.topologies import devices, topology  # noqa: E402
 from cfg_jax.training import run, step  # noqa: E402
@@ -43,7 +45,7 @@ BLOCKS = {  # layer, side, channels
 
 def main() -> None:
     parser = recording.parser(__doc__)
-    programs = [*NETWORK, "update", "blocks", *BLOCKS]
+    programs = [*NETWORK, *TRANSFORMER, "update", "blocks", *BLOCKS]
     parser.add_argument(
         "programs", nargs="+", choices=programs, metavar="PROGRAM", help=", ".join(programs)
     )
@@ -54,14 +56,17 @@ def main() -> None:
     measured = [
         each
         for name in names
-        for each in ((name,) if name in NETWORK else (name, f"{name}, gradient"))
+        for each in ((name, f"{name}, gradient") if name in BLOCKS else (name,))
     ]
     path = recording.destination("tpu_v5e", measured, settings, given.out)
     found = {}
-    print("program                    M cycles  of peak  temporaries, MiB  compile, s")
+    print("program                         M cycles  of peak  temporaries, MiB  compile, s")
     for name in names:
         if name in NETWORK:
             found[name] = report(name, *network(**NETWORK[name]))
+            continue
+        if name in TRANSFORMER:
+            found[name] = report(name, *transformer(**TRANSFORMER[name]))
             continue
         if name == "update":
             found[name] = report(name, *update(), donated=0)
@@ -102,6 +107,38 @@ def network(*, differentiated: bool, dropout: bool) -> tuple:
     return jax.grad(loss), params, *inputs
 
 
+H_16 = {"depth": 32, "width": 1280, "heads": 16, "bottleneck": 256, "in_context_start": 10}
+TRANSFORMER = {
+    "transformer forward": {},
+    "transformer gradient": {"differentiated": True},
+    "transformer gradient, remat": {"differentiated": True, "remat": True},
+    "transformer forward, batch 64": {"batch": 64},
+    "transformer H/16 forward": H_16,
+}
+
+
+def transformer(*, differentiated: bool = False, batch: int = BATCH, **form) -> tuple:
+    """A function of JiT-B/16 or another form, and the shapes of its arguments.
+
+    The gradient is that of JiT's loss, the squared error of v.
+    """
+    net = Transformer(out_channels=3, num_classes=1000, dtype="bfloat16", **form)
+    x = jax.ShapeDtypeStruct((batch, 256, 256, 3), jnp.float32)
+    logsnr = jax.ShapeDtypeStruct((batch,), jnp.float32)
+    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    params = jax.eval_shape(net.init, jax.random.key(0), x, logsnr, labels)
+    if not differentiated:
+        return net.apply, params, x, logsnr, labels
+
+    def loss(params, x, eps, logsnr, labels):
+        square, time = (jax.nn.sigmoid(each)[:, None, None, None] for each in (logsnr, logsnr / 2))
+        z = jnp.sqrt(square) * x + jnp.sqrt(1 - square) * eps
+        error = x - net.apply(params, z, logsnr, labels)
+        return jnp.mean((error / jnp.maximum(1 - time, 0.05)) ** 2)
+
+    return jax.grad(loss), params, x, x, logsnr, labels
+
+
 def update() -> tuple:
     """Optimizer, average and skip as a function, and the shapes of its arguments."""
     config = imagenet64.get_config()
@@ -139,9 +176,14 @@ def report(name: str, function, *arguments, donated=()) -> dict[str, float]:
     cycles = hlo.estimated_cycles(module)
     temporaries = compiled.memory_analysis().temp_size_in_bytes / 2**20
     share = hlo.flops(module) / (cycles * PEAK)
-    line = f"{name:26}{cycles / 1e6:9.2f}{share:9.1%}{temporaries:18.0f}{spent:12.0f}"
+    line = f"{name:31}{cycles / 1e6:9.2f}{share:9.1%}{temporaries:18.0f}{spent:12.0f}"
     print(line, flush=True)
-    return {"M cycles": cycles / 1e6, "of peak": share, "temporaries, MiB": temporaries}
+    return {
+        "M cycles": cycles / 1e6,
+        "of peak": share,
+        "temporaries, MiB": temporaries,
+        "compile, s": spent,
+    }
 
 
 if __name__ == "__main__":
