@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
-from cfg_jax.models import ops, positions
+from cfg_jax.models import ops, positions, products
 from cfg_jax.models.layers import Dense, Dropout, sinusoidal_embedding, zeros
 
 Array = jax.Array
@@ -69,15 +70,17 @@ class Block(nn.Module):
             dropout_keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number)
         drop = functools.partial(self._drop, dropping=dropping, keys=dropout_keys)
         modulation = Dense(6 * width, zeros, self.dtype, name="modulation")(condition)
+        modulation = checkpoint_name(modulation, products.KEPT)
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=1)
         h = modulated(Norm(self.norm, name="norm_attention")(x), shift1, scale1)
         h = self._attended(h.astype(self.dtype))
-        h = drop("dropout_attention", Dense(width, xavier, self.dtype, name="proj")(h))
+        h = checkpoint_name(Dense(width, xavier, self.dtype, name="proj")(h), products.KEPT)
+        h = drop("dropout_attention", h)
         x = x + gate1.astype(jnp.float32)[:, None] * h
         h = modulated(Norm(self.norm, name="norm_mlp")(x), shift2, scale2)
         h = drop("dropout_mlp", self._hidden(h))
         kernel_init = functools.partial(_xavier, padded_axis=0, features=mlp_width(width, self.mlp))
-        h = Dense(width, kernel_init, self.dtype, name="mlp_out")(h)
+        h = checkpoint_name(Dense(width, kernel_init, self.dtype, name="mlp_out")(h), products.KEPT)
         return x + gate2.astype(jnp.float32)[:, None] * h, None
 
     def _drop(self, name: str, h: Array, dropping: Array, keys: Array | None) -> Array:
@@ -92,7 +95,7 @@ class Block(nn.Module):
         gated, features = self.mlp == "swiglu", mlp_width(h.shape[-1], self.mlp)
         kernel_init = functools.partial(_xavier, padded_axis=1, features=features)
         size = (1 + gated) * padded(features)
-        h = Dense(size, kernel_init, self.dtype, name="mlp_in")(h)
+        h = checkpoint_name(Dense(size, kernel_init, self.dtype, name="mlp_in")(h), products.KEPT)
         if not gated:
             return nn.gelu(h.astype(jnp.float32), approximate=True).astype(self.dtype)
         h, gate = jnp.split(h, 2, axis=-1)
@@ -104,7 +107,7 @@ class Block(nn.Module):
         q and k are normalised and rotated first if there is a grid.
         """
         batch, length, width = h.shape
-        h = Dense(3 * width, xavier, self.dtype, name="qkv")(h)
+        h = checkpoint_name(Dense(3 * width, xavier, self.dtype, name="qkv")(h), products.KEPT)
         parts = [(part,) for part in jnp.split(h, 3, axis=2)]
         if self.grid:
             turn = positions.rotations(*self.grid[:2], width // self.heads, self.grid[2])

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cfg_jax.models import ops, positions
+from cfg_jax.models import ops, positions, products
 from cfg_jax.models.layers import Dense, LabelEmbedding, zeros
 from cfg_jax.models.tokens import (
     Block,
@@ -85,7 +85,8 @@ class Transformer(nn.Module, kw_only=True):
       dropout: dropout rate after attention's projection and before the MLP's last one, in the
         blocks depth//4 to 3 (depth//4) - 1.
       dtype: type of the matrix products, "float32" or "bfloat16".
-      remat: whether the backward pass recomputes blocks to save memory.
+      remat: whether the backward pass recomputes whole blocks to save memory. Otherwise it
+        recomputes all but products and attention.
     """
 
     out_channels: int
@@ -172,7 +173,9 @@ class Transformer(nn.Module, kw_only=True):
 
         Their parameters are [len(span), ...].
         """
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        kept = () if self.remat else (products.KEPT, "out", "log_total")
+        policy = jax.checkpoint_policies.save_only_these_names(*kept)
+        block = nn.remat(Block, prevent_cse=False, policy=policy)
         scanned = nn.scan(
             block,
             variable_axes={"params": 0},
