@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cfg_jax.models import ops
+from cfg_jax.models import ops, products
 
 Array = jax.Array
 Dtype = jnp.dtype
@@ -56,7 +56,7 @@ class Dense(nn.Module):
     def __call__(self, h: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (h.shape[-1], self.features))
         bias = self.param("bias", zeros, (self.features,))
-        return ops.add_bias(h.astype(self.dtype) @ kernel.astype(self.dtype), bias)
+        return ops.add_bias(h.astype(self.dtype) @ products.rounded(kernel, self.dtype), bias)
 
 
 class Conv(nn.Module):
