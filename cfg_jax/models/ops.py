@@ -291,14 +291,39 @@ def _attend_in_turn_backward(kept: tuple[Array, ...], cotangent: Array) -> tuple
 _attend_in_turn.defvjp(_attend_in_turn_forward, _attend_in_turn_backward)
 
 
+@jax.custom_vjp
 def attend_heads(q: Array, k: Array, v: Array) -> Array:
     """softmax(q k^T / sqrt(d)) v for every head; q, k, v and the result are [B, heads, d, L].
 
-    From MANY_TOKENS tokens on, one example is computed at a time, as in `attend`.
+    From MANY_TOKENS tokens on, one example is computed at a time, as in `attend`. Below, a TPU
+    computes four at a time in the backward pass: its fast memory does not hold the scores of more.
     """
+    return _attend_heads_forward(q, k, v)[0]
+
+
+def _attend_heads_forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, ...]]:
     if q.shape[-1] < MANY_TOKENS:
-        return jax.vmap(_attend)(q, k, v)
-    return jax.lax.map(lambda each: _attend(*each), (q, k, v))
+        return jax.vmap(_attend_forward)(q, k, v)
+    return jax.lax.map(lambda each: _attend_forward(*each), (q, k, v))
+
+
+def _attend_heads_backward(kept: tuple[Array, ...], cotangent: Array) -> tuple[Array, ...]:
+    few = cotangent.shape[-1] < MANY_TOKENS
+
+    def one(given: tuple[Array, ...]) -> tuple[Array, ...]:
+        return _attend_backward(given[:-1], given[-1])
+
+    def in_turn(*given: Array) -> tuple[Array, ...]:
+        return jax.lax.map(one, given, batch_size=4 if few else None)
+
+    def at_once(*given: Array) -> tuple[Array, ...]:
+        return jax.vmap(one)(given)
+
+    default = at_once if few else in_turn
+    return jax.lax.platform_dependent(*kept, cotangent, tpu=in_turn, default=default)
+
+
+attend_heads.defvjp(_attend_heads_forward, _attend_heads_backward)
 
 
 @jax.custom_vjp
