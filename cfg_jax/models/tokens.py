@@ -95,11 +95,10 @@ class Block(nn.Module):
         gated, features = self.mlp == "swiglu", mlp_width(h.shape[-1], self.mlp)
         kernel_init = functools.partial(_xavier, padded_axis=1, features=features)
         size = (1 + gated) * padded(features)
+        if gated:
+            return Swiglu(size, kernel_init, self.dtype, name="mlp_in")(h)
         h = checkpoint_name(Dense(size, kernel_init, self.dtype, name="mlp_in")(h), products.KEPT)
-        if not gated:
-            return nn.gelu(h.astype(jnp.float32), approximate=True).astype(self.dtype)
-        h, gate = jnp.split(h, 2, axis=-1)
-        return ops.silu(h) * gate
+        return nn.gelu(h.astype(jnp.float32), approximate=True).astype(self.dtype)
 
     def _attended(self, h: Array) -> Array:
         """softmax(q k^T / sqrt(d)) v of every head: [B, L, D] to [B, L, D].
@@ -124,6 +123,20 @@ class Block(nn.Module):
         q, k, v = (jnp.concatenate([*map(by_head, each)], axis=2) for each in parts)
         out = ops.attend_heads(q, k, v).reshape(batch, width, length)
         return jnp.swapaxes(out, 1, 2)
+
+
+class Swiglu(nn.Module):
+    """silu(u) g, where (u, g) = h W + b: [B, L, D] to [B, L, features / 2]. See `Dense`."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        kernel = self.param("kernel", self.kernel_init, (h.shape[-1], self.features))
+        bias = self.param("bias", zeros, (self.features,))
+        return products.swiglu(h.astype(self.dtype), kernel, bias)
 
 
 class HeadNorm(nn.Module):
