@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax.models import ops
+from cfg_jax.models import attention, ops
 
 RNG = np.random.default_rng(0)
 START = RNG.bit_generator.state
@@ -133,7 +133,7 @@ def test_a_convolution_of_the_doubled_image_needs_no_doubled_image(form):
 
 @pytest.mark.parametrize("many_tokens", [8, 7], ids=["together", "one at a time"])
 def test_attention_is_the_softmax_of_scaled_scores(monkeypatch, many_tokens):
-    monkeypatch.setattr(ops, "MANY_TOKENS", many_tokens)
+    monkeypatch.setattr(attention, "MANY_TOKENS", many_tokens)
 
     def plain(h, kernel, bias):
         q, k, v = jnp.moveaxis(jnp.einsum("blc,cshd->blshd", h, kernel) + bias[None, None], 2, 0)
@@ -143,21 +143,21 @@ def test_attention_is_the_softmax_of_scaled_scores(monkeypatch, many_tokens):
     # The last token is far from the others, so that some weights are nearly 0.
     h = array(3, 7, 8).at[:, -1].mul(5.0)
     # Large scores: either form rounds by as much.
-    assert_same(ops.attend, plain, h, array(8, 3, 2, 4), array(3, 2, 4), rtol=3e-5)
+    assert_same(attention.attend, plain, h, array(8, 3, 2, 4), array(3, 2, 4), rtol=3e-5)
 
 
 def test_attention_of_large_scores_is_finite():
     h = jnp.full((1, 4, 2), 1e4)
     value, gradient = jax.value_and_grad(
-        lambda h: ops.attend(h, array(2, 3, 1, 2), jnp.zeros((3, 1, 2))).sum()
+        lambda h: attention.attend(h, array(2, 3, 1, 2), jnp.zeros((3, 1, 2))).sum()
     )(h)
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("many_tokens", [8, 7], ids=["together", "one at a time"])
 def test_scores_of_attention_are_not_kept_for_the_backward_pass(monkeypatch, many_tokens):
-    monkeypatch.setattr(ops, "MANY_TOKENS", many_tokens)
+    monkeypatch.setattr(attention, "MANY_TOKENS", many_tokens)
     arguments = array(2, 7, 8), array(8, 3, 2, 4), array(3, 2, 4)
-    _, backward = jax.vjp(ops.attend, *arguments)
+    _, backward = jax.vjp(attention.attend, *arguments)
     kept = [leaf.shape for leaf in jax.tree.leaves(backward)]
     assert not any(shape[-2:] == (7, 7) for shape in kept), kept

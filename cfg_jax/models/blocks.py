@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cfg_jax.models import ops
+from cfg_jax.models import attention, ops
 from cfg_jax.models.layers import Conv, Dense, Dropout, Dtype, GroupNorm, zeros
 
 Array = jax.Array
@@ -144,7 +144,7 @@ class SelfAttention(nn.Module):
         kernel, bias = (array.reshape(*array.shape[:-1], *sizes, -1) for array in (kernel, bias))
         if self.heads_outermost:
             kernel, bias = (jnp.swapaxes(array, -3, -2) for array in (kernel, bias))
-        out = ops.attend(h.astype(self.dtype), kernel, bias)
+        out = attention.attend(h.astype(self.dtype), kernel, bias)
         return jnp.moveaxis(out.reshape(len(h), channels, -1), 1, 2)
 
 

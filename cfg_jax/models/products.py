@@ -13,9 +13,6 @@ from cfg_jax.models import ops
 
 Array = jax.Array
 
-KEPT = "product"
-"""Name of the results that the backward pass of a block does not compute again."""
-
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def rounded(kernel: Array, dtype: jnp.dtype) -> Array:
@@ -50,7 +47,7 @@ def swiglu(x: Array, kernel: Array, bias: Array) -> Array:
 
 def _swiglu_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
     u, g = jax.lax.platform_dependent(x, kernel, bias, tpu=_two_products, default=_one_product)
-    u, g = checkpoint_name(u, KEPT), checkpoint_name(g, KEPT)
+    u, g = checkpoint_name(u, ops.KEPT), checkpoint_name(g, ops.KEPT)
     return ops.silu(u) * g, (x, kernel, u, g)
 
 
@@ -82,7 +79,7 @@ def _stored(x: Array, kernel: Array, u: Array, g: Array, cotangent: Array) -> tu
     change = jnp.concatenate(_slopes(u, g, cotangent), axis=-1)
     rows = change.reshape(-1, change.shape[-1])
     bias = jnp.sum(ops.sum_pixels(change), axis=0)
-    gradient = _product("nd,nm->dm", x.reshape(-1, x.shape[-1]), rows)
+    gradient = ops.product("nd,nm->dm", x.reshape(-1, x.shape[-1]), rows)
     return change @ rounded(kernel, x.dtype).T, gradient.astype(kernel.dtype), bias
 
 
@@ -92,18 +89,14 @@ def _fused(x: Array, kernel: Array, u: Array, g: Array, cotangent: Array) -> tup
     ones = jnp.ones((*x.shape[:2], 8), x.dtype)
 
     def both(formula: str, left: Array, given: tuple[Array, ...]) -> Array:
-        parts = [_product(formula, left, slope) for slope in _slopes(*given)]
+        parts = [ops.product(formula, left, slope) for slope in _slopes(*given)]
         return jnp.concatenate(parts, axis=1)
 
     halves = (rounded(half, x.dtype) for half in jnp.split(kernel, 2, axis=1))
     pairs = zip(_slopes(*first), halves, strict=True)
-    of_u, of_g = (_product("blm,dm->bld", slope, half) for slope, half in pairs)
+    of_u, of_g = (ops.product("blm,dm->bld", slope, half) for slope, half in pairs)
     gradient = both("bld,blm->dm", x, second).astype(kernel.dtype)
     return (of_u + of_g).astype(x.dtype), gradient, both("blk,blm->km", ones, third)[0]
-
-
-def _product(formula: str, *factors: Array) -> Array:
-    return jnp.einsum(formula, *factors, preferred_element_type=jnp.float32)
 
 
 swiglu.defvjp(_swiglu_forward, _swiglu_backward)

@@ -20,7 +20,7 @@ import numpy as np
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from cfg_jax.models import ops, positions, products
+from cfg_jax.models import attention, ops, positions, products
 from cfg_jax.models.layers import Dense, Dropout, sinusoidal_embedding, zeros
 
 Array = jax.Array
@@ -70,17 +70,17 @@ class Block(nn.Module):
             dropout_keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number)
         drop = functools.partial(self._drop, dropping=dropping, keys=dropout_keys)
         modulation = Dense(6 * width, zeros, self.dtype, name="modulation")(condition)
-        modulation = checkpoint_name(modulation, products.KEPT)
+        modulation = checkpoint_name(modulation, ops.KEPT)
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=1)
         h = modulated(Norm(self.norm, name="norm_attention")(x), shift1, scale1)
         h = self._attended(h.astype(self.dtype))
-        h = checkpoint_name(Dense(width, xavier, self.dtype, name="proj")(h), products.KEPT)
+        h = checkpoint_name(Dense(width, xavier, self.dtype, name="proj")(h), ops.KEPT)
         h = drop("dropout_attention", h)
         x = x + gate1.astype(jnp.float32)[:, None] * h
         h = modulated(Norm(self.norm, name="norm_mlp")(x), shift2, scale2)
         h = drop("dropout_mlp", self._hidden(h))
         kernel_init = functools.partial(_xavier, padded_axis=0, features=mlp_width(width, self.mlp))
-        h = checkpoint_name(Dense(width, kernel_init, self.dtype, name="mlp_out")(h), products.KEPT)
+        h = checkpoint_name(Dense(width, kernel_init, self.dtype, name="mlp_out")(h), ops.KEPT)
         return x + gate2.astype(jnp.float32)[:, None] * h, None
 
     def _drop(self, name: str, h: Array, dropping: Array, keys: Array | None) -> Array:
@@ -97,7 +97,7 @@ class Block(nn.Module):
         size = (1 + gated) * padded(features)
         if gated:
             return Swiglu(size, kernel_init, self.dtype, name="mlp_in")(h)
-        h = checkpoint_name(Dense(size, kernel_init, self.dtype, name="mlp_in")(h), products.KEPT)
+        h = checkpoint_name(Dense(size, kernel_init, self.dtype, name="mlp_in")(h), ops.KEPT)
         return nn.gelu(h.astype(jnp.float32), approximate=True).astype(self.dtype)
 
     def _attended(self, h: Array) -> Array:
@@ -106,7 +106,7 @@ class Block(nn.Module):
         q and k are normalised and rotated first if there is a grid.
         """
         batch, length, width = h.shape
-        h = checkpoint_name(Dense(3 * width, xavier, self.dtype, name="qkv")(h), products.KEPT)
+        h = checkpoint_name(Dense(3 * width, xavier, self.dtype, name="qkv")(h), ops.KEPT)
         parts = [(part,) for part in jnp.split(h, 3, axis=2)]
         if self.grid:
             turn = positions.rotations(*self.grid[:2], width // self.heads, self.grid[2])
@@ -121,7 +121,7 @@ class Block(nn.Module):
 
         # Transposed before they are concatenated, halves need no second copy on a TPU.
         q, k, v = (jnp.concatenate([*map(by_head, each)], axis=2) for each in parts)
-        out = ops.attend_heads(q, k, v).reshape(batch, width, length)
+        out = attention.attend_heads(q, k, v).reshape(batch, width, length)
         return jnp.swapaxes(out, 1, 2)
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cfg_jax.models import ops, positions, products
+from cfg_jax.models import ops, positions
 from cfg_jax.models.layers import Dense, LabelEmbedding, zeros
 from cfg_jax.models.tokens import (
     Block,
@@ -173,7 +173,7 @@ class Transformer(nn.Module, kw_only=True):
 
         Their parameters are [len(span), ...].
         """
-        kept = () if self.remat else (products.KEPT, "out", "log_total")
+        kept = () if self.remat else (ops.KEPT,)
         policy = jax.checkpoint_policies.save_only_these_names(*kept)
         block = nn.remat(Block, prevent_cse=False, policy=policy)
         scanned = nn.scan(
