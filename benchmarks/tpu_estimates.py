@@ -124,19 +124,18 @@ def transformer(*, differentiated: bool = False, batch: int = BATCH, **form) -> 
     """
     net = Transformer(out_channels=3, num_classes=1000, dtype="bfloat16", **form)
     x = jax.ShapeDtypeStruct((batch, 256, 256, 3), jnp.float32)
-    logsnr = jax.ShapeDtypeStruct((batch,), jnp.float32)
+    time = jax.ShapeDtypeStruct((batch,), jnp.float32)
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    params = jax.eval_shape(net.init, jax.random.key(0), x, logsnr, labels)
+    params = jax.eval_shape(net.init, jax.random.key(0), x, time, labels)
     if not differentiated:
-        return net.apply, params, x, logsnr, labels
+        return net.apply, params, x, time, labels
 
-    def loss(params, x, eps, logsnr, labels):
-        square, time = (jax.nn.sigmoid(each)[:, None, None, None] for each in (logsnr, logsnr / 2))
-        z = jnp.sqrt(square) * x + jnp.sqrt(1 - square) * eps
-        error = x - net.apply(params, z, logsnr, labels)
-        return jnp.mean((error / jnp.maximum(1 - time, 0.05)) ** 2)
+    def loss(params, x, eps, time, labels):
+        along = time[:, None, None, None]
+        error = x - net.apply(params, along * x + (1 - along) * eps, time, labels)
+        return jnp.mean((error / jnp.maximum(1 - along, 0.05)) ** 2)
 
-    return jax.grad(loss), params, x, x, logsnr, labels
+    return jax.grad(loss), params, x, x, time, labels
 
 
 def update() -> tuple:

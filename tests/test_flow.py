@@ -35,6 +35,9 @@ def test_both_ends_of_the_path_are_finite(noise_scale):
     np.testing.assert_array_equal(flow.time_of(ends, noise_scale), [0, 1])
     np.testing.assert_allclose(flow.scale_of(ends, noise_scale), [noise_scale, 1], rtol=1e-6)
     np.testing.assert_array_equal(flow.logsnr_of([0.0, 1.0], noise_scale), ends)
+    z, t = flow.coordinates(jnp.ones((2, 3)), ends, noise_scale)
+    np.testing.assert_allclose(z, [[noise_scale] * 3, [1] * 3], rtol=1e-6)
+    np.testing.assert_array_equal(t, [0, 1])
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -301,7 +301,7 @@ def test_a_published_name_samples_with_99_calls_of_which_88_are_guided(name):
     assert len(weights.w) == 99 and np.sum(np.asarray(weights.w) == 2) == 88
     exact = 2 * (math.log(0.1 / 0.9) - math.log(side / 256))
     assert 0 < config.sampling.interval[0] - exact < 1e-4
-    assert task.network == abstract(name).network.clone(noise_input="logsnr")
+    assert task.network == abstract(name).network
     assert task.t_eps == 0.05 and not config.sampling.clip_x
 
 
@@ -321,7 +321,7 @@ def test_a_training_config_has_the_network_and_recipe_of_its_name(config):
     task = build.assemble(config, (side, side, 3), 1000)
     expected = abstract(name)
     assert task.shape == expected.shape
-    assert task.network == expected.network.clone(noise_input="logsnr", dtype="bfloat16")
+    assert task.network == expected.network.clone(dtype="bfloat16")
     imported = run_config(name)
     assert config.sampling == imported.sampling and config.diffusion == imported.diffusion
     optim, train = config.optim, config.train

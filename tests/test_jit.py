@@ -119,9 +119,10 @@ def test_a_published_network_has_the_published_keys_and_count(name):
 def test_presets_are_the_six_published_names_with_their_sizes():
     assert list(jit.PRESETS) == list(MANIFEST)
     for name, published in MANIFEST.items():
-        network = jit.abstract(name).network
+        imported = jit.abstract(name)
+        network = imported.network
         assert jit.PRESETS[name]["input_size"] == published["image_size"]
-        assert network.noise_scale == published["noise_scale"]
+        assert imported.noise_scale == published["noise_scale"]
         assert network.dropout == published["proj_dropout"]
         if network.dropout:
             quarter = network.depth // 4

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax.models import Transformer, positions, tokens, transformer
+from cfg_jax.models import Transformer, positions, tokens
 from tests import transformer_numpy as plain
 from tests.tiny import randomised
 
@@ -236,24 +236,6 @@ def test_only_the_middle_half_of_the_blocks_drops_and_each_differently():
     assert np.concatenate(drops).tolist() == [i in (2, 3, 4, 5) for i in range(11)]
 
 
-def test_a_logsnr_is_the_time_and_scale_of_the_flow():
-    n = 2.0
-    logsnr = jnp.array([-3.0, 0.5, 4.0])
-    alpha, sigma = (1 / np.sqrt(1 + np.exp(s * np.float64(logsnr))) for s in (-1, 1))
-    scale = 1 / (alpha + sigma / n)
-    params = drawn(small())
-    by_logsnr = apply(small(noise_input="logsnr", noise_scale=n), params, Z, logsnr, Y)
-    z = jnp.asarray(scale, jnp.float32)[:, None, None, None] * Z
-    by_time = apply(small(), params, z, jnp.asarray(alpha * scale, jnp.float32), Y)
-    np.testing.assert_allclose(by_logsnr, by_time, rtol=0, atol=1e-4)
-
-
-def test_the_flow_is_finite_at_both_ends():
-    z, t = transformer.flow(jnp.ones((2, 3)), jnp.array([-jnp.inf, jnp.inf]), 2.0)
-    np.testing.assert_array_equal(z, [[2.0] * 3, [1.0] * 3])
-    np.testing.assert_array_equal(t, [0.0, 1.0])
-
-
 def test_patches_are_rows_of_squares_with_the_channel_innermost():
     z = jnp.asarray(rng.standard_normal((2, 4, 6, 3)), jnp.float32)
     h = tokens.to_patches(z, 2)
@@ -317,7 +299,6 @@ def test_an_unknown_label_gives_nan_and_no_label_input_needs_none():
         ({"heads": 5}, "width=24: need a multiple of 4 and, with 5 heads .* of 20"),
         ({"heads": 4}, "width=24: .* of 16"),
         ({"in_context_start": 4}, r"in_context_start=4: need 0\.\.3"),
-        ({"noise_scale": 0.0}, "noise_scale=0.0: give a number above 0"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(changes, said):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cfg_jax.core.diffusion import as_predict
-from cfg_jax.core.flow import FlowSchedule, clamped
+from cfg_jax.core.flow import FlowSchedule, clamped, coordinates
 from cfg_jax.core.samplers import ancestral_step, ddim_step
 from cfg_jax.core.schedules import Schedule, cosine_schedule
 from cfg_jax.core.timesteps import DiscreteSchedule, cosine_timesteps, linear_timesteps
@@ -62,11 +62,14 @@ class Task:
         return dataclasses.replace(self, network=network)
 
     def _apply(self, params: Any, z: Array, logsnr: Array, *inputs, **options) -> Any:
-        """Output of the network, which gets logsnr or the timestep as its noise level."""
+        """Output of the network, which gets logsnr, the timestep, or time and z of `flow`."""
         noise = logsnr
         if self.network.noise_input == "timestep":
             assert isinstance(self.schedule, DiscreteSchedule)  # see `assemble`
             noise = self.schedule.timestep(logsnr)
+        if self.network.noise_input == "time":
+            scale = self.schedule.noise_scale if isinstance(self.schedule, FlowSchedule) else 1.0
+            z, noise = coordinates(z, logsnr, scale)
         return self.network.apply({"params": params}, z, noise, *inputs, **options)
 
 
@@ -172,8 +175,6 @@ def assemble(
     arguments = dict(config.model, num_classes=num_classes)
     if config.network != "mlp" and isinstance(schedule, DiscreteSchedule):
         arguments["noise_input"] = "timestep"
-    if config.network == "transformer" and isinstance(schedule, FlowSchedule):
-        arguments["noise_scale"] = schedule.noise_scale
     form = schedule, tuple(shape), num_classes
     if not kind(config).draws:
         return ClassifierExperiment(NETWORKS[config.network](**arguments), *form)

@@ -32,6 +32,11 @@ def time_of(logsnr: ArrayLike, noise_scale: float = 1.0) -> Array:
     return jax.nn.sigmoid(jnp.asarray(logsnr, jnp.float32) / 2 + math.log(noise_scale))
 
 
+def time_left(logsnr: ArrayLike, noise_scale: float = 1.0) -> Array:
+    """1 - t, with its digits near data; of logsnr's shape."""
+    return jax.nn.sigmoid(-jnp.asarray(logsnr, jnp.float32) / 2 - math.log(noise_scale))
+
+
 def logsnr_of(time: ArrayLike, noise_scale: float = 1.0) -> Array:
     """logsnr = 2 log(t / ((1 - t) n)), the inverse of `time_of`; -inf at t = 0, inf at t = 1."""
     time = jnp.asarray(time, jnp.float32)
@@ -44,13 +49,18 @@ def scale_of(logsnr: ArrayLike, noise_scale: float = 1.0) -> Array:
     return 1 / (alpha + sigma / noise_scale)
 
 
+def coordinates(z: Array, logsnr: Array, noise_scale: float = 1.0) -> tuple[Array, Array]:
+    """(z_flow [B, ...], t [B]) of z [B, ...] at logsnr [B]; finite also at -inf and inf."""
+    return expand(scale_of(logsnr, noise_scale), z) * z, time_of(logsnr, noise_scale)
+
+
 def weight(logsnr: Array, noise_scale: float = 1.0, t_eps: float = 0.05) -> Array:
     """exp(-logsnr) / max(1 - t, t_eps)^2, the weight of ||eps - eps_hat||^2 in JiT's loss.
 
     It gives ||v - v_hat||^2 for velocities (x - z_flow) / max(1 - t, t_eps): Li & He 2025,
     algorithm 1. Shape of logsnr.
     """
-    left = 1 - time_of(logsnr, noise_scale)
+    left = time_left(logsnr, noise_scale)
     return jnp.exp(-logsnr) / jnp.maximum(left, t_eps) ** 2
 
 
@@ -65,9 +75,9 @@ def clamped(predict: Predict, noise_scale: float = 1.0, t_eps: float = 0.05) -> 
 
     def limited(z: Array, logsnr: Array, labels: Array) -> Output:
         output = predict(z, logsnr, labels)
-        left = jax.nn.sigmoid(-logsnr / 2 - math.log(noise_scale))
+        left = time_left(logsnr, noise_scale)
         r = expand(left / jnp.maximum(left, t_eps), z)
-        z_flow = expand(scale_of(logsnr, noise_scale), z) * z
+        z_flow, _ = coordinates(z, logsnr, noise_scale)
         found = from_x(z, (1 - r) * z_flow + r * x_for(z, output, logsnr), logsnr)
         return with_eps(output, eps_of(found), found.x_hat)
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from cfg_jax.core.arguments import integers
 from cfg_jax.core.diffusion import each_logsnr, from_x
+from cfg_jax.core.flow import coordinates
 from cfg_jax.core.types import Array, Prediction
 from cfg_jax.interop import jit_names
 from cfg_jax.interop.jit_configs import (
@@ -66,11 +67,13 @@ class ImportedTransformer:
       network: the module, whose second input is the time.
       params: float32 parameters, as a checkpoint stores them.
       shape: (H, W, C) of an image.
+      noise_scale: n, the standard deviation of the noise that it was trained with.
     """
 
     network: Transformer
     params: Any
     shape: tuple[int, int, int]
+    noise_scale: float
 
     def raw(self, z: Array, t: Array, labels: Array) -> Array:
         """x_hat [B, H, W, C] of the flow z = t x + (1 - t) n eps, float32 and not clipped.
@@ -82,7 +85,7 @@ class ImportedTransformer:
 
         Raises ValueError if an array has the wrong shape, or if labels are not integers.
         """
-        return self._forward(self.network, z, jnp.asarray(t, jnp.float32), labels)
+        return self._forward(z, jnp.asarray(t, jnp.float32), labels)
 
     def predict(self, z: Array, logsnr: Array, labels: Array) -> Prediction:
         """The `Prediction` of z = alpha x + sigma eps, with x_hat: `raw` for the same noise level.
@@ -90,30 +93,29 @@ class ImportedTransformer:
         logsnr is [] or [B]; z and labels are as for `raw`.
         """
         logsnr = each_logsnr(logsnr, z)
-        network = self.network.clone(noise_input="logsnr")
-        return from_x(z, self._forward(network, z, logsnr, labels), logsnr)
+        return from_x(z, self._forward(*coordinates(z, logsnr, self.noise_scale), labels), logsnr)
 
-    def _forward(self, network: Transformer, z: Array, noise: Array, labels: Array) -> Array:
+    def _forward(self, z: Array, t: Array, labels: Array) -> Array:
         batch = z.shape[:1]
         if z.shape != batch + self.shape:
             raise ValueError(f"z of shape {z.shape}: give images of shape {self.shape}")
         if labels is None or jnp.shape(labels) != batch:
             given = None if labels is None else jnp.shape(labels)
             raise ValueError(f"labels of shape {given}: give one label per image, {batch}")
-        if noise.shape not in [(), batch]:
-            raise ValueError(f"t of shape {noise.shape}: give one number, or one per image")
-        noise = jnp.broadcast_to(noise, batch)
-        return _apply(network, self.params, z, noise, integers("labels", labels))
+        if t.shape not in [(), batch]:
+            raise ValueError(f"t of shape {t.shape}: give one number, or one per image")
+        t = jnp.broadcast_to(t, batch)
+        return _apply(self.network, self.params, z, t, integers("labels", labels))
 
 
 jax.tree_util.register_dataclass(
-    ImportedTransformer, data_fields=["params"], meta_fields=["network", "shape"]
+    ImportedTransformer, data_fields=["params"], meta_fields=["network", "shape", "noise_scale"]
 )
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _apply(network: Transformer, params: Any, z: Array, noise: Array, labels: Array) -> Array:
-    return network.apply({"params": params}, z, noise, labels)
+def _apply(network: Transformer, params: Any, z: Array, t: Array, labels: Array) -> Array:
+    return network.apply({"params": params}, z, t, labels)
 
 
 def from_state_dict(
@@ -189,11 +191,11 @@ def _fitting(state_dict: Mapping[str, np.ndarray]) -> str:
 def abstract(config: str | Mapping[str, Any]) -> ImportedTransformer:
     """The network of a name or config, with shapes as parameters; raises as `complete`."""
     full = complete(preset(config) if isinstance(config, str) else config)
-    network: Transformer = Transformer(**arguments(full), noise_input="time")
+    network: Transformer = Transformer(**arguments(full))
     shape = (full["input_size"], full["input_size"], full["in_channels"])
     inputs = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jnp.zeros(1), jnp.zeros(1, jnp.int32)
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
-    return ImportedTransformer(network, params, shape)
+    return ImportedTransformer(network, params, shape, float(full["noise_scale"]))
 
 
 def shapes(network: ImportedTransformer) -> dict[str, tuple[int, ...]]:

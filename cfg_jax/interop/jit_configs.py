@@ -104,7 +104,6 @@ def arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         "bottleneck": full["bottleneck_dim"],
         "in_context_tokens": full["in_context_len"],
         "in_context_start": full["in_context_start"],
-        "noise_scale": float(full["noise_scale"]),
         "dropout": float(full["proj_drop"]),
         "mlp": "swiglu",
         "norm": "rms",
@@ -119,7 +118,7 @@ def settings(name: str) -> dict[str, Any]:
     ValueError if the name is unknown.
     """
     config = complete(preset(name))
-    of_data = ("out_channels", "num_classes", "noise_scale")
+    of_data = ("out_channels", "num_classes")
     model = {key: value for key, value in arguments(config).items() if key not in of_data}
     return {
         "network": "transformer",

@@ -11,7 +11,6 @@ Source: Li & He 2025, arXiv 2511.13720 (JiT); Peebles & Xie 2022, arXiv 2212.097
 """
 
 import functools
-import math
 from collections.abc import Callable
 
 import jax
@@ -37,21 +36,8 @@ Array = jax.Array
 CHOICES = {
     "mlp": ("swiglu", "gelu"),
     "norm": ("rms", "layer"),
-    "noise_input": ("logsnr", "time", "timestep"),
+    "noise_input": ("time", "timestep"),
 }
-
-
-def flow(z: Array, logsnr: Array, noise_scale: float) -> tuple[Array, Array]:
-    """(s z, t) of the flow t x + (1 - t) n eps: z [B, ...] and logsnr [B] to [B, ...] and [B].
-
-        s = 1 / (alpha + sigma / n),    t = sigmoid(logsnr / 2 + log n),    n = noise_scale
-
-    z = alpha x + sigma eps preserves the variance. All is finite for logsnr = -inf and inf, too.
-    """
-    alpha, sigma = jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
-    scale = 1 / (alpha + sigma / noise_scale)
-    time = jax.nn.sigmoid(logsnr / 2 + math.log(noise_scale))
-    return z * scale.reshape(-1, *(1,) * (z.ndim - 1)), time
 
 
 class Transformer(nn.Module, kw_only=True):
@@ -78,10 +64,8 @@ class Transformer(nn.Module, kw_only=True):
         row and column; D / heads must then be a multiple of 4.
       in_context_tokens: number of tokens with the label's embedding, put before the image's.
       in_context_start: number of blocks before these tokens are inserted.
-      noise_input: meaning of the call's second argument. "logsnr": z is alpha x + sigma eps, which
-        the network scales to `flow`. "time" in 0..1 or "timestep" in 0..1000: z and the noise level
-        are used as they are.
-      noise_scale: standard deviation n of the noise of the flow; for "logsnr" only.
+      noise_input: meaning of the call's second argument, "time" t in 0..1, 1 for data, or "timestep"
+        in 0..1000. For "time", z is t x + (1 - t) n eps, on the straight path from noise to data.
       dropout: dropout rate after attention's projection and before the MLP's last one, in the
         blocks depth//4 to 3 (depth//4) - 1.
       dtype: type of the matrix products, "float32" or "bfloat16".
@@ -101,8 +85,7 @@ class Transformer(nn.Module, kw_only=True):
     rotary: bool = True
     in_context_tokens: int = 32
     in_context_start: int = 4
-    noise_input: str = "logsnr"
-    noise_scale: float = 1.0
+    noise_input: str = "time"
     dropout: float = 0.0
     dtype: str = "float32"
     remat: bool = False
@@ -126,8 +109,6 @@ class Transformer(nn.Module, kw_only=True):
         Raises ValueError if z or an argument is of a wrong shape or value, or labels are missing.
         """
         self._check(z, labels)
-        if self.noise_input == "logsnr":
-            z, noise = flow(z, noise, self.noise_scale)
         rows, columns = (side // self.patch for side in z.shape[1:3])
         label = jnp.zeros((len(z), self.width))
         if self.num_classes and labels is not None:
@@ -210,8 +191,6 @@ class Transformer(nn.Module, kw_only=True):
                 f"in_context_start={self.in_context_start}: need 0..{self.depth - 1}, since "
                 f"there are {self.depth} blocks; or set in_context_tokens to 0"
             )
-        if not self.noise_scale > 0:
-            raise ValueError(f"noise_scale={self.noise_scale}: give a number above 0")
         if self.num_classes and labels is None:
             raise ValueError(
                 f"labels are missing: this network of {self.num_classes + 1} labels needs them"
