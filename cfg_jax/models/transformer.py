@@ -64,8 +64,8 @@ class Transformer(nn.Module, kw_only=True):
         row and column; D / heads must then be a multiple of 4.
       in_context_tokens: number of tokens with the label's embedding, put before the image's.
       in_context_start: number of blocks before these tokens are inserted.
-      noise_input: meaning of the call's second argument, "time" t in 0..1, 1 for data, or "timestep"
-        in 0..1000. For "time", z is t x + (1 - t) n eps, on the straight path from noise to data.
+      noise_input: meaning of the call's second argument, "time" t in 0..1 or "timestep" in 0..1000.
+        For "time", z is t x + (1 - t) n eps, on the straight path from noise to data.
       dropout: dropout rate after attention's projection and before the MLP's last one, in the
         blocks depth//4 to 3 (depth//4) - 1.
       dtype: type of the matrix products, "float32" or "bfloat16".
