@@ -25,6 +25,7 @@ from cfg_jax.core.types import Array, ArrayLike, Output, Predict, eps_of, with_e
 
 TAIL = 5.0
 """Standard deviations at which the normal distribution of log-SNRs is cut; 6e-7 lie outside."""
+_OUTSIDE = 0.5 * math.erfc(TAIL / math.sqrt(2))  # on one side
 
 
 def time_of(logsnr: ArrayLike, noise_scale: float = 1.0) -> Array:
@@ -34,7 +35,7 @@ def time_of(logsnr: ArrayLike, noise_scale: float = 1.0) -> Array:
 
 def time_left(logsnr: ArrayLike, noise_scale: float = 1.0) -> Array:
     """1 - t, with its digits near data; of logsnr's shape."""
-    return jax.nn.sigmoid(-jnp.asarray(logsnr, jnp.float32) / 2 - math.log(noise_scale))
+    return time_of(-jnp.asarray(logsnr, jnp.float32), 1 / noise_scale)
 
 
 def logsnr_of(time: ArrayLike, noise_scale: float = 1.0) -> Array:
@@ -65,13 +66,13 @@ def weight(logsnr: Array, noise_scale: float = 1.0, t_eps: float = 0.05) -> Arra
 
 
 def clamped(predict: Predict, noise_scale: float = 1.0, t_eps: float = 0.05) -> Predict:
-    """A Predict whose velocity (x_hat - z_flow) / (1 - t) is divided by t_eps instead where 1 - t < t_eps.
+    """A Predict whose velocity is (x_hat - z_flow) / max(1 - t, t_eps), t_eps above 0.
 
         x_clamped = (1 - r) z_flow + r x_hat,   r = (1 - t) / max(1 - t, t_eps)
 
-    So samplers follow JiT's velocity without knowing of it: Li & He 2025, algorithm 2. Training has
-    the same limit in `weight` instead.
-    """  # noqa: E501
+    Samplers then follow JiT's velocity without knowing it: Li & He 2025, algorithm 2. Training has
+    the same limit in `weight`.
+    """
 
     def limited(z: Array, logsnr: Array, labels: Array) -> Output:
         output = predict(z, logsnr, labels)
@@ -109,12 +110,16 @@ class FlowSchedule:
         return 2 * (self.p_mean - math.log(self.noise_scale))
 
     @property
+    def _std(self) -> float:
+        return 2 * self.p_std
+
+    @property
     def logsnr_min(self) -> float:
-        return self._mean - TAIL * 2 * self.p_std
+        return self._mean - TAIL * self._std
 
     @property
     def logsnr_max(self) -> float:
-        return self._mean + TAIL * 2 * self.p_std
+        return self._mean + TAIL * self._std
 
     def __call__(self, u: Array) -> Array:
         """logsnr(u), strictly decreasing; u of any shape, in [0, 1]."""
@@ -123,18 +128,18 @@ class FlowSchedule:
         nearer = jnp.minimum(u, 1 - u)
         beyond = norm.ppf(_OUTSIDE + (1 - 2 * _OUTSIDE) * nearer)
         deviations = jnp.where(u < 0.5, -beyond, beyond)
-        return self._mean + 2 * self.p_std * jnp.clip(deviations, -TAIL, TAIL)
+        return self._mean + self._std * jnp.clip(deviations, -TAIL, TAIL)
 
     def inverse(self, logsnr: Array) -> Array:
         """u(logsnr) in [0, 1]."""
-        deviations = (jnp.asarray(logsnr, jnp.float32) - self._mean) / (2 * self.p_std)
+        deviations = (jnp.asarray(logsnr, jnp.float32) - self._mean) / self._std
         return jnp.clip((norm.cdf(-deviations) - _OUTSIDE) / (1 - 2 * _OUTSIDE), 0.0, 1.0)
 
     def density(self, logsnr: Array) -> Array:
         """p(logsnr) per unit of logsnr; 0 outside its range."""
         logsnr = jnp.asarray(logsnr, jnp.float32)
         inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
-        p = norm.pdf(logsnr, self._mean, 2 * self.p_std)
+        p = norm.pdf(logsnr, self._mean, self._std)
         return jnp.where(inside, p / (1 - 2 * _OUTSIDE), 0.0)
 
     def grid(self, num_steps: int, inclusive: bool = True) -> np.ndarray:
@@ -156,6 +161,3 @@ class FlowSchedule:
             f"respacing={text_of(respacing)}: this model's schedule is continuous and has "
             "no timesteps; give num_steps"
         )
-
-
-_OUTSIDE = 0.5 * math.erfc(TAIL / math.sqrt(2))

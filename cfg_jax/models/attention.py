@@ -1,9 +1,11 @@
 """Softmax attention in forms that compile to fast programs, for all heads of all examples.
 
-    softmax(q k^T / sqrt(d)) v,    q, k, v = h kernel + bias
+    softmax(q k^T / sqrt(d)) v
 
-Each has the values and gradients of its plain form. Arrays are [heads, d, L], tokens last, and
-scores are [heads, keys, queries] in float32. docs/speed.md has the gain of each form.
+`attend` projects h to q, k and v first, `attend_heads` takes them. One example is [heads, d, L],
+tokens last, with scores [heads, keys, queries] in float32. The backward pass keeps the result and
+the logarithm of the softmax's denominator, and computes the scores again. Each form equals the
+plain one up to rounding; docs/speed.md has the gains.
 """
 
 import jax
@@ -16,6 +18,8 @@ Array = jax.Array
 
 MANY_TOKENS = 1024
 """Number of tokens from which `attend` computes one example at a time."""
+FEW_EXAMPLES = 4
+"""Examples per turn of a TPU's backward pass in `attend_heads`."""
 
 
 def attend(h: Array, kernel: Array, bias: Array) -> Array:
@@ -40,8 +44,8 @@ def _project(formula: str, h: Array, kernel: Array, bias: Array) -> Array:
 def _attend_in_turn(h: Array, kernel: Array, bias: Array) -> Array:
     """`attend`, one example at a time.
 
-    The loops write each result over its example. A TPU fills an array of results with zeros first,
-    and fuses slices into products unless a barrier, as in `jax.checkpoint`, is between them.
+    The scan carries h and writes each result over its example. A TPU would fill a stacked output
+    with zeros first, and the barrier of `jax.checkpoint` would make a copy of every slice.
     """
     return _attend_in_turn_forward(h, kernel, bias)[0]
 
@@ -88,8 +92,9 @@ _attend_in_turn.defvjp(_attend_in_turn_forward, _attend_in_turn_backward)
 def attend_heads(q: Array, k: Array, v: Array) -> Array:
     """softmax(q k^T / sqrt(d)) v for every head; q, k, v and the result are [B, heads, d, L].
 
-    From MANY_TOKENS tokens on, one example is computed at a time, as in `attend`. Below, a TPU
-    computes four at a time in the backward pass: its fast memory does not hold the scores of more.
+    From MANY_TOKENS tokens on, one example is computed at a time, as in `attend`. With fewer
+    tokens, a TPU's backward pass takes FEW_EXAMPLES at a time: its fast memory does not hold the
+    scores of more.
     """
     return _attend_heads_forward(q, k, v)[0]
 
@@ -110,7 +115,7 @@ def _attend_heads_backward(kept: tuple[Array, ...], cotangent: Array) -> tuple[A
         return _attend_backward(given[:-1], given[-1])
 
     def in_turn(*given: Array) -> tuple[Array, ...]:
-        return jax.lax.map(one, given, batch_size=4 if few else None)
+        return jax.lax.map(one, given, batch_size=FEW_EXAMPLES if few else None)
 
     def at_once(*given: Array) -> tuple[Array, ...]:
         return jax.vmap(one)(given)
@@ -155,7 +160,10 @@ def _attend_forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, .
 
 
 def _attend_backward(kept: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
-    """With p the softmax: dv = dout p, ds = p (v dout - sum_d out dout), dk = q ds, dq = k ds."""
+    """With p the softmax and scale = 1 / sqrt(d):
+
+    dv = dout p,   ds = p (v dout - sum_d out dout),   dk = scale q ds,   dq = scale k ds.
+    """
     q, k, v, out, log_total = kept
     scale = q.shape[1] ** -0.5
     scores = product("hdk,hdq->hkq", k, q * scale)

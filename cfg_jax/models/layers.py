@@ -1,10 +1,10 @@
-"""Layers of the networks: embeddings, products, norm and dropout.
+"""Layers of the networks: embeddings, dense layers, convolutions, norm and dropout.
 
     AdaGN(h, emb) = GroupNorm(h) * (1 + scale) + shift,   scale, shift = Linear(SiLU(emb))
 
 Parameters and normalisation statistics are float32; `dtype` is the type of convolutions and matrix
 products. Dropout has one key per example, so a step does not depend on how its batch is split over
-devices. `blocks` builds ADM's blocks of them.
+devices. `blocks` builds ADM's blocks from them.
 
 Source: Dhariwal & Nichol 2021 (ADM), sections 3 and 3.1.
 """
@@ -46,7 +46,7 @@ def logsnr_position(logsnr: Array) -> Array:
 
 
 class Dense(nn.Module):
-    """h W + b: [..., F] to [..., features]; the product in `dtype`, the sum with b in float32."""
+    """h W + b: [..., F] to [..., features], in `dtype`; b is added in float32 before rounding."""
 
     features: int
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
@@ -94,7 +94,7 @@ class Conv(nn.Module):
 class NoiseEmbedding(nn.Module):
     """Linear(SiLU(Linear(sinusoidal(position)))): position [B] in 0..1000 to [B, 4 features].
 
-    The result is float32: every block uses it, and its gradient is the sum over the blocks.
+    The result is float32, so that the gradients of all blocks are summed in float32.
     """
 
     features: int
@@ -193,6 +193,6 @@ class Dropout(nn.Module):
         def draw(key):
             return jax.random.bernoulli(jax.random.fold_in(key, place), 1 - self.rate, h.shape[1:])
 
-        # Fused into a convolution, random bits take most of a TPU's time to compile it.
+        # Fused into a convolution, the random bits would dominate its compile time for a TPU.
         kept = jax.lax.optimization_barrier(jax.vmap(draw)(keys))
         return jnp.where(kept, h / (1 - self.rate), 0).astype(h.dtype)

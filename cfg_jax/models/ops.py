@@ -1,6 +1,6 @@
 """Operations whose plain form compiles to a slow or inexact program, in a form that does not.
 
-Each has the values and gradients of its plain form. Where CPUs and TPUs want different forms, the
+Each equals its plain form up to rounding. Where CPUs and TPUs want different forms, the
 function chooses by the platform that it is lowered for. docs/speed.md has the gain of each.
 
 On a CPU, XLA fuses a sum over pixels with what makes its terms, and then walks memory column by
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-KEPT = "product"
-"""Name of the results that the backward pass of a recomputed block keeps."""
+KEPT = "kept"
+"""`checkpoint_name` of the results that a recomputed block keeps for its backward pass."""
 
 
 def silu(h: Array) -> Array:

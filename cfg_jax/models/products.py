@@ -1,6 +1,6 @@
 """Products of tokens with kernels, in forms that XLA compiles to fast programs for a TPU.
 
-Each has the values and gradients of its plain form.
+Each equals its plain form up to rounding.
 """
 
 import functools
@@ -16,10 +16,10 @@ Array = jax.Array
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def rounded(kernel: Array, dtype: jnp.dtype) -> Array:
-    """The float32 kernel in `dtype`; its gradient is only converted.
+    """The float32 kernel in `dtype`; its gradient is the cotangent converted to float32.
 
     XLA moves a plain conversion of a slice out of a scan, where it converts all stacked kernels and
-    stores them. It does not move a rounding, which then is a part of the product.
+    stores them. It leaves `reduce_precision` in the scan, and fuses it into the product.
     """
     if kernel.dtype == dtype:
         return kernel
@@ -39,7 +39,8 @@ def swiglu(x: Array, kernel: Array, bias: Array) -> Array:
 
     Products are in x's dtype; the kernel, the bias [2M] and sums with it are float32. A TPU never
     stores the gradients of u and g: each product of the backward pass forms the ones that it needs.
-    It computes u and g as two products if they are kept for that pass, which then reads no slices.
+    When differentiated, it computes u and g by two products: that pass then reads whole arrays, and
+    no slices of one.
     """
     u, g = _one_product(x, kernel, bias)
     return ops.silu(u) * g
@@ -84,7 +85,7 @@ def _stored(x: Array, kernel: Array, u: Array, g: Array, cotangent: Array) -> tu
 
 
 def _fused(x: Array, kernel: Array, u: Array, g: Array, cotangent: Array) -> tuple[Array, ...]:
-    # Copies, so that XLA computes no gradient of u or g once for several products.
+    # Three copies: XLA cannot share, and so store, the gradients of u and g between the products.
     first, second, third = jax.lax.optimization_barrier([(u, g, cotangent)] * 3)
     ones = jnp.ones((*x.shape[:2], 8), x.dtype)
 

@@ -107,21 +107,19 @@ class Block(nn.Module):
         """
         batch, length, width = h.shape
         h = checkpoint_name(Dense(3 * width, xavier, self.dtype, name="qkv")(h), ops.KEPT)
-        parts = [(part,) for part in jnp.split(h, 3, axis=2)]
+        q, k, v = ((part,) for part in jnp.split(h, 3, axis=2))
         if self.grid:
-            turn = positions.rotations(*self.grid[:2], width // self.heads, self.grid[2])
-            rotated = (
-                HeadNorm(self.heads, self.dtype, name=f"norm_{name}")(part, *turn)
-                for name, (part,) in zip("qk", parts, strict=False)
-            )
-            parts = [*rotated, parts[2]]
+            rows, columns, before = self.grid
+            turn = positions.rotations(rows, columns, width // self.heads, before)
+            q = HeadNorm(self.heads, self.dtype, name="norm_q")(*q, *turn)
+            k = HeadNorm(self.heads, self.dtype, name="norm_k")(*k, *turn)
 
         def by_head(part: Array) -> Array:
             return jnp.swapaxes(part, 1, 2).reshape(batch, self.heads, -1, length)
 
-        # Transposed before they are concatenated, halves need no second copy on a TPU.
-        q, k, v = (jnp.concatenate([*map(by_head, each)], axis=2) for each in parts)
-        out = attention.attend_heads(q, k, v).reshape(batch, width, length)
+        # Each half is transposed before they are joined: joining first costs a TPU another copy.
+        joined = (jnp.concatenate([*map(by_head, halves)], axis=2) for halves in (q, k, v))
+        out = attention.attend_heads(*joined).reshape(batch, width, length)
         return jnp.swapaxes(out, 1, 2)
 
 
@@ -172,15 +170,17 @@ class HeadNorm(nn.Module):
 class TimeEmbedding(nn.Module):
     """Linear(SiLU(Linear(sinusoidal(time)))): time [B] to [B, features], float32.
 
-    Products are float32, since the angles are at most 1, where steps of bfloat16 are 1/256.
+    Products are float32, also on a TPU: for times in 0..1 the features change slowly, and bfloat16
+    has steps of 1/256 near 1.
     """
 
     features: int
 
     @nn.compact
     def __call__(self, time: Array) -> Array:
-        h = Dense(self.features, small)(sinusoidal_embedding(time, 256))
-        return Dense(self.features, small)(ops.silu(h))
+        with jax.default_matmul_precision("float32"):
+            h = Dense(self.features, small)(sinusoidal_embedding(time, 256))
+            return Dense(self.features, small)(ops.silu(h))
 
 
 class Norm(nn.Module):

@@ -4,8 +4,8 @@
     x <- x + gate2 mlp((1 + scale2) norm(x) + shift2),    all six from Linear(SiLU(time + label))
 
 Parameters, norms, softmax and the sum x are float32; `dtype` is the type of the products. The
-blocks are one scan over stacked parameters, or one before and one behind the place where the
-in-context tokens are inserted, so compile time does not grow with the depth.
+blocks are one scan over stacked parameters, or two, before and after the in-context tokens are
+inserted, so compile time does not grow with the depth.
 
 Source: Li & He 2025, arXiv 2511.13720 (JiT); Peebles & Xie 2022, arXiv 2212.09748 (DiT).
 """
@@ -65,7 +65,8 @@ class Transformer(nn.Module, kw_only=True):
       in_context_tokens: number of tokens with the label's embedding, put before the image's.
       in_context_start: number of blocks before these tokens are inserted.
       noise_input: meaning of the call's second argument, "time" t in 0..1 or "timestep" in 0..1000.
-        For "time", z is t x + (1 - t) n eps, on the straight path from noise to data.
+        For "time", z is t x + (1 - t) n eps, on the straight path from noise
+        to data, n its noise scale.
       dropout: dropout rate after attention's projection and before the MLP's last one, in the
         blocks depth//4 to 3 (depth//4) - 1.
       dtype: type of the matrix products, "float32" or "bfloat16".
