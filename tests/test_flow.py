@@ -165,7 +165,7 @@ def drawn(plan):
     return cfg_jax.sample(jax.random.key(0), denoiser, (2000, 2), plan, clip_x=False)
 
 
-SOLVERS = ["ddim", "dpmpp_2m", "dpmpp_3m", "unipc_1", "unipc_3", "heun_flow"]
+SOLVERS = ["ddim", "dpmpp_2m", "dpmpp_3m", "unipc_1", "unipc_3", "deis_2", "heun_flow"]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -207,3 +207,48 @@ def test_the_exact_mixture_minimises_the_flow_weighted_loss(direction):
     slopes = np.asarray(jax.jvp(losses, (0.0,), (1.0,))[1], np.float64)
     assert abs(slopes.mean()) < 4 * slopes.std() / len(slopes) ** 0.5
     assert losses(0.1).mean() > losses(0.0).mean() < losses(-0.1).mean()
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc_2", "deis_2"])
+def test_the_first_step_from_noise_alone_is_that_of_ddim(solver):
+    grid = cfg_jax.FlowSchedule().grid(10)
+    first = cfg_jax.plan(grid, "ddim").matrix[0, 0]
+    np.testing.assert_allclose(cfg_jax.plan(grid, solver).matrix[0, 0], first, rtol=1e-9, atol=1e-9)
+
+
+def test_noise_alone_is_refused_for_a_function_that_gives_eps_hat_only():
+    plan = cfg_jax.plan(cfg_jax.FlowSchedule().grid(10), "ddim")
+    for logsnrs in (plan, cfg_jax.FlowSchedule().grid(10)):
+        with pytest.raises(ValueError, match="begin at -80, where eps_hat.*return a Prediction"):
+            cfg_jax.sample(jax.random.key(0), lambda z, logsnr: z, (2, 3), logsnrs)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1, 1), (1, 4, 4, 1), (2, 4, 4), ()])
+def test_an_x_hat_of_another_shape_is_refused_everywhere(shape):
+    z, logsnr, labels = jnp.zeros((2, 4, 4, 1)), jnp.zeros(2), jnp.zeros(2, jnp.int32)
+    output = cfg_jax.Prediction(z, x_hat=jnp.zeros(shape))
+    given = {"schedule": cfg_jax.FlowSchedule(), "p_uncond": 0.1, "null_label": 2}
+    draw = lambda step: cfg_jax.sample(  # noqa: E731
+        jax.random.key(0), lambda z, logsnr: output, z.shape, step
+    )
+    grid = cfg_jax.logsnr_grid(cfg_jax.cosine_schedule(), 4)
+    for call in (
+        lambda: cfg_jax.diffusion_loss(jax.random.key(0), lambda *_: output, z, labels, **given),
+        lambda: draw(grid),
+        lambda: draw(cfg_jax.plan(np.asarray(grid), "dpmpp_2m")),
+        lambda: squared_error(z, output, z, z, logsnr),
+    ):
+        with pytest.raises(ValueError, match="x_hat of shape .* for z of shape"):
+            call()
+
+
+def test_a_flow_schedule_of_arrays_is_hashable_and_without_a_limit_the_loss_is_finite():
+    schedule = cfg_jax.FlowSchedule(np.array(-0.8), jnp.float32(0.5), np.float64(2))
+    assert hash(schedule) == hash(cfg_jax.FlowSchedule(-0.8, 0.5, 2.0))
+    x, labels = jnp.ones((64, 2, 2, 1)), jnp.zeros(64, jnp.int32)
+    predict = cfg_jax.as_predict(lambda z, logsnr, labels: z, "x")
+    given = {"weighting": "flow", "t_eps": 0.0, "p_uncond": 0.1, "null_label": 2}
+    loss, _ = cfg_jax.diffusion_loss(
+        jax.random.key(0), predict, x, labels, schedule=schedule, **given
+    )
+    assert np.all(np.isfinite(loss))

@@ -24,6 +24,7 @@ from cfg_jax.core.types import (
     Prediction,
     eps_for,
     eps_of,
+    own_x,
     with_eps,
     x_of,
 )
@@ -119,8 +120,7 @@ def x_for(z: Array, output: Output, logsnr: Array) -> Array:
 
     Arrays [B, ...]; logsnr [] or [B].
     """
-    eps_hat = eps_for(z, output)
-    x_hat = x_of(output)
+    eps_hat, x_hat = eps_for(z, output), own_x(z, output)
     return predict_x(z, eps_hat, logsnr) if x_hat is None else x_hat
 
 
@@ -132,7 +132,7 @@ def moved(z: Array, output: Output, eps_hat: Array, logsnr: Array) -> Output:
     Unlike `predict_x` of the new eps_hat, this keeps the digits of x_hat where alpha is tiny.
     Arrays [B, ...]; logsnr [] or [B].
     """
-    x_hat = x_of(output)
+    x_hat = own_x(z, output)
     if x_hat is not None:
         x_hat = x_hat - jnp.exp(-expand(logsnr, z) / 2) * (eps_hat - eps_of(output))
     return with_eps(output, eps_hat, x_hat)

@@ -27,6 +27,8 @@ TAIL = 5.0
 """Standard deviations at which the normal distribution of log-SNRs is cut; 6e-7 lie outside."""
 _OUTSIDE = 0.5 * math.erfc(TAIL / math.sqrt(2))  # on one side
 
+_RANGES = (("p_mean", -10, 10), ("p_std", 0.01, 5), ("noise_scale", 0.01, 100))
+
 
 def time_of(logsnr: ArrayLike, noise_scale: float = 1.0) -> Array:
     """t = sigmoid(logsnr / 2 + log n), in [0, 1]; of logsnr's shape."""
@@ -101,9 +103,10 @@ class FlowSchedule:
     noise_scale: float = 1.0
 
     def __post_init__(self):
-        number("p_mean", self.p_mean, "a number from -10 to 10", -10, 10)
-        number("p_std", self.p_std, "a number from 0.01 to 5", 0.01, 5)
-        number("noise_scale", self.noise_scale, "a number from 0.01 to 100", 0.01, 100)
+        for name, least, most in _RANGES:
+            allowed = f"a number from {least} to {most}"
+            value = number(name, getattr(self, name), allowed, least, most)
+            object.__setattr__(self, name, float(value))  # hashable, if it was an array
 
     @property
     def _mean(self) -> float:

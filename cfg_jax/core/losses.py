@@ -30,7 +30,7 @@ from cfg_jax.core.types import (
     chosen,
     eps_for,
     learned_variance,
-    x_of,
+    own_x,
 )
 
 WEIGHTINGS: dict[str, Callable[[Array], Array]] = {
@@ -70,7 +70,7 @@ def squared_error(
     """
     # The root of the weight, 5e8 at logsnr_min, goes inside the square for float32 precision.
     root = jnp.broadcast_to(jnp.sqrt(weight), logsnr.shape)
-    eps_hat, x_hat = eps_for(z, output), x_of(output)
+    eps_hat, x_hat = eps_for(z, output), own_x(z, output)
     if x_hat is None:
         error = expand(root, z) * (eps_hat - eps)
     else:
@@ -109,7 +109,7 @@ def diffusion_loss(
       weighting: one of `WEIGHTINGS`, or "flow" with a `FlowSchedule`.
       vlb_weight: lambda of the hybrid loss, 0.001 in its paper; 0 leaves a variance untrained.
       vlb_steps: T, at least 2; for a discrete schedule, its number of timesteps.
-      t_eps: smallest 1 - t of the "flow" weighting, above 0.
+      t_eps: smallest 1 - t of the "flow" weighting; 0 for no limit.
 
     Returns the loss [B], mean over the data axes, and a dict of arrays [B]: `logsnr`, `dropped`
     (whether the label is dropped), `eps_mse` (the unweighted error) and, if vlb_weight is above 0,
@@ -196,7 +196,7 @@ def _check(
 ) -> None:
     """Raises ValueError for an option of `diffusion_loss` outside its range."""
     choice("weighting", weighting, WEIGHTING_NAMES)
-    number("t_eps", t_eps, "a number from 0.001 to 1", 0.001, 1)
+    number("t_eps", t_eps, "a number from 0 to 1", 0, 1)
     number("p_uncond", p_uncond, "a probability, from 0 to 1", 0, 1)
     allowed = "0 (no bound) or a positive number (the paper has 0.001)"
     number("vlb_weight", vlb_weight, allowed, 0)

@@ -17,11 +17,20 @@ import jax
 import jax.numpy as jnp
 
 from cfg_jax.core import keys as keys_lib
-from cfg_jax.core.arguments import finite, flag, function, number, text_of, whole
+from cfg_jax.core.arguments import finite, flag, function, is_concrete, number, text_of, whole
 from cfg_jax.core.diffusion import diffuse, posterior, predict_eps, x_for
 from cfg_jax.core.plans import Plan
 from cfg_jax.core.schedules import ascending
-from cfg_jax.core.types import Array, ArrayLike, Denoiser, Guided, Key, learned_variance
+from cfg_jax.core.types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    Guided,
+    Key,
+    Output,
+    learned_variance,
+    x_of,
+)
 
 
 def ancestral_step(
@@ -148,12 +157,14 @@ def sample(
     if z_init is not None and z_init.shape != shape:
         raise ValueError(f"z_init of shape {z_init.shape}: need {shape}")
     keys = keys_lib.per_example(key, shape[0])
+    starts_at = float(logsnrs[0]) if is_concrete(logsnrs) else 0.0
     limit = clip_x if callable(clip_x) else _CLIPS[clip_x]
 
     def body(carry: tuple, inputs: tuple) -> tuple[tuple, Any]:
         z, memory, state = carry
         t, logsnr, row, guidance_row = inputs
         output, state = guided.denoise(z, jnp.broadcast_to(logsnr, shape[:1]), guidance_row, state)
+        _check_start(starts_at, output)
         x_raw = x_for(z, output, logsnr)
         x_hat = limit(x_raw)
         now = keys_lib.fold_in(keys, t)
@@ -166,6 +177,18 @@ def sample(
     calls = jnp.arange(1, num_calls + 1), logsnrs, rows, guided.rows
     (x_hat, _, _), recorded = jax.lax.scan(body, (z, memory, guided.init(shape)), calls)
     return x_hat if record is None else (x_hat, recorded)
+
+
+_LEAST_WITHOUT_X = -40.0  # float32 errors of eps_hat, 6e-8, exceed 30 in x_hat below
+
+
+def _check_start(logsnr: float, output: Output) -> None:
+    """Raises ValueError for a grid that begins where the output does not determine x_hat."""
+    if logsnr < _LEAST_WITHOUT_X and x_of(output) is None:
+        raise ValueError(
+            f"logsnrs begin at {logsnr:g}, where eps_hat does not determine x_hat: return a "
+            f"Prediction with x_hat, or begin at {_LEAST_WITHOUT_X:g} or above"
+        )
 
 
 _CLIPS: dict[bool, Callable[[Array], Array]] = {

@@ -225,14 +225,14 @@ def _singlestep_3(request: Request, k: int) -> list[Row]:
 def _deis(request: Request, k: int) -> list[Row]:
     """DEIS-2 in log rho: eps_hat as a line in half log-SNR through the last two calls."""
     t, s = request.levels[k : k + 2]
-    eps, h = _eps(t, Z, X0), s.half - t.half
+    z, h = _exponential(t, s, Z, X0), s.half - t.half
     if request.order(k, 2) == 2:
         before = request.levels[k - 1]
         ratio = min(h / (t.half - before.half), request.max_ratio)
         # int of exp(-(t - h)) (t / h) over the gap, over that of exp(-(t - h)); both in eps.
         growth = math.expm1(h)
-        eps = eps + ratio * (1 / h - 1 / growth) * (eps - _eps(before, ANCHOR, X1))
-    z = s.alpha * (Z / t.alpha + (s.ve - t.ve) * eps)
+        change = ratio * (1 / h - 1 / growth) * (_eps(t, Z, X0) - _eps(before, ANCHOR, X1))
+        z = z + s.alpha * (s.ve - t.ve) * change
     return [Row(t, z, Z)]
 
 

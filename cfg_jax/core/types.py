@@ -86,6 +86,17 @@ def x_of(output: Output) -> Array | None:
     return output.x_hat if isinstance(output, Prediction) else None
 
 
+def own_x(z: Array, output: Output) -> Array | None:
+    """`x_of`; ValueError unless of z's shape, as any other would be broadcast silently."""
+    x_hat = x_of(output)
+    shape = z.shape if x_hat is None else getattr(x_hat, "shape", type(x_hat).__name__)
+    if shape != z.shape:
+        raise ValueError(
+            f"x_hat of shape {shape} for z of shape {z.shape}: a Prediction needs both of one shape"
+        )
+    return x_hat
+
+
 def with_eps(output: Output, eps_hat: Array, x_hat: Array | None = None) -> Output:
     """`output` with eps_hat and x_hat replaced; a learned variance is kept."""
     logvar_interp = learned_variance(output)
