@@ -56,6 +56,11 @@ class Task:
         """Fresh parameters; key is consumed."""
         raise NotImplementedError
 
+    @property
+    def noise_scale(self) -> float:
+        """n of a `FlowSchedule`; 1 for other schedules."""
+        return self.schedule.noise_scale if isinstance(self.schedule, FlowSchedule) else 1.0
+
     def with_dtype(self, dtype: str) -> Self:
         """This task with another type inside its network, for the same parameters; "" keeps it."""
         network = self.network.clone(dtype=dtype) if dtype else self.network
@@ -68,8 +73,7 @@ class Task:
             assert isinstance(self.schedule, DiscreteSchedule)  # see `assemble`
             noise = self.schedule.timestep(logsnr)
         if self.network.noise_input == "time":
-            scale = self.schedule.noise_scale if isinstance(self.schedule, FlowSchedule) else 1.0
-            z, noise = coordinates(z, logsnr, scale)
+            z, noise = coordinates(z, logsnr, self.noise_scale)
         return self.network.apply({"params": params}, z, noise, *inputs, **options)
 
 
@@ -118,7 +122,7 @@ class Experiment(Task):
         predict = self.predict(params, low_res=low_res)
         if not isinstance(self.schedule, FlowSchedule) or not self.t_eps:
             return predict
-        return clamped(predict, self.schedule.noise_scale, self.t_eps)
+        return clamped(predict, self.noise_scale, self.t_eps)
 
     def init(self, key: Array) -> Any:
         example = jnp.zeros((1, *self.shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32)

@@ -32,6 +32,7 @@ from cfg_jax.config.ranges import (
     one_of,
 )
 from cfg_jax.core.diffusion import HEADS
+from cfg_jax.core.flow import RANGES
 from cfg_jax.core.grids import GRIDS
 from cfg_jax.core.losses import WEIGHTING_NAMES
 from cfg_jax.core.schedules import MOST_LOGSNR
@@ -172,10 +173,14 @@ _DIFFUSION = {
     ),
     "logsnr_min": Field(-20.0, _LOGSNR, "noise end of the continuous schedule"),
     "logsnr_max": Field(20.0, _LOGSNR, "data end of the continuous schedule"),
-    "p_mean": Field(-0.8, _within(-10, 10), "mean of logit t in the flow schedule"),
-    "p_std": Field(0.8, _within(0.01, 5), "standard deviation of logit t in the flow schedule"),
+    "p_mean": Field(-0.8, _within(*RANGES["p_mean"]), "mean of logit t in the flow schedule"),
+    "p_std": Field(
+        0.8, _within(*RANGES["p_std"]), "standard deviation of logit t in the flow schedule"
+    ),
     "noise_scale": Field(
-        1.0, _within(0.01, 100), "deviation of noise in the flow schedule; JiT: image side / 256"
+        1.0,
+        _within(*RANGES["noise_scale"]),
+        "deviation of noise in the flow schedule; JiT: image side / 256",
     ),
     "t_eps": Field(
         0.05, FRACTION, "smallest 1 - t in velocities of the flow schedule; 0 for no limit"

@@ -18,16 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
 
-from cfg_jax.core.arguments import MOST_LOGSNR, flag, number, text_of, whole
+from cfg_jax.core.arguments import MOST_LOGSNR, flag, number, whole
 from cfg_jax.core.diffusion import alpha_sigma, expand, from_x, x_for
-from cfg_jax.core.timesteps import MOST_STEPS
+from cfg_jax.core.timesteps import MOST_STEPS, no_timesteps
 from cfg_jax.core.types import Array, ArrayLike, Output, Predict, eps_of, with_eps
 
 TAIL = 5.0
 """Standard deviations at which the normal distribution of log-SNRs is cut; 6e-7 lie outside."""
 _OUTSIDE = 0.5 * math.erfc(TAIL / math.sqrt(2))  # on one side
 
-_RANGES = (("p_mean", -10, 10), ("p_std", 0.01, 5), ("noise_scale", 0.01, 100))
+RANGES = {"p_mean": (-10, 10), "p_std": (0.01, 5), "noise_scale": (0.01, 100)}
+"""Least and greatest value of each field of a `FlowSchedule`."""
 
 
 def time_of(logsnr: ArrayLike, noise_scale: float = 1.0) -> Array:
@@ -103,7 +104,7 @@ class FlowSchedule:
     noise_scale: float = 1.0
 
     def __post_init__(self):
-        for name, least, most in _RANGES:
+        for name, (least, most) in RANGES.items():
             allowed = f"a number from {least} to {most}"
             value = number(name, getattr(self, name), allowed, least, most)
             object.__setattr__(self, name, float(value))  # hashable, if it was an array
@@ -160,7 +161,4 @@ class FlowSchedule:
 
     def respaced(self, respacing: str) -> np.ndarray:
         """Raises ValueError: only a `timesteps.DiscreteSchedule` has timesteps to select."""
-        raise ValueError(
-            f"respacing={text_of(respacing)}: this model's schedule is continuous and has "
-            "no timesteps; give num_steps"
-        )
+        raise no_timesteps(respacing)

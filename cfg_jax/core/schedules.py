@@ -17,7 +17,7 @@ import numpy as np
 
 from cfg_jax.core.arguments import MOST_LOGSNR, flag, grid_of, is_concrete, number, text_of, whole
 from cfg_jax.core.flow import FlowSchedule
-from cfg_jax.core.timesteps import MOST_STEPS, DiscreteSchedule
+from cfg_jax.core.timesteps import MOST_STEPS, DiscreteSchedule, no_timesteps
 from cfg_jax.core.types import Array
 
 
@@ -88,10 +88,7 @@ class CosineSchedule:
 
     def respaced(self, respacing: str) -> np.ndarray:
         """Raises ValueError: only a `timesteps.DiscreteSchedule` has timesteps to select."""
-        raise ValueError(
-            f"respacing={text_of(respacing)}: this model's schedule is continuous and has "
-            "no timesteps; give num_steps"
-        )
+        raise no_timesteps(respacing)
 
 
 Schedule = CosineSchedule | DiscreteSchedule | FlowSchedule

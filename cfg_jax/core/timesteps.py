@@ -230,3 +230,11 @@ def cosine_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
     u = np.linspace(0.0, 1.0, num_timesteps + 1)
     f = np.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
     return _schedule_of(np.minimum(1 - f[1:] / f[:-1], 0.999))
+
+
+def no_timesteps(respacing: str) -> ValueError:
+    """The error of a respacing for a schedule that is continuous."""
+    return ValueError(
+        f"respacing={text_of(respacing)}: this model's schedule is continuous and has "
+        "no timesteps; give num_steps"
+    )

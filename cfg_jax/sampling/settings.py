@@ -197,9 +197,7 @@ class SamplingSettings:
         assert self.solver is not None
         noise = self.eta or 0.0, self.churn or 0.0, float(self.noise_temperature)
         num_calls = None if self.respacing else self.num_steps
-        scale = 1.0
-        if self.solver == "heun_flow" and isinstance(task.schedule, FlowSchedule):
-            scale = task.schedule.noise_scale
+        scale = task.noise_scale if self.solver == "heun_flow" else 1.0
         return _plan(self.logsnrs(task), self.solver, *noise, num_calls, scale)
 
     def num_calls(self, task: Experiment) -> int:
