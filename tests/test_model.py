@@ -201,7 +201,6 @@ def test_a_strip_is_written_as_numbers_and_as_a_picture(model, tmp_path):
         ({"labels": [3, 11]}, "labels from 3 to 11: need 0..9, or 10"),
         ({"labels": [-1]}, "labels from -1"),
         ({"labels": [0.5]}, "need integers"),
-        ({"labels": 3}, "need integers"),
         ({"labels": []}, "need integers"),
         ({"labels": [1, 2], "w": [1.0, 2.0, 3.0]}, "w has shape"),
         ({"labels": [1], "w": float("nan")}, "finite guidance"),
@@ -304,6 +303,25 @@ def by_hand(model, grid, *, step="ancestral", w=0.0, low_res=None, guide=None):
             mean = mean + jnp.exp(logvar) * shift(z, every)
         z = mean + jnp.exp(logvar / 2) * noise(t)
     return np.asarray(x_hat)
+
+
+@pytest.mark.parametrize("seed", [3, np.uint32(3)])
+def test_a_seed_is_the_key_that_jax_makes_of_it(pixels, seed):
+    expected = pixels.sample(jax.random.key(3), labels=LABELS, w=1.5)
+    np.testing.assert_array_equal(pixels.sample(seed, LABELS, w=1.5), expected)
+
+
+@pytest.mark.parametrize("label", [4, "4", np.int64(4), jnp.int32(4), np.array(4)])
+def test_one_label_is_a_batch_of_one(pixels, label):
+    np.testing.assert_array_equal(pixels.sample(0, label), pixels.sample(0, [4]))
+
+
+def test_telemetry_of_floats_is_that_of_images(pixels):
+    (x, one), (images, other) = (
+        draw(0, LABELS, w=1.5, telemetry=True) for draw in (pixels.sample_x, pixels.sample)
+    )
+    np.testing.assert_array_equal(cfg_jax.images.to_images(x), images)
+    np.testing.assert_array_equal(one.gap, other.gap)
 
 
 def grid_of_four():

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfg_jax.core.arguments import text_of
+from cfg_jax.core.arguments import seed_of, text_of
 from cfg_jax.core.types import Array, ArrayLike, Key
 
 
@@ -37,6 +37,20 @@ def per_example(key: Key, batch_size: int) -> Key:
     raise ValueError(
         f"keys of shape {key.shape} for a batch of {batch_size}: give one key or one per example"
     )
+
+
+def key_of(key: Key | int) -> Key:
+    """`key`, or jax.random.key(seed) for a seed, an integer in 0..2^32 - 1.
+
+    Raises ValueError for a value of another type or range.
+    """
+    if isinstance(key, jax.Array | np.ndarray):
+        return key
+    if isinstance(key, bool) or not isinstance(key, int | np.integer):
+        raise ValueError(
+            f"key={text_of(key)}: need a seed such as 0, jax.random.key(0), or one key per example"
+        )
+    return jax.random.key(seed_of(key, "key"))
 
 
 def indexed(key: Key, indices: ArrayLike) -> Key:

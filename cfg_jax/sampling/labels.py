@@ -4,7 +4,13 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
+
+from cfg_jax.core.types import ArrayLike
+
+Labels = ArrayLike | str | Sequence[str | int] | None
+"""Labels as a user gives them: numbers, names, or one of either."""
 
 NO_LABEL = "no label"
 """Name of the null label."""
@@ -23,6 +29,13 @@ def numbered(labels: Any, names: Sequence[str]) -> Any:
     if isinstance(labels, list | tuple) and any(isinstance(label, str) for label in labels):
         return [_index(label, names) if isinstance(label, str) else label for label in labels]
     return labels
+
+
+def batch_of(labels: Any, names: Sequence[str]) -> Any:
+    """`numbered` labels of a batch; one number or name is a batch of one."""
+    found = numbered(labels, names)
+    single = isinstance(found, int | np.integer | np.ndarray | jax.Array) and np.ndim(found) == 0
+    return [found] if single else found
 
 
 def _index(name: str, names: Sequence[str]) -> int:

@@ -94,7 +94,7 @@ def check(
 
 def check_labels(task: Experiment, labels: ArrayLike) -> np.ndarray:
     """Labels as an array; ValueError unless integers [B] in 0..null_label, named or numbered."""
-    found = real("labels", labels, "integers [B], or names")
+    found = real("labels", labels, "integers [B], or names, such as [0, 1]")
     labels = np.asarray(found)
     if labels.ndim == 0:
         raise ValueError(f"labels={labels}: need integers [B], a list with one label per sample")
@@ -139,7 +139,7 @@ def check_low_res(task: Experiment, low_res: ArrayLike | None, batch_size: int) 
 def request(
     task: Experiment,
     settings: SamplingSettings,
-    key: Key,
+    key: Key | int,
     labels: ArrayLike,
     *,
     classifier: NoisyClassifier | None = None,
@@ -150,8 +150,8 @@ def request(
     """Splits a request into (spec, arrays shared by all samples, arrays [B, ...]).
 
     The shared arrays exclude the parameters. `record` is that of `Spec`. Raises ValueError if
-    `check` rejects the request, if `key` has the wrong shape, or if there is no second branch for
-    telemetry.
+    `check` rejects the request, if `key` is no seed and no key of the right shape, or if there is
+    no second branch for telemetry.
     """
     check(task, settings, labels, classifier=classifier, low_res=low_res, weaker=weaker)
     labels = np.asarray(labels, np.int32)
@@ -188,7 +188,7 @@ def request(
         shared["classifier"] = classifier.params
         weight = np.asarray(settings.classifier_w, np.float32)
         batch["classifier_w"] = np.broadcast_to(weight, labels.shape)
-    batch["keys"] = keys_lib.per_example(key, labels.size)
+    batch["keys"] = keys_lib.per_example(keys_lib.key_of(key), labels.size)
     return spec, shared, batch
 
 

@@ -91,20 +91,6 @@ class SamplingSettings:
     noise_temperature: float = 1.0
     score_temperature: float = 1.0
 
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> "SamplingSettings":
-        """The settings of keyword arguments; TypeError for one that is no field."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        for name in given:
-            if name not in names:
-                hint = "; a guidance scale s is w=s - 1" if "scale" in name else ""
-                hint = "; it is now solver" if name == "step" else hint
-                raise TypeError(
-                    f"{name}={text_of(given[name])} is no argument{hint}: choose among labels, "
-                    f"classifier, low_res, weaker, {', '.join(names)}"
-                )
-        return cls(**given)
-
     def replace(self, **changes: Any) -> "SamplingSettings":
         """Returns the settings with some fields changed."""
         return dataclasses.replace(self, **changes)

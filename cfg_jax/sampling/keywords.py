@@ -1,0 +1,120 @@
+"""Keywords of the sampling methods: one signature for several methods, and errors that help.
+
+    model.sample(0, [7], guidance_scale=7.5)
+    TypeError: guidance_scale=7.5 is not an argument of sample: use w=6.5, since w is s - 1 ...
+
+Words of diffusers and guided-diffusion are answered with ours, misspellings with the nearest name.
+"""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+from cfg_jax.core.arguments import text_of
+from cfg_jax.sampling.settings import SamplingSettings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SETTINGS = tuple(field.name for field in dataclasses.fields(SamplingSettings))
+
+_SEED = "key, a seed such as 0 or jax.random.key(0)"
+_LABELS = "labels, one number or name per sample, such as [0, 1]"
+_MANY = "labels with one entry per sample, such as labels=[7] * 4"
+_ARRAY = "sample for uint8 images, sample_x for floats, and show for a picture"
+_OTHERS = {
+    "generator": _SEED,
+    "rng": _SEED,
+    "seed": _SEED,
+    "class_labels": _LABELS,
+    "classes": _LABELS,
+    "prompt": _LABELS,
+    "y": _LABELS,
+    "batch_size": _MANY,
+    "num_images_per_prompt": _MANY,
+    "num_samples": _MANY,
+    "num_inference_steps": "num_steps",
+    "steps": "num_steps",
+    "timestep_respacing": "respacing",
+    "timesteps": "num_steps, or respacing for a schedule of timesteps",
+    "scheduler": "solver",
+    "sampler": "solver",
+    "step": "solver",
+    "negative_prompt": "against, the label or labels to point away from",
+    "guidance_rescale": "rule='rescale:phi=0.7'",
+    "guidance_interval": "interval, two log-SNRs such as (-3, 6)",
+    "classifier_scale": "classifier_w",
+    "temperature": "noise_temperature or score_temperature",
+    "latents": "cfg_jax.sample with z_init",
+    "image": "low_res, for an upsampler",
+    "output_type": _ARRAY,
+    "return_dict": _ARRAY,
+}
+"""Words of other libraries, with what to use here."""
+
+
+def checked(method: Callable[P, R]) -> Callable[P, R]:
+    """The method, with errors for arguments that it does not have, before it runs."""
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        _check(method.__name__, signature, args, kwargs)
+        return method(*args, **kwargs)
+
+    return call
+
+
+def shared(other: Callable, without: tuple[str, ...] = ()) -> Callable[[Callable], Callable]:
+    """`checked` for a method whose **arguments are the keywords of `other`, but for some."""
+
+    def decorate(method: Callable) -> Callable:
+        own = inspect.signature(method)
+        kept = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        names = {*without, *(each.name for each in kept)}
+        every = inspect.signature(other).parameters.values()
+        kept += [each for each in every if each.name not in names]
+        method.__signature__ = own.replace(parameters=kept)  # type: ignore[attr-defined]
+        return checked(method)
+
+    return decorate
+
+
+def split(arguments: Mapping[str, Any]) -> tuple[SamplingSettings, dict[str, Any]]:
+    """Keywords as the settings of a request and its other inputs."""
+    inputs = {name: value for name, value in arguments.items() if name not in SETTINGS}
+    return SamplingSettings(**{k: v for k, v in arguments.items() if k in SETTINGS}), inputs
+
+
+def _check(name: str, signature: inspect.Signature, args: tuple, kwargs: Mapping[str, Any]) -> None:
+    """Raises TypeError for an unknown keyword, one too many without a name, and a missing key."""
+    _, *parameters = signature.parameters.values()
+    known = [each.name for each in parameters]
+    for given in kwargs:
+        if given not in known:
+            said = f"{given}={text_of(kwargs[given])} is not an argument of {name}"
+            raise TypeError(f"{said}: {_instead(given, kwargs[given], known)}")
+    nameless = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    if len(args) - 1 > len(nameless):
+        extra = text_of(args[len(nameless) + 1])
+        raise TypeError(
+            f"{name} takes only {' and '.join(nameless)} without a name: write {extra} as "
+            f"NAME={extra}, such as w={extra}"
+        )
+    if len(args) == 1 and "key" not in kwargs:
+        raise TypeError(f"{name} without a key: give a seed such as 0, or jax.random.key(0), first")
+
+
+def _instead(given: str, value: Any, known: list[str]) -> str:
+    """Advice in place of an unknown keyword."""
+    if given in _OTHERS:
+        return f"use {_OTHERS[given]}"
+    if "scale" in given:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return f"use {f'w={value - 1:g}' if number else 'w'}, since w is s - 1 for a scale s"
+    if near := difflib.get_close_matches(given, known, n=3):
+        return f"did you mean {' or '.join(near)}?"
+    return f"choose among {', '.join(known)}"
