@@ -1,3 +1,5 @@
+import base64
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,7 +32,7 @@ TILES = np.zeros((1, 2, 4, 4, 1), np.uint8)
 
 
 @pytest.mark.parametrize(
-    "tiles", [TILES[0], TILES / 2, TILES[:0], TILES.repeat(2, 4), TILES.repeat(4, 4)]
+    "tiles", [TILES[0, 0], TILES / 2, TILES[:0], TILES.repeat(2, 4), TILES.repeat(4, 4)]
 )
 def test_a_grid_of_other_arrays_is_refused(tiles):
     with pytest.raises(ValueError, match="need uint8"):
@@ -52,6 +54,82 @@ def test_each_image_stands_at_its_row_and_column():
     assert picture[64 + 32, 2 * 64 + 32].tolist() == [200] * 3
     assert picture[32, 64 + 32].tolist() == [100] * 3
     assert (picture == 200).sum() == (picture == 100).sum() == 64 * 64 * 3
+
+
+def test_images_without_rows_are_one_row():
+    tiles = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    np.testing.assert_array_equal(images.grid(tiles), images.grid(tiles[None]))
+
+
+@pytest.mark.parametrize("captions", [[], ["one", "two", "three"]])
+def test_a_sheet_wraps_its_images_below_their_captions(captions):
+    tiles = np.zeros((3, 64, 64, 1), np.uint8)
+    tiles[2] = 200
+    picture = np.asarray(images.sheet(tiles, captions, columns=2))
+    rows = np.split(picture, 2)
+    assert rows[0].shape == (68 + 20 * bool(captions), 2 * 68, 3)
+    assert (rows[1] == 200).all(axis=-1).sum() >= 64 * 64 > (rows[0] == 200).all(axis=-1).sum()
+    assert (rows[1][-68:, 68:] == 255).all(), "the place after the last image is white"
+    above = rows[0][:-68]
+    assert bool(captions) == bool((above < 128).any())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((TILES[0], ["one"]), "1 captions for 2 images: give one per image"),
+        ((TILES[0, 0],), r"images of shape \(4, 4, 1\): need uint8 \[B, H, W, C\]"),
+        ((TILES[0] / 2,), "type float64: need uint8"),
+    ],
+)
+def test_a_sheet_of_anything_but_images_with_captions_is_refused(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        images.sheet(*arguments)
+    for columns in (0, 2.0, True):
+        with pytest.raises(ValueError, match="columns=.*: need an integer of at least 1"):
+            images.sheet(TILES[0], columns=columns)
+
+
+def test_an_animation_is_the_same_in_a_file_and_in_a_notebook(tmp_path):
+    frames = np.zeros((3, 2, 4, 4, 1), np.uint8)
+    frames[1:] = 200
+    moving = images.animation(frames, seconds=0.5)
+    moving.save(tmp_path / "new" / "a.gif")
+    images.save_gif(str(tmp_path / "b.gif"), frames, seconds=0.5)
+    written = (tmp_path / "new" / "a.gif").read_bytes()
+    assert written == (tmp_path / "b.gif").read_bytes()
+    assert base64.b64encode(written).decode() in moving._repr_html_()
+    with Image.open(tmp_path / "b.gif") as gif:
+        assert gif.n_frames == 2 and gif.info["loop"] == 0  # equal frames become one
+        assert gif.info["duration"] == 500
+
+
+def test_a_picture_is_saved_under_a_path_given_as_text(tmp_path):
+    images.save_png(str(tmp_path / "a.png"), Image.new("RGB", (3, 2), "red"))
+    assert Image.open(tmp_path / "a.png").size == (3, 2)
+    with pytest.raises(ValueError, match="picture of type ndarray: need a picture"):
+        images.save_png(tmp_path / "b.png", TILES[0, 0])
+
+
+def test_points_of_each_name_have_their_own_colour():
+    points = np.random.default_rng(0).standard_normal((40, 2))
+    colours = [
+        len(
+            {
+                tuple(pixel)
+                for row in np.asarray(picture)[::2]
+                for pixel in row
+                if np.ptp(pixel) > 90
+            }
+        )
+        for picture in (
+            images.scatter_by_name(points),
+            images.scatter_by_name(points, ["a", "b"] * 20),
+        )
+    ]
+    assert colours[1] > colours[0]
+    with pytest.raises(ValueError, match="need .N, 2., and N names"):
+        images.scatter_by_name(points, ["a"])
 
 
 def test_captions_are_added_beside_the_grid_and_not_over_it():

@@ -18,6 +18,7 @@ from tests.tiny import (
     shaken_model,
     tiny_classifier,
     tiny_config,
+    tiny_points,
 )
 
 
@@ -322,6 +323,47 @@ def test_telemetry_of_floats_is_that_of_images(pixels):
     )
     np.testing.assert_array_equal(cfg_jax.images.to_images(x), images)
     np.testing.assert_array_equal(one.gap, other.gap)
+
+
+def test_a_model_describes_itself_in_one_line(tiny_run, pixels):
+    loaded = cfg_jax.load(tiny_run)
+    count = sum(leaf.size for leaf in jax.tree.leaves(loaded.params))
+    assert repr(loaded) == (
+        f"Model('{tiny_run}', step=4, network=UNet, params={count}, shape=(8, 8, 1), "
+        "num_classes=10)"
+    )
+    unsaved = pixel_model(tiny_config())
+    assert repr(unsaved).startswith("Model(step=7, ") and "params" not in vars(unsaved)
+
+
+def test_samples_are_shown_below_the_names_of_their_labels(pixels):
+    drawn = pixels.sample(0, LABELS)
+    plain = np.asarray(pixels.show(drawn))
+    np.testing.assert_array_equal(plain, cfg_jax.images.grid(drawn))
+    np.testing.assert_array_equal(plain, pixels.show(drawn / np.float32(127.5) - 1))
+    captioned = np.asarray(pixels.show(drawn, ["3", 1, "no label"]))
+    np.testing.assert_array_equal(captioned[20:], plain)
+    assert pixels.show(drawn[0]).size == (68, 68)
+    assert pixels.show(np.stack([drawn] * 4), LABELS).size == (3 * 68, 4 * 88)
+
+
+def test_points_are_shown_as_a_plot():
+    model = cfg_jax.Model(tiny_points(), {}, step=0, shape=(2,), label_names=("a", "b"))
+    points = np.random.default_rng(0).standard_normal((6, 2))
+    assert model.show(points, ["a", "b"] * 3).size == (300, 320)
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "said"),
+    [
+        ((2, 9, 9, 1), None, r"samples of shape \(2, 9, 9, 1\): this model draws"),
+        ((2, 8, 8, 1), [1, 2, 3], "3 captions for 2 images"),
+        ((2, 8, 8, 1), [1, "eleven"], "label 'eleven' is not a class"),
+    ],
+)
+def test_samples_that_are_not_the_models_are_not_shown(pixels, shape, labels, said):
+    with pytest.raises(ValueError, match=said):
+        pixels.show(np.zeros(shape, np.uint8), labels)
 
 
 def grid_of_four():

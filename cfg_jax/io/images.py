@@ -3,6 +3,9 @@
 images = round(127.5 (x + 1)),   x = images / 127.5 - 1,   x in [-1, 1], images uint8
 """
 
+import base64
+import dataclasses
+import io
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -47,10 +50,11 @@ def to_x(images: Any) -> Any:
 def grid(images: np.ndarray, *, gap: int = 2) -> np.ndarray:
     """One uint8 image [height, width, 3] from [rows, columns, H, W, C], with white gaps in pixels.
 
-    Images below 64 pixels are enlarged by an integer factor, so pixels stay square. Raises
-    ValueError for other images.
+    Images [columns, H, W, C] are one row. Images below 64 pixels are enlarged by an integer factor,
+    so pixels stay square. Raises ValueError for other images.
     """
     images = np.asarray(images)
+    images = images[None] if images.ndim == 4 else images
     if (
         images.dtype != np.uint8
         or images.ndim != 5
@@ -59,10 +63,9 @@ def grid(images: np.ndarray, *, gap: int = 2) -> np.ndarray:
     ):
         raise ValueError(
             f"images of shape {images.shape} and type {images.dtype}: need uint8 "
-            "[rows, columns, H, W, C], C = 1 or 3"
+            "[rows, columns, H, W, C] or [columns, H, W, C], C = 1 or 3"
         )
-    if isinstance(gap, bool) or not isinstance(gap, int) or gap < 0:
-        raise ValueError(f"gap={gap!r}: need a number of pixels of at least 0")
+    _check_count("gap", gap, 0)
     factor = -(-SMALLEST_SIDE // images.shape[2])
     images = images.repeat(factor, axis=2).repeat(factor, axis=3)
     images = np.broadcast_to(images, (*images.shape[:-1], 3))
@@ -104,15 +107,58 @@ def captioned_grid(
     return canvas
 
 
+def sheet(images: np.ndarray, captions: Collection[str] = (), *, columns: int = 10) -> Picture:
+    """Images uint8 [B, H, W, C] in rows of `columns`, each below its caption if there are any.
+
+    Raises ValueError for other images, unless there are B captions or none, and unless columns is
+    an integer of at least 1.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or not images.size:
+        raise ValueError(f"images of shape {images.shape}: need uint8 [B, H, W, C]")
+    if len(captions) not in (0, len(images)):
+        raise ValueError(f"{len(captions)} captions for {len(images)} images: give one per image")
+    _check_count("columns", columns, 1)
+    top = 20 if len(captions) else 0
+    rows = [Image.fromarray(grid(images[i : i + columns])) for i in range(0, len(images), columns)]
+    height = top + rows[0].height
+    canvas = Image.new("RGB", (rows[0].width, height * len(rows)), "white")
+    for i, row in enumerate(rows):
+        canvas.paste(row, (0, height * i + top))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=14)
+    width = rows[0].width // min(columns, len(images))
+    for i, caption in enumerate(captions):
+        middle = width * (i % columns) + width // 2, height * (i // columns) + top // 2
+        draw.text(middle, _fitting(short(caption), font, width), "black", font, "mm")
+    return canvas
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    """Raises ValueError unless `value` is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}: need an integer of at least {least}")
+
+
+def _fitting(text: str, font: Any, width: int) -> str:
+    """`text`, shortened until it is no wider than `width` pixels."""
+    for most in range(len(text), 6, -1):
+        if font.getlength(short(text, most)) <= width:
+            return short(text, most)
+    return text[:6]
+
+
 def scatter(
     points: np.ndarray, row_captions: Collection[str], column_captions: Collection[str]
 ) -> Picture:
-    """Plots points [rows, columns, N, 2]: a plot per column, a colour per row, equal axes."""
+    """Plots points [rows, columns, N, 2]: a plot per column, a colour per row, equal axes.
+
+    Points that are NaN are left out.
+    """
     from matplotlib.figure import Figure
 
     columns = points.shape[1]
     figure = Figure(figsize=(3 * columns, 3.2), layout="constrained")
-    reach = 1.05 * np.abs(points).max()
+    reach = 1.05 * np.nanmax(np.abs(points))
     for column, caption in enumerate(column_captions):
         axes = figure.add_subplot(1, columns, column + 1, aspect="equal", title=caption)
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
@@ -120,6 +166,22 @@ def scatter(
             axes.plot(*points[row, column].T, ".", markersize=2, label=in_legend(short(label, 24)))
     axes.legend(loc="upper right", markerscale=4, fontsize="small")
     return rendered(figure)
+
+
+def scatter_by_name(points: np.ndarray, names: Collection[str] = ()) -> Picture:
+    """A `scatter` plot of points [N, 2], with a colour for each of N names if there are any.
+
+    Raises ValueError for other points, or unless there are N names or none.
+    """
+    points = np.asarray(points)
+    if points.ndim != 2 or points.shape[1] != 2 or len(names) not in (0, len(points)):
+        raise ValueError(
+            f"points of shape {points.shape} with {len(names)} names: need [N, 2], and N names"
+        )
+    every = np.asarray(names or ["samples"] * len(points))
+    rows = list(dict.fromkeys(every.tolist()))
+    of_row = every == np.asarray(rows)[:, None]
+    return scatter(np.where(of_row[..., None], points, np.nan)[:, None], rows, [""])
 
 
 def in_legend(name: object) -> str:
@@ -148,22 +210,49 @@ def rendered(figure) -> Picture:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
-def save_gif(path: str | Path, frames: np.ndarray, *, seconds: float = 0.15) -> None:
-    """Writes frames uint8 [n, B, H, W, C], as from `Model.trajectory`, as a looping animation.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Animation:
+    """A looping GIF, which a notebook shows where it is the last value of a cell.
 
-    Every frame shows the B images in a row; the last stays for a second. Raises ValueError unless
-    frames has this form and seconds is above 0.
+    gif: content of the file.
+    width: width of the pictures, in pixels.
+    """
+
+    gif: bytes
+    width: int
+
+    def save(self, path: str | Path) -> None:
+        """Writes the GIF, atomically."""
+        with whole_file(Path(path)) as file:
+            file.write(self.gif)
+
+    def _repr_html_(self) -> str:
+        content = base64.b64encode(self.gif).decode()
+        return f'<img src="data:image/gif;base64,{content}" width="{self.width}">'
+
+
+def animation(frames: np.ndarray, *, seconds: float = 0.15) -> Animation:
+    """Frames uint8 [n, B, H, W, C], as from `Model.trajectory`, as a looping animation.
+
+    Every frame shows the B images in a row for `seconds`, the last one for a second. Raises
+    ValueError unless frames has this form and seconds is above 0.
     """
     frames = np.asarray(frames)
     if frames.ndim != 5 or not seconds > 0:
         raise ValueError(
             f"frames of shape {frames.shape}, seconds={seconds}: need [n, B, H, W, C], above 0"
         )
-    pictures = [Image.fromarray(grid(frame[None])) for frame in frames]
+    pictures = [Image.fromarray(grid(frame)) for frame in frames]
     times = [int(1000 * seconds)] * (len(pictures) - 1) + [1000]
     options = {"save_all": True, "append_images": pictures[1:], "duration": times, "loop": 0}
-    with whole_file(Path(path)) as file:
-        pictures[0].save(file, format="GIF", **options)
+    file = io.BytesIO()
+    pictures[0].save(file, format="GIF", **options)
+    return Animation(file.getvalue(), pictures[0].width)
+
+
+def save_gif(path: str | Path, frames: np.ndarray, *, seconds: float = 0.15) -> None:
+    """Writes the `animation` of frames as a file; ValueError as there."""
+    animation(frames, seconds=seconds).save(path)
 
 
 def read_picture(path: Path) -> Picture:
@@ -177,7 +266,11 @@ def read_picture(path: Path) -> Picture:
         ) from error
 
 
-def save_png(path: Path, picture: Picture) -> None:
-    """Writes `picture` as PNG, atomically."""
-    with whole_file(path) as file:
+def save_png(path: str | Path, picture: Picture) -> None:
+    """Writes `picture` as PNG, atomically; ValueError unless it is a picture of Pillow."""
+    if not isinstance(picture, Picture):
+        raise ValueError(
+            f"picture of type {type(picture).__name__}: need a picture, as of `sheet(images)`"
+        )
+    with whole_file(Path(path)) as file:
         picture.save(file, format="PNG")

@@ -38,6 +38,11 @@ def batch_of(labels: Any, names: Sequence[str]) -> Any:
     return [found] if single else found
 
 
+def named(labels: ArrayLike, names: Sequence[str]) -> np.ndarray:
+    """The names of numbers in 0..len(names): an array of text with the shape of `labels`."""
+    return np.asarray([*names, NO_LABEL])[np.asarray(labels)]
+
+
 def _index(name: str, names: Sequence[str]) -> int:
     found = [label for label, other in enumerate([*names, NO_LABEL]) if other == name]
     if len(found) == 1:

@@ -46,7 +46,7 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
     kind = NoisyClassifier if config.network == "classifier" else Model
     described = loaded.meta["data"]
     form = {name: described.get(name) for name in ("shape", "label_names", "class_counts")}
-    return kind(config, loaded.ema, step=loaded.step, **form)
+    return kind(config, loaded.ema, step=loaded.step, run=str(workdir), **form)
 
 
 def load_model(workdir: str | Path, step: int | None = None) -> Model:

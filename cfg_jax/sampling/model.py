@@ -24,10 +24,10 @@ from cfg_jax.core.types import ArrayLike, Key
 from cfg_jax.io import images
 from cfg_jax.runtime import devices
 from cfg_jax.sampling import checks, keywords
-from cfg_jax.sampling.labels import Labels, batch_of
+from cfg_jax.sampling.labels import Labels, batch_of, named
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.predict import TrainedPredict
-from cfg_jax.sampling.program import check, make_sampler, request
+from cfg_jax.sampling.program import check, check_labels, make_sampler, request
 from cfg_jax.sampling.settings import SamplingSettings
 
 
@@ -140,6 +140,39 @@ class Model(TrainedPredict):
         _, estimates = self.draw(key, settings, labels=labels, record="trajectory", **inputs)
         chosen = np.linspace(0, total - 1, calls).round().astype(int) if calls > 1 else [total - 1]
         return images.to_images(np.moveaxis(estimates[:, chosen], 1, 0))
+
+    def show(
+        self, samples: ArrayLike, labels: Labels = None, *, columns: int = 10
+    ) -> images.Picture:
+        """A picture of samples, which a notebook displays where it is the last value of a cell.
+
+        Images are in rows of `columns`, below the names of their labels if there are any. Points
+        are a scatter plot, with a colour per label.
+
+        Args:
+          samples: uint8 or floats in [-1, 1], [B, H, W, C] as of `sample`, [calls, B, H, W, C] as
+            of `trajectory`, one image [H, W, C], or points [B, 2].
+          labels: [B] numbers or names.
+
+        Raises ValueError for samples of another shape, or unless there is one label per sample.
+        """
+        samples, rank = np.asarray(samples), len(self.shape)
+        if samples.ndim - rank not in (0, 1, 2) or samples.shape[-rank:] != self.shape:
+            raise ValueError(
+                f"samples of shape {samples.shape}: this model draws [B, ...] of {self.shape}"
+            )
+        samples = samples[None] if samples.ndim == rank else samples
+        names: list[str] = []
+        if labels is not None:
+            found = check_labels(self.experiment, batch_of(labels, self.label_names))
+            names = named(found, self.label_names).tolist()
+        if rank == 1:
+            return images.scatter_by_name(samples, names)
+        shown = samples if samples.dtype == np.uint8 else images.to_images(samples)
+        if shown.ndim == 4:
+            return images.sheet(shown, names, columns=columns)
+        every = names * len(shown) if names else []
+        return images.sheet(shown.reshape(-1, *self.shape), every, columns=shown.shape[1])
 
     def _check_images(self) -> None:
         if len(self.shape) != 3:

@@ -26,7 +26,7 @@ from cfg_jax.io.images import Picture
 from cfg_jax.io.progress import track
 from cfg_jax.runtime import devices
 from cfg_jax.sampling.identity import identity
-from cfg_jax.sampling.labels import NO_LABEL
+from cfg_jax.sampling.labels import named
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.settings import SamplingSettings
@@ -72,7 +72,7 @@ class Strip:
     @property
     def names(self) -> np.ndarray:
         """Label names, one per label."""
-        return np.asarray([*self.model.label_names, NO_LABEL])[np.asarray(self.labels)]
+        return named(np.asarray(self.labels), self.model.label_names)
 
     @property
     def _guides(self) -> dict[str, Any]:
