@@ -106,8 +106,8 @@ def check() -> None:
     for name in ("classifier_w", "noise_temperature", "score_temperature"):
         numbers(name)
     solver.check()
-    if any(count < 2 for count in whole_numbers("num_steps")):
-        raise ValueError(f"--num_steps={NUM_STEPS.value}: give 2 steps or more")
+    if any(count < 1 for count in whole_numbers("num_steps")):
+        raise ValueError(f"--num_steps={NUM_STEPS.value}: give 1 step or more")
     if not CLASSIFIER_WORKDIR.value:
         refuse(["classifier_form"], "needs --classifier_workdir: give that too, or leave it out")
     if (CLASSIFIER_WORKDIR.value is None) != (CLASSIFIER_W.value is None):

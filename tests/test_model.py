@@ -205,7 +205,7 @@ def test_a_strip_is_written_as_numbers_and_as_a_picture(model, tmp_path):
         ({"labels": []}, "need integers"),
         ({"labels": [1, 2], "w": [1.0, 2.0, 3.0]}, "w has shape"),
         ({"labels": [1], "w": float("nan")}, "finite guidance"),
-        ({"labels": [1], "num_steps": 1}, "num_steps=1"),
+        ({"labels": [1], "num_steps": 0}, "num_steps=0"),
         ({"labels": [1], "solver": "euler"}, "choose one of ancestral, ddim"),
         ({"labels": [1], "logvar_interp": 1.5}, "logvar_interp=1.5"),
     ],
@@ -323,6 +323,34 @@ def test_telemetry_of_floats_is_that_of_images(pixels):
     )
     np.testing.assert_array_equal(cfg_jax.images.to_images(x), images)
     np.testing.assert_array_equal(one.gap, other.gap)
+
+
+def test_a_step_rule_of_ones_own_samples_like_the_same_rule_by_name(pixels):
+    own = pixels.sample_x(0, LABELS, w=1.5, solver=cfg_jax.ddim_step)
+    np.testing.assert_array_equal(own, pixels.sample_x(0, LABELS, w=1.5, solver="ddim"))
+
+    def halved(key, z_t, x_hat, logsnr_t, logsnr_s):
+        return cfg_jax.ddim_step(key, z_t, x_hat, logsnr_t, logsnr_s) / 2
+
+    assert np.abs(pixels.sample_x(0, LABELS, w=1.5, solver=halved) - own).max() > 1e-3
+
+
+def test_plans_of_ones_own_share_a_program_and_sample_like_the_same_solver_by_name(pixels):
+    grid = cfg_jax.logsnr_grid(pixels.schedule, 5)
+    compiled = pixels._compiled.cache_info().misses
+    for name in ("dpmpp_2m", "unipc_2"):
+        own = pixels.sample_x(0, LABELS, w=1.5, solver=cfg_jax.plan(grid, name))
+        expected = pixels.sample_x(0, LABELS, w=1.5, solver=name, num_steps=5)
+        np.testing.assert_allclose(own, expected, atol=1e-6)
+    assert pixels._compiled.cache_info().misses == compiled + 1
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "ddim", cfg_jax.ddim_step])
+def test_one_call_returns_the_estimate_from_noise(pixels, solver):
+    got = pixels.sample_x(0, LABELS, w=1.5, num_steps=1, solver=solver)
+    np.testing.assert_allclose(got, by_hand(pixels, grid_of_four()[:1], w=1.5), atol=5e-4)
+    late = pixels.sample_x(0, LABELS, w=1.5, num_steps=1, solver=solver, grid="uniform")
+    np.testing.assert_allclose(got, late, atol=5e-4)  # both begin at -8
 
 
 def test_a_model_describes_itself_in_one_line(tiny_run, pixels):

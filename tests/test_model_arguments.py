@@ -15,6 +15,7 @@ from cfg_jax.sampling.strips import Strip, Upsampler
 from tests.tiny import pixel_model, tiny_classifier, tiny_config
 
 KEY = jax.random.key(0)
+PLAN = cfg_jax.plan([-5.0, 0.0, 5.0], "dpmpp_2m")
 SMALL = np.zeros((2, 4, 4, 1), np.float32)
 
 
@@ -58,7 +59,6 @@ def refuses(call, said, kind=ValueError):
         ({"labels": np.ma.masked_array([1, 2], [0, 1])}, "labels=.*: need integers"),
         ({"w": [True, 1.5]}, r"w=\[True, 1.5\]: need finite guidance weights"),
         ({"solver": np.array(["ddim", "ddim"])}, "solver=.*: choose one of ancestral, ddim"),
-        ({"solver": cfg_jax.ddim_step}, "solver=<function ddim_step.*: choose one of"),
         ({"respacing": False}, "respacing=False: need a text"),
         ({"respacing": 25}, "respacing=25: need a text"),
         ({"respacing": []}, r"respacing=\[\]: need a text"),
@@ -72,6 +72,25 @@ def refuses(call, said, kind=ValueError):
 )
 def test_an_argument_that_means_nothing_is_refused_by_name(model, arguments, said):
     refuses(lambda: model.sample(KEY, **{"labels": [1, 2]} | arguments), said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"solver": PLAN, "num_steps": 5}, "num_steps=5 with a plan as solver, which has its own"),
+        ({"solver": PLAN, "grid": "uniform"}, "grid='uniform' with a plan as solver"),
+        ({"solver": PLAN, "eta": 0.5}, "eta=0.5 with a plan as solver"),
+        ({"solver": cfg_jax.ddim_step, "eta": 0.5}, "eta=0.5 with a step rule as solver"),
+        ({"solver": cfg_jax.ddim_step, "noise_temperature": 0.5}, "noise_temperature=0.5.*not pas"),
+    ],
+)
+def test_a_setting_that_a_solver_of_ones_own_ignores_is_refused(model, arguments, said):
+    refuses(lambda: model.sample(KEY, labels=[1, 2], **arguments), said)
+
+
+def test_a_solver_of_ones_own_has_no_json(model):
+    settings = model.check(SamplingSettings(solver=cfg_jax.ddim_step))
+    refuses(lambda: settings.to_json(model.experiment), "has no name to record")
 
 
 def test_a_model_is_no_classifier(model):

@@ -156,7 +156,7 @@ def test_a_weaker_model_of_another_network_guides_too(pixels):
         ({"interval": (1.0,)}, "interval=.*: need"),
         ({"interval": (200.0, 300.0)}, "none of the 13 calls is inside"),
         ({"solver": "heun", "num_steps": 3}, "solver='heun' on a grid whose first gap"),
-        ({"solver": "dpmpp_3s", "num_steps": 3}, "num_calls=3: solver='dpmpp_3s' needs at least 4"),
+        ({"solver": "dpmpp_3s", "num_steps": 3}, "num_steps=3: solver='dpmpp_3s' needs at least 4"),
         ({"solver": "unipc_2", "eta": 0.5}, "eta=0.5 with solver='unipc_2'"),
         ({"solver": "unipc_2", "churn": 2.0}, "with solver='unipc_2', which does not use it"),
         ({"solver": "ddim", "eta": 2.0}, "eta=2.0: need a number from 0 to 1"),

@@ -97,7 +97,7 @@ MISTAKES = {
     ),
     "a w that is no number": (["launch.sample", "--workdir={run}", "--w=1,x"], "--w=1,x"),
     "a w that is not finite": (["launch.sample", "--workdir={run}", "--w=nan"], "finite"),
-    "one step": (["launch.sample", "--workdir={run}", "--num_steps=1"], "num_steps"),
+    "no step": (["launch.sample", "--workdir={run}", "--num_steps=0"], "num_steps"),
     "an infinite label": (["launch.sample", "--workdir={run}", "--labels=inf"], "is not a class"),
     "accuracies that do not match": (
         ["launch.judge", "--workdir={run}", "--w=0,1"],

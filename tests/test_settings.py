@@ -78,7 +78,9 @@ def test_weights_labels_and_keys_are_data_and_the_rest_is_what_is_compiled_for(t
         ({"w": np.inf}, "w=inf: need finite"),
         ({"w": [1, 2, 3]}, "w has shape"),
         ({"classifier_w": 1.0}, "classifier_w=1.0 without a classifier"),
-        ({"num_steps": 1}, "num_steps=1"),
+        ({"num_steps": 0}, "num_steps=0"),
+        ({"num_steps": 1, "solver": "dpmpp_2m"}, "num_steps=1: solver='dpmpp_2m' needs at least 2"),
+        ({"num_steps": 2, "solver": "heun"}, "num_steps=2: solver='heun' needs at least 3"),
         ({"respacing": "ddim25"}, "no timesteps"),
         ({"noise_temperature": -1}, "noise_temperature=-1"),
     ],
@@ -92,7 +94,7 @@ def test_a_request_that_is_refused_derives_no_key_and_compiles_nothing(task, set
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"num_steps": 0}, "num_steps=0: need an integer of at least 2"),
+        ({"num_steps": 0}, "num_steps=0: need an integer of at least 1"),
         ({"num_steps": 5.9}, "num_steps=5.9: need an integer"),
         ({"num_steps": True}, "num_steps=True: need an integer"),
         ({"clip_x": "False"}, "clip_x='False': choose True or False"),

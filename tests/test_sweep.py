@@ -441,7 +441,7 @@ def test_only_runs_of_one_network_and_schedule_share_programs(model):
     ("asked", "said"),
     [
         ({"weights": [float("nan")]}, "finite"),
-        ({"weights": [0], "num_steps": [1]}, "num_steps=1"),
+        ({"weights": [0], "num_steps": [0]}, "num_steps=0"),
         ({"weights": [0], "older": sweep.OlderWays(noise_temperatures=[-1])}, "noise_temp"),
         ({"weights": [0], "older": sweep.OlderWays(classifier_weights=[1])}, "without a class"),
         (

@@ -165,17 +165,19 @@ def calls_per_gap(solver: str, corrections: int = 1) -> int:
     return 1 + corrections if solver == "pcg" else _checked_solver(solver).calls
 
 
-def grid_points(solver: str, num_calls: int, corrections: int = 1) -> int:
-    """T of a grid on which `solver` makes num_calls calls; ValueError if there is none."""
+def grid_points(
+    solver: str, num_calls: int, corrections: int = 1, *, name: str = "num_calls"
+) -> int:
+    """T of a grid on which `solver` makes num_calls calls; ValueError, with `name`, for none."""
     calls = calls_per_gap(solver, corrections)
     least = 1 + calls
-    num_calls = whole("num_calls", num_calls)
+    num_calls = whole(name, num_calls)
     if num_calls < least:
-        raise ValueError(f"num_calls={num_calls}: solver={solver!r} needs at least {least}")
+        raise ValueError(f"{name}={num_calls}: solver={solver!r} needs at least {least}")
     if solver == "pcg" and (num_calls - 1) % calls:
         fewer = num_calls - (num_calls - 1) % calls
         raise ValueError(
-            f"num_calls={num_calls}: solver='pcg' makes {calls} calls per step and a last one, "
+            f"{name}={num_calls}: solver='pcg' makes {calls} calls per step and a last one, "
             f"such as {fewer} or {fewer + calls}"
         )
     return 1 - (1 - num_calls) // calls

@@ -31,8 +31,9 @@ def check(
     no second branch, if classifier_w is not 0 or classifier_form not the default without a
     classifier, or if the schedule lacks the grid.
     """
-    names = (("solver", plans.SOLVERS), ("grid", grids.GRIDS))
-    for name, allowed in (*names, ("classifier_form", CLASSIFIER_FORMS)):
+    if not settings.is_own:
+        choice("solver", settings.solver, plans.SOLVERS)
+    for name, allowed in (("grid", grids.GRIDS), ("classifier_form", CLASSIFIER_FORMS)):
         choice(name, getattr(settings, name), allowed)
     schedule_of(settings.schedule or "")
     rule_of(settings.rule or "")
@@ -65,6 +66,14 @@ def _check_interval(settings: SamplingSettings, task: Experiment) -> None:
 def _check_noise(settings: SamplingSettings, task: Experiment) -> None:
     """Raises ValueError for noise that the solver does not draw."""
     own = settings.eta or settings.churn or settings.solver == "pcg"
+    if isinstance(settings.solver, plans.Plan):
+        return
+    if callable(settings.solver) and (settings.noise_temperature != 1 or settings.logvar_interp):
+        raise ValueError(
+            f"noise_temperature={settings.noise_temperature}, "
+            f"logvar_interp={settings.logvar_interp} with a step rule of one's own, which is not "
+            "passed any: use 1 and 0, and functools.partial for its options"
+        )
     if not (own or settings.solver == "ancestral") and settings.noise_temperature != 1:
         raise ValueError(
             f"noise_temperature={settings.noise_temperature} with solver={settings.solver!r}, "
@@ -152,7 +161,7 @@ def _check_cfgpp(settings: SamplingSettings, has_branch: bool) -> None:
     lam = np.asarray(settings.w)
     if settings.solver != "ddim" or settings.eta or settings.churn or not has_branch:
         raise ValueError(
-            f"schedule='cfgpp' with solver={settings.solver!r}, eta={settings.eta}, "
+            f"schedule='cfgpp' with solver={text_of(settings.solver)}, eta={settings.eta}, "
             f"churn={settings.churn}: need solver='ddim' without noise, and a null label"
         )
     if lam.min() < 0 or lam.max() > 1:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cfg_jax.core.arguments import flag, text_of, whole
+from cfg_jax.core.plans import Plan
 from cfg_jax.core.telemetry import Telemetry, summarise
 from cfg_jax.core.types import ArrayLike, Key
 from cfg_jax.io import images
@@ -64,7 +66,7 @@ class Model(TrainedPredict):
         *,
         w: ArrayLike = 0.0,
         num_steps: int | None = None,
-        solver: str | None = None,
+        solver: str | Plan | Callable[..., Any] | None = None,
         grid: str | None = None,
         eta: float | None = None,
         churn: float | None = None,

@@ -19,6 +19,7 @@ from cfg_jax.core import guidance
 from cfg_jax.core import keys as keys_lib
 from cfg_jax.core.arguments import data, is_concrete, real, text_of
 from cfg_jax.core.guiding import branches, guide
+from cfg_jax.core.plans import Plan
 from cfg_jax.core.rules import dynamic_threshold, rule_of
 from cfg_jax.core.samplers import Call, ancestral_step, sample
 from cfg_jax.core.telemetry import measure
@@ -35,7 +36,7 @@ class Spec(NamedTuple):
     """Static part of a request: a new value compiles a new program.
 
     grid: the T log-SNRs of a step rule; () for a plan, which is data.
-    step: step rule, "ancestral" or "ddim"; "plan" for a plan.
+    step: step rule, "ancestral", "ddim" or a function; "plan" for a plan.
     clip_x, form: clipping and classifier form of `SamplingSettings`.
     classifier: network of the guiding classifier, or None.
     threshold: quantile of `dynamic_threshold` in place of clipping; 0 for none.
@@ -47,7 +48,7 @@ class Spec(NamedTuple):
     """
 
     grid: tuple[float, ...]
-    step: str
+    step: str | Callable[..., Any]
     clip_x: bool
     classifier: ClassifierExperiment | None = None
     form: str = "eps"
@@ -160,7 +161,8 @@ def request(
     assert settings.dtype is not None
     plan, weights = settings.plan(task), settings.weights(task, labels.size)
     by_rule = () if plan is not None else settings.logsnrs(task)
-    spec = Spec(by_rule, settings.solver if plan is None else "plan", bool(settings.clip_x))
+    step = "plan" if isinstance(settings.solver, Plan) or plan is not None else settings.solver
+    spec = Spec(by_rule, step, bool(settings.clip_x))
     shared = settings.traced()
     batch: dict[str, Array | np.ndarray] = {"labels": labels, "w": weights.w.T}
     if plan is not None:
@@ -215,8 +217,9 @@ def make_draw(task: Experiment, spec: Spec):
         options: dict[str, Any] = {"clip_x": clip_x}
         if spec.threshold:
             options["clip_x"] = dynamic_threshold(spec.threshold)
-        if spec.step != "plan":
+        if spec.step in STEPS:
             options |= {name: shared[name] for name in ("logvar_interp", "noise_temperature")}
+        if spec.step != "plan":
             options["step"] = step
         if spec.rule:
             denoiser: Any = _guided(task, spec, shared, batch).then(transform)
@@ -300,7 +303,8 @@ def _classifier_rule(
     spec: Spec, shared: dict[str, Any], batch: dict[str, Array]
 ) -> tuple[Callable[[Denoiser], Denoiser], Callable[..., Array], bool]:
     """Returns (Denoiser -> Denoiser, step rule, whether `sample` clips x_hat)."""
-    step, clip_x = STEPS.get(spec.step, ancestral_step), spec.clip_x
+    step = spec.step if callable(spec.step) else STEPS.get(spec.step, ancestral_step)
+    clip_x = spec.clip_x
     if spec.classifier is None:
         return lambda denoiser: denoiser, step, clip_x
     clips_first = spec.form == "adm" and clip_x

@@ -8,7 +8,7 @@ program is compiled for its static part; its traced part is data.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from cfg_jax.core import grids, plans
 from cfg_jax.core.arguments import text_of, whole
 from cfg_jax.core.flow import FlowSchedule
 from cfg_jax.core.guidance import weight_per_step
+from cfg_jax.core.plans import Plan
 from cfg_jax.core.types import ArrayLike
 from cfg_jax.core.weighting import Weights, schedule_of, weights
 from cfg_jax.sampling import against as against_lib
@@ -38,8 +39,11 @@ class SamplingSettings:
 
     w: guidance weight: scalar, [B] per sample, [T] or [T, 1] per step, or [T, B]. If T = B, a
       vector is per sample. 0 is the conditional model, -1 the unconditional one.
-    num_steps: T >= 2, the number of network calls; a guided call has 2B examples, another B.
-    solver: a key of `plans.SOLVERS`: "ancestral" (the paper's), "ddim", "dpmpp_2m", "unipc_2", ...
+    num_steps: T, the number of network calls, at least 1 for the solvers "ancestral" and "ddim", 2
+      or 3 for others; a guided call has 2B examples, another B.
+    solver: a key of `plans.SOLVERS`: "ancestral" (the paper's), "ddim", "dpmpp_2m", "unipc_2", ...;
+      or a step rule (key, z_t, x_hat, logsnr_t, logsnr_s) -> z_s; or a `Plan`, which has its own
+      grid and calls. A program is compiled for each step rule.
     grid: log-SNRs of the calls, a key of `grids.GRIDS`: "schedule" (the paper's), "uniform",
       "mixed" or "karras".
     eta: noise of "ddim", "dpmpp_2m" and "dpmpp_3m", see `plan`; 0 for none.
@@ -73,7 +77,7 @@ class SamplingSettings:
 
     w: ArrayLike = 0.0
     num_steps: int | None = None
-    solver: str | None = None
+    solver: str | Plan | Callable[..., Any] | None = None
     grid: str | None = None
     eta: float | None = None
     churn: float | None = None
@@ -101,10 +105,13 @@ class SamplingSettings:
         """Replaces None by `defaults`, a config.sampling, and class names in `against` by numbers.
 
         Names stay if `names`, the names of all classes, is None. Raises ValueError if num_steps is
-        not an integer of at least 2, if respacing is given with a num_steps other than the default,
-        or for an unknown name.
+        not an integer of at least 1, if respacing is given with a num_steps other than the default,
+        for a setting that does not count beside a solver of one's own, or for an unknown name.
         """
+        self._check_own()
         num_steps, respacing = self.num_steps, self.respacing
+        if isinstance(self.solver, Plan):
+            num_steps, respacing = self.solver.num_calls, ""
         if not isinstance(respacing, str | None):
             raise ValueError(
                 f"respacing={text_of(respacing)}: need a text such as '250' or 'ddim25', or None"
@@ -115,21 +122,41 @@ class SamplingSettings:
             raise ValueError(f"num_steps={num_steps} and respacing={respacing!r}: give one of them")
         num_steps = defaults["num_steps"] if num_steps is None else num_steps
         missing = {name: defaults[name] for name in _DEFAULTED if getattr(self, name) is None}
-        if isinstance(self.solver, str) and self.solver != defaults["solver"]:
+        if self.is_own or (isinstance(self.solver, str) and self.solver != defaults["solver"]):
             # The noise in the config is that of its own solver.
             missing |= {name: 0.0 for name in ("eta", "churn") if getattr(self, name) is None}
         if names is not None:
             against = missing.get("against", self.against)
             missing["against"] = against_lib.numbered(against, names)
         return self.replace(
-            num_steps=None if respacing else whole("num_steps", num_steps, 2),
+            num_steps=None if respacing else whole("num_steps", num_steps, 1),
             respacing=respacing or "",
             **missing,
         )
 
     @property
+    def is_own(self) -> bool:
+        """Whether the solver is a step rule or a plan of one's own, and not a name."""
+        return isinstance(self.solver, Plan) or callable(self.solver)
+
+    def _check_own(self) -> None:
+        """Raises ValueError for a setting beside a solver of one's own that does not count."""
+        if not self.is_own:
+            return
+        names = ("num_steps", "respacing", "grid") if isinstance(self.solver, Plan) else ()
+        for name in (*names, "eta", "churn"):
+            if getattr(self, name) is not None:
+                kind = "plan" if names else "step rule"
+                raise ValueError(
+                    f"{name}={text_of(getattr(self, name))} with a {kind} as solver, which has its "
+                    "own: omit it"
+                )
+
+    @property
     def follows_rule(self) -> bool:
         """Whether filled settings sample by a step rule on a grid, and not by a `Plan`."""
+        if self.is_own:
+            return callable(self.solver)
         return self.solver in STEPS and not self.eta and not self.churn
 
     @property
@@ -145,6 +172,8 @@ class SamplingSettings:
         the grid, or if the solver needs more calls.
         """
         assert self.grid is not None and self.solver is not None  # see `filled`
+        if isinstance(self.solver, Plan):
+            return tuple(np.asarray(self.solver.logsnr).tolist())
         if self.respacing:
             if self.grid != "schedule":
                 raise ValueError(
@@ -154,10 +183,12 @@ class SamplingSettings:
         assert self.num_steps is not None
         count = self.num_steps
         if not self.follows_rule:
-            count = plans.grid_points(self.solver, count)
+            assert isinstance(self.solver, str)
+            count = plans.grid_points(self.solver, count, name="num_steps")
         if isinstance(task.schedule, FlowSchedule) and self.grid == "schedule":
             self._check_from_noise(task.prediction)
-        return tuple(np.asarray(grids.grid(self.grid, task.schedule, count)).tolist())
+        points = grids.grid(self.grid, task.schedule, max(count, 2))[:count]
+        return tuple(np.asarray(points).tolist())
 
     def _check_from_noise(self, prediction: str) -> None:
         """Raises ValueError for what a grid that begins with noise alone cannot have.
@@ -176,11 +207,13 @@ class SamplingSettings:
                 "alone, and needs x_hat from the network; use grid='uniform'"
             )
 
-    def plan(self, task: Experiment) -> plans.Plan | None:
+    def plan(self, task: Experiment) -> Plan | None:
         """The plan of filled settings; None for a step rule. Raises ValueError as `plans.plan`."""
         if self.follows_rule:
             return None
-        assert self.solver is not None
+        if isinstance(self.solver, Plan):
+            return _with_noise(self.solver, float(self.noise_temperature))
+        assert isinstance(self.solver, str)
         noise = self.eta or 0.0, self.churn or 0.0, float(self.noise_temperature)
         num_calls = None if self.respacing else self.num_steps
         scale = task.noise_scale if self.solver == "heun_flow" else 1.0
@@ -199,7 +232,7 @@ class SamplingSettings:
         inside = self.interval or None
         return weights(self.calls(task), w, schedule=schedule, interval=inside, least=least)
 
-    def calls(self, task: Experiment) -> plans.Plan | np.ndarray:
+    def calls(self, task: Experiment) -> Plan | np.ndarray:
         """The calls of filled settings for `weights`: a plan, or the grid of a step rule."""
         plan = self.plan(task)
         return np.asarray(self.logsnrs(task)) if plan is None else plan
@@ -222,8 +255,10 @@ class SamplingSettings:
         """Filled settings of one weight as JSON values; num_steps is the T of any grid.
 
         Integers other than num_steps become floats, so 1 and 1.0 have the same digest. Raises
-        ValueError for a weight per sample or per step.
+        ValueError for a weight per sample or per step, and for a solver of one's own.
         """
+        if self.is_own:
+            raise ValueError("a solver of one's own has no name to record: give one of SOLVERS")
         for name in ("w", "classifier_w"):
             if np.ndim(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)}: give one weight for all samples")
@@ -248,14 +283,21 @@ def _plan(
     noise_temperature: float,
     num_calls: int | None,
     noise_scale: float,
-) -> plans.Plan:
+) -> Plan:
     """The plan of `SamplingSettings.plan`; a request reads it several times."""
     added = _CHURN._replace(amount=churn) if churn else None
     made = plans.plan(
         logsnrs, solver, eta=eta, churn=added, num_calls=num_calls, noise_scale=noise_scale
     )
-    made.matrix[:, :, -1] *= noise_temperature
+    made = _with_noise(made, noise_temperature)
     for array in made:  # shared by all callers
         assert isinstance(array, np.ndarray)
         array.flags.writeable = False
     return made
+
+
+def _with_noise(plan: Plan, noise_temperature: float) -> Plan:
+    """The plan with a factor on its noise."""
+    matrix = np.array(plan.matrix)
+    matrix[:, :, -1] *= noise_temperature
+    return plan._replace(matrix=matrix)
