@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 
 from cfg_jax.config.validate import to_json, validate
 from cfg_jax.data import label_names
-from cfg_jax.interop import openai, openai_flags, run_folder
+from cfg_jax.interop import openai, openai_flags
 from cfg_jax.interop.openai_flags import OwnNetwork
 from cfg_jax.io import weight_files
+from cfg_jax.sampling import run_folder
 from configs import base
 
 from .program import run

@@ -8,9 +8,10 @@ from ml_collections import ConfigDict
 from cfg_jax.config import fields
 from cfg_jax.config.validate import to_json, validate
 from cfg_jax.data import label_names
-from cfg_jax.interop import jit, run_folder
+from cfg_jax.interop import jit
 from cfg_jax.interop.jit_configs import SAMPLING_STEPS
 from cfg_jax.io import weight_files
+from cfg_jax.sampling import run_folder
 from configs import base
 
 

@@ -14,8 +14,9 @@ from safetensors.numpy import save_file
 import cfg_jax
 from cfg_jax.config.validate import from_json, to_json, validate
 from cfg_jax.core.types import eps_of
-from cfg_jax.interop import openai, openai_configs, run_folder
+from cfg_jax.interop import openai, openai_configs
 from cfg_jax.io import weight_files
+from cfg_jax.sampling import run_folder
 from cfg_jax.storage import checkpoint
 from launch.import_openai import import_checkpoint, run_config
 from tests import made_up

@@ -8,7 +8,7 @@ import pytest
 
 from cfg_jax import data
 from cfg_jax.config.validate import to_json
-from cfg_jax.interop import run_folder
+from cfg_jax.sampling import run_folder
 from launch import fields
 from launch.__main__ import PROGRAMS
 from tests.programs import ROOT, run_program

@@ -22,6 +22,7 @@ class NoisyClassifier(Trained):
     """log p(label | z) of a trained network; `Trained` lists the attributes."""
 
     experiment: ClassifierExperiment
+    _task = ClassifierExperiment
 
     def log_probs(self, z: Array, logsnr: Array) -> Array:
         """log p(label | z) [B, K] for every label, z [B, H, W, C] and logsnr [] or [B]."""

@@ -27,6 +27,7 @@ class TrainedPredict(Trained):
     """
 
     experiment: build.Experiment
+    _task = build.Experiment
 
     def __init__(self, config: ConfigDict, params: Any, **data):
         super().__init__(config, params, **data)

@@ -1,14 +1,24 @@
-"""A trained network that draws samples or guides: parameters, config and data description."""
+"""A trained network that draws samples or guides: parameters, config and data description.
+
+model = cfg_jax.Model.from_params(network, params, shape=(8, 8, 1), prediction="v")
+model.save("runs/own")
+"""
 
 import functools
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cfg_jax.config import build
+from cfg_jax.config import build, derived
+from cfg_jax.config.validate import to_json
+from cfg_jax.core.arguments import whole
+from cfg_jax.core.schedules import Schedule, cosine_schedule
 from cfg_jax.runtime import devices
+from cfg_jax.sampling import run_folder
 from cfg_jax.sampling.labels import numbered
 from cfg_jax.storage import manifest
 
@@ -27,6 +37,8 @@ class Trained:
       run: folder that it was loaded from; "" if it was not.
       experiment: network without parameters, hashable.
     """
+
+    _task: ClassVar[type[build.Task]] = build.Task
 
     def __init__(
         self,
@@ -47,6 +59,70 @@ class Trained:
         self.class_counts = None if class_counts is None else tuple(class_counts)
         self.run = run
         self.experiment = build.assemble(config, self.shape, len(self.label_names))
+
+    @classmethod
+    def from_params(
+        cls,
+        network: Any,
+        params: Any,
+        *,
+        shape: Sequence[int],
+        label_names: Sequence[str] | None = None,
+        schedule: Schedule | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        step: int = 0,
+        **diffusion: Any,
+    ) -> Self:
+        """A network of this package with parameters that were trained elsewhere.
+
+        Args:
+          network: `UNet`, `Transformer` or `MLP`; `Classifier` for a `NoisyClassifier`.
+          params: nested dict like network.init(...)["params"]; averages, if training kept them.
+          shape: shape of one example, (H, W, C) or (D,).
+          label_names: one name per class; None for "0", "1", ...
+          schedule: schedule that it was trained with; None for `cosine_schedule()`.
+          sampling: defaults of `Model.sample`, fields of config.sampling, as {"num_steps": 64}.
+          step: training step.
+          **diffusion: fields of config.diffusion: prediction ("eps"), p_uncond (0.1), ...
+
+        Raises ValueError if the network is another one, if its outputs do not fit the prediction,
+        if a field is unknown or out of range, or if params are not those of the network.
+        """
+        names = label_names
+        if names is None:
+            names = [str(label) for label in range(getattr(network, "num_classes", 0))]
+        config = derived.config_of(
+            network,
+            tuple(shape),
+            len(names),
+            cosine_schedule() if schedule is None else schedule,
+            sampling=sampling or {},
+            **diffusion,
+        )
+        if not issubclass(build.kind(config), cls._task):
+            raise ValueError(
+                f"network of type {type(network).__name__}: a Classifier is for NoisyClassifier, "
+                "the other networks are for Model"
+            )
+        form: dict[str, Any] = {"shape": tuple(shape), "label_names": tuple(names)}
+        made = cls(config, params, step=whole("step", step), **form)
+        _check_params(params, jax.eval_shape(made.experiment.init, jax.random.key(0)))
+        return made
+
+    def save(self, workdir: str | os.PathLike[str]) -> None:
+        """Writes the folder of a run, which `cfg_jax.load` and `cfg-jax sample` read.
+
+        Raises ValueError if workdir holds checkpoints or is not writable, and OSError if writing
+        fails; neither leaves anything on disk.
+        """
+        data = {
+            "shape": self.shape,
+            "label_names": self.label_names,
+            "class_counts": self.class_counts,
+            "fingerprint": {"sha256": self.sha256},
+        }
+        config = to_json(self.config)
+        run_folder.write(workdir, self._held, config=config, meta={"data": data}, step=self.step)
 
     def numbered(self, labels: Any) -> Any:
         """`labels` with class names replaced by numbers; ValueError for an unknown name."""
@@ -76,3 +152,25 @@ class Trained:
             f"{type(self).__name__}({run}step={self.step}, network={network}, params={count}, "
             f"shape={self.shape}, num_classes={len(self.label_names)})"
         )
+
+
+def _check_params(params: Any, needed: Any) -> None:
+    """Raises ValueError that names the first parameter of another shape, missing or unknown."""
+    there, here = (_shapes(tree) for tree in (params, needed))
+    for path in there | here:
+        given, wanted = there.get(path), here.get(path)
+        if given != wanted:
+            hint = "give variables['params']" if path.startswith("params/") else "check the network"
+            raise ValueError(
+                f"params/{path} has {given or 'no array'}, this network {wanted or 'no such one'}: "
+                f"{hint}"
+            )
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    """{path: shape} of the leaves of nested dicts."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        "/".join(str(getattr(key, "key", key)) for key in path): f"shape {np.shape(leaf)}"
+        for path, leaf in leaves
+    }

@@ -1,9 +1,8 @@
-"""Writing of an imported network as the folder of a run.
+"""Writing of a network with its parameters as the folder of a run.
 
-    <workdir>/checkpoints/0     read by `cfg_jax.load` and `cfg-jax sample`
+    <workdir>/checkpoints/STEP     read by `cfg_jax.load` and `cfg-jax sample`
 
-The step is 0, since a weight file does not record it. Without optimizer state the run can be
-sampled from but not trained further.
+Without optimizer state the run can be sampled from but not trained further.
 """
 
 import math
@@ -20,7 +19,7 @@ from cfg_jax.io.files import check_writable, local
 
 def check_free(workdir: str | os.PathLike[str]) -> Path:
     """The checkpoint folder of `workdir`; raises ValueError if not writable or in use."""
-    check_writable(workdir, "workdir", "give a new folder, such as runs/imported")
+    check_writable(workdir, "workdir", "give a new folder, such as runs/new")
     folder = local(workdir) / "checkpoints"
     check_writable(folder, "workdir", "give a new folder")
     steps = sorted(step.name for step in folder.iterdir()) if folder.exists() else []
@@ -35,10 +34,12 @@ def write(
     *,
     config: Mapping[str, Any],
     meta: Mapping[str, Any],
+    step: int = 0,
 ) -> None:
     """Writes a checkpoint with EMA parameters `params`, completely or not at all.
 
-    `config` and `meta` are JSON values, as `cfg_jax.load` reads them. Raises ValueError as
+    `config` and `meta` are JSON values, as `cfg_jax.load` reads them; step is 0 for weight files,
+    which do not record it. Raises ValueError as
     `check_free`, and OSError if writing fails.
     """
     from cfg_jax.storage.checkpoint import Checkpoints
@@ -47,8 +48,8 @@ def write(
     new = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         with Checkpoints(folder) as checkpoints:
-            state = {"step": jnp.int32(0)}
-            checkpoints.save(0, state, params, config=config, meta=meta, loss=math.nan)
+            state = {"step": jnp.int32(step)}
+            checkpoints.save(step, state, params, config=config, meta=meta, loss=math.nan)
     except BaseException:
         for place in new[-1:]:
             shutil.rmtree(place, ignore_errors=True)

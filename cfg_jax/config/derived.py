@@ -1,0 +1,91 @@
+"""A config from a network and a schedule of one's own: the inverse of `build.assemble`.
+
+    config = derived.config_of(network, (8, 8, 1), 10, cosine_schedule(), prediction="v")
+    build.assemble(config, (8, 8, 1), 10).network == network
+
+With its config, a network that was trained elsewhere is saved and loaded as a run of this package.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cfg_jax.config import build, fields
+from cfg_jax.config.validate import check_values
+from cfg_jax.core.arguments import text_of
+from cfg_jax.core.schedules import Schedule
+
+DATA = "own"
+"""config.data.name of data that this package did not open."""
+
+_OF_DATA = ("out_channels", "num_classes", "noise_input")
+_NOT_IN_CONFIG = (*_OF_DATA, "parent", "name")
+
+
+def config_of(
+    network: Any,
+    shape: tuple[int, ...],
+    num_classes: int,
+    schedule: Schedule,
+    *,
+    sampling: Mapping[str, Any],
+    **diffusion: Any,
+) -> ConfigDict:
+    """The config of which `build.assemble` makes this network and schedule.
+
+    Args:
+      network: a module of `build.NETWORKS`, without parameters.
+      shape: shape of one example, (H, W, C) or (D,).
+      num_classes: K.
+      schedule: schedule that it was trained with.
+      sampling: fields of config.sampling that differ from the default.
+      **diffusion: other fields of config.diffusion, such as prediction and p_uncond.
+
+    Raises ValueError for a network or schedule of another type, for a field that is unknown or out
+    of range, and if the network has other outputs or inputs than these settings need.
+    """
+    kinds = {kind: name for name, kind in build.NETWORKS.items()}
+    if type(network) not in kinds:
+        allowed = ", ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"network={text_of(network)}: need a {allowed}, without parameters")
+    own = {
+        field.name: getattr(network, field.name)
+        for field in dataclasses.fields(network)
+        if field.name not in _NOT_IN_CONFIG
+    }
+    config = fields.defaults()
+    config.unlock()
+    config.network, config.model = kinds[type(network)], ConfigDict(own)
+    config.data.name, config.train.preview_every = DATA, 0
+    config.diffusion.update(diffusion)
+    config.sampling.update(sampling)
+    _set_schedule(config, schedule)
+    check_values(config)
+    made = build.assemble(config, shape, num_classes).network
+    for name in (*own, *_OF_DATA):
+        given, needed = getattr(network, name, None), getattr(made, name, None)
+        if given != needed:
+            raise ValueError(
+                f"network with {name}={given}: need {needed} for data of shape {tuple(shape)}, "
+                f"{num_classes} classes, prediction={config.diffusion.prediction!r} and "
+                f"schedule={config.diffusion.schedule!r}"
+            )
+    return config
+
+
+def _set_schedule(config: ConfigDict, schedule: Schedule) -> None:
+    """Sets the fields of a schedule; ValueError for one that no config describes."""
+    diffusion = config.diffusion
+    if isinstance(schedule, Schedule):
+        names = [field.name for field in dataclasses.fields(schedule) if field.name in diffusion]
+        diffusion.update({name: getattr(schedule, name) for name in names})
+    for name, make in build.SCHEDULES.items():
+        if make(diffusion) == schedule:
+            diffusion.schedule = name
+            return
+    raise ValueError(
+        f"schedule={text_of(schedule)}: need cosine_schedule(), linear_timesteps(), "
+        "cosine_timesteps() or a FlowSchedule"
+    )
