@@ -4,6 +4,7 @@ int(5.9) is 5, bool("False") is True and float32(None) is nan; here each is a Va
 value has no numbers yet, so only its type and shape are checked.
 """
 
+import inspect
 import operator
 from collections.abc import Collection
 from typing import Any
@@ -133,10 +134,25 @@ def data(name: str, value: Any) -> Any:
     return value if isinstance(value, jax.Array) else array
 
 
-def function(name: str, value: Any, form: str) -> None:
-    """Raises ValueError, naming the argument and the `form` of the function, if not callable."""
+def function(name: str, value: Any, form: str, takes: int | None = None) -> None:
+    """Raises ValueError, with its `form`, for no function, or one that cannot take `takes` values.
+
+    A function without a signature is called as it is.
+    """
     if not callable(value):
         raise ValueError(f"{name}={text_of(value)}: need a function {form}")
+    if takes is None:
+        return
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*range(takes))
+    except TypeError:
+        raise ValueError(
+            f"{name} takes ({', '.join(signature.parameters)}): need a function {form}"
+        ) from None
 
 
 def is_concrete(value: Any) -> bool:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax.core import keys as keys_lib
-from cfg_jax.core.arguments import finite, integers, labels_of, text_of
+from cfg_jax.core.arguments import data, finite, integers, labels_of, text_of
 from cfg_jax.core.diffusion import alpha_sigma, expand
 from cfg_jax.core.types import Array, ArrayLike, Key, chosen
 
@@ -84,11 +84,13 @@ class GaussianMixture:
 
     def log_prob_label(self, z: Array, logsnr: Array, labels: Array) -> Array:
         """log p(labels | z): [B], NaN for the null label and invalid labels."""
+        z = data("z", z)
         labels = labels_of(labels, z.shape[0])
         return chosen(self.log_posterior(z, logsnr), labels)
 
     def log_prob(self, z: Array, logsnr: Array, labels: Array | None = None) -> Array:
         """log p(z | labels): [B], nats; log p(z) for None or the null label, NaN if invalid."""
+        z = data("z", z)
         each = self.log_prob_given_each(z, logsnr)
         marginal = jax.nn.logsumexp(self.log_weights[None] + each, axis=1)
         if labels is None:
@@ -101,6 +103,7 @@ class GaussianMixture:
 
         Returns NaN for an invalid label, which reveals a wrong null label.
         """
+        z = data("z", z)
         labels = labels_of(labels, z.shape[0])
         alpha, sigma, total = self._moments(logsnr)
         flat, means = self._flat(z)

@@ -198,7 +198,10 @@ def rule_of(text: str) -> Rule:
 
     Raises ValueError if the name or an argument is unknown, missing or out of range.
     """
-    name, _, given = text.partition(":") if isinstance(text, str) else ("", "", "")
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise ValueError(f"rule of type {kind}: need a text, such as 'cfg' or 'apg:eta=0,r=15'")
+    name, _, given = text.partition(":")
     if name not in RULES:
         raise ValueError(f"rule={text!r}: choose one of {', '.join(RULES)}")
     arguments: dict[str, Any] = {}

@@ -203,7 +203,8 @@ def _as_guided(denoiser: Any, per_step: Any) -> Guided:
         if per_step is not None:
             raise ValueError("per_step with a Guided, which has its own rows: omit it")
         return denoiser
-    function("denoiser", denoiser, "(z, logsnr) -> eps_hat")
+    form = "(z, logsnr) -> eps_hat, as of `classifier_free_guidance`"
+    function("denoiser", denoiser, form, takes=2 if per_step is None else None)
     bind = (lambda row: denoiser) if per_step is None else denoiser
     return Guided(
         lambda z, logsnr, row, state: (bind(row)(z, logsnr), state), per_step, lambda shape: ()

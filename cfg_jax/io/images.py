@@ -6,6 +6,7 @@ images = round(127.5 (x + 1)),   x = images / 127.5 - 1,   x in [-1, 1], images 
 import base64
 import dataclasses
 import io
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,7 @@ class Animation:
 
     def save(self, path: str | Path) -> None:
         """Writes the GIF, atomically."""
-        with whole_file(Path(path)) as file:
+        with whole_file(_path(path)) as file:
             file.write(self.gif)
 
     def _repr_html_(self) -> str:
@@ -251,7 +252,8 @@ def animation(frames: np.ndarray, *, seconds: float = 0.15) -> Animation:
 
 
 def save_gif(path: str | Path, frames: np.ndarray, *, seconds: float = 0.15) -> None:
-    """Writes the `animation` of frames as a file; ValueError as there."""
+    """Writes the `animation` of frames as a file; ValueError as there, and if path is no path."""
+    path = _path(path)
     animation(frames, seconds=seconds).save(path)
 
 
@@ -268,9 +270,17 @@ def read_picture(path: Path) -> Picture:
 
 def save_png(path: str | Path, picture: Picture) -> None:
     """Writes `picture` as PNG, atomically; ValueError unless it is a picture of Pillow."""
+    path = _path(path)
     if not isinstance(picture, Picture):
         raise ValueError(
             f"picture of type {type(picture).__name__}: need a picture, as of `sheet(images)`"
         )
-    with whole_file(Path(path)) as file:
+    with whole_file(path) as file:
         picture.save(file, format="PNG")
+
+
+def _path(path: Any) -> Path:
+    """`path` as a Path; ValueError for a value of another type."""
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path of type {type(path).__name__}: give the name of the file first")
+    return Path(path)

@@ -33,8 +33,13 @@ def check(
     """
     if not settings.is_own:
         choice("solver", settings.solver, plans.SOLVERS)
-    for name, allowed in (("grid", grids.GRIDS), ("classifier_form", CLASSIFIER_FORMS)):
-        choice(name, getattr(settings, name), allowed)
+    if not isinstance(settings.grid, str):
+        raise ValueError(
+            f"grid={text_of(settings.grid)}: need a name, {' or '.join(grids.GRIDS)}; for log-SNRs "
+            "of your own, solver=cfg_jax.plan(logsnrs, 'unipc_2')"
+        )
+    choice("grid", settings.grid, grids.GRIDS)
+    choice("classifier_form", settings.classifier_form, CLASSIFIER_FORMS)
     schedule_of(settings.schedule or "")
     rule_of(settings.rule or "")
     flag("clip_x", settings.clip_x)

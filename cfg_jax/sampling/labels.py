@@ -49,7 +49,7 @@ def _index(name: str, names: Sequence[str]) -> int:
         return found[0]
     if found:
         raise ValueError(f"label {str(name)!r} names the classes {found}: give a number")
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0) or names[:3]
+    near = difflib.get_close_matches(name, [*names, NO_LABEL], n=3, cutoff=0) or names[:3]
     raise ValueError(
         f"label {str(name)!r} is not a class: did you mean {' or '.join(map(repr, near))}? Classes "
         f"also have the numbers 0..{len(names) - 1}"

@@ -1,5 +1,6 @@
 """Trained models and classifiers, loaded from the folders of their runs."""
 
+import difflib
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +11,9 @@ from cfg_jax.runtime import processes
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.trained import Trained
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in that of a run."""
 
 _T = TypeVar("_T", bound=Trained)
 
@@ -27,7 +31,9 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
     from cfg_jax.storage import checkpoint
 
     step = None if step is None else whole("step", step)
-    loaded = checkpoint.load_ema(folder(workdir) / "checkpoints", step)
+    place = folder(workdir)
+    _check_run(place)
+    loaded = checkpoint.load_ema(place / CHECKPOINTS, step)
     first, *others = processes.of_each(loaded.step)
     for process, other in enumerate(others, start=1):
         if other != first:
@@ -47,6 +53,34 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
     described = loaded.meta["data"]
     form = {name: described.get(name) for name in ("shape", "label_names", "class_counts")}
     return kind(config, loaded.ema, step=loaded.step, run=str(workdir), **form)
+
+
+def _check_run(workdir: Path) -> None:
+    """Raises ValueError, with the runs nearby, for a folder without checkpoints."""
+    if (workdir / CHECKPOINTS).exists():
+        return
+    above = [parent for parent in (workdir.parent, workdir.parent.parent) if _is_run(parent)]
+    below, beside = _runs_in(workdir), _runs_in(workdir.parent)
+    names = difflib.get_close_matches(workdir.name, [run.name for run in beside], n=1)
+    near = above or below or [run for run in beside if run.name in names]
+    hint = (
+        f"did you mean {' or '.join(map(str, near[:3]))}?" if near else "give the folder of a run"
+    )
+    raise ValueError(
+        f"{workdir} has no folder {CHECKPOINTS}, as `cfg-jax train --workdir=...` writes it: {hint}"
+    )
+
+
+def _is_run(place: Path) -> bool:
+    return (place / CHECKPOINTS).is_dir()
+
+
+def _runs_in(place: Path) -> list[Path]:
+    """The runs in a folder; none if it cannot be listed."""
+    try:
+        return sorted(filter(_is_run, place.iterdir()))
+    except OSError:
+        return []
 
 
 def load_model(workdir: str | Path, step: int | None = None) -> Model:

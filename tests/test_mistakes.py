@@ -1,0 +1,129 @@
+"""Plausible mistakes in a notebook, each answered in one line with the way out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cfg_jax
+from tests.tiny import pixel_model, tiny_config
+
+KEY = jax.random.key(0)
+LOGSNRS = cfg_jax.logsnr_grid(cfg_jax.cosine_schedule(), 8)
+IMAGES = np.zeros((3, 8, 8, 1), np.uint8)
+MIXTURE = cfg_jax.GaussianMixture(means=np.eye(2), variance=0.1, weights=np.ones(2))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return pixel_model(tiny_config())
+
+
+MISTAKES = {
+    "a key forgotten": (lambda m: m.sample(labels=[3]), "give a seed such as 0"),
+    "key and labels swapped": (lambda m: m.sample([3], 0), r"key=\[3\]: need a seed such as 0"),
+    "a weight without its name": (lambda m: m.sample(0, [3], 2.0), "such as w=2.0"),
+    "a guidance scale": (lambda m: m.sample(0, [3], guidance_scale=7.5), "use w=6.5"),
+    "steps by another name": (
+        lambda m: m.sample(0, [3], num_inference_steps=50),
+        "use num_steps",
+    ),
+    "a generator": (lambda m: m.sample([3], generator=0), "use key, a seed such as 0"),
+    "several images per label": (
+        lambda m: m.sample(0, [3], num_images_per_prompt=4),
+        r"labels=\[7\] \* 4",
+    ),
+    "a misspelt argument": (lambda m: m.sample(0, [3], num_step=4), r"did you mean num_steps\?"),
+    "a class that is none": (lambda m: m.sample(0, "no_label"), "did you mean 'no label'"),
+    "a label too high": (lambda m: m.sample(0, [11]), "need 0..9, or 10 for no label"),
+    "rows of a one-hot matrix": (
+        lambda m: m.sample(0, jax.nn.one_hot(jnp.arange(2), 10)),
+        r"need integers \[B\]",
+    ),
+    "a number as text": (
+        lambda m: m.sample(0, [3], num_steps="16"),
+        "need an integer of at least 1",
+    ),
+    "a solver of another library": (
+        lambda m: m.sample(0, [3], solver="euler"),
+        "choose one of ancestral, ddim, dpmpp_2m",
+    ),
+    "weights of a sweep": (lambda m: m.sample(0, [3, 4], w=[0, 1, 2]), r"\[2\] for one per sample"),
+    "an interval the wrong way round": (
+        lambda m: m.sample(0, [3], interval=(6, -3)),
+        "lo below hi",
+    ),
+    "a rule as a value": (
+        lambda m: m.sample(0, [3], rule=cfg_jax.apg()),
+        "need a text, such as 'cfg'",
+    ),
+    "a grid as a value": (
+        lambda m: m.sample(0, [3], grid=LOGSNRS),
+        r"solver=cfg_jax.plan\(logsnrs, 'unipc_2'\)",
+    ),
+    "a model as its own classifier": (
+        lambda m: m.sample(0, [3], classifier=m),
+        "need a NoisyClassifier, from cfg_jax.load",
+    ),
+    "too many frames": (lambda m: m.trajectory(0, [3], calls=100), "need an integer from 1 to 4"),
+    "one channel taken away": (
+        lambda m: m.show(IMAGES[..., 0]),
+        r"draws \[B, ...\] of \(8, 8, 1\)",
+    ),
+    "labels of other samples": (lambda m: m.show(IMAGES, [1, 2]), "give one per image"),
+    "an array saved as a picture": (
+        lambda m: cfg_jax.images.save_png("a.png", IMAGES),
+        r"need a picture, as of `sheet\(images\)`",
+    ),
+    "a picture before its path": (
+        lambda m: cfg_jax.images.save_png(m.show(IMAGES), "a.png"),
+        "give the name of the file first",
+    ),
+    "frames before their path": (
+        lambda m: cfg_jax.images.save_gif(IMAGES[:, None], "a.gif"),
+        "give the name of the file first",
+    ),
+    "images for x": (lambda m: m.predict(IMAGES, 0.0, [1, 2, 3]), "images / 127.5 - 1"),
+    "a Predict for a Denoiser": (
+        lambda m: cfg_jax.sample(KEY, MIXTURE.predict, (2, 2), LOGSNRS),
+        "need a function .z, logsnr. -> eps_hat, as of `classifier_free_guidance`",
+    ),
+    "a number of steps for a grid": (
+        lambda m: cfg_jax.sample(KEY, lambda z, logsnr: z, (2, 2), 64),
+        "from `logsnr_grid`",
+    ),
+    "a grid from data to noise": (
+        lambda m: cfg_jax.sample(KEY, lambda z, logsnr: z, (2, 2), LOGSNRS[::-1]),
+        "from noise to data",
+    ),
+    "schedule and steps swapped": (
+        lambda m: cfg_jax.logsnr_grid(64, cfg_jax.cosine_schedule()),
+        "need a schedule, as of `cosine_schedule`",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_a_notebook_is_answered_with_the_way_out(model, name):
+    call, way_out = MISTAKES[name]
+    with pytest.raises((ValueError, TypeError), match=way_out) as caught:
+        call(model)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 350
+
+
+@pytest.mark.parametrize("given", ["digit", "digits/checkpoints", "digits/checkpoints/900", ""])
+def test_a_folder_beside_a_run_is_answered_with_the_run(tmp_path, given):
+    (tmp_path / "digits" / "checkpoints" / "900").mkdir(parents=True)
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(ValueError, match=f"did you mean {tmp_path / 'digits'}\\?"):
+        cfg_jax.load(tmp_path / given)
+    with pytest.raises(ValueError, match="cfg-jax train .*: give the folder of a run"):
+        cfg_jax.load(tmp_path / "notes")
+
+
+def test_points_may_be_lists():
+    labels = np.array([1, 0])
+    points = [[0.0, 1.0], [1.0, 0.5]]
+    for function in (MIXTURE.predict, MIXTURE.log_prob, MIXTURE.log_prob_label):
+        as_array = function(jnp.array(points), jnp.zeros(2), labels)
+        np.testing.assert_array_equal(function(points, jnp.zeros(2), labels), as_array)
