@@ -84,6 +84,12 @@ def test_affine_multiplies_and_adds_per_example_and_channel(shape):
     assert_same(ops.affine, plain, array(*shape), array(2, 5), array(2, 5))
 
 
+def test_a_sum_over_tokens_is_a_product_with_ones():
+    h = array(2, 7, 5)
+    for form in (ops._sum_tokens, ops._sum_tokens_by_product):
+        np.testing.assert_allclose(form(h), h.sum(axis=1), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(2, 4, 6, 5), (2, 7, 5), (3, 5)])
 def test_a_bias_is_added_to_every_channel(shape):
     h, bias = array(*shape), array(5)

@@ -7,36 +7,50 @@ import pytest
 
 from cfg_jax.models import products
 
-KEYS = jax.random.split(jax.random.key(0), 4)
+KEYS = jax.random.split(jax.random.key(0), 6)
 X = jax.random.normal(KEYS[0], (2, 5, 8))
 KERNEL = jax.random.normal(KEYS[1], (8, 12))
 BIAS = jax.random.normal(KEYS[2], (12,))
-COTANGENT = jax.random.normal(KEYS[3], (2, 5, 6))
+HALVES = jax.random.normal(KEYS[3], (2, 2, 5, 6))
+COTANGENTS = jax.random.normal(KEYS[4], (3, 2, 5, 4))
 
 
-def plain(x, kernel, bias):
-    u, g = jnp.split(x @ kernel + bias[None, None], 2, axis=-1)
-    return jax.nn.silu(u) * g
-
-
-def test_swiglu_has_the_values_of_its_formula():
-    np.testing.assert_allclose(
-        products.swiglu(X, KERNEL, BIAS), plain(X, KERNEL, BIAS), rtol=1e-5, atol=1e-5
-    )
-
-
-@pytest.mark.parametrize("backward", [products._swiglu_backward, products._fused])
-def test_swiglu_has_the_gradients_of_its_formula(backward):
-    _, expected = jax.vjp(plain, X, KERNEL, BIAS)
-    out, kept = products._swiglu_forward(X, KERNEL, BIAS)
-    if backward is products._fused:
-        halves = products._two_products(X, KERNEL, BIAS)
-        np.testing.assert_allclose(halves, kept[2:], rtol=1e-5, atol=1e-5)
-        found = backward(*kept, COTANGENT)
-    else:
-        found = backward(kept, COTANGENT)
-    for each, wanted in zip(found, expected(COTANGENT), strict=True):
+def assert_close(found, expected):
+    for each, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(each, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("own_products", [False, True])
+def test_parts_of_a_product_have_the_values_and_gradients_of_slices_of_the_whole(own_products):
+    def plain(x, kernel, bias):
+        h = x @ kernel + bias[None, None]
+        return h[..., :4], h[..., 4:8], h[..., 8:]
+
+    def apart(*given):
+        return products.apart(*given, 3, own_products)
+
+    given = X, KERNEL, BIAS
+    expected, backward = jax.vjp(plain, *given)
+    assert_close(apart(*given), expected)
+    assert_close(products._each(*given, 3), expected)
+    found, ours = jax.vjp(apart, *given)
+    assert_close(found, expected)
+    assert_close(ours(tuple(COTANGENTS)), backward(tuple(COTANGENTS)))
+
+
+def test_each_product_of_a_tpus_backward_pass_gets_a_copy_of_its_own():
+    copies = products._copies(tuple(COTANGENTS))
+    assert len(copies) == 3
+    for copy in copies:
+        assert_close(copy, COTANGENTS)
+
+
+def test_swiglu_has_the_values_and_gradients_of_its_formula():
+    expected, backward = jax.vjp(lambda u, g: jax.nn.silu(u) * g, *HALVES)
+    found, ours = jax.vjp(products.swiglu, *HALVES)
+    assert_close([found], [expected])
+    cotangent = jax.random.normal(KEYS[5], expected.shape)
+    assert_close(ours(cotangent), backward(cotangent))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

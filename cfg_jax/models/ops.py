@@ -81,10 +81,20 @@ def _affine_backward(kept: tuple[Array, Array], cotangent: Array) -> tuple[Array
     h, factor = kept
     wide = _fence(cotangent).astype(jnp.float32)
     change = (wide * _spread(factor, h)).astype(h.dtype)
-    return change, sum_pixels(wide * h.astype(jnp.float32)), sum_pixels(wide)
+    total = sum_pixels if h.ndim > 3 else _sum_tokens
+    return change, total(wide * h.astype(jnp.float32)), total(wide)
 
 
 affine.defvjp(_affine_forward, _affine_backward)
+
+
+def _sum_tokens(h: Array) -> Array:
+    """`sum_pixels` of h [B, L, C]; a TPU rounds the terms to bfloat16, for a fast product."""
+    return jax.lax.platform_dependent(h, tpu=_sum_tokens_by_product, default=sum_pixels)
+
+
+def _sum_tokens_by_product(h: Array) -> Array:
+    return product("blc,blk->bkc", h, jnp.ones((*h.shape[:2], 8), h.dtype))[:, 0]
 
 
 def _spread(vector: Array, h: Array) -> Array:
@@ -104,14 +114,19 @@ def add_bias(h: Array, bias: Array) -> Array:
 
 def _add_bias_backward(kept: None, cotangent: Array) -> tuple[Array, Array]:
     cotangent = _fence(cotangent)
-    return cotangent, jax.lax.platform_dependent(
-        cotangent,
-        tpu=_sum_by_product,
-        default=lambda h: jnp.sum(sum_pixels(h) if h.ndim > 2 else h.astype(jnp.float32), axis=0),
-    )
+    return cotangent, sum_rows(cotangent)
 
 
 add_bias.defvjp(lambda h, bias: (add_bias(h, bias), None), _add_bias_backward)
+
+
+def sum_rows(h: Array) -> Array:
+    """The float32 sum over all but the last dimension: [..., C] to [C]."""
+    return jax.lax.platform_dependent(
+        h,
+        tpu=_sum_by_product,
+        default=lambda h: jnp.sum(sum_pixels(h) if h.ndim > 2 else h.astype(jnp.float32), axis=0),
+    )
 
 
 def _sum_by_product(h: Array) -> Array:

@@ -33,71 +33,77 @@ rounded.defvjp(
 )
 
 
-@jax.custom_vjp
-def swiglu(x: Array, kernel: Array, bias: Array) -> Array:
-    """silu(u) g with (u, g) = x kernel + bias: x [B, L, D], kernel [D, 2M] to [B, L, M].
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def apart(
+    x: Array, kernel: Array, bias: Array, number: int, own_products: bool = False
+) -> tuple[Array, ...]:
+    """x kernel + bias in equal parts: x [B, L, D], kernel [D, F] to `number` of [B, L, F / number].
 
-    Products are in x's dtype; the kernel, the bias [2M] and sums with it are float32. A TPU never
-    stores the gradients of u and g: each product of the backward pass forms the ones that it needs.
-    When differentiated, it computes u and g by two products: that pass then reads whole arrays, and
-    no slices of one.
+    Products are in x's dtype; the kernel, the bias [F] and sums with it are float32. The backward
+    pass multiplies the joined gradients of the parts. A TPU joins them in each product that needs
+    them, and stores no joined array.
+
+    With `own_products`, a TPU computes each part by itself when differentiated. The backward pass
+    then reads whole arrays, and no slices of one; the forward pass costs more if it also sums
+    over the features of a part.
     """
-    u, g = _one_product(x, kernel, bias)
+    return tuple(jnp.split(_whole(x, kernel, bias), number, axis=-1))
+
+
+def _whole(x: Array, kernel: Array, bias: Array) -> Array:
+    return ops.add_bias(x @ rounded(kernel, x.dtype), bias)
+
+
+def _apart_forward(
+    x: Array, kernel: Array, bias: Array, number: int, own_products: bool
+) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
+    if not own_products:
+        whole = checkpoint_name(_whole(x, kernel, bias), ops.KEPT)
+        return tuple(jnp.split(whole, number, axis=-1)), (x, kernel)
+
+    default = functools.partial(apart, number=number)
+    each = functools.partial(_each, number=number)
+    parts = jax.lax.platform_dependent(x, kernel, bias, tpu=each, default=default)
+    return tuple(checkpoint_name(part, ops.KEPT) for part in parts), (x, kernel)
+
+
+def _each(x: Array, kernel: Array, bias: Array, number: int) -> tuple[Array, ...]:
+    kernels, biases = jnp.split(kernel, number, axis=1), jnp.split(bias, number)
+    return tuple(_whole(x, *each) for each in zip(kernels, biases, strict=True))
+
+
+def _apart_backward(
+    number: int, own_products: bool, kept: tuple[Array, Array], cotangents: tuple[Array, ...]
+) -> tuple[Array, Array, Array]:
+    x, kernel = kept
+    # Three copies: XLA cannot share, and so store, what each product joins.
+    first, second, third = jax.lax.platform_dependent(
+        cotangents, tpu=_copies, default=lambda parts: [parts] * 3
+    )
+    change = ops.product("blf,df->bld", jnp.concatenate(first, axis=-1), rounded(kernel, x.dtype))
+    gradient = ops.product("bld,blf->df", x, jnp.concatenate(second, axis=-1))
+    bias = jnp.concatenate([ops.sum_rows(part) for part in third])
+    return change.astype(x.dtype), gradient.astype(kernel.dtype), bias
+
+
+def _copies(arrays: tuple[Array, ...]) -> list[tuple[Array, ...]]:
+    return jax.lax.optimization_barrier([arrays] * 3)
+
+
+apart.defvjp(_apart_forward, _apart_backward)
+
+
+@jax.custom_vjp
+def swiglu(u: Array, g: Array) -> Array:
+    """silu(u) g; its gradients are computed in float32 and have the dtypes of u and g."""
     return ops.silu(u) * g
 
 
-def _swiglu_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
-    u, g = jax.lax.platform_dependent(x, kernel, bias, tpu=_two_products, default=_one_product)
-    u, g = checkpoint_name(u, ops.KEPT), checkpoint_name(g, ops.KEPT)
-    return ops.silu(u) * g, (x, kernel, u, g)
-
-
-def _one_product(x: Array, kernel: Array, bias: Array) -> tuple[Array, Array]:
-    u, g = jnp.split(ops.add_bias(x @ rounded(kernel, x.dtype), bias), 2, axis=-1)
-    return u, g
-
-
-def _two_products(x: Array, kernel: Array, bias: Array) -> tuple[Array, Array]:
-    halves = zip(jnp.split(kernel, 2, axis=1), jnp.split(bias, 2), strict=True)
-    u, g = (ops.add_bias(x @ rounded(half, x.dtype), offset) for half, offset in halves)
-    return u, g
-
-
-def _slopes(u: Array, g: Array, cotangent: Array) -> tuple[Array, Array]:
-    """The gradients of u and g."""
-    dtype = u.dtype
-    u, g, cotangent = (each.astype(jnp.float32) for each in (u, g, cotangent))
+def _swiglu_backward(kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    u, g, wide = (each.astype(jnp.float32) for each in (*kept, cotangent))
     gate = 0.5 + 0.5 * jnp.tanh(0.5 * u)
     slope = gate * (1 + u * (1 - gate))
-    return (cotangent * g * slope).astype(dtype), (cotangent * u * gate).astype(dtype)
+    return (wide * g * slope).astype(kept[0].dtype), (wide * u * gate).astype(kept[1].dtype)
 
 
-def _swiglu_backward(kept: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
-    return jax.lax.platform_dependent(*kept, cotangent, tpu=_fused, default=_stored)
-
-
-def _stored(x: Array, kernel: Array, u: Array, g: Array, cotangent: Array) -> tuple[Array, ...]:
-    change = jnp.concatenate(_slopes(u, g, cotangent), axis=-1)
-    rows = change.reshape(-1, change.shape[-1])
-    bias = jnp.sum(ops.sum_pixels(change), axis=0)
-    gradient = ops.product("nd,nm->dm", x.reshape(-1, x.shape[-1]), rows)
-    return change @ rounded(kernel, x.dtype).T, gradient.astype(kernel.dtype), bias
-
-
-def _fused(x: Array, kernel: Array, u: Array, g: Array, cotangent: Array) -> tuple[Array, ...]:
-    # Three copies: XLA cannot share, and so store, the gradients of u and g between the products.
-    first, second, third = jax.lax.optimization_barrier([(u, g, cotangent)] * 3)
-    ones = jnp.ones((*x.shape[:2], 8), x.dtype)
-
-    def both(formula: str, left: Array, given: tuple[Array, ...]) -> Array:
-        parts = [ops.product(formula, left, slope) for slope in _slopes(*given)]
-        return jnp.concatenate(parts, axis=1)
-
-    halves = (rounded(half, x.dtype) for half in jnp.split(kernel, 2, axis=1))
-    pairs = zip(_slopes(*first), halves, strict=True)
-    of_u, of_g = (ops.product("blm,dm->bld", slope, half) for slope, half in pairs)
-    gradient = both("bld,blm->dm", x, second).astype(kernel.dtype)
-    return (of_u + of_g).astype(x.dtype), gradient, both("blk,blm->km", ones, third)[0]
-
-
-swiglu.defvjp(_swiglu_forward, _swiglu_backward)
+swiglu.defvjp(lambda u, g: (swiglu(u, g), (u, g)), _swiglu_backward)

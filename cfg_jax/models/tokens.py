@@ -72,16 +72,16 @@ class Block(nn.Module):
         modulation = Dense(6 * width, zeros, self.dtype, name="modulation")(condition)
         modulation = checkpoint_name(modulation, ops.KEPT)
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=1)
-        h = modulated(Norm(self.norm, name="norm_attention")(x), shift1, scale1)
+        h = Norm(self.norm, name="norm_attention")(x, shift1, scale1)
         h = self._attended(h.astype(self.dtype))
         h = checkpoint_name(Dense(width, xavier, self.dtype, name="proj")(h), ops.KEPT)
         h = drop("dropout_attention", h)
-        x = x + gate1.astype(jnp.float32)[:, None] * h
-        h = modulated(Norm(self.norm, name="norm_mlp")(x), shift2, scale2)
+        x = x + gated(h, gate1)
+        h = Norm(self.norm, name="norm_mlp")(x, shift2, scale2)
         h = drop("dropout_mlp", self._hidden(h))
         kernel_init = functools.partial(_xavier, padded_axis=0, features=mlp_width(width, self.mlp))
         h = checkpoint_name(Dense(width, kernel_init, self.dtype, name="mlp_out")(h), ops.KEPT)
-        return x + gate2.astype(jnp.float32)[:, None] * h, None
+        return x + gated(h, gate2), None
 
     def _drop(self, name: str, h: Array, dropping: Array, keys: Array | None) -> Array:
         """`Dropout` in the blocks that have it; the others draw no bits."""
@@ -96,7 +96,8 @@ class Block(nn.Module):
         kernel_init = functools.partial(_xavier, padded_axis=1, features=features)
         size = (1 + gated) * padded(features)
         if gated:
-            return Swiglu(size, kernel_init, self.dtype, name="mlp_in")(h)
+            layer = DenseParts(size, 2, kernel_init, self.dtype, own_products=True, name="mlp_in")
+            return products.swiglu(*layer(h))
         h = checkpoint_name(Dense(size, kernel_init, self.dtype, name="mlp_in")(h), ops.KEPT)
         return nn.gelu(h.astype(jnp.float32), approximate=True).astype(self.dtype)
 
@@ -106,8 +107,8 @@ class Block(nn.Module):
         q and k are normalised and rotated first if there is a grid.
         """
         batch, length, width = h.shape
-        h = checkpoint_name(Dense(3 * width, xavier, self.dtype, name="qkv")(h), ops.KEPT)
-        q, k, v = ((part,) for part in jnp.split(h, 3, axis=2))
+        parts = DenseParts(3 * width, 3, xavier, self.dtype, name="qkv")(h)
+        q, k, v = ((part,) for part in parts)
         if self.grid:
             rows, columns, before = self.grid
             turn = positions.rotations(rows, columns, width // self.heads, before)
@@ -123,18 +124,21 @@ class Block(nn.Module):
         return jnp.swapaxes(out, 1, 2)
 
 
-class Swiglu(nn.Module):
-    """silu(u) g, where (u, g) = h W + b: [B, L, D] to [B, L, features / 2]. See `Dense`."""
+class DenseParts(nn.Module):
+    """`Dense` in a number of equal parts of its features, by `products.apart`."""
 
     features: int
+    parts: int
     kernel_init: nn.initializers.Initializer
     dtype: jnp.dtype
+    own_products: bool = False
 
     @nn.compact
-    def __call__(self, h: Array) -> Array:
+    def __call__(self, h: Array) -> tuple[Array, ...]:
         kernel = self.param("kernel", self.kernel_init, (h.shape[-1], self.features))
         bias = self.param("bias", zeros, (self.features,))
-        return products.swiglu(h.astype(self.dtype), kernel, bias)
+        h = h.astype(self.dtype)
+        return products.apart(h, kernel, bias, self.parts, self.own_products)
 
 
 class HeadNorm(nn.Module):
@@ -152,16 +156,14 @@ class HeadNorm(nn.Module):
     def __call__(self, h: Array, cosines: np.ndarray, sines: np.ndarray) -> tuple[Array, Array]:
         pairs = cosines.shape[1]
         weight = self.param("scale", nn.initializers.ones_init(), (2 * pairs,))
-        x, y = jnp.split(h.astype(jnp.float32), 2, axis=2)
+        x, y = (half.astype(jnp.float32) for half in jnp.split(h, 2, axis=2))
         # Sums over the features of a head, and their way back, as products with zeros and ones.
         member = np.kron(np.eye(self.heads), np.ones((pairs, 1))).astype(np.float32)
         exact = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
         square = exact(x**2 + y**2, member) / (2 * pairs)
         factor = exact(jax.lax.rsqrt(square + EPSILON), member.T)
-        x_weight, y_weight = (
-            jnp.tile(half, self.heads)[None, None] for half in jnp.split(weight, 2)
-        )
-        x, y = x * factor * x_weight, y * factor * y_weight
+        weights = (jnp.tile(half, (len(h), self.heads)) for half in jnp.split(weight, 2))
+        x, y = (gated(part * factor, each) for part, each in zip((x, y), weights, strict=True))
         cosines, sines = (np.tile(table, self.heads)[None] for table in (cosines, sines))
         turned = x * cosines - y * sines, y * cosines + x * sines
         return turned[0].astype(self.dtype), turned[1].astype(self.dtype)
@@ -184,32 +186,28 @@ class TimeEmbedding(nn.Module):
 
 
 class Norm(nn.Module):
-    """h / sqrt(mean h^2 + 1e-6) * weight ("rms"), or (h - mean) / std ("layer"), in float32.
+    """(1 + scale) norm(h) + shift in float32, for h [B, L, D], shift and scale [B, D].
 
-    h is [B, L, D], statistics are over D.
+    norm(h) is h / sqrt(mean h^2 + 1e-6) * weight ("rms") or (h - mean) / std ("layer"), over D.
     """
 
     kind: str
 
     @nn.compact
-    def __call__(self, h: Array) -> Array:
-        h = h.astype(jnp.float32)
+    def __call__(self, h: Array, shift: Array, scale: Array) -> Array:
+        h, factor = h.astype(jnp.float32), 1 + scale.astype(jnp.float32)
         if self.kind == "layer":
-            return root_mean_square_norm(h - jnp.mean(h, axis=-1, keepdims=True))
-        weight = self.param("scale", nn.initializers.ones_init(), h.shape[-1:])
-        return root_mean_square_norm(h) * weight[None, None]
+            h = h - jnp.mean(h, axis=-1, keepdims=True)
+        else:
+            factor *= self.param("scale", nn.initializers.ones_init(), h.shape[-1:])[None]
+        h = h * jax.lax.rsqrt(jnp.mean(h**2, axis=-1, keepdims=True) + EPSILON)
+        return ops.affine(h, factor, shift.astype(jnp.float32))
 
 
-def root_mean_square_norm(h: Array) -> Array:
-    """h / sqrt(mean h^2 + 1e-6) in float32, the mean over the last axis."""
-    h = h.astype(jnp.float32)
-    return h * jax.lax.rsqrt(jnp.mean(h**2, axis=-1, keepdims=True) + EPSILON)
-
-
-def modulated(h: Array, shift: Array, scale: Array) -> Array:
-    """(1 + scale) h + shift in float32 for h [B, L, D], shift and scale [B, D]."""
-    shift, scale = (each.astype(jnp.float32)[:, None] for each in (shift, scale))
-    return (1 + scale) * h + shift
+def gated(h: Array, gate: Array) -> Array:
+    """gate h in float32, for h [B, L, D] and gate [B, D]."""
+    gate = gate.astype(jnp.float32)
+    return ops.affine(h.astype(jnp.float32), gate, jnp.zeros_like(gate))
 
 
 def to_patches(z: Array, side: int) -> Array:

@@ -25,7 +25,6 @@ from cfg_jax.models.tokens import (
     Norm,
     TimeEmbedding,
     from_patches,
-    modulated,
     small,
     to_patches,
     xavier,
@@ -129,7 +128,7 @@ class Transformer(nn.Module, kw_only=True):
             scan = self._scan("blocks_in_context", range(cut, self.depth), (rows, columns, extra))
             x = scan(x, condition, dropout_keys)[:, extra:]
         modulation = Dense(2 * self.width, zeros, self._type, name="modulation_out")(condition)
-        h = modulated(Norm(self.norm, name="norm_out")(x), *jnp.split(modulation, 2, axis=1))
+        h = Norm(self.norm, name="norm_out")(x, *jnp.split(modulation, 2, axis=1))
         h = Dense(self.patch**2 * self.out_channels, zeros, name="out")(h)
         return from_patches(h, rows, columns, self.patch)
 
