@@ -30,7 +30,12 @@ setup(
         *("cfg_jax_launch", "cfg_jax_configs"),
     ],
     package_dir={"cfg_jax_launch": "launch", "cfg_jax_configs": "configs"},
-    package_data={"cfg_jax": ["py.typed", "data/emoji_classes.json"]},
+    package_data={
+        "cfg_jax": [
+            *("py.typed", "data/emoji_classes.json"),
+            *("study/report.html", "study/report.css", "study/report.js"),
+        ]
+    },
     entry_points={"console_scripts": ["cfg-jax = cfg_jax_launch.__main__:main"]},
     # Lower bounds are the versions that the test suite was run with; upper bounds stop before the
     # release whose names are announced to change.
@@ -49,6 +54,7 @@ setup(
         "numpy>=2.4,<3",
         "scikit-learn>=1.9,<2",
         "matplotlib>=3.11,<4",
+        "jinja2>=3.1.6,<4",
         "pillow>=13,<14",
         "tensorboardX>=2.6.5,<3",
         "tqdm>=4.70,<5",

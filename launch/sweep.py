@@ -54,7 +54,8 @@ def main(argv: list[str]) -> None:
     del argv
     from cfg_jax.io.files import check_writable, folder
     from cfg_jax.runtime import processes
-    from cfg_jax.study import claims, curves, files, plots, report, sweep
+    from cfg_jax.study import claims, files, plots, report, strip, sweep
+    from cfg_jax.study.tables import tables
 
     out = folder(_OUT.value or f"{_WORKDIR.value[0]}/sweep")
     check_writable(out, "--out")
@@ -65,12 +66,12 @@ def main(argv: list[str]) -> None:
         for each in sweep.runs_of(cells)
     }
     strips = {
-        name: sweep.strip_of(each, *shown)
+        name: strip.strip_of(each.model, *shown)
         for name, each in runs.items()
         if each.model.guides_itself
     }
-    for strip in strips.values():  # before hours are spent on the cells
-        strip.check()
+    for each in strips.values():  # before hours are spent on the cells
+        each.check()
     results = _measured(cells, out)
     if not processes.is_first():
         return
@@ -79,16 +80,16 @@ def main(argv: list[str]) -> None:
     for name, each in runs.items():
         if losses := plots.read_losses(each.workdir):
             records[name] = losses
-    pictures = plots.frontiers(results)
-    files.write(out, results, pictures)
+    found = plots.frontiers(results)
+    files.write(out, results, found)
     report.write_report(
         out / "report.html",
         results,
-        pictures=pictures,
-        strips={name: sweep.strip_picture(strip, out) for name, strip in strips.items()},
+        plots=found,
+        strips={name: strip.tiles(each, out) for name, each in strips.items()},
         losses=plots.loss_curves(records) if records else None,
     )
-    for name, table in curves.tables(results).items():
+    for name, table in tables(results).items():
         if name != "table_cells":
             print(f"\n{table.text()}", end="")
     print(f"\n{claims.summary(claims.check_claims(results))}\n")

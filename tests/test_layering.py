@@ -3,8 +3,10 @@
 import ast
 import functools
 import graphlib
+import runpy
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,7 @@ HOMES = {
     "PIL": ["io/images.py", "data/"],
     "flax.linen": ["models/"],
     "grain": ["data/"],
+    "jinja2": ["study/report.py"],
     "matplotlib": ["io/images.py", "study/"],
     "ml_collections": ["config/", "sampling/", "training/"],
     "optax": ["training/"],
@@ -170,11 +173,24 @@ def test_importing_the_package_loads_no_data_or_checkpoint_library():
         "orbax",
         "torch",
         "matplotlib",
+        "jinja2",
         "sklearn",
     )
     code = f"import sys, cfg_jax; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_every_file_of_the_package_is_installed_with_it(monkeypatch):
+    given = {}
+    stub = types.SimpleNamespace(find_packages=lambda **_: [], setup=given.update)
+    monkeypatch.setitem(sys.modules, "setuptools", stub)
+    runpy.run_path(str(ROOT / "setup.py"))
+    installed = {path for each in given["package_data"]["cfg_jax"] for path in PACKAGE.glob(each)}
+    ours = {
+        path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in str(path)
+    }
+    assert {path for path in ours if path.suffix != ".py"} == installed
 
 
 def test_every_public_name_is_there_once_and_in_order():

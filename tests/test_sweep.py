@@ -7,14 +7,13 @@ import jax
 import numpy as np
 import pytest
 import scipy.stats
-from PIL import Image
 
 from cfg_jax.config import build
 from cfg_jax.evaluation import Reference, SamplingSettings
 from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
 from cfg_jax.metrics import Moments
 from cfg_jax.sampling.model import Model
-from cfg_jax.study import claims, curves, files, plots, seeds, sweep
+from cfg_jax.study import claims, curves, files, plots, seeds, strip, sweep, tables
 from cfg_jax.study.claims import FAILS, HOLDS, IN_PART, NOT_MEASURED
 from cfg_jax.study.paper_tables import TABLE_1, TABLE_2, published
 from configs import imagenet64
@@ -135,7 +134,7 @@ def test_between_two_weights_the_distance_at_a_score_is_interpolated(fid, verdic
 
 def test_numbers_stand_in_their_row_and_column():
     results = GOOD[::-1] + line([2.5, 2.6], [7.0, 7.5], [0, 0.3], p_uncond=0.5)
-    table = curves.tables(results)["table_w"]
+    table = tables.tables(results)["table_w"]
     assert table.head == ["w", "p_uncond = 0.1", "p_uncond = 0.5"]
     assert [row[0] for row in table.rows] == ["0", "0.1", "0.3", "1", "4"]
     assert table.rows[1][1] == "1.500* / 8.500 " and table.rows[4][1] == "6.000  / 9.600*"
@@ -149,7 +148,7 @@ def test_columns_are_steps_in_the_other_table_and_cells_of_other_samplers_stay_o
     ddim = line([9.0], [9.0], [0], solver="ddim")
     coarse = line([4.0, 3.0], [8.0, 8.5], (0, 0.1), num_steps=8)
     other = line([4.0, 3.0], [8.0, 8.5], (0, 0.1), p_uncond=0.2)
-    found = curves.tables(ddim + other + GOOD + coarse)
+    found = tables.tables(ddim + other + GOOD + coarse)
     assert found["table_T"].head == ["w", "T = 8", "T = 32"]
     assert found["table_T"].rows[0] == ["0", "4.000  / 8.000 ", "2.000  / 8.000 "]
     assert found["table_w"].head == ["w", "p_uncond = 0.1", "p_uncond = 0.2"]
@@ -160,7 +159,7 @@ def test_columns_are_steps_in_the_other_table_and_cells_of_other_samplers_stay_o
     # 5,000 samples are one split of the score, without deviation.
     assert found["table_cells"].rows[0][1:] == ["9.0000", "9.0000"]
     several = paper_results(TABLE_1)
-    assert curves.tables(several)["table_cells"].head[-1] == "IS, deviation over splits"
+    assert tables.tables(several)["table_cells"].head[-1] == "IS, deviation over splits"
 
 
 def test_solvers_and_kinds_of_guidance_are_columns_and_are_named():
@@ -171,7 +170,7 @@ def test_solvers_and_kinds_of_guidance_are_columns_and_are_named():
         line([2.7, 2.2], [8.0, 8.5], (0, 0.1), rule="apg:r=2", weaker="ab" * 32),
     ]
     results = [*GOOD, *(result for cells in others for result in cells)]
-    table = curves.tables(results)["table_sampler"]
+    table = tables.tables(results)["table_sampler"]
     assert sorted(table.head[1:]) == [
         "ancestral",
         "apg:r=2, weaker model abababababab",
@@ -179,7 +178,7 @@ def test_solvers_and_kinds_of_guidance_are_columns_and_are_named():
         "linear weight, interval [-1, 3)",
         "unipc_2, karras grid",
     ]
-    assert "table_sampler" not in curves.tables(GOOD)
+    assert "table_sampler" not in tables.tables(GOOD)
     assert "frontier_sampler" in plots.frontiers(results)
 
 
@@ -194,17 +193,17 @@ def test_distance_against_calls_is_a_curve_per_solver_at_one_weight():
     assert [curve.name for curve in found] == ["ancestral", "unipc_2"]
     assert [curve.values for curve in found] == [[8, 16, 32]] * 2
     assert [curve.metric("fid") for curve in found] == [[4.0, 2.0, 1.0], [1.5, 1.1, 1.0]]
-    table = curves.tables(results)["table_calls"]
+    table = tables.tables(results)["table_calls"]
     assert table.head == ["solver", "T = 8", "T = 16", "T = 32"]
     assert table.caption.endswith("w = 0")
     assert table.rows[1] == ["unipc_2", "1.500* / 8.000*", "1.100* / 8.000*", "1.000* / 8.000*"]
     longer = line([0.5], [8.0], (0,), solver="unipc_2", num_steps=64)
-    assert curves.tables(results + longer)["table_calls"].rows[0][-1] == "-"
+    assert tables.tables(results + longer)["table_calls"].rows[0][-1] == "-"
     assert "calls" in plots.frontiers(results) and "calls" not in plots.frontiers(GOOD)
 
 
 def test_a_run_given_twice_counts_once():
-    assert curves.tables(GOOD * 2)["table_w"] == curves.tables(GOOD)["table_w"]
+    assert tables.tables(GOOD * 2)["table_w"] == tables.tables(GOOD)["table_w"]
     assert claims.check_claims(GOOD * 2) == claims.check_claims(GOOD)
 
 
@@ -216,10 +215,10 @@ def test_runs_of_one_p_uncond_are_told_apart():
 
 def test_published_numbers_stand_beside_cells_of_the_same_model_sampler_and_protocol_only():
     results = paper_results(TABLE_1)
-    table = curves.guidance_table(curves.families(results).over_p)
+    table = tables.guidance_table(curves.families(results).over_p)
     assert table.head[1:3] == ["p_uncond = 0.1", "published"]
     assert table.rows[1][2] == "1.55* / 66.11 " and table.rows[13][6] == "21.48  / 225.10*"
-    table = curves.guidance_table(curves.families(paper_results(TABLE_2)).over_t)
+    table = tables.guidance_table(curves.families(paper_results(TABLE_2)).over_t)
     assert table.rows[3][4] == "2.43* / 158.47 "
     wider = imagenet64.get_config()
     wider.model.channels = 256
@@ -245,18 +244,18 @@ def test_published_numbers_stand_beside_cells_of_the_same_model_sampler_and_prot
 
 def test_results_of_unlike_protocols_meet_in_no_table_plot_or_claim():
     results = GOOD + [made_result(2, 3.0, 9.0, protocol={"num_samples": 50})]
-    for make in (curves.tables, claims.check_claims, plots.frontiers):
+    for make in (tables.tables, claims.check_claims, plots.frontiers):
         with pytest.raises(ValueError, match="num_samples is 5000 in .* and 50 in"):
             make(results)
     mixed = curves.Curve("", "w", results)
-    for make in (plots.frontier, curves.guidance_table):
+    for make in (plots.frontier, tables.guidance_table):
         with pytest.raises(ValueError, match="num_samples"):
             make([mixed])
 
 
 def test_results_are_read_back_as_they_were_and_the_csv_has_every_number(tmp_path):
     results = GOOD + [made_result(0, 3.0, 8.2, noise_temperature=0.9)]
-    files.write(tmp_path, results, {"frontier_w": Image.new("RGB", (4, 4))})
+    files.write(tmp_path, results, {"frontier_w": plots.frontiers(GOOD)["frontier_w"]})
     names = ["frontier_w.png", "results.csv", "results.json", "table_cells.txt", "table_w.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert files.read_results(tmp_path / "results.json") == results
@@ -353,15 +352,12 @@ def test_a_sweep_measures_every_cell_once(model, tmp_path, capsys, monkeypatch):
     assert first[1].metrics == first[2].metrics
     assert len({result.metrics["fid"] for result in first}) == 3
     assert [result.swept["p_uncond"] for result in first] == [0.1, 0.1, 0.5, 0.1]
-    assert list(curves.tables(first)) == ["table_w", "table_cells"]
-    strips = [
-        np.asarray(
-            sweep.strip_picture(sweep.strip_of(runs[0], [0, 1], cells[0].sampling, 0), tmp_path)
-        )
-        for _ in range(2)
-    ]
-    assert len(list(tmp_path.glob("strip_*.png"))) == 1 and len(calls) == 5
-    np.testing.assert_array_equal(*strips)
+    assert list(tables.tables(first)) == ["table_w", "table_cells"]
+    shown = strip.strip_of(runs[0].model, [0, 1], cells[0].sampling, 0)
+    drawn, stored = (strip.tiles(shown, tmp_path) for _ in range(2))
+    assert len(list(tmp_path.glob("samples_*.png"))) == 1 and len(calls) == 5
+    assert drawn.captions == ["w = 0", "w = 1"] and drawn.images.shape == (10, 2, 64, 64, 3)
+    np.testing.assert_array_equal(drawn.images, stored.images)
 
 
 def test_means_over_seeds_have_errors_in_tables_plots_and_files(tmp_path):
@@ -370,11 +366,11 @@ def test_means_over_seeds_have_errors_in_tables_plots_and_files(tmp_path):
         return seeds.mean([cell._replace(path=cells[0].path) for cell in cells])
 
     results = [over_seeds(0, [1.0, 2.0, 3.0]), over_seeds(1, [4.0, 4.0, 4.0])]
-    tables = curves.tables(results)
-    assert "mean and standard error over 3 seeds" in tables["table_w"].caption
+    found = tables.tables(results)
+    assert "mean and standard error over 3 seeds" in found["table_w"].caption
     # The standard deviation of 1, 2, 3 is 1.
-    assert tables["table_w"].rows[0][1] == "2.000 ± 0.577* / 7.000 ± 0.577*"
-    assert tables["table_cells"].rows[1][1] == "4.0000 ± 0.0000"
+    assert found["table_w"].rows[0][1] == "2.000 ± 0.577* / 7.000 ± 0.577*"
+    assert found["table_cells"].rows[1][1] == "4.0000 ± 0.0000"
     files.write(tmp_path, results, plots.frontiers(results))
     assert files.read_results(tmp_path / "results.json") == results
     with open(tmp_path / "results.csv") as file:

@@ -1,11 +1,12 @@
 """Text of names and errors, for messages, pages and pictures.
 
 A class, folder or data set may have any name. Its control characters would change a terminal, those
-of direction the order of a line, and lone surrogates, bytes that are no UTF-8, cannot be written.
+of direction the order of a line, and lone surrogates, bytes that are no UTF-8, cannot be written;
+nor can U+FFFE and U+FFFF in XML.
 """
 
 _SPACES = "\t\n\r"
-_HIDDEN = [*range(32), *range(127, 160), *range(0xD800, 0xE000)]
+_HIDDEN = [*range(32), *range(127, 160), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF]
 _DIRECTION = [0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
 _SHOWN = {code: f"\\x{code:02x}" for code in _HIDDEN if code < 256 and chr(code) not in _SPACES}
 _SHOWN |= {code: f"\\u{code:04x}" for code in _HIDDEN + _DIRECTION if code > 255}

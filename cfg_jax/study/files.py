@@ -20,23 +20,23 @@ import numpy as np
 from cfg_jax.core.telemetry import Telemetry
 from cfg_jax.evaluation.result import Result, from_fields
 from cfg_jax.io.files import save_npz, save_text
-from cfg_jax.io.images import Picture, save_png
+from cfg_jax.io.images import rendered, save_png
 from cfg_jax.io.reading import read_json
 from cfg_jax.io.text import one_line, printable
 from cfg_jax.study import seeds
-from cfg_jax.study.curves import tables
-from cfg_jax.study.plots import telemetry
+from cfg_jax.study.plots import Plot, telemetry
+from cfg_jax.study.tables import tables
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-def write(folder: Path, results: Sequence[Result], pictures: Mapping[str, Picture]) -> None:
-    """Writes results, tables and named pictures; raises ValueError as `tables`."""
+def write(folder: Path, results: Sequence[Result], plots: Mapping[str, Plot]) -> None:
+    """Writes results, tables and named plots; raises ValueError as `tables`."""
     write_numbers(folder, results)
     for name, table in tables(results).items():
         save_text(folder / f"{name}.txt", printable(table.text()))
-    for name, picture in pictures.items():
-        save_png(folder / f"{name}.png", picture)
+    for name, plot in plots.items():
+        save_png(folder / f"{name}.png", rendered(plot.figure))
 
 
 def write_telemetry(found: Mapping[str, Telemetry], archive: Path) -> tuple[Path, Path]:

@@ -1,4 +1,4 @@
-"""Plots of a sweep and of training, drawn without a display.
+"""Plots of a sweep and of training, drawn without a display, each with what it shows as a sentence.
 
 Score against Frechet distance, with the guidance weight along each curve, as in figures 4 and 5 of
 Ho & Salimans 2022, and training loss against step.
@@ -6,7 +6,7 @@ Ho & Salimans 2022, and training loss against step.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,14 +15,27 @@ from cfg_jax.evaluation.result import Result, check_comparable, title
 from cfg_jax.io.files import folder
 from cfg_jax.io.images import Picture, in_legend, rendered
 from cfg_jax.io.metric_log import read_records
-from cfg_jax.study.curves import Curve, families, is_alongside
+from cfg_jax.io.text import short
+from cfg_jax.study import point_labels, seeds
+from cfg_jax.study.curves import Curve, families, is_alongside, lowest
 from cfg_jax.study.paper_tables import published
+from cfg_jax.study.svg import COLORS, INK
 
 Losses = list[tuple[int, float]]
 """(step, mean loss since the previous entry)."""
 
+_PARAMETERS = {"num_steps": "T", "classifier_w": "classifier weight"}
+_LARGE_FACTOR = 8.0  # between distances on a logarithmic axis
 
-def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
+
+class Plot(NamedTuple):
+    """A figure of matplotlib, and a sentence with the numbers that it shows."""
+
+    finding: str
+    figure: Any
+
+
+def frontiers(results: Sequence[Result]) -> dict[str, Plot]:
     """Plots of a sweep by name, if their results were measured; raises ValueError as `families`.
 
     frontier_w: a curve per p_uncond, figure 4. frontier_T: a curve per T, figure 5, if there are
@@ -40,34 +53,92 @@ def frontiers(results: Sequence[Result]) -> dict[str, Picture]:
             if is_alongside(curve.results[0], other)
         )
         found["ways"] = [next(alongside, sweep.over_p[0]), *sweep.others]
-    pictures = {f"frontier_{name}": frontier(curves) for name, curves in found.items()}
-    return pictures | ({"calls": calls(sweep.over_calls)} if sweep.over_calls else {})
+    plots = {f"frontier_{name}": frontier(curves) for name, curves in found.items()}
+    return plots | ({"calls": calls(sweep.over_calls)} if sweep.over_calls else {})
 
 
-def calls(curves: Sequence[Curve]) -> Picture:
-    """Distance against the number of network calls, one line per sampler, at one weight.
+def frontier(curves: Sequence[Curve]) -> Plot:
+    """Score against Frechet distance, one line per curve, its parameter beside the points.
 
+    A star marks the lowest distance. The paper's numbers for the same settings are a dashed line.
     Raises ValueError if protocols differ.
     """
-    from matplotlib.ticker import LogLocator, NullFormatter
+    protocol = _protocol(curves)
+    axes = _axes(len(curves), xlabel=title("fid", protocol), ylabel=title("is", protocol))
+    _spread(axes, "x", curves)
+    for i, curve in enumerate(curves):
+        x, y = curve.metric("fid"), curve.metric("is")
+        errors = {"xerr": curve.errors("fid"), "yerr": curve.errors("is")}
+        line = _draw(axes, i, curve.name, x, y, **errors)
+        theirs = [pair for pair in map(published, curve.results) if pair]
+        if theirs:
+            label = f"{curve.name}, published"
+            axes.plot(*zip(*theirs, strict=True), "x--", color=line.get_color(), label=label)
+    curve, best = _lowest(curves)
+    _star(axes, curves.index(curve), best.metrics["fid"], best.metrics["is"])
+    figure = _finished(axes)
+    _label(axes, curves, best)
+    return Plot(_finding(curves), figure)
 
-    every = [result for curve in curves for result in curve.results]
-    check_comparable(*every)
-    name = title("fid", every[0].protocol)
-    axes = _axes(5.0, xlabel="T, number of network calls", ylabel=f"{name}, w = {_w(every[0])}")
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+
+def calls(curves: Sequence[Curve]) -> Plot:
+    """Distance against the number of network calls, one line per sampler, at one weight.
+
+    A star marks the lowest distance. Raises ValueError if protocols differ.
+    """
+    protocol = _protocol(curves)
+    w = curves[0].results[0].swept["w"]
+    ylabel = f"{short(title('fid', protocol), 40)}, w = {w:g}"
+    axes = _axes(len(curves), xlabel="T, number of network calls", ylabel=ylabel)
+    _spread(axes, "y", curves)
     for i, curve in enumerate(curves):
         errors = {"yerr": curve.errors("fid")}
         _draw(axes, i, curve.name, curve.values, curve.metric("fid"), **errors)
+    axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({value for curve in curves for value in curve.values}))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:g}")
-    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(curves) > _COLORS else {}
-    axes.legend(fontsize="small", **beside)
-    return rendered(axes.figure)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.minorticks_off()
+    curve, best = _lowest(curves)
+    _star(axes, curves.index(curve), best.swept["num_steps"], best.metrics["fid"])
+    return Plot(_finding(curves), _finished(axes))
+
+
+def loss_curves(runs: Mapping[str, Losses]) -> Plot:
+    """Training loss of every run against step, with a logarithmic loss axis."""
+    axes = _axes(len(runs), height=2.2, xlabel="step", ylabel="training loss")
+    _logarithmic(axes, "y")
+    for i, (name, losses) in enumerate(runs.items()):
+        look = _style(i) | {"marker": ""}
+        axes.plot(*zip(*losses, strict=True), label=in_legend(name), **look)
+    name = min(runs, key=lambda name: runs[name][-1][1])
+    (first, start), (last, end) = runs[name][0], runs[name][-1]
+    change = "falls" if end < start else "rises" if end > start else "stays"
+    finding = f"The loss {change} from {start:.3g} at step {first} to {end:.3g} at step {last}"
+    return Plot(finding + (f" in {name}" if len(runs) > 1 else ""), _finished(axes))
+
+
+def _finding(curves: Sequence[Curve]) -> str:
+    """Where the lowest distance is, as a sentence."""
+    curve, best = _lowest(curves)
+    parameter = _PARAMETERS.get(curve.parameter, curve.parameter.replace("_", " "))
+    named = f" with {curve.name}" if len(curves) > 1 else ""
+    return (
+        f"{title('fid', best.protocol)} is lowest at {parameter} = "
+        f"{best.swept[curve.parameter]:g}{named}: {seeds.text(best, 'fid', 3)}"
+    )
+
+
+def _lowest(curves: Sequence[Curve]) -> tuple[Curve, Result]:
+    """The result with the lowest distance, and its curve."""
+    best = lowest(result for curve in curves for result in curve.results)
+    return next(curve for curve in curves if best in curve.results), best
+
+
+def _protocol(curves: Sequence[Curve]) -> dict[str, Any]:
+    """The protocol of all results; raises ValueError if protocols differ."""
+    every = [result for curve in curves for result in curve.results]
+    check_comparable(*every)
+    return every[0].protocol
 
 
 def telemetry(found: Mapping[str, Telemetry]) -> Picture:
@@ -105,14 +176,52 @@ MEASURED = {
 """Fields of `Telemetry` that are plotted, with titles; c and u are eps_hat of both branches."""
 
 
-_COLORS = 10  # of matplotlib
+def read_losses(workdir: str | Path) -> Losses:
+    """Recorded losses of a run; skips records without a loss."""
+    records = read_records(folder(workdir))
+    return [(record["step"], record["loss"]) for record in records if "loss" in record]
+
+
+def _axes(num_curves: int, *, xlabel: str, ylabel: str, height: float = 3.2) -> Any:
+    """Axes of a figure as wide as a telephone's page, with room below them for the legend."""
+    from matplotlib.figure import Figure
+
+    size = (4.6, height + 0.16 * num_curves)
+    figure = Figure(figsize=size, dpi=170, layout="constrained", facecolor="white")
+    axes = figure.add_subplot(xlabel=short(xlabel))
+    axes.set_title(short(ylabel), loc="left", fontsize=9, color=INK)  # upright, unlike a ylabel
+    axes.grid(alpha=0.2, which="both", color=INK, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(which="both", color=INK, labelcolor=INK, labelsize=8)
+    axes.xaxis.label.set(color=INK, fontsize=9)
+    return axes
+
+
+def _spread(axes: Any, name: str, curves: Sequence[Curve]) -> None:
+    """Makes the axis of distances logarithmic where they differ by a large factor."""
+    distances = [value for curve in curves for value in curve.metric("fid")]
+    if 0 < _LARGE_FACTOR * min(distances) < max(distances):
+        _logarithmic(axes, name)
+
+
+def _logarithmic(axes: Any, name: str) -> None:
+    """Makes the axis "x" or "y" logarithmic, with numbers at 1, 2 and 5 times powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set(**{f"{name}scale": "log"})
+    axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _style(i: int) -> dict[str, Any]:
-    """Appearance of curve i; beyond the colours of matplotlib by another stroke."""
-    stroke = ("-", "--", ":")[i // _COLORS % 3]
-    look = {"marker": "o", "linestyle": stroke, "color": f"C{i % _COLORS}"}
-    return look | {"markersize": 4, "linewidth": 1.2}
+    """Appearance of curve i; beyond the number of colours by another stroke."""
+    stroke = ("-", "--", ":")[i // len(COLORS) % 3]
+    look = {"marker": "o", "linestyle": stroke, "color": COLORS[i % len(COLORS)][0]}
+    return look | {"markersize": 4, "linewidth": 1.3}
 
 
 def _draw(axes: Any, i: int, label: str, x: Sequence[float], y: Sequence[float], **errors: Any):
@@ -124,54 +233,36 @@ def _draw(axes: Any, i: int, label: str, x: Sequence[float], y: Sequence[float],
     return line
 
 
-def _w(result: Result) -> str:
-    return f"{result.swept['w']:g}"
+def _star(axes: Any, i: int, x: float, y: float) -> None:
+    look = _style(i) | {"marker": "*", "markersize": 12, "linestyle": ""}
+    axes.plot([x], [y], markeredgecolor=INK, markeredgewidth=0.6, zorder=5, **look)
 
 
-def frontier(curves: Sequence[Curve]) -> Picture:
-    """Score against Frechet distance, one line per curve, its parameter beside the points.
-
-    The paper's numbers for the same settings are a dashed line. Raises ValueError if protocols
-    differ.
-    """
-    every = [result for curve in curves for result in curve.results]
-    check_comparable(*every)
-    protocol = every[0].protocol
-    axes = _axes(5.0, xlabel=title("fid", protocol), ylabel=title("is", protocol))
+def _label(axes: Any, curves: Sequence[Curve], best: Result) -> None:
+    """Writes parameters beside points: first of the best one, then of ends, then of the rest."""
+    labels = []
     for i, curve in enumerate(curves):
-        x, y = curve.metric("fid"), curve.metric("is")
-        errors = {"xerr": curve.errors("fid"), "yerr": curve.errors("is")}
-        line = _draw(axes, i, curve.name, x, y, **errors)
-        for value, *place in zip(curve.values, x, y, strict=True):
-            axes.annotate(
-                f"{value:g}", place, (4, -9), textcoords="offset points", fontsize=7, alpha=0.8
-            )
-        theirs = [pair for pair in map(published, curve.results) if pair]
-        if theirs:
-            label = f"{curve.name}, published"
-            axes.plot(*zip(*theirs, strict=True), "x--", color=line.get_color(), label=label)
-    axes.legend(fontsize="small")
-    return rendered(axes.figure)
+        ends = (curve.results[0], curve.results[-1])
+        for value, result in zip(curve.values, curve.results, strict=True):
+            rank = 0 if result is best else 1 if result in ends else 2
+            place = result.metrics["fid"], result.metrics["is"]
+            labels.append(point_labels.Label(f"{value:g}", *place, _style(i)["color"], rank))
+    point_labels.place(axes, labels)
 
 
-def loss_curves(runs: Mapping[str, Losses]) -> Picture:
-    """Training loss of every run against step, with a logarithmic loss axis."""
-    axes = _axes(3.6, xlabel="step", ylabel="training loss", yscale="log")
-    for name, losses in runs.items():
-        axes.plot(*zip(*losses, strict=True), linewidth=1.2, label=in_legend(name))
-    axes.legend(fontsize="small")
-    return rendered(axes.figure)
+def _finished(axes: Any) -> Any:
+    """The figure of the axes with a legend below them, and its names as they are, no formulas."""
+    from matplotlib.text import Text
 
-
-def read_losses(workdir: str | Path) -> Losses:
-    """Recorded losses of a run; skips records without a loss."""
-    records = read_records(folder(workdir))
-    return [(record["step"], record["loss"]) for record in records if "loss" in record]
-
-
-def _axes(height: float, **labels: str):
-    from matplotlib.figure import Figure
-
-    axes = Figure(figsize=(7.0, height), dpi=110, layout="constrained").add_subplot(**labels)
-    axes.grid(alpha=0.25, which="both")
-    return axes
+    figure = axes.figure
+    names = axes.get_legend_handles_labels()[1]
+    figure.legend(
+        loc="outside lower left",
+        fontsize=8,
+        frameon=False,
+        labelcolor=INK,
+        ncols=2 if all(len(name) < 28 for name in names) else 1,
+    )
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    return figure

@@ -1,25 +1,31 @@
 """Self-contained HTML report of a sweep.
 
 The page shows verdicts on the paper's claims, the frontier, tables, samples, losses, protocol and
-config. Pictures are embedded as base64; there are no scripts and no external resources.
+config. It has no external resources, and every part can be read without its script. `report.html`
+is its template, in which every text is escaped.
 """
 
 import base64
+import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cfg_jax.config.validate import flatten
 from cfg_jax.evaluation.result import Result, title
 from cfg_jax.io.files import save_text
-from cfg_jax.io.images import Picture
 from cfg_jax.io.text import printable
-from cfg_jax.study import seeds
-from cfg_jax.study.claims import Claim, check_claims
-from cfg_jax.study.curves import Table, tables
+from cfg_jax.study import claims, seeds
+from cfg_jax.study.plots import Plot
+from cfg_jax.study.strip import Tiles, write_png
+from cfg_jax.study.svg import COLORS, svg
+from cfg_jax.study.tables import tables
 
 CAPTIONS = {
     "frontier_w": "Score against distance, w beside the points, one curve per p_uncond (figure 4 "
@@ -36,82 +42,103 @@ CAPTIONS = {
     "table_calls": "By number of network calls",
     "table_cells": "All cells",
 }
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; max-width: 62rem;
-  margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; font-size: 0.88rem; margin: 0.6rem 0; }
-th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.8rem; text-align: right;
-  font-variant-numeric: tabular-nums; white-space: pre; }
-th { white-space: normal; }
-table.words td, table.words th { text-align: left; white-space: normal; vertical-align: top;
-  overflow-wrap: anywhere; }
-figure { margin: 1rem 0; } img { max-width: 100%; image-rendering: auto; }
-figcaption, .small { color: #555; font-size: 0.88rem; }
-.verdict { font-weight: 600; white-space: nowrap; }
-"""
+_SMALL = 128  # pixels; a smaller tile is shown without smoothing
+_HERE = Path(__file__).parent
+_VERDICTS = (claims.HOLDS, claims.IN_PART, claims.FAILS, claims.NOT_MEASURED)
 
 
 def write_report(
     path: Path,
     results: Sequence[Result],
     *,
-    pictures: Mapping[str, Picture],
-    strips: Mapping[str, Picture],
-    losses: Picture | None = None,
+    plots: Mapping[str, Plot],
+    strips: Mapping[str, Tiles],
+    losses: Plot | None = None,
 ) -> None:
     """Writes the HTML page at `path`; raises ValueError as `check_claims`.
 
-    `pictures` are from `plots.frontiers`, `losses` from `plots.loss_curves`; `strips` by run name.
+    `plots` are from `plots.frontiers`, `losses` from `plots.loss_curves`, `strips` from
+    `strip.tiles`, by run name.
     """
     protocol = results[0].protocol
-    name = escape(f"Guidance: {title('is', protocol)} against {title('fid', protocol)}")
-    parts = [
-        f"<h1>{name}</h1>",
-        _paragraph(
-            f"{len(results)} cells of {protocol['num_samples']} samples each, compared with "
-            f"{protocol['reference']}. The claims and the layout of the tables are from Ho & "
-            "Salimans 2022, Classifier-Free Diffusion Guidance; w = 0 is the conditional model."
-        ),
-        _section("Which of the paper's claims hold here", [_claims(check_claims(results))]),
-        _section("Frontier", [_figure(p, CAPTIONS.get(n, n)) for n, p in pictures.items()]),
-        _section("Tables", [_captioned(n, table) for n, table in tables(results).items()]),
-        _section("Samples", [_figure(picture, n) for n, picture in strips.items()]),
-        _section("Training", [_figure(losses, CAPTIONS["loss"])] if losses else []),
-        _section("Protocol", _protocol(results)),
-        _section("Configuration", [_configuration(results)]),
-    ]
-    page = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{name}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
+    script = (_HERE / "report.js").read_text("utf-8")
+    differing, config = _configs(results)
+    found = {
+        "title": f"Guidance: {title('is', protocol)} against {title('fid', protocol)}",
+        "about": f"{len(results)} cells of {protocol['num_samples']} samples each, compared with "
+        f"{protocol['reference']}. The claims and the layout of the tables are from Ho & Salimans "
+        "2022, Classifier-Free Diffusion Guidance; w = 0 is the conditional model.",
+        "claims": (verdicts := claims.check_claims(results)),
+        "tally": _tally(verdicts),
+        "plots": [_plot(name, plot) for name, plot in plots.items()],
+        "tables": [(CAPTIONS.get(name, name), table) for name, table in tables(results).items()],
+        "strips": [_strip(name, tiles) for name, tiles in strips.items()],
+        "losses": _plot("loss", losses) if losses else None,
+        "warnings": _warnings(results),
+        "protocol": _texts(_shared(results)),
+        "differing": differing,
+        "config": config,
+    }
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html").render(
+        found, colors=COLORS, script=script, policy=_policy(script)
     )
     save_text(path, printable(page))
 
 
-def _claims(claims: Sequence[Claim]) -> str:
-    rows = [
-        [
-            escape(claim),
-            f'<span class="verdict">{verdict}</span>',
-            "<br>".join(map(escape, numbers)),
-        ]
-        for claim, verdict, numbers in claims
-    ]
-    return _table(rows, ["claim", "verdict", "numbers"], "words")
-
-
-def _captioned(name: str, table: Table) -> str:
-    rows = [map(escape, row) for row in table.rows]
+def _policy(script: str) -> str:
+    """A content security policy: the page loads nothing, and runs no script but its own."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        f"<h3>{escape(CAPTIONS.get(name, name))}</h3>{_paragraph(table.caption, 'small')}"
-        f"{_table(rows, map(escape, table.head))}"
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'"
     )
 
 
-def _protocol(results: Sequence[Result]) -> list[str]:
-    """Fields that all results share, and all warnings."""
+def _tally(verdicts: Sequence[claims.Claim]) -> str:
+    """Number of claims per verdict, "holds: 3"."""
+    counts = Counter(claim.verdict for claim in verdicts)
+    return ", ".join(f"{name}: {counts[name]}" for name in _VERDICTS if counts[name])
+
+
+def _plot(name: str, plot: Plot) -> dict[str, str]:
+    caption = CAPTIONS.get(name, name)
+    return {
+        "finding": plot.finding.replace(" = ", "\u00a0=\u00a0"),  # kept on one line
+        "caption": caption,
+        "svg": svg(plot.figure, name, f"{plot.finding}. {caption}"),
+    }
+
+
+def _strip(name: str, tiles: Tiles) -> dict[str, Any]:
+    """The tiles of a strip by weight, as addresses of pictures."""
+    columns = [
+        {
+            "name": caption,
+            "tiles": [
+                {"name": row, "source": _address(image)}
+                for row, image in zip(tiles.names, tiles.images[:, i], strict=True)
+            ],
+        }
+        for i, caption in enumerate(tiles.captions)
+    ]
+    return {"name": name, "columns": columns, "small": tiles.images.shape[3] <= _SMALL}
+
+
+def _address(image: np.ndarray) -> str:
+    stream = io.BytesIO()
+    write_png(stream, image)
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _shared(results: Sequence[Result]) -> dict[str, Any]:
+    """Fields that all results share."""
     fields = dict(results[0].protocol)
     for name, value in results[0].swept.items():
         if all(result.swept[name] == value for result in results):
@@ -119,14 +146,16 @@ def _protocol(results: Sequence[Result]) -> list[str]:
     firsts = sorted({result.record["seed"] for result in results})
     most = max(map(seeds.count, results))
     fields |= {"seed": firsts[0] if len(firsts) == 1 else firsts, "num_seeds": most}
-    fields |= results[0].record["versions"]
-    parts = [_pairs(fields)]
-    said = dict.fromkeys(line for result in results for line in result.record["warnings"])
-    return parts + [_paragraph(f"Warning: {line}") for line in said]
+    return fields | results[0].record["versions"]
 
 
-def _configuration(results: Sequence[Result]) -> str:
-    """Every field of the config, with the values of all runs if they differ."""
+def _warnings(results: Sequence[Result]) -> list[str]:
+    """Warnings of all results, each once."""
+    return list(dict.fromkeys(line for result in results for line in result.record["warnings"]))
+
+
+def _configs(results: Sequence[Result]) -> tuple[list, list]:
+    """Fields of the config, those that differ between the runs and all, with every value."""
     runs = {result.swept["model"]: dict(flatten(result.record["config"])) for result in results}
     found, differing = {}, {}
     for field in dict.fromkeys(name for config in runs.values() for name in config):
@@ -134,37 +163,9 @@ def _configuration(results: Sequence[Result]) -> str:
         found[field] = values[0]
         if len(set(values)) > 1:
             found[field] = differing[field] = " | ".join(values)
-    above = _pairs(differing) if differing else ""
-    return f"{above}<details><summary>all fields</summary>{_pairs(found)}</details>"
+    return list(differing.items()), list(found.items())
 
 
-def _pairs(fields: Mapping[str, Any]) -> str:
-    """A table of names and values; values other than strings are shown as JSON."""
-    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}
-    return _table([map(escape, pair) for pair in texts.items()], kind="words")
-
-
-def _table(rows: Iterable[Iterable[str]], head: Iterable[str] = (), kind: str = "") -> str:
-    """An HTML table."""
-    lines = [("th", head), *(("td", row) for row in rows)]
-    cells = ["".join(f"<{tag}>{cell}</{tag}>" for cell in row) for tag, row in lines]
-    return f'<table class="{kind}">{"".join(f"<tr>{row}</tr>" for row in cells if row)}</table>'
-
-
-def _section(heading: str, parts: Sequence[str]) -> str:
-    return f"<h2>{escape(heading)}</h2>" + "\n".join(parts) if parts else ""
-
-
-def _paragraph(text: str, kind: str = "") -> str:
-    return f'<p class="{kind}">{escape(text)}</p>'
-
-
-def _figure(picture: Picture, caption: str) -> str:
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG", optimize=True)
-    inlined = base64.b64encode(stream.getvalue()).decode()
-    said = escape(caption, quote=True)
-    return (
-        f'<figure><img alt="{said}" src="data:image/png;base64,{inlined}">'
-        f"<figcaption>{said}</figcaption></figure>"
-    )
+def _texts(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values; values other than strings as JSON."""
+    return [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in fields.items()]

@@ -16,7 +16,7 @@ from cfg_jax import data
 from cfg_jax.evaluation.likelihood import open_data
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.strips import Strip, caption
-from cfg_jax.study.curves import aligned
+from cfg_jax.study.tables import aligned
 
 MOST_EXAMPLES = 20_000
 """Limit of examples per split: fitting time grows quadratically, to hours beyond it."""

@@ -18,15 +18,10 @@ from cfg_jax import evaluation
 from cfg_jax.core.arguments import seed_of, whole
 from cfg_jax.evaluation import Reference, Result, Samples, SamplingSettings, title
 from cfg_jax.evaluation.networks import FeatureNetwork
-from cfg_jax.io import images
-from cfg_jax.io.images import Picture
-from cfg_jax.sampling import strips
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
-from cfg_jax.storage import manifest
 from cfg_jax.study import curves, seeds
 
-STRIP_LABELS = 10
 NEEDED = ("fid", "is")
 """Metrics that every table and plot needs."""
 
@@ -222,33 +217,3 @@ def _said(result: Result) -> str:
         f"{title(name, result.protocol)} {seeds.text(result, name, 3)}" for name in NEEDED
     )
     return f"{curves.describe(result.swept)}: {numbers}"
-
-
-def strip_of(
-    run: Run,
-    weights: Sequence[float],
-    sampling: SamplingSettings,
-    seed: int,
-    weaker: Model | None = None,
-) -> strips.Strip:
-    """Guided samples, rows labels and columns w, for the report.
-
-    Ignores w, the classifier and the temperatures of `sampling`.
-    """
-    labels = list(range(min(STRIP_LABELS, run.model.null_label)))
-    settings = sampling.replace(w=0.0, classifier_w=0.0, classifier_form="eps")
-    settings = settings.replace(noise_temperature=1.0, score_temperature=1.0)
-    return strips.Strip(run.model, labels, weights, settings=settings, seed=seed, weaker=weaker)
-
-
-def strip_picture(strip: strips.Strip, folder: Path) -> Picture:
-    """The picture of a strip, drawn once and stored in `folder` as a PNG."""
-    model, weaker = strip.model, strip.weaker
-    options = model.filled(strip.settings).to_json(model.experiment)
-    weights = list(map(float, strip.weights))
-    identity = [model.sha256, weights, options, strip.seed, list(strip.labels)]
-    identity += [weaker.sha256] if weaker else []
-    path = folder / f"strip_{manifest.sha256_json(identity)[:12]}.png"
-    if not path.exists():
-        images.save_png(path, strip.picture(strip.draw()))
-    return images.read_picture(path)
