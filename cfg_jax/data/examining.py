@@ -43,7 +43,7 @@ class Report(NamedTuple):
 def read_all(function: Callable[[_T], _R], items: Sequence[_T], unit: str) -> list[_R]:
     """function(item) of every item, in threads and with a progress bar."""
     found: list[_R] = []
-    with ThreadPoolExecutor() as threads, Progress(0, len(items), unit, lines=True) as progress:
+    with ThreadPoolExecutor() as threads, Progress(0, len(items), unit) as progress:
         for start in range(0, len(items), _AT_ONCE):
             found += threads.map(function, items[start : start + _AT_ONCE])
             progress.advance(len(found) - start)

@@ -77,7 +77,7 @@ def accumulate(
     """
     work = _Work(folder, identity, {"rows": keep_rows, "images": keep_images})
     start = work.position
-    with Progress(start, total, "image", lines=True) as progress:
+    with Progress(start, total, "image", first="compiling") as progress:
         for index, images in _ahead(images_at, start, total, min(batch_size, total)):
             outputs = processes.gather(network.function(images), len(index))
             work.add(index, outputs, processes.gather(images, len(index)) if keep_images else None)

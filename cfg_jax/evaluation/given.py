@@ -151,7 +151,7 @@ def images_of(source: data.Source, numbers: Iterable[int]) -> np.ndarray:
 def _given(path: Path, total: int, read: Callable[[np.ndarray], np.ndarray]) -> GivenImages:
     """The images, identified by their pixels."""
     digest = hashlib.sha256()
-    for start in track(range(0, total, _AT_ONCE), "batch"):
+    for start in track(range(0, total, _AT_ONCE), "batch", first=""):
         images = read(np.arange(start, min(start + _AT_ONCE, total)))
         digest.update(f"{images.shape}".encode())
         digest.update(np.ascontiguousarray(images).data)

@@ -135,7 +135,7 @@ def _view(source: data.Source, number: int, views: int) -> np.ndarray:
 
 def _in_parts(source: data.Source) -> Iterator[np.ndarray]:
     """All images of a source, uint8, some at a time."""
-    for start in track(range(0, len(source), _AT_ONCE), "part"):
+    for start in track(range(0, len(source), _AT_ONCE), "part", first=""):
         yield images_of(source, range(start, min(start + _AT_ONCE, len(source))))
 
 

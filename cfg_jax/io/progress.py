@@ -1,10 +1,16 @@
-"""Progress of a loop: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a loop: one bar at the bottom of a terminal, plain lines elsewhere.
 
+While the bar is shown, sys.stdout, sys.stderr and absl's log write whole lines above it. A loop
+inside another one shows its count at the end of the outer bar instead of a second bar.
+"""
+
+import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from absl import logging
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -15,51 +21,163 @@ _T = TypeVar("_T")
 class Progress:
     """Counts up to a total. A context manager.
 
+    Rate and time left are those since the end of the first item, which may include compilation.
+
     Args:
       start, total: count at the start and at the end.
       unit: name of the counted item, such as "image".
-      lines: whether to print rate and time left without a terminal, every 10 s and at the end.
+      lines: whether to print a line every 10 s without a terminal, and a last one after others.
+      first: text shown during the first item, such as "compiling".
     """
 
-    def __init__(self, start: int, total: int, unit: str = "step", *, lines: bool = False):
-        self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            initial=start, total=total, unit=unit, dynamic_ncols=True, disable=not self._terminal
-        )
-        self._start, self._done, self._total, self._unit = start, start, total, unit
-        self._lines = lines and not self._terminal
-        self._begun = self._printed = time.monotonic()
+    _shown: "list[Progress]" = []
+    """Those on the terminal, from the outermost to the innermost."""
+
+    def __init__(
+        self, start: int, total: int, unit: str = "step", *, lines: bool = True, first: str = ""
+    ):
+        self._done, self._total, self._unit = start, total, unit
+        self._said, self._note, self._lines = first, "", lines
+        self._counted = False  # whether the first item is finished
+        self._resources = contextlib.ExitStack()
 
     def __enter__(self) -> "Progress":
+        self._began = self._printed = time.monotonic()
+        self._start, self._any_line = self._done, False
+        self._terminal = sys.stderr.isatty()
+        self._bar: tqdm | None = None
+        if self._terminal:
+            self._shown.append(self)
+            self._resources.callback(self._shown.remove, self)
+            if len(self._shown) == 1:
+                self._bar = self._resources.enter_context(_bar(self._done, self._total, self._unit))
+            self._show()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._bar.close()
+        self._resources.close()
+        if self._terminal and self._shown:
+            self._shown[0]._set_note("")
 
     def advance(self, count: int = 1) -> None:
         """Adds `count`."""
-        self._bar.update(count)
         self._done += count
-        if not self._lines:
-            return
-        now = time.monotonic()
-        if now - self._printed > SECONDS_BETWEEN_LINES or self._done == self._total:
-            self._printed = now
-            rate = (self._done - self._start) / max(now - self._begun, 1e-9)
-            left = (self._total - self._done) / rate
-            self.report(f"{rate:.1f} {self._unit}s/s  {left:.0f} s left")
+        if not self._counted:
+            self._counted, self._said = True, ""
+            self._start, self._began = self._done, time.monotonic()
+        if self._bar:
+            self._bar.desc = self._text()
+            self._bar.update(count)
+        elif self._terminal:
+            self._show()
+        elif self._lines:
+            self._print_if_due()
 
     def report(self, text: str) -> None:
-        """Shows `text` beside the bar, or prints a line with the count and `text`."""
+        """Shows `text` and the time left beside the bar, or prints a line with the count, too."""
+        self._said = text
         if self._terminal:
-            self._bar.set_postfix_str(text)
+            self._show()
         else:
-            print(f"{self._unit} {self._done}/{self._total}  {text}", flush=True)
+            print(f"{self._unit} {self._done}/{self._total}  {self._text()}".rstrip(), flush=True)
+
+    def _print_if_due(self) -> None:
+        now = time.monotonic()
+        last = self._any_line and self._done == self._total
+        if last or now - self._printed > SECONDS_BETWEEN_LINES:
+            self._printed, self._any_line = now, True
+            self.report("")
+
+    def _show(self) -> None:
+        if self._bar:
+            self._bar.set_description_str(self._text())
+        else:
+            self._shown[0]._set_note(
+                f"{self._unit} {self._done}/{self._total} {self._said}".rstrip()
+            )
+
+    def _set_note(self, note: str) -> None:
+        self._note = note
+        self._show()
+
+    def _text(self) -> str:
+        rate = (self._done - self._start) / max(time.monotonic() - self._began, 1e-9)
+        said = self._said or (f"{rate:.1f} {self._unit}s/s" if rate else "")
+        rest = self._total - self._done
+        left = f"{_duration(rest / rate)} left" if rate and rest > 0 else ""
+        note = f"[{self._note}]" if self._note else ""
+        return "  ".join(filter(None, (said, left, note)))
 
 
-def track(items: Sequence[_T], unit: str) -> Iterator[_T]:
-    """Iterates over the items, with a bar on a terminal."""
-    with Progress(0, len(items), unit) as progress:
+def track(items: Sequence[_T], unit: str, first: str = "compiling") -> Iterator[_T]:
+    """Iterates over the items with `Progress`."""
+    with Progress(0, len(items), unit, first=first) as progress:
         for item in items:
             yield item
             progress.advance()
+
+
+def _duration(seconds: float) -> str:
+    """A time of two digits in the largest unit of which there are two or more."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{int(seconds < 10 * size)}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+class _Above:
+    """A standard stream whose lines appear above a bar, each once it is complete."""
+
+    def __init__(self, stream: Any, bar: tqdm):
+        self._stream, self._bar, self._held = stream, bar, ""
+
+    def write(self, text: str) -> int:
+        with self._bar.get_lock():
+            lines, newline, self._held = (self._held + text).rpartition("\n")
+            if newline:
+                self._bar.clear(nolock=True)
+                self._stream.write(lines + newline)
+                self._stream.flush()
+                self._bar.refresh(nolock=True)
+        return len(text)
+
+    def writelines(self, lines: Sequence[str]) -> None:
+        self.write("".join(lines))
+
+    def flush(self) -> None:
+        """Nothing, since complete lines are flushed."""
+
+    def finish(self) -> None:
+        """Writes an incomplete line."""
+        if self._held:
+            self.write("\n")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _bar(start: int, total: int, unit: str) -> Iterator[tqdm]:
+    """A bar, above which the standard streams write inside the context."""
+    own = {"out": sys.stdout, "err": sys.stderr}
+    handler = logging.get_absl_handler().python_handler
+    bar = tqdm(
+        initial=start,
+        total=total,
+        unit=unit,
+        dynamic_ncols=True,
+        bar_format="{unit} {n_fmt}/{total_fmt} {percentage:3.0f}%|{bar:24}|  {desc}",
+    )
+    above = {name: _Above(stream, bar) for name, stream in own.items()}
+    logs_to = handler.stream
+    sys.stdout, sys.stderr = above["out"], above["err"]
+    if logs_to in own.values():
+        handler.setStream(above["err" if logs_to is own["err"] else "out"])
+    try:
+        yield bar
+    finally:
+        handler.setStream(logs_to)
+        for stream in above.values():
+            stream.finish()
+        sys.stdout, sys.stderr = own["out"], own["err"]
+        bar.close()

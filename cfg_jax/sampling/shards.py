@@ -169,7 +169,7 @@ def _draw_missing(
     """Writes the shards of this process that are missing or damaged."""
     shape, total = samples.model.shape, _count(own)
     missing = [s for s in own if not _is_complete(place.path(s), _count([s]), shape)]
-    with Progress(total - _count(missing), total, "image", lines=True) as progress:
+    with Progress(total - _count(missing), total, "image", first="compiling") as progress:
         for shard in missing:
             batches = []
             for index, num_new in devices.index_batches(*shard, batch_size):

@@ -164,7 +164,7 @@ class Loop:
             return
         with (
             contextlib.closing(MetricLog(self.run.workdir, self.start)) as log,
-            Progress(self.start, self.total) as progress,
+            Progress(self.start, self.total, lines=False, first="compiling") as progress,
         ):
             yield log, progress
 
@@ -223,8 +223,7 @@ class Loop:
         text = f"loss {scalars.get('loss', float('nan')):.4f}"
         if rate := self.logged.steps_per_second():
             scalars["images_per_second"] = rate * self.run.config.train.batch_size
-            left = (self.total - step) / rate
-            text += f"  {scalars['images_per_second']:.0f} images/s  {left:.0f} s left"
+            text += f"  {scalars['images_per_second']:.0f} images/s"
         self.logged.clear()
         if self.log and self.progress:
             self.log.write(step, scalars)
@@ -249,6 +248,8 @@ class Loop:
             if jax.process_count() > 1 or (is_last and error.step == step):
                 raise
             logging.error("%s", error)
+        else:
+            self._print(f"saving step {step}")
         if is_last:
             self.checkpoints.wait()
 
@@ -263,7 +264,8 @@ class Loop:
             self.model = self.model.with_params(params, step)
         weights = self.run.config.train.preview_w if self.model.has_null_label else (0.0,)
         try:
-            strips.preview(self.model, weights, self.run.workdir / "previews")
+            path = strips.preview(self.model, weights, self.run.workdir / "previews")
+            self._print(f"preview of step {step}: {path}")
         except (OSError, FloatingPointError) as error:
             logging.warning("no preview of step %d: %s", step, error)
         self.model = self.model.with_params({}, step)  # frees the memory of the copy
