@@ -178,6 +178,8 @@ def _server() -> socket.socket:
     """Socket for requests; the server ends when it is closed, at the latest with this process."""
     own, theirs = socket.socketpair()
     single = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
+    # sklearn imports pandas where another package brought it, and that pyarrow.
+    single["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
     with theirs:
         server = subprocess.Popen(
             [sys.executable, "-m", "tests.programs", str(theirs.fileno())],
