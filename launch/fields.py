@@ -48,7 +48,7 @@ def unknown(arguments: Sequence[str]) -> str | None:
 
     `arguments` have --config=PATH; the line names the field and those most like it.
     """
-    from cfg_jax.config.fields import nearest
+    from cfg_jax.config.nearest import nearest
     from cfg_jax.config.validate import flatten
 
     given = _given(arguments)

@@ -62,10 +62,11 @@ HOMES = {
     "orbax": ["storage/checkpoint.py"],
     "safetensors": ["io/weight_files.py"],
     "sklearn": ["data/digits.py", "study/svm_judge.py"],
-    "tensorboardX": ["io/metric_log.py"],
+    "tensorboardX": ["io/events.py"],
     "tensorflow_datasets": ["data/"],
     "torch": [],
     "tqdm": ["io/progress.py"],
+    "wandb": ["io/wandb_log.py"],
 }
 """The only place that may import each library."""
 

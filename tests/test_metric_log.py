@@ -1,12 +1,24 @@
+import io
 import json
 
+import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cfg_jax.io.images import save_png
 from cfg_jax.io.metric_log import MetricLog
+from cfg_jax.io.tags import tag
 
 
 def records(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def events(folder):
+    """What TensorBoard reads."""
+    found = EventAccumulator(str(folder / "events"))
+    found.Reload()
+    return found
 
 
 def test_numbers_are_in_the_record_and_in_the_event_file(tmp_path):
@@ -15,12 +27,41 @@ def test_numbers_are_in_the_record_and_in_the_event_file(tmp_path):
     log.write(20, {"loss": 0.25})
     log.close()
     assert records(tmp_path) == [{"step": 10, "loss": 0.5}, {"step": 20, "loss": 0.25}]
-    events = EventAccumulator(str(tmp_path / "events"))
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [
+    assert [(event.step, event.value) for event in events(tmp_path).Scalars("loss/all")] == [
         (10, 0.5),
         (20, 0.25),
     ]
+
+
+def test_tensorboard_has_pictures_and_the_config(tmp_path):
+    picture = Image.new("RGB", (8, 4), (255, 0, 0))
+    save_png(tmp_path / "preview.png", picture)
+    log = MetricLog(tmp_path, 0, config={"train.batch_size": 64})
+    log.picture(10, "preview", tmp_path / "preview.png")
+    log.close()
+    found = events(tmp_path)
+    (image,) = found.Images("preview")
+    assert (image.step, image.width, image.height) == (10, 8, 4)
+    assert Image.open(io.BytesIO(image.encoded_image_string)).tobytes() == picture.tobytes()
+    (text,) = found.Tensors("config/text_summary")
+    assert b"| train.batch_size | `64` |" in text.tensor_proto.string_val[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("loss", "loss/all"),
+        ("loss_logsnr_0_to_2", "loss/logsnr_0_to_2"),
+        ("accuracy", "accuracy/all"),
+        ("accuracy_logsnr_2_to_inf", "accuracy/logsnr_2_to_inf"),
+        ("grad_norm", "grad/norm"),
+        ("images_per_second", "speed/images_per_second"),
+        ("memory_peak", "memory/peak"),
+        ("mine", "mine"),
+    ],
+)
+def test_tags_are_in_groups(name, expected):
+    assert tag(name) == expected
 
 
 def test_going_on_from_a_step_takes_out_the_records_after_it_and_half_a_line(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cfg_jax.runtime import devices
+from cfg_jax.runtime.peaks import peak_flops
 
 pytestmark = pytest.mark.compat
 
@@ -94,3 +95,33 @@ def test_a_device_computes_as_many_at_a_time_for_any_number_of_processes(
     monkeypatch.setattr(jax, "process_count", lambda: num_processes)
     monkeypatch.setattr(jax, "local_device_count", lambda: num_devices)
     assert devices.even_batch(1000, batch_size) == of_device * num_devices
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("TPU v3", 61.5e12),  # a core, of two in a chip
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("NVIDIA H100 80GB HBM3", 989.4e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", None),
+        ("TPU v4 lite", None),
+        ("cpu", None),
+    ],
+)
+def test_the_peak_of_a_device_is_known_by_its_name_or_not_at_all(kind, peak):
+    assert peak_flops(kind) == peak
+
+
+def test_a_step_at_the_peak_takes_its_flops_over_the_peak(monkeypatch):
+    rows, width, height = 16, 32, 8
+    step = devices.pmap_step(lambda state, batch: (state, jax.lax.psum(batch @ state, "data")))
+    state = devices.replicate(jnp.ones((width, height)))
+    batch = devices.split_batch(np.ones((devices.num_devices() * rows, width), np.float32))
+    state, _ = step(state, batch)
+    assert devices.seconds_at_peak(step, state, batch) is None  # the peak of a CPU is not known
+    monkeypatch.setattr(devices, "peak_flops", lambda kind: 1e9)
+    product = 2 * rows * width * height
+    assert devices.seconds_at_peak(step, state, batch) == pytest.approx(product / 1e9, rel=0.05)

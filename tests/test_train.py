@@ -5,6 +5,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cfg_jax import data
 from cfg_jax.config import build
@@ -12,7 +13,7 @@ from cfg_jax.runtime import devices
 from cfg_jax.training.objectives import area_mean, diffusion_loss_fn
 from cfg_jax.training.run import train
 from cfg_jax.training.step import create_optimizer, create_train_state, make_train_step
-from tests.tiny import RUN_ONCE, parameters, randomised, records, tiny_points
+from tests.tiny import RUN_ONCE, parameters, randomised, records, tiny_config, tiny_points
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,7 @@ def test_the_record_tells_losses_bands_drop_rate_norms_and_speed(tiny_run):
         "param_norm",
         "skipped",
         "images_per_second",
+        "learning_rate",
         "loss_logsnr_-inf_to_-2",
         "loss_logsnr_2_to_inf",
     } <= last.keys()
@@ -48,6 +50,33 @@ def test_the_record_tells_losses_bands_drop_rate_norms_and_speed(tiny_run):
     # A network that starts at zero predicts v_hat = 0, and v has unit variance at noise, which puts
     # E|v|^2 between the data's mean square and 1.
     assert 0.4 < records(tiny_run)[0]["loss"] < 1.2
+    # Warm-up from 0 in two steps, so that the first line is a mean of 0 and half the rate.
+    rate = tiny_config().optim.learning_rate
+    logged = [record["learning_rate"] for record in records(tiny_run)]
+    assert logged == pytest.approx([rate / 4, rate])
+
+
+def test_tensorboard_has_tags_in_groups_the_preview_and_the_config(tiny_run):
+    events = EventAccumulator(str(tiny_run / "events"))
+    events.Reload()
+    tags = events.Tags()
+    assert {"loss/all", "loss/logsnr_2_to_inf", "grad/norm", "optimizer/learning_rate"} <= set(
+        tags["scalars"]
+    )
+    assert {tag.split("/")[0] for tag in tags["scalars"]} == {
+        *("data", "grad", "loss", "optimizer", "params", "speed")
+    }
+    assert tags["images"] == ["preview"] and tags["tensors"] == ["config/text_summary"]
+
+
+def test_the_fraction_of_the_peak_is_logged_where_the_peak_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr("cfg_jax.runtime.devices.peak_flops", lambda kind: 1e12)
+    train(tiny_points(**{"train.num_steps": 4}), tmp_path)
+    ratios = [
+        record["flop_utilisation"] / record["images_per_second"] for record in records(tmp_path)
+    ]
+    assert len(ratios) == 2 and ratios[0] == pytest.approx(ratios[1])
+    assert 0 < ratios[0] < 1e-6  # an image costs less than a million FLOPs in this network
 
 
 @pytest.mark.compat

@@ -5,9 +5,6 @@ docs/config.md print it. The defaults are those of the CFG paper (Ho & Salimans 
 them for all its models, and those of ADM (Dhariwal & Nichol 2021) if the CFG paper refers to it.
 """
 
-import difflib
-import heapq
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -50,7 +47,6 @@ class Field(NamedTuple):
     meaning: str
 
 
-_NEAREST = 3  # fields named beside an unknown one
 _MOST_BLOCKS = 64  # a network of more takes minutes to trace
 _DATA_SETS = "a data set, such as folder, npz, digits or cifar10"
 
@@ -249,6 +245,15 @@ _CHECKPOINT = {
     ),
 }
 
+_LOG = {
+    "wandb": Field(
+        "off",
+        one_of(["off", "offline", "online"]),
+        "Weights & Biases: not used, files only, or sent (extra [wandb])",
+    ),
+    "wandb_project": Field("cfg_jax", ranges.name("a project"), "project of Weights & Biases"),
+}
+
 # Defaults of model.sample and cfg-jax sample.
 _SAMPLING = {
     "num_steps": Field(256, integer(2, MOST_STEPS), "T, number of network calls"),
@@ -286,6 +291,7 @@ _SECTIONS = {
     "optim": _OPTIM,
     "train": _TRAIN,
     "checkpoint": _CHECKPOINT,
+    "log": _LOG,
     "sampling": _SAMPLING,
 }
 
@@ -327,19 +333,3 @@ def defaults() -> ConfigDict:
             config[section] = ConfigDict()
         (config[section] if section else config)[name] = field.default
     return config
-
-
-def nearest(field: str, fields: Iterable[str]) -> list[str]:
-    """The _NEAREST of `fields` most like `field`, best first; `lr` is like `learning_rate`."""
-
-    def likeness(other: str) -> float:
-        last, leaf = field.rpartition(".")[2], other.rpartition(".")[2]
-        initials = "".join(word[:1] for word in leaf.split("_"))
-        alike = [_alike(last, leaf), _alike(field, leaf), float(last == initials)]
-        return max(alike) + _alike(field, other)
-
-    return heapq.nlargest(_NEAREST, fields, key=likeness)
-
-
-def _alike(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()

@@ -12,7 +12,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cfg_jax.config.build import NETWORKS
-from cfg_jax.config.fields import FIELDS, fields_of, nearest
+from cfg_jax.config.fields import FIELDS, fields_of
+from cfg_jax.config.nearest import nearest
 from cfg_jax.core.guidance import only_trained_w
 
 _SHORT = reprlib.Repr()
@@ -29,7 +30,7 @@ _FREE_AT_RESUME = set(
     "train.preview_every train.preview_w train.max_skipped_in_row train.hang_seconds "
     "train.allow_config_change meta.data.class_counts".split()
 )
-_FREE_SECTIONS = ("checkpoint.", "sampling.")
+_FREE_SECTIONS = ("checkpoint.", "log.", "sampling.")
 
 ADDED_TO_SAMPLING: dict[str, Any] = {
     "grid": "schedule",
@@ -68,6 +69,7 @@ _ADDED: dict[str, dict[str, Any]] = {
     "train": {"hang_seconds": 1800, "shard_state": False},
     "sampling": {"respacing": "", **ADDED_TO_SAMPLING},
 }
+_ADDED_SECTIONS = {"log": {"wandb": "off", "wandb_project": "cfg_jax"}}
 _ADDED_TO_UNET = {
     "qkv_order": "qkv_heads",
     "adagn": True,
@@ -217,7 +219,7 @@ def _completed(values: Mapping) -> dict:
     known = {name: added[name] | dict(values[name]) for name in added if name in values}
     if "step" in known.get("sampling", {}):
         known["sampling"]["solver"] = known["sampling"].pop("step")
-    return {**values, **known}
+    return {**_ADDED_SECTIONS, **values, **known}
 
 
 def check_same_run(now: Mapping, before: Mapping, workdir: str) -> None:

@@ -1,49 +1,75 @@
-"""Metrics of a run: `metrics.jsonl` (the record, a JSON object per line) and TensorBoard events."""
+"""Metrics of a run: the record `metrics.jsonl`, TensorBoard events, and Weights & Biases.
+
+A line of the record is a JSON object with plain names, such as "loss". TensorBoard and Weights &
+Biases have the groups of `tags`, pictures and the config, too.
+"""
 
 import contextlib
 import itertools
 import json
-import time
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import logging
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
 
+from cfg_jax.io.events import Events
 from cfg_jax.io.files import save_text
 from cfg_jax.io.reading import parse_json
+from cfg_jax.io.wandb_log import Destination, WandbLog
 
 
 class MetricLog:
-    """Writes scalars by step. A disk failure is logged once and does not stop the run.
+    """Writes metrics by step. A disk failure is logged once and does not stop the run.
 
     Args:
       workdir: existing folder.
       start: step that training starts from. Records of later steps are removed, because training
         repeats those steps. If start is 0, an existing metrics.jsonl is from another run and is
         renamed.
+      config: fields of the run's config, by name.
+      wandb: project of Weights & Biases to log to as well.
     """
 
-    def __init__(self, workdir: Path, start: int):
+    def __init__(
+        self,
+        workdir: Path,
+        start: int,
+        *,
+        config: Mapping[str, Any] = types.MappingProxyType({}),
+        wandb: Destination | None = None,
+    ):
         self._path = workdir / "metrics.jsonl"
         self._warned = False
-        self._events: _Events | None = None
+        self._events: Events | None = None
         self._guarded(self._take_out_beyond, start)
-        self._guarded(self._open_events, workdir / "events", start)
+        self._guarded(self._open_events, workdir / "events", start, config)
+        self._wandb = WandbLog(workdir, wandb, config) if wandb else None
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends {"step": step, name: value, ...} as a line of JSON and a TensorBoard event."""
+        """Appends {"step": step, name: value, ...} as a line of JSON, and logs it elsewhere."""
         self._guarded(self._append, {"step": step, **scalars})
         if self._events:
-            self._guarded(self._events.write, step, scalars)
+            self._guarded(self._events.scalars, step, scalars)
+        if self._wandb:
+            self._wandb.scalars(step, scalars)
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Logs a PNG file."""
+        if self._events:
+            self._guarded(
+                lambda events: events.picture(step, name, path.read_bytes()), self._events
+            )
+        if self._wandb:
+            self._wandb.picture(step, name, path)
 
     def close(self) -> None:
-        """Flushes and closes the event file."""
+        """Flushes and closes all."""
         if self._events:
             self._guarded(self._events.close)
+        if self._wandb:
+            self._wandb.close()
 
     def _append(self, record: Mapping[str, float]) -> None:
         line = (json.dumps(record) + "\n").encode()
@@ -67,8 +93,10 @@ class MetricLog:
         kept = [json.dumps(record) + "\n" for record in records if record["step"] <= start]
         save_text(self._path, "".join(kept))
 
-    def _open_events(self, folder: Path, start: int) -> None:
-        self._events = _Events(folder, start)
+    def _open_events(self, folder: Path, start: int, config: Mapping[str, Any]) -> None:
+        self._events = Events(folder, start)
+        if config:
+            self._events.config(start, config)
 
     def _guarded(self, action, *args) -> None:
         try:
@@ -81,30 +109,6 @@ class MetricLog:
                     *(self._path.parent, error),
                 )
             self._warned = True
-
-
-class _Events:
-    """A TensorBoard file, written in the calling thread.
-
-    SummaryWriter of tensorboardX blocks forever if a full disk ends its writer thread.
-    """
-
-    def __init__(self, folder: Path, start: int):
-        folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"))
-        # TensorBoard discards what an earlier session wrote for this step and later.
-        self._put(step=start + 1, session_log=SessionLog(status=SessionLog.START))
-
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
-        self._put(step=step, summary=Summary(value=values))
-
-    def close(self) -> None:
-        self._writer.close()
-
-    def _put(self, **fields) -> None:
-        self._writer.write_event(Event(wall_time=time.time(), **fields))
-        self._writer.flush()
 
 
 def _unused(path: Path) -> Path:

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from cfg_jax.runtime.peaks import TPU_CHIPS
+
 INSTALL = "pip install -e '.[tpu]'"
 
 _GIB = 2**30
@@ -49,12 +51,14 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-    "v3": Chip(32 * _GIB, 2 * int(15.48 * _GIB), 123e12, 2 * 2 * 128 * 128 * 2, devices=2),
-    "v4": Chip(32 * _GIB, int(30.75 * _GIB), 275e12, 2 * 4 * 128 * 128 * 2),
-    "v5e": Chip(16 * _GIB, int(15.75 * _GIB), 197e12, 4 * 128 * 128 * 2),
-    "v5p": Chip(96 * _GIB, int(95.73 * _GIB), 459e12, 2 * 4 * 128 * 128 * 2),
-    "v6e": Chip(32 * _GIB, int(31.24 * _GIB), 918e12, 2 * 256 * 256 * 2 * 2),
-    "tpu7x": Chip(192 * _GIB, 2 * int(94.74 * _GIB), 2307e12, 2 * 2 * 256 * 256 * 2 * 2, devices=2),
+    "v3": Chip(32 * _GIB, 2 * int(15.48 * _GIB), TPU_CHIPS["v3"], 2 * 2 * 128 * 128 * 2, devices=2),
+    "v4": Chip(32 * _GIB, int(30.75 * _GIB), TPU_CHIPS["v4"], 2 * 4 * 128 * 128 * 2),
+    "v5e": Chip(16 * _GIB, int(15.75 * _GIB), TPU_CHIPS["v5e"], 4 * 128 * 128 * 2),
+    "v5p": Chip(96 * _GIB, int(95.73 * _GIB), TPU_CHIPS["v5p"], 2 * 4 * 128 * 128 * 2),
+    "v6e": Chip(32 * _GIB, int(31.24 * _GIB), TPU_CHIPS["v6e"], 2 * 256 * 256 * 2 * 2),
+    "tpu7x": Chip(
+        192 * _GIB, 2 * int(94.74 * _GIB), TPU_CHIPS["tpu7x"], 2 * 2 * 256 * 256 * 2 * 2, devices=2
+    ),
 }
 _FLAT = "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16".split()
 _DEEP = "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16".split()

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cfg_jax.runtime.peaks import peak_flops
+
 AXIS = "data"
 
 
@@ -46,6 +48,26 @@ def memory_per_device() -> int | None:
     except (AttributeError, OSError, ValueError):  # not POSIX
         return None
     return total // num_devices()
+
+
+def peak_memory() -> int | None:
+    """Largest number of bytes that a device of this process has held; None if it does not tell."""
+    every = [device.memory_stats() or {} for device in jax.local_devices()]
+    return max((stats.get("peak_bytes_in_use", 0) for stats in every), default=0) or None
+
+
+def seconds_at_peak(step: Callable, state: Any, batch: Any) -> float | None:
+    """Seconds of a step at the peak of a device: its FLOPs / peak FLOPs per second.
+
+    Arguments as in a call of `pmap_step` that was made: nothing is compiled again. XLA counts the
+    FLOPs of the compiled step, those in the body of a loop once. None for a device without a known
+    peak, and where XLA does not count.
+    """
+    peak = peak_flops(jax.local_devices()[0].device_kind)
+    if peak is None:
+        return None
+    counted = step.lower(state, batch).compile().cost_analysis() or {}
+    return counted["flops"] / peak if counted.get("flops", 0) > 0 else None
 
 
 def _sharding(*axes: str) -> NamedSharding:

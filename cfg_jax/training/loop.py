@@ -20,13 +20,11 @@ from ml_collections import ConfigDict
 from cfg_jax import data
 from cfg_jax.config import build
 from cfg_jax.config.validate import to_json
-from cfg_jax.io.metric_log import MetricLog
-from cfg_jax.io.progress import Progress
 from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling import strips
 from cfg_jax.sampling.model import Model
 from cfg_jax.storage.checkpoint import Checkpoints, SaveError
-from cfg_jax.training import preemption, profile
+from cfg_jax.training import journal, preemption, profile
 from cfg_jax.training.placement import Placement
 from cfg_jax.training.step import TrainState
 
@@ -124,6 +122,7 @@ class Loop:
         self.since_checkpoint = _Window()
         self.skipped_in_row = 0
         self.slow = start
+        self.seconds_at_peak = 0.0
         self.model: Model | None = None
 
     def __call__(self, state: TrainState, step_fn: Callable) -> None:
@@ -132,14 +131,15 @@ class Loop:
         batches = devices.prefetch(itertools.islice(ahead, max(self.total - self.start, 0)))
         batches = profile.annotated(batches, "next batch")
         step = self.start
-        with self.trace, self._outputs() as (self.log, self.progress):
+        config, workdir = self.run.config, self.run.workdir
+        with self.trace, journal.opened(config, workdir, self.start) as self.journal:
             self.feed(True)
             for step, batch in enumerate(batches, self.start + 1):
                 with self.trace.step(step):
                     state, metrics = step_fn(state, batch)
                 due = self._between(step, metrics)
                 if due.first:
-                    self._write_first()
+                    self._write_first(step_fn, state, batch)
                 if due.log:
                     self._write_log(step)
                 with self.logged.paused():
@@ -152,25 +152,11 @@ class Loop:
                 if due.stop:
                     break
         if step < self.total:
-            self._print(f"stop requested: step {step} of {self.total} saved, start again to resume")
+            self.journal.print(
+                f"stop requested: step {step} of {self.total} saved, start again to resume"
+            )
             raise preemption.Interrupted(step)
-        self._print(f"step {step} of {self.total} done, in {self.run.workdir}")
-
-    @contextlib.contextmanager
-    def _outputs(self) -> Iterator[tuple[MetricLog | None, Progress | None]]:
-        """Yields (metric log, progress) in process 0 and (None, None) in the others."""
-        if not processes.is_first():
-            yield None, None
-            return
-        with (
-            contextlib.closing(MetricLog(self.run.workdir, self.start)) as log,
-            Progress(self.start, self.total, lines=False, first="compiling") as progress,
-        ):
-            yield log, progress
-
-    def _print(self, text: str) -> None:
-        if processes.is_first():
-            print(text, flush=True)
+        self.journal.print(f"step {step} of {self.total} done, in {self.run.workdir}")
 
     def _between(self, step: int, metrics: dict) -> Due:
         """Queues the metrics of `step`, feeds the watchdog and returns the actions due."""
@@ -191,8 +177,7 @@ class Loop:
         self.in_flight.append((step, metrics))
         # Waits for the steps whose results are needed now, or belong to the trace.
         self._account(0 if due.first or due.log or due.save or traced else STEPS_IN_FLIGHT)
-        if self.progress:
-            self.progress.advance()
+        self.journal.advance()
         return due
 
     @profile.shown_as("metrics of finished steps")
@@ -213,21 +198,23 @@ class Loop:
                     f"{limit} in a row; {kept}: lower config.optim.learning_rate or check the data"
                 )
 
-    def _write_first(self) -> None:
-        self._print(f"first step, including compilation: {self.logged.seconds():.1f} s")
+    def _write_first(self, step_fn: Callable, state: TrainState, batch: Any) -> None:
+        seconds = self.logged.seconds()
+        self.journal.print(f"first step, including compilation: {seconds:.1f} s")
+        # The microbatches are a loop.
+        parts = self.run.config.train.num_microbatches
+        self.seconds_at_peak = parts * (devices.seconds_at_peak(step_fn, state, batch) or 0.0)
         self.logged.restart_clock()
 
     @profile.shown_as("log")
     def _write_log(self, step: int) -> None:
         scalars = self.logged.means()
-        text = f"loss {scalars.get('loss', float('nan')):.4f}"
         if rate := self.logged.steps_per_second():
             scalars["images_per_second"] = rate * self.run.config.train.batch_size
-            text += f"  {scalars['images_per_second']:.0f} images/s"
+            if self.seconds_at_peak:
+                scalars["flop_utilisation"] = rate * self.seconds_at_peak
         self.logged.clear()
-        if self.log and self.progress:
-            self.log.write(step, scalars)
-            self.progress.report(text)
+        self.journal.metrics(step, scalars)
 
     @profile.shown_as("save")
     def _save(self, step: int, state: TrainState, is_last: bool) -> None:
@@ -249,7 +236,7 @@ class Loop:
                 raise
             logging.error("%s", error)
         else:
-            self._print(f"saving step {step}")
+            self.journal.print(f"saving step {step}")
         if is_last:
             self.checkpoints.wait()
 
@@ -265,7 +252,7 @@ class Loop:
         weights = self.run.config.train.preview_w if self.model.has_null_label else (0.0,)
         try:
             path = strips.preview(self.model, weights, self.run.workdir / "previews")
-            self._print(f"preview of step {step}: {path}")
+            self.journal.preview(step, path)
         except (OSError, FloatingPointError) as error:
             logging.warning("no preview of step %d: %s", step, error)
         self.model = self.model.with_params({}, step)  # frees the memory of the copy

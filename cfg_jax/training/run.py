@@ -20,11 +20,17 @@ from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.checks import check
 from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.storage.checkpoint import Checkpoints
-from cfg_jax.training import earlier, preemption, profile, size, watchdog
+from cfg_jax.training import earlier, journal, preemption, profile, size, watchdog
 from cfg_jax.training.loop import Loop, Run
 from cfg_jax.training.objectives import classifier_loss_fn, diffusion_loss_fn
 from cfg_jax.training.placement import Placement, Replicated, Sharded
-from cfg_jax.training.step import TrainState, create_optimizer, create_train_state, make_train_step
+from cfg_jax.training.step import (
+    TrainState,
+    create_optimizer,
+    create_train_state,
+    make_train_step,
+    rate_schedule,
+)
 
 
 def train(
@@ -61,6 +67,7 @@ def train(
         config = _with_data_name(config, data.OWN + source.name)
     validate(config, devices.num_devices_of_all())
     profile.check(profile_steps, config.train.num_steps)
+    journal.destination(config)
     hang_seconds = config.train.hang_seconds
     with watchdog.armed(hang_seconds) as feed, preemption.watched() as asked_to_stop:
         run = _open(config, folder(workdir), source)
@@ -117,7 +124,7 @@ def make_step(
     config: ConfigDict,
 ) -> Callable:
     """The training step of `config` for one device of a pmap."""
-    diffusion = config.diffusion
+    diffusion, optim = config.diffusion, config.optim
     if task.draws:
         loss_fn = diffusion_loss_fn(
             task,
@@ -137,6 +144,7 @@ def make_step(
         num_microbatches=config.train.num_microbatches,
         axis_name=devices.AXIS,
         shard_state=config.train.shard_state,
+        learning_rate=rate_schedule(optim.learning_rate, optim.warmup_steps, optim.anneal_steps),
     )
 
 

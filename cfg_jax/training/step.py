@@ -90,13 +90,17 @@ def create_optimizer(
     number("weight_decay", weight_decay, "a finite number of at least 0", 0)
     whole("warmup_steps", warmup_steps, 0, INT32_MAX)
     whole("anneal_steps", anneal_steps, 0, INT32_MAX)
+    rate = rate_schedule(learning_rate, warmup_steps, anneal_steps)
+    clip = _clip(grad_clip) if grad_clip else optax.identity()
+    return optax.chain(clip, optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay))
+
+
+def rate_schedule(learning_rate: float, warmup_steps: int, anneal_steps: int = 0) -> optax.Schedule:
+    """The learning rate after a number of updates, with the arguments of `create_optimizer`."""
     rate = optax.constant_schedule(learning_rate)
     if warmup_steps:
         rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    if anneal_steps:
-        rate = _annealed(rate, anneal_steps)
-    clip = _clip(grad_clip) if grad_clip else optax.identity()
-    return optax.chain(clip, optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay))
+    return _annealed(rate, anneal_steps) if anneal_steps else rate
 
 
 def _clip(grad_clip: float) -> optax.GradientTransformationExtraArgs:
@@ -131,6 +135,7 @@ def make_train_step(
     num_microbatches: int = 1,
     axis_name: str | None = None,
     shard_state: bool = False,
+    learning_rate: optax.Schedule | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Weighted]]]:
     """A pure function (state, batch) -> (state, metrics).
 
@@ -147,6 +152,7 @@ def make_train_step(
       shard_state: whether each device holds its part of EMA and optimizer state alone, as
         `placement.Sharded` places them. The optimizer must then be elementwise, as that of
         `create_optimizer` is.
+      learning_rate: schedule of the optimizer, to have `learning_rate` among the metrics.
 
     `batch` holds arrays [b, ...]; `index` [b] is the position of each example in the global batch.
     Metrics are (weighted sum, sum of weights) over the global batch: `loss`, `grad_norm`,
@@ -186,6 +192,8 @@ def make_train_step(
         new, norms, counts = update_fn(state, grads, metrics["loss"][0], optimizer, ema_decay)
         one = jnp.ones(())
         metrics |= {name: (norm, one) for name, norm in norms.items()}
+        if learning_rate is not None:
+            metrics["learning_rate"] = (learning_rate(state.step - state.skipped) * one, one)
         metrics = jax.tree.map(lambda value: jnp.where(counts, value, 0), metrics)
         metrics["skipped"] = (1 - counts.astype(jnp.float32), one)
         return new, metrics
