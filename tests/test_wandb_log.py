@@ -108,7 +108,10 @@ def test_a_library_that_hangs_blocks_nothing(tmp_path, monkeypatch, caplog):
 
 
 def test_what_is_missing_is_named_before_a_run_begins(monkeypatch, quiet):
-    with pytest.raises(ValueError, match="needs an API key: run `wandb login`"):
+    with pytest.raises(ValueError, match="API key .none is configured.: run `wandb login`"):
+        wandb_log.check(Destination("online", "mine"))
+    monkeypatch.setenv("WANDB_API_KEY", "too short")
+    with pytest.raises(ValueError, match="API key .*invalid.*set it to offline"):
         wandb_log.check(Destination("online", "mine"))
     wandb_log.check(OFFLINE)
     monkeypatch.setattr(wandb_log.importlib.util, "find_spec", lambda name: None)

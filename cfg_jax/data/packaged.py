@@ -92,6 +92,7 @@ def prepare_packaged(dataset: Callable[..., Packaged], data_dir: str | None = No
             f"data set {builder.name!r} needs {' and '.join(absent)}, not installed: run"
             f" `pip install -e '.[{builder.name}]'`"
         )
+    print(f"writing the data set {builder.name} to {path}, once", flush=True)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             # TFDS announces a download and draws progress bars.

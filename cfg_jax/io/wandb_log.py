@@ -18,6 +18,7 @@ from absl import logging
 from cfg_jax.io.files import save_text
 from cfg_jax.io.images import read_picture
 from cfg_jax.io.tags import tag
+from cfg_jax.io.text import one_line
 
 WAITING = 1000  # calls that wait for the thread; further ones are dropped
 CLOSE_SECONDS = 60.0
@@ -35,8 +36,20 @@ def check(to: Destination) -> None:
     field = f"config.log.wandb={to.mode!r}"
     if importlib.util.find_spec("wandb") is None:
         raise ValueError(f"{field} needs wandb: run `pip install -e '.[wandb]'`, or set it to off")
-    if to.mode == "online" and not _wandb().login(prompt=False):
-        raise ValueError(f"{field} needs an API key: run `wandb login`, or set it to offline")
+    if to.mode == "online" and (why := _no_key()):
+        raise ValueError(
+            f"{field} needs an API key ({why}): run `wandb login`, or set it to offline"
+        )
+
+
+def _no_key() -> str:
+    """Why there is no API key, or ""; reads files and variables of this machine only."""
+    wandb = _wandb()
+    wandb.setup(settings=wandb.Settings(silent=True))
+    try:
+        return "" if wandb.login(prompt=False, verify=False) else "none is configured"
+    except Exception as error:  # the library raises many types
+        return one_line(error)
 
 
 class WandbLog:
@@ -90,7 +103,8 @@ class WandbLog:
     def _warn(self, why: object) -> None:
         if not self._failed:
             logging.warning(
-                "metrics are not being sent to Weights & Biases (%s); the run goes on", why
+                "metrics are not being sent to Weights & Biases (%s); the run goes on",
+                one_line(why),
             )
         self._failed = True
 

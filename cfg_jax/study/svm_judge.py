@@ -14,6 +14,7 @@ from sklearn.svm import SVC
 
 from cfg_jax import data
 from cfg_jax.evaluation.likelihood import open_data
+from cfg_jax.io.progress import track
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.strips import Strip, caption
 from cfg_jax.study.tables import aligned
@@ -100,7 +101,8 @@ def _arrays(model: Model, split: str) -> tuple[np.ndarray, np.ndarray]:
             f"{source.name} has {len(source)} examples in split {split}: a support vector machine "
             f"takes {MOST_EXAMPLES} at most; choose a smaller data set"
         )
-    examples = data.stack([source[i] for i in range(len(source))], source.num_classes)
+    places = track(range(len(source)), "image", first="")
+    examples = data.stack([source[i] for i in places], source.num_classes)
     return examples["x"].reshape(len(source), -1), examples["labels"]
 
 
