@@ -52,11 +52,11 @@ PURE = {
 """Libraries that core may import."""
 
 HOMES = {
-    "PIL": ["io/images.py", "data/"],
+    "PIL": ["io/images.py", "io/plots.py", "data/"],
     "flax.linen": ["models/"],
     "grain": ["data/"],
     "jinja2": ["study/report.py"],
-    "matplotlib": ["io/images.py", "study/"],
+    "matplotlib": ["io/plots.py", "study/"],
     "ml_collections": ["config/", "sampling/", "training/"],
     "optax": ["training/"],
     "orbax": ["storage/checkpoint.py"],

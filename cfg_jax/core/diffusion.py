@@ -63,6 +63,11 @@ def alpha_sigma(logsnr: Array) -> tuple[Array, Array]:
     """alpha = sqrt(sigmoid(logsnr)), sigma = sqrt(sigmoid(-logsnr)); both of logsnr's shape.
 
     Raises ValueError unless logsnr has numbers.
+
+    Examples:
+      >>> alpha, sigma = cfg_jax.alpha_sigma(jnp.log(jnp.array([9.0, 1.0])))  # alpha^2 = 0.9, 0.5
+      >>> print(np.asarray(alpha**2).round(3), np.asarray(alpha**2 + sigma**2).round(3))
+      [0.9 0.5] [1. 1.]
     """
     logsnr = jnp.asarray(real("logsnr", logsnr), jnp.float32)
     return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
@@ -72,6 +77,11 @@ def diffuse(x: Array, eps: Array, logsnr: Array) -> Array:
     """z = alpha x + sigma eps, a sample of q(z | x) if eps is standard normal.
 
     Arrays [B, ...]; logsnr [] or [B].
+
+    Examples:
+      >>> x, eps = jnp.array([[1.0]]), jnp.array([[-1.0]])
+      >>> print(np.asarray(cfg_jax.diffuse(x, eps, jnp.log(9.0))).round(3))  # sqrt(0.9) - sqrt(0.1)
+      [[0.632]]
     """
     alpha, sigma = alpha_sigma(expand(logsnr, x))
     return alpha * x + sigma * eps
@@ -94,6 +104,12 @@ def posterior(
       logvar_interp: the paper's v in [0, 1]; [], [B] or the shape of z_t.
 
     Returns mean [B, ...], and logvar that broadcasts against it; -inf if the log-SNRs are equal.
+
+    Examples:
+      >>> x, z = jnp.array([[1.0]]), jnp.array([[0.5]])
+      >>> mean, logvar = cfg_jax.posterior(z, x, 0.0, jnp.log(9.0))
+      >>> print(np.asarray(mean).round(3), np.asarray(jnp.exp(logvar)).round(3))  # variance (1 - 1/9) 0.1
+      [[0.918]] 0.089
     """  # noqa: E501
     logsnr_t = expand(jnp.asarray(logsnr_t, jnp.float32), z_t)
     logsnr_s = expand(jnp.asarray(logsnr_s, jnp.float32), z_t)
@@ -110,7 +126,14 @@ def posterior(
 
 
 def predict_x(z: Array, eps_hat: Array, logsnr: Array) -> Array:
-    """x_hat = (z - sigma eps_hat) / alpha. Arrays [B, ...]; logsnr [] or [B]."""
+    """x_hat = (z - sigma eps_hat) / alpha. Arrays [B, ...]; logsnr [] or [B].
+
+    Examples:
+      >>> x, eps = jnp.array([[1.0]]), jnp.array([[-1.0]])
+      >>> z = cfg_jax.diffuse(x, eps, 2.0)
+      >>> print(np.asarray(cfg_jax.predict_x(z, eps, 2.0)).round(3))
+      [[1.]]
+    """
     alpha, sigma = alpha_sigma(expand(logsnr, z))
     return (z - sigma * eps_hat) / alpha
 
@@ -153,13 +176,26 @@ def combined(
 
 
 def predict_eps(z: Array, x_hat: Array, logsnr: Array) -> Array:
-    """eps_hat = (z - alpha x_hat) / sigma. Arrays [B, ...]; logsnr [] or [B]."""
+    """eps_hat = (z - alpha x_hat) / sigma. Arrays [B, ...]; logsnr [] or [B].
+
+    Examples:
+      >>> x, eps = jnp.array([[1.0]]), jnp.array([[-1.0]])
+      >>> z = cfg_jax.diffuse(x, eps, 2.0)
+      >>> print(np.asarray(cfg_jax.predict_eps(z, x, 2.0)).round(3))
+      [[-1.]]
+    """
     alpha, sigma = alpha_sigma(expand(logsnr, z))
     return (z - alpha * x_hat) / sigma
 
 
 def predict_v(x: Array, eps: Array, logsnr: Array) -> Array:
-    """v = alpha eps - sigma x (Salimans & Ho 2022, arXiv 2202.00512). Arrays [B, ...]."""
+    """v = alpha eps - sigma x (Salimans & Ho 2022, arXiv 2202.00512). Arrays [B, ...].
+
+    Examples:
+      >>> x, eps = jnp.array([[1.0]]), jnp.array([[0.0]])
+      >>> print(np.asarray(cfg_jax.predict_v(x, eps, jnp.log(9.0))).round(3))  # -sqrt(0.1)
+      [[-0.316]]
+    """
     alpha, sigma = alpha_sigma(expand(logsnr, x))
     return alpha * eps - sigma * x
 
@@ -215,6 +251,12 @@ def as_predict(
 
     Raises ValueError if `prediction` is unknown; the Predict does if the output of the network has
     another number of channels.
+
+    Examples:
+      >>> zero = cfg_jax.as_predict(lambda z, logsnr, labels: jnp.zeros_like(z), "v")
+      >>> z = jnp.array([[2.0]])
+      >>> print(np.asarray(zero(z, jnp.zeros(1), jnp.zeros(1, jnp.int32))).round(3))  # sigma z
+      [[1.414]]
     """
     if prediction not in list(HEADS):
         raise ValueError(f"prediction={prediction!r}: choose one of {', '.join(HEADS)}")

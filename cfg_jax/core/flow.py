@@ -32,7 +32,12 @@ RANGES = {"p_mean": (-10, 10), "p_std": (0.01, 5), "noise_scale": (0.01, 100)}
 
 
 def time_of(logsnr: ArrayLike, noise_scale: float = 1.0) -> Array:
-    """t = sigmoid(logsnr / 2 + log n), in [0, 1]; of logsnr's shape."""
+    """t = sigmoid(logsnr / 2 + log n), in [0, 1]; of logsnr's shape.
+
+    Examples:
+      >>> print(np.asarray(time_of(jnp.array([-jnp.inf, 0.0, 2 * jnp.log(3.0)]))).round(3))
+      [0.   0.5  0.75]
+    """
     return jax.nn.sigmoid(jnp.asarray(logsnr, jnp.float32) / 2 + math.log(noise_scale))
 
 
@@ -42,19 +47,35 @@ def time_left(logsnr: ArrayLike, noise_scale: float = 1.0) -> Array:
 
 
 def logsnr_of(time: ArrayLike, noise_scale: float = 1.0) -> Array:
-    """logsnr = 2 log(t / ((1 - t) n)), the inverse of `time_of`; -inf at t = 0, inf at t = 1."""
+    """logsnr = 2 log(t / ((1 - t) n)), the inverse of `time_of`; -inf at t = 0, inf at t = 1.
+
+    Examples:
+      >>> print(np.asarray(logsnr_of(jnp.array([0.0, 0.5, 0.75]))).round(3))  # 2 log 3 = 2.197
+      [ -inf 0.    2.197]
+    """
     time = jnp.asarray(time, jnp.float32)
     return 2 * (jnp.log(time) - jnp.log1p(-time) - math.log(noise_scale))
 
 
 def scale_of(logsnr: ArrayLike, noise_scale: float = 1.0) -> Array:
-    """s = z_flow / z = 1 / (alpha + sigma / n), of logsnr's shape: n for noise, 1 for data."""
+    """s = z_flow / z = 1 / (alpha + sigma / n), of logsnr's shape: n for noise, 1 for data.
+
+    Examples:
+      >>> print(np.asarray(scale_of(jnp.array([-80.0, 0.0, 80.0]), noise_scale=2.0)).round(3))
+      [2.    0.943 1.   ]
+    """
     alpha, sigma = alpha_sigma(jnp.asarray(logsnr))
     return 1 / (alpha + sigma / noise_scale)
 
 
 def coordinates(z: Array, logsnr: Array, noise_scale: float = 1.0) -> tuple[Array, Array]:
-    """(z_flow [B, ...], t [B]) of z [B, ...] at logsnr [B]; finite also at -inf and inf."""
+    """(z_flow [B, ...], t [B]) of z [B, ...] at logsnr [B]; finite also at -inf and inf.
+
+    Examples:
+      >>> z, t = coordinates(jnp.array([[2.0]]), jnp.zeros(1))
+      >>> print(np.asarray(z).round(3), np.asarray(t).round(3))  # z / sqrt(2) at t = 1/2
+      [[1.414]] [0.5]
+    """
     return expand(scale_of(logsnr, noise_scale), z) * z, time_of(logsnr, noise_scale)
 
 
@@ -63,6 +84,10 @@ def weight(logsnr: Array, noise_scale: float = 1.0, t_eps: float = 0.05) -> Arra
 
     It gives ||v - v_hat||^2 for velocities (x - z_flow) / max(1 - t, t_eps): Li & He 2025,
     algorithm 1. Shape of logsnr.
+
+    Examples:
+      >>> print(weight(jnp.zeros(1)), weight(jnp.zeros(1), t_eps=1.0))  # 1 / max(1/2, t_eps)^2
+      [4.] [1.]
     """
     left = time_left(logsnr, noise_scale)
     return jnp.exp(-logsnr) / jnp.maximum(left, t_eps) ** 2
@@ -75,6 +100,13 @@ def clamped(predict: Predict, noise_scale: float = 1.0, t_eps: float = 0.05) -> 
 
     Samplers then follow JiT's velocity without knowing it: Li & He 2025, algorithm 2. Training has
     the same limit in `weight`.
+
+    Examples:
+      >>> still = cfg_jax.as_predict(lambda z, logsnr, labels: jnp.zeros_like(z), "x")
+      >>> slow = clamped(still, t_eps=0.5)  # no change below t = 1/2
+      >>> z, labels = jnp.array([[2.0]]), jnp.zeros(1, jnp.int32)
+      >>> print(np.asarray(slow(z, jnp.array([-2.0]), labels).x_hat).round(3))
+      [[0.]]
     """
 
     def limited(z: Array, logsnr: Array, labels: Array) -> Output:
@@ -97,6 +129,13 @@ class FlowSchedule:
     Phi is the standard normal distribution function. JiT has p_mean = -0.8, p_std = 0.8 and
     n = 1 for 256 pixels, 2 for 512: Li & He 2025, section 4. Hashable, so it may be a static
     argument of a jitted function. Raises ValueError for numbers out of range.
+
+    Examples:
+      >>> schedule = cfg_jax.FlowSchedule(p_mean=0.0)
+      >>> print(np.asarray(schedule(0.5)).round(3))  # the median of t is 1/2
+      0.0
+      >>> print(np.asarray(schedule.inverse(0.0)).round(3))
+      0.5
     """
 
     p_mean: float = -0.8

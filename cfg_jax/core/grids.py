@@ -38,6 +38,11 @@ def karras_grid(
     sigma_i = (sigma_max^(1/rho) + i / (T-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho. Their
     sampler appends sigma = 0, which is the last denoiser call of ours. Raises ValueError unless
     0 < sigma_min < sigma_max and rho > 0.
+
+    Examples:
+      >>> sigmas = np.exp(-karras_grid(3) / 2)
+      >>> print(np.asarray(sigmas).round(3))
+      [8.000e+01 2.515e+00 2.000e-03]
     """
     if not 0 < sigma_min < sigma_max < math.inf or not 0 < rho < math.inf:
         raise ValueError(
@@ -73,5 +78,9 @@ def grid(name: str, schedule: Schedule, num_points: int) -> np.ndarray:
     """The log-SNRs [T] of a named grid inside the range of a schedule, on the host.
 
     Raises ValueError if the name is unknown, or if num_points is not an integer of at least 2.
+
+    Examples:
+      >>> print(grid("uniform", cfg_jax.cosine_schedule(), 4))
+      [-9. -3.  3.  9.]
     """
     return GRIDS[choice("grid", name, GRIDS)](schedule, whole("num_points", num_points, 2))

@@ -55,6 +55,12 @@ def drop_labels(key: Key, labels: Array, *, p_uncond: float, null_label: int) ->
 
     Ho & Salimans 2022, Algorithm 1, line 3. key [] or [B], consumed; labels and result [B] int32;
     p_uncond in [0, 1]; null_label stands for "no label". Raises ValueError for other arguments.
+
+    Examples:
+      >>> labels = jnp.zeros(1000, jnp.int32)
+      >>> dropped = cfg_jax.drop_labels(jax.random.key(0), labels, p_uncond=0.1, null_label=10)
+      >>> print(jnp.unique(dropped), 50 < (dropped == 10).sum() < 150)
+      [ 0 10] True
     """
     number("p_uncond", p_uncond, "a probability, from 0 to 1", 0, 1)
     labels = _vector(labels)
@@ -89,6 +95,10 @@ def cfg(conditional: Array, unconditional: Array, w: ArrayLike) -> Array:
     """(1 + w) conditional - w unconditional: Ho & Salimans 2022, equation 6.
 
     Both are eps_hat [B, ...], with the label and without it; w is [] or [B].
+
+    Examples:
+      >>> print(cfg(jnp.array([3.0]), jnp.array([1.0]), w=jnp.array([0.5])))  # 1.5 * 3 - 0.5 * 1
+      [4.]
     """
     w = expand(w, conditional)
     return (1 + w) * conditional - w * unconditional
@@ -115,6 +125,17 @@ def classifier_free_guidance(
     Raises ValueError if labels is not [B] integers, null_label no integer, predict no function, or
     w is not of finite numbers [] or [B]. The Denoiser raises ValueError for a batch size other than
     B, and if predict returns eps_hat of another shape.
+
+    Examples:
+      >>> mixture = cfg_jax.GaussianMixture(means=[[-1.0], [1.0]], variance=0.5, weights=[1, 1])
+      >>> labels, z, logsnr = jnp.array([0, 1]), jnp.zeros((2, 1)), jnp.zeros(2)
+      >>> for w in (-1.0, 0.0, 1.0):  # eps_hat of no label is 0 here
+      ...     guided = cfg_jax.classifier_free_guidance(mixture.predict, labels, w, null_label=2)
+      ...     print(np.asarray(guided(z, logsnr)[:, 0]).round(3))
+      ...
+      [0. 0.]
+      [ 0.667 -0.667]
+      [ 1.333 -1.333]
     """
     labels = _vector(labels)
     nulls = jnp.full_like(labels, null_of(null_label))
@@ -170,6 +191,16 @@ def classifier_guidance(denoiser: Denoiser, log_prob: LogProb, w: ArrayLike) -> 
       w: guidance weight, [] or [B].
 
     Raises ValueError if w is not of finite numbers, or if log_prob returns another shape than [B].
+
+    Examples:
+      >>> mixture = cfg_jax.GaussianMixture(means=[[-1.0], [1.0]], variance=0.5, weights=[1, 1])
+      >>> labels, z, logsnr = jnp.array([0, 1]), jnp.zeros((2, 1)), jnp.zeros(2)
+      >>> unlabelled = lambda z, logsnr: mixture.predict(z, logsnr, jnp.array([2, 2]))
+      >>> log_prob = lambda z, logsnr: mixture.log_prob_label(z, logsnr, labels)
+      >>> guided = cfg_jax.classifier_guidance(unlabelled, log_prob, w=1.0)
+      >>> conditional = mixture.predict(z, logsnr, labels)
+      >>> bool(jnp.allclose(guided(z, logsnr), conditional, atol=1e-6))  # Bayes' rule
+      True
     """
     finite("w", w)
 
@@ -187,6 +218,12 @@ def clipped(denoiser: Denoiser) -> Denoiser:
 
     `sample(..., clip_x=False, step=ddim_step)` with `classifier_guidance(clipped(denoiser), ...)`
     is ADM's guided DDIM, algorithm 2: x_hat is clipped before guidance and not afterwards.
+
+    Examples:
+      >>> denoiser = cfg_jax.clipped(lambda z, logsnr: jnp.zeros_like(z))
+      >>> z = jnp.array([[3.0]])
+      >>> print(np.asarray(cfg_jax.predict_x(z, denoiser(z, jnp.zeros(1)), 0.0)).round(3))
+      [[1.]]
     """
 
     def denoise(z: Array, logsnr: Array) -> Output:
@@ -228,6 +265,13 @@ def mean_shift(
       step: step rule with normal noise of `posterior`'s variance.
 
     Raises ValueError as `classifier_guidance`.
+
+    Examples:
+      >>> step = cfg_jax.mean_shift(lambda z, logsnr: z[:, 0], w=2.0)  # its gradient is 1
+      >>> key, z, x_hat = jax.random.key(0), jnp.zeros((1, 1)), jnp.zeros((1, 1))
+      >>> shift = step(key, z, x_hat, 0.0, 2.0) - cfg_jax.ancestral_step(key, z, x_hat, 0.0, 2.0)
+      >>> print(np.asarray(shift).round(3))  # 2 exp(logvar)
+      [[0.206]]
     """
     finite("w", w)
 

@@ -72,6 +72,13 @@ def branches(
         at high noise only: use it with an interval.
 
     Raises ValueError unless exactly one is given, or if blend does not suit `others`.
+
+    Examples:
+      >>> mixture = cfg_jax.GaussianMixture(means=[[-1.0], [1.0]], variance=0.5, weights=[1, 1])
+      >>> both = cfg_jax.branches(mixture.predict, jnp.array([0, 1]), null_label=2)
+      >>> conditional, unconditional = both.every(jnp.zeros((2, 1)), jnp.zeros(2), 0)
+      >>> print(np.asarray(conditional[:, 0]).round(3), unconditional[:, 0])
+      [ 0.667 -0.667] [0. 0.]
     """
     given: dict[str, Any] = {"null_label": null_label, "others": tuple(others) or None}
     given |= {"weaker": weaker, "pair": pair, "independent": independent}
@@ -151,6 +158,15 @@ def guide(
     data: nothing is compiled for another interval. A learned variance comes from the first branch.
     With `watch`, the state of the result is a `Watched`, for `telemetry.measure`. Raises ValueError
     if the number of branches and weights differ, or if a rule meets `LinearWeights`.
+
+    Examples:
+      >>> mixture = cfg_jax.GaussianMixture(means=[[-1.0], [1.0]], variance=0.5, weights=[1, 1])
+      >>> labels, logsnrs = jnp.array([0, 1]), cfg_jax.logsnr_grid(cfg_jax.cosine_schedule(), 16)
+      >>> both = cfg_jax.branches(mixture.predict, labels, null_label=2)
+      >>> guided = cfg_jax.guide(both, cfg_jax.weights(logsnrs, 1.0, interval=(-3.0, 3.0)))
+      >>> x = cfg_jax.sample(jax.random.key(0), guided, (2, 1), logsnrs, clip_x=False)
+      >>> print(jnp.sign(x[:, 0]))
+      [-1.  1.]
     """
     if isinstance(weights, LinearWeights):
         if watch:

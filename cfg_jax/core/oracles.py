@@ -35,6 +35,16 @@ class GaussianMixture:
 
     Raises ValueError if shapes do not match, if a number is not finite, or if a variance or weight
     is not positive. Methods raise ValueError unless there is one integer label per example.
+
+    Examples:
+      >>> mixture = cfg_jax.GaussianMixture(means=[[-1.0], [1.0]], variance=0.5, weights=[1, 1])
+      >>> z, logsnr = jnp.array([[0.0], [1.0]]), jnp.zeros(2)
+      >>> print(np.asarray(mixture.predict(z, logsnr, jnp.array([1, mixture.null_label]))).round(3))
+      [[-0.667]
+       [ 0.452]]
+      >>> print(np.asarray(jnp.exp(mixture.log_posterior(z, logsnr))).round(3))
+      [[0.5   0.5  ]
+       [0.132 0.868]]
     """
 
     def __init__(self, means: ArrayLike, variance: ArrayLike, weights: ArrayLike):

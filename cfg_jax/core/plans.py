@@ -42,6 +42,11 @@ class Plan(NamedTuple):
       which its step begins, or the call's own for "heun_flow".
     starts: [C] bool, whether the call is the first of its step.
     corrects: [C] bool, whether the call is a Langevin corrector's.
+
+    Examples:
+      >>> plan = cfg_jax.plan([-4.0, 0.0, 4.0], "heun")
+      >>> print(plan.logsnr, plan.starts)  # two calls per step, and the last
+      [-4.  0.  0.  4.  4.] [ True False  True False  True]
     """
 
     logsnr: Array | np.ndarray
@@ -63,6 +68,12 @@ class Churn(NamedTuple):
       (1 + min(amount / T, sqrt(2) - 1)) sigma / alpha, for T grid points.
     low, high: S_min and S_max, in units of sigma / alpha.
     noise: S_noise, factor on the noise.
+
+    Examples:
+      >>> logsnrs = np.linspace(-8, 8, 20)
+      >>> plan = cfg_jax.plan(logsnrs, "ddim", churn=cfg_jax.Churn(amount=4.0, low=0.05, high=50.0))
+      >>> bool((plan.matrix[:, :, -1] != 0).any())  # the last column multiplies noise
+      True
     """
 
     amount: float
@@ -108,6 +119,14 @@ def plan(
 
     Raises ValueError if the grid, a name or a number is out of range, if an argument does not count
     for the solver, or if a gap is so long that "heun" or "pcg" explodes (not for max_ratio inf).
+
+    Examples:
+      >>> mixture = cfg_jax.GaussianMixture(means=[[0.5]], variance=1e-4, weights=[1])
+      >>> denoiser = lambda z, logsnr: mixture.predict(z, logsnr, jnp.zeros(4, jnp.int32))
+      >>> plan = cfg_jax.plan(np.linspace(-9, 9, 12), "dpmpp_2m")
+      >>> x = cfg_jax.sample(jax.random.key(0), denoiser, (4, 1), plan)
+      >>> print(plan.num_calls, np.asarray(x.mean()).round(1))
+      12 0.5
     """
     chosen = _checked_solver(solver)
     levels = [level_at(logsnr) for logsnr in _checked_grid(logsnrs)]

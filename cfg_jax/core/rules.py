@@ -78,7 +78,13 @@ def _stateless(shape: tuple[int, ...]) -> tuple:
 
 
 def cfg() -> Rule:
-    """(1 + w) x_cond - w x_other: Ho & Salimans 2022, equation 6; linear, so of any space."""
+    """(1 + w) x_cond - w x_other: Ho & Salimans 2022, equation 6; linear, so of any space.
+
+    Examples:
+      >>> guided, _ = cfg_jax.cfg().apply(jnp.array([[3.0]]), jnp.array([[1.0]]), 0.5, ())
+      >>> print(guided)
+      [[4.]]
+    """
 
     def apply(x_cond, x_other, w, state):
         return guidance.cfg(x_cond, x_other, w), state
@@ -92,6 +98,12 @@ def rescale(phi: float, *, space: str = "v") -> Rule:
     g (phi std(x_cond) / std(g) + 1 - phi), g the result of `cfg`. Lin et al. 2023, arXiv
     2305.08891, equations 15 and 16, who apply it to a network that predicts v, with phi = 0.7.
     Raises ValueError unless phi is in [0, 1] and the space is known.
+
+    Examples:
+      >>> x = jnp.array([[1.0, -1.0]])
+      >>> guided, _ = cfg_jax.rescale(1.0).apply(x, 0 * x, 3.0, ())
+      >>> print(np.asarray(guided).round(3))  # the deviation of the conditional branch again
+      [[ 1. -1.]]
     """
     phi = _number("phi", phi, 0.0, 1.0)
 
@@ -118,6 +130,13 @@ def apg(eta: float = 0.0, r: float = 0.0, beta: float = 0.0) -> Rule:
       beta: momentum of d; negative values, such as -0.5, favour the present direction.
 
     Raises ValueError unless the numbers are finite and r is at least 0.
+
+    Examples:
+      >>> rule, shape = cfg_jax.apg(r=1.0), (1, 2)
+      >>> x_cond, x_other = jnp.array([[1.0, 0.0]]), jnp.array([[1.0, -5.0]])
+      >>> guided, _ = rule.apply(x_cond, x_other, 2.0, rule.init(shape))
+      >>> print(np.asarray(guided).round(3))  # a difference of norm 5, shortened to 1
+      [[1. 2.]]
     """
     eta, beta = _number("eta", eta), _number("beta", beta)
     r = _number("r", r, 0.0)
@@ -142,6 +161,14 @@ def zero_star(zero_calls: int = 1) -> Rule:
 
     g = v_cond + w (v_cond - s v_other), s = <v_cond, v_other> / |v_other|^2; the first zero_calls
     guided calls give v = 0. Made for flow models at the first steps. The state [B] counts them.
+
+    Examples:
+      >>> rule = cfg_jax.zero_star(zero_calls=1)
+      >>> x = jnp.array([[1.0, 2.0]])
+      >>> first, state = rule.apply(x, x / 2, 1.0, rule.init(x.shape))
+      >>> second, _ = rule.apply(x, x / 2, 1.0, state)
+      >>> print(first, np.asarray(second).round(3))  # the second branch is scaled to fit the first
+      [[0. 0.]] [[1. 2.]]
     """
     zero_calls = whole("zero_calls", zero_calls)
 
@@ -164,6 +191,11 @@ def dynamic_threshold(
 
     clip(x_hat, -s, s) / s per sample, s the quantile of |x_hat|, at least 1 and at most `most`. For
     images in [-1, 1] only. Raises ValueError unless quantile is in (0, 1] and most above 1.
+
+    Examples:
+      >>> x_hat = jnp.array([[-4.0, 2.0, 1.0, 0.0]])
+      >>> print(cfg_jax.dynamic_threshold(1.0)(x_hat))  # divided by the largest
+      [[-1.    0.5   0.25  0.  ]]
     """
     quantile = _number("quantile", quantile, 1e-6, 1.0)
     limit = jnp.inf if most is None else _number("most", most, 1.0 + 1e-6)

@@ -54,6 +54,12 @@ def ancestral_step(
         than guidance does (Dhariwal & Nichol 2021, appendix G).
 
     Raises ValueError unless logvar_interp is finite and noise_temperature a number of at least 0.
+
+    Examples:
+      >>> key, z, x_hat = jax.random.key(0), jnp.array([[0.5]]), jnp.array([[1.0]])
+      >>> z_s = cfg_jax.ancestral_step(key, z, x_hat, 0.0, 2.0, noise_temperature=0.0)
+      >>> bool(jnp.allclose(z_s, cfg_jax.posterior(z, x_hat, 0.0, 2.0)[0]))
+      True
     """
     finite("logvar_interp", logvar_interp)
     mean, logvar = posterior(z_t, x_hat, logsnr_t, logsnr_s, logvar_interp=logvar_interp)
@@ -77,6 +83,12 @@ def ddim_step(
     eps is computed from x_hat, so it agrees with a clipped x_hat. Song et al. 2021, arXiv
     2010.02502, equation 12 with eta = 0. Arguments as in `ancestral_step`; key, logvar_interp and
     noise_temperature are unused.
+
+    Examples:
+      >>> x, eps = jnp.array([[1.0]]), jnp.array([[-1.0]])
+      >>> z_s = cfg_jax.ddim_step(None, cfg_jax.diffuse(x, eps, 0.0), x, 0.0, 2.0)
+      >>> bool(jnp.allclose(z_s, cfg_jax.diffuse(x, eps, 2.0), atol=1e-6))
+      True
     """
     return diffuse(x_hat, predict_eps(z_t, x_hat, logsnr_t), logsnr_s)
 
@@ -139,6 +151,16 @@ def sample(
     `per_step` or of the guidance does not have T rows, if z_init has another shape, if an argument
     that must be a function is not callable, if eps_hat is not of `shape`, or if a plan meets a
     step_option.
+
+    Examples:
+      >>> mixture = cfg_jax.GaussianMixture(means=[[-1.0], [1.0]], variance=0.01, weights=[1, 1])
+      >>> labels = jnp.arange(1000) % 2
+      >>> denoiser = cfg_jax.classifier_free_guidance(mixture.predict, labels, w=0.0, null_label=2)
+      >>> logsnrs = cfg_jax.logsnr_grid(cfg_jax.cosine_schedule(), 64)
+      >>> x = cfg_jax.sample(jax.random.key(0), denoiser, (1000, 1), logsnrs, clip_x=False)
+      >>> ones = np.asarray(x[labels == 1])
+      >>> print(ones.mean().round(1), ones.std().round(1))
+      1.0 0.1
     """
     shape = _shape(shape)
     if not callable(clip_x):

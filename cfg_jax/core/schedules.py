@@ -26,6 +26,13 @@ class CosineSchedule:
     """The truncated hyperbolic-secant distribution of log-SNR; made by `cosine_schedule`.
 
     Hashable, so it may be a static argument of a jitted function.
+
+    Examples:
+      >>> schedule = cfg_jax.cosine_schedule()
+      >>> print(np.asarray(schedule(jnp.array([0.0, 0.5, 1.0]))).round(3))
+      [ 20.   0. -20.]
+      >>> print(np.asarray(schedule.density(0.0)).round(3))  # 1 / (2 pi)
+      0.159
     """
 
     logsnr_min: float
@@ -100,6 +107,10 @@ def cosine_schedule(logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> Cosi
     Returns a callable schedule(u) -> logsnr with `.inverse(logsnr)` and `.density(logsnr)`, from
     logsnr_max at u = 0 (data) to logsnr_min at u = 1 (noise). Raises ValueError if logsnr_min or
     logsnr_max is not a number from -80 to 80, or if logsnr_min is not below logsnr_max.
+
+    Examples:
+      >>> print(cfg_jax.cosine_schedule(logsnr_min=-10.0)(jnp.array([0.0, 1.0])))
+      [ 20. -10.]
     """
     allowed = f"finite values from -{MOST_LOGSNR} to {MOST_LOGSNR} (the paper has -20 and 20)"
     for name, value in (("logsnr_min", logsnr_min), ("logsnr_max", logsnr_max)):
@@ -118,6 +129,10 @@ def logsnr_grid(schedule: Schedule, num_steps: int, *, inclusive: bool = True) -
     Uniform in u for a `CosineSchedule`, evenly spaced timesteps for a `timesteps.DiscreteSchedule`.
     num_steps is T, the number of denoiser calls. Returns [T] float32, first exactly logsnr_min,
     last exactly logsnr_max if inclusive. Raises ValueError if `grid` rejects the arguments.
+
+    Examples:
+      >>> print(np.asarray(cfg_jax.logsnr_grid(cfg_jax.cosine_schedule(), 3)).round(3))
+      [-20.   0.  20.]
     """
     if not isinstance(schedule, Schedule):
         raise ValueError(f"schedule={text_of(schedule)}: need a schedule, as of `cosine_schedule`")

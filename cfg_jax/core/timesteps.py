@@ -39,6 +39,11 @@ class DiscreteSchedule:
 
     Raises ValueError if there are fewer than 2 log-SNRs, if a log-SNR is not finite, or if the
     log-SNRs do not strictly decrease in float32.
+
+    Examples:
+      >>> schedule = cfg_jax.DiscreteSchedule([2.0, 0.0, -2.0])
+      >>> print(schedule(jnp.array([0.0, 1.0])), schedule.timestep(0.0))
+      [ 2. -2.] 1.0
     """
 
     logsnrs: tuple[float, ...]
@@ -209,6 +214,11 @@ def linear_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
     The scaling (Nichol & Dhariwal 2021) keeps logsnr_min close to its value for N = 1000. Raises
     ValueError if N = num_timesteps is no integer or above MOST_STEPS, or if N is below 21, because
     the last beta would be 1 or more.
+
+    Examples:
+      >>> schedule = cfg_jax.linear_timesteps()
+      >>> print(schedule.num_timesteps, round(schedule.logsnr_max, 2))  # log(1 / 1e-4 - 1)
+      1000 9.21
     """
     whole("num_timesteps", num_timesteps, 0, MOST_STEPS)
     if num_timesteps < 21:
@@ -225,6 +235,10 @@ def cosine_timesteps(num_timesteps: int = 1000) -> DiscreteSchedule:
 
     Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17. Raises ValueError if N is no
     integer from 2 to MOST_STEPS.
+
+    Examples:
+      >>> print(np.asarray(cfg_jax.cosine_timesteps().grid(4)).round(1))
+      [-19.8  -1.1   1.1  10.1]
     """
     whole("num_timesteps", num_timesteps, 2, MOST_STEPS)
     u = np.linspace(0.0, 1.0, num_timesteps + 1)

@@ -30,6 +30,11 @@ class Prediction(NamedTuple):
       and 1 the upper bound of the variance (Nichol & Dhariwal 2021, arXiv 2102.09672, equation 15).
     x_hat: [B, ...] or None, (z - sigma eps_hat) / alpha from a network that gives it directly: at
       the noise end eps_hat is nearly z and has lost its digits.
+
+    Examples:
+      >>> output = cfg_jax.Prediction(eps_hat=jnp.zeros((1, 1)))
+      >>> output.x_hat is None and output.logvar_interp is None
+      True
     """
 
     eps_hat: Array

@@ -75,6 +75,14 @@ def weights(
 
     Raises ValueError if w is not finite or has another shape, if the schedule is unknown, or if the
     interval is empty.
+
+    Examples:
+      >>> rising = cfg_jax.weights([-2.0, 0.0, 2.0], 1.0, schedule="linear")
+      >>> print(np.asarray(rising.w[:, 0]).round(3))
+      [0.449 1.    1.551]
+      >>> late = cfg_jax.weights([-2.0, 0.0, 2.0], 3.0, interval=(-1.0, 3.0))
+      >>> print(late.w[:, 0], late.guided)
+      [0. 3. 3.] [False  True  True]
     """
     logsnr, starts, corrects = _calls(plan)
     w = on_host("w", w, "finite guidance weights")
@@ -134,6 +142,12 @@ def linear_weights(
       a: [J], [J, B] or [C, J, B]; the sum over J must be 1, or the noise end would be wrong.
 
     Raises ValueError if a is not finite, has another shape or another sum.
+
+    Examples:
+      >>> composed = cfg_jax.linear_weights([-2.0, 2.0], [1.0, 2.0, -2.0])
+      >>> print(composed.a[:, :, 0])  # towards the second branch, away from the third
+      [[ 1.  2. -2.]
+       [ 1.  2. -2.]]
     """
     logsnr, _, corrects = _calls(plan)
     a = on_host("a", a, "finite weights of branches")

@@ -1,4 +1,4 @@
-"""Pictures of samples: grids and captioned strips of images, scatter plots of points, PNG files.
+"""Pictures of samples: grids and captioned strips of images, animations, PNG files.
 
 images = round(127.5 (x + 1)),   x = images / 127.5 - 1,   x in [-1, 1], images uint8
 """
@@ -15,6 +15,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cfg_jax.io.files import whole_file
+from cfg_jax.io.plots import in_legend as in_legend
+from cfg_jax.io.plots import rendered as rendered
+from cfg_jax.io.plots import scatter as scatter
+from cfg_jax.io.plots import scatter_by_name as scatter_by_name
 from cfg_jax.io.reading import opened
 from cfg_jax.io.text import one_line, short
 
@@ -27,6 +31,10 @@ def to_images(x: np.ndarray) -> np.ndarray:
     """round(127.5 (x + 1)), clipped to 0..255: uint8 with the shape of x.
 
     Raises ValueError unless x has floats without NaN.
+
+    Examples:
+      >>> cfg_jax.images.to_images(np.array([-1.0, 0.0, 1.0, 9.0])).tolist()
+      [0, 128, 255, 255]
     """
     x = np.asarray(x)
     if not np.issubdtype(x.dtype, np.floating) or np.isnan(x).any():
@@ -39,6 +47,10 @@ def to_x(images: Any) -> Any:
     """images / 127.5 - 1: NumPy or JAX arrays to float32 in [-1, 1], ends included.
 
     Raises ValueError unless images has integers.
+
+    Examples:
+      >>> cfg_jax.images.to_x(np.array([0, 255], np.uint8)).tolist()
+      [-1.0, 1.0]
     """
     kind = getattr(images, "dtype", np.dtype(object)).kind
     if kind not in "ui":
@@ -53,6 +65,11 @@ def grid(images: np.ndarray, *, gap: int = 2) -> np.ndarray:
 
     Images [columns, H, W, C] are one row. Images below 64 pixels are enlarged by an integer factor,
     so pixels stay square. Raises ValueError for other images.
+
+    Examples:
+      >>> images = np.zeros((2, 5, 8, 8, 1), np.uint8)  # enlarged to 64 pixels
+      >>> cfg_jax.images.grid(images).shape
+      (136, 340, 3)
     """
     images = np.asarray(images)
     images = images[None] if images.ndim == 4 else images
@@ -82,6 +99,11 @@ def captioned_grid(
     """`grid` with captions left of rows and above columns; column captions may have two lines.
 
     Raises ValueError unless there is one caption per row and per column.
+
+    Examples:
+      >>> images = np.zeros((2, 3, 64, 64, 3), np.uint8)
+      >>> cfg_jax.images.captioned_grid(images, ["cat", "dog"], ["w = 0", "w = 1", "w = 3"]).height
+      160
     """
     if (len(row_captions), len(column_captions)) != np.shape(images)[:2]:
         raise ValueError(
@@ -113,6 +135,11 @@ def sheet(images: np.ndarray, captions: Collection[str] = (), *, columns: int = 
 
     Raises ValueError for other images, unless there are B captions or none, and unless columns is
     an integer of at least 1.
+
+    Examples:
+      >>> images = np.zeros((7, 64, 64, 1), np.uint8)
+      >>> cfg_jax.images.sheet(images, list("abcdefg"), columns=4).size
+      (272, 176)
     """
     images = np.asarray(images)
     if images.ndim != 4 or not images.size:
@@ -148,75 +175,17 @@ def _fitting(text: str, font: Any, width: int) -> str:
     return text[:6]
 
 
-def scatter(
-    points: np.ndarray, row_captions: Collection[str], column_captions: Collection[str]
-) -> Picture:
-    """Plots points [rows, columns, N, 2]: a plot per column, a colour per row, equal axes.
-
-    Points that are NaN are left out.
-    """
-    from matplotlib.figure import Figure
-
-    columns = points.shape[1]
-    figure = Figure(figsize=(3 * columns, 3.2), layout="constrained")
-    reach = 1.05 * np.nanmax(np.abs(points))
-    for column, caption in enumerate(column_captions):
-        axes = figure.add_subplot(1, columns, column + 1, aspect="equal", title=caption)
-        axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
-        for row, label in enumerate(row_captions):
-            axes.plot(*points[row, column].T, ".", markersize=2, label=in_legend(short(label, 24)))
-    axes.legend(loc="upper right", markerscale=4, fontsize="small")
-    return rendered(figure)
-
-
-def scatter_by_name(points: np.ndarray, names: Collection[str] = ()) -> Picture:
-    """A `scatter` plot of points [N, 2], with a colour for each of N names if there are any.
-
-    Raises ValueError for other points, or unless there are N names or none.
-    """
-    points = np.asarray(points)
-    if points.ndim != 2 or points.shape[1] != 2 or len(names) not in (0, len(points)):
-        raise ValueError(
-            f"points of shape {points.shape} with {len(names)} names: need [N, 2], and N names"
-        )
-    every = np.asarray(names or ["samples"] * len(points))
-    rows = list(dict.fromkeys(every.tolist()))
-    of_row = every == np.asarray(rows)[:, None]
-    return scatter(np.where(of_row[..., None], points, np.nan)[:, None], rows, [""])
-
-
-def in_legend(name: object) -> str:
-    """A name as the label of a curve; matplotlib hides labels that are empty or begin with "_"."""
-    text = short(name)
-    return f" {text}" if text[:1] in ("", "_") else text
-
-
-def _show_names(figure) -> None:
-    """Shows the names of a figure as they are; tick labels keep their formulas."""
-    for axes in figure.axes:
-        texts = [axes.title, axes.xaxis.label, axes.yaxis.label]
-        legend = axes.get_legend()
-        for text in texts + (legend.get_texts() if legend else []):
-            text.set_parse_math(False)
-            text.set_text("\n".join(short(line, 56) for line in text.get_text().split("\n")))
-
-
-def rendered(figure) -> Picture:
-    """Renders a matplotlib figure as a picture, without a display; names are no formulas."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    _show_names(figure)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Animation:
     """A looping GIF, which a notebook shows where it is the last value of a cell.
 
     gif: content of the file.
     width: width of the pictures, in pixels.
+
+    Examples:
+      >>> moving = cfg_jax.images.animation(np.zeros((8, 2, 8, 8, 1), np.uint8))
+      >>> moving.width, len(moving.gif) > 100
+      (136, True)
     """
 
     gif: bytes
@@ -237,6 +206,11 @@ def animation(frames: np.ndarray, *, seconds: float = 0.15) -> Animation:
 
     Every frame shows the B images in a row for `seconds`, the last one for a second. Raises
     ValueError unless frames has this form and seconds is above 0.
+
+    Examples:
+      >>> frames = np.random.default_rng(0).integers(0, 256, (8, 2, 8, 8, 1)).astype(np.uint8)
+      >>> cfg_jax.images.animation(frames).gif[:6]
+      b'GIF89a'
     """
     frames = np.asarray(frames)
     if frames.ndim != 5 or not seconds > 0:
@@ -252,13 +226,30 @@ def animation(frames: np.ndarray, *, seconds: float = 0.15) -> Animation:
 
 
 def save_gif(path: str | Path, frames: np.ndarray, *, seconds: float = 0.15) -> None:
-    """Writes the `animation` of frames as a file; ValueError as there, and if path is no path."""
+    """Writes the `animation` of frames as a file; ValueError as there, and if path is no path.
+
+    Examples:
+      >>> import tempfile, pathlib
+      >>> place = pathlib.Path(tempfile.mkdtemp())
+      >>> cfg_jax.images.save_gif(place / "a.gif", np.zeros((8, 2, 8, 8, 1), np.uint8))
+      >>> (place / "a.gif").stat().st_size > 100
+      True
+    """
     path = _path(path)
     animation(frames, seconds=seconds).save(path)
 
 
 def read_picture(path: Path) -> Picture:
-    """Reads a PNG of `save_png` into memory; ValueError for a damaged file."""
+    """Reads a PNG of `save_png` into memory; ValueError for a damaged file.
+
+    Examples:
+      >>> import tempfile, pathlib
+      >>> place = pathlib.Path(tempfile.mkdtemp())
+      >>> picture = cfg_jax.images.sheet(np.zeros((1, 8, 8, 1), np.uint8))
+      >>> cfg_jax.images.save_png(place / "a.png", picture)
+      >>> cfg_jax.images.read_picture(place / "a.png").mode
+      'RGB'
+    """
     try:
         with opened(path) as file, Image.open(file, formats=["PNG"]) as picture:
             return picture.copy()
@@ -269,7 +260,16 @@ def read_picture(path: Path) -> Picture:
 
 
 def save_png(path: str | Path, picture: Picture) -> None:
-    """Writes `picture` as PNG, atomically; ValueError unless it is a picture of Pillow."""
+    """Writes `picture` as PNG, atomically; ValueError unless it is a picture of Pillow.
+
+    Examples:
+      >>> import tempfile, pathlib
+      >>> place = pathlib.Path(tempfile.mkdtemp())
+      >>> picture = cfg_jax.images.sheet(np.zeros((2, 8, 8, 1), np.uint8))
+      >>> cfg_jax.images.save_png(place / "a.png", picture)
+      >>> cfg_jax.images.read_picture(place / "a.png").size
+      (136, 68)
+    """
     path = _path(path)
     if not isinstance(picture, Picture):
         raise ValueError(

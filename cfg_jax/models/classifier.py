@@ -19,6 +19,14 @@ class Classifier(Trunk):
 
     Labels are 0..num_classes - 1. `Trunk` has the other arguments; the attention pool has the same
     heads as the trunk.
+
+    Examples:
+      >>> network = cfg_jax.Classifier(
+      ...     num_classes=10, channels=32, channel_mult=(1, 2), attention_resolutions=(8,)
+      ... )
+      >>> inputs = jnp.zeros((4, 16, 16, 3)), jnp.zeros(4)
+      >>> jax.eval_shape(network.init_with_output, jax.random.key(0), *inputs)[0].shape
+      (4, 10)
     """
 
     num_classes: int

@@ -30,6 +30,12 @@ class MLP(nn.Module):
       num_blocks: number of residual blocks h + Dense(SiLU(LayerNorm(h) * (1 + scale) + shift)).
       dropout: dropout rate in every block.
       dtype: type of the matrix products, "float32" or "bfloat16".
+
+    Examples:
+      >>> network = cfg_jax.MLP(out_channels=2, num_classes=3, channels=8, num_blocks=1)
+      >>> inputs = jnp.zeros((5, 2)), jnp.zeros(5), jnp.zeros(5, jnp.int32)
+      >>> jax.eval_shape(network.init_with_output, jax.random.key(0), *inputs)[0].shape
+      (5, 2)
     """
 
     out_channels: int

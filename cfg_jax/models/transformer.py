@@ -71,6 +71,14 @@ class Transformer(nn.Module, kw_only=True):
       dtype: type of the matrix products, "float32" or "bfloat16".
       remat: whether the backward pass recomputes whole blocks to save memory. Otherwise it
         recomputes all but products and attention.
+
+    Examples:
+      >>> network = cfg_jax.Transformer(
+      ...     out_channels=3, patch=4, depth=2, width=32, heads=4, in_context_tokens=0
+      ... )
+      >>> inputs = jnp.zeros((4, 16, 16, 3)), jnp.zeros(4), jnp.zeros(4, jnp.int32)
+      >>> jax.eval_shape(network.init_with_output, jax.random.key(0), *inputs)[0].shape
+      (4, 16, 16, 3)
     """
 
     out_channels: int

@@ -52,6 +52,10 @@ class Trunk(nn.Module, kw_only=True):
       norm_groups: number of groups of each GroupNorm.
       dtype: type of convolutions and matrix products, "float32" or "bfloat16".
       remat: whether the backward pass recomputes residual blocks and attention to save memory.
+
+    Examples:
+      >>> Trunk(channels=32, channel_mult=(1, 2)).widths
+      [32, 64]
     """
 
     channels: int = 128

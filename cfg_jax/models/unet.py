@@ -26,6 +26,14 @@ class UNet(Trunk):
         "none" removes the label input.
 
     `Trunk` has the other arguments.
+
+    Examples:
+      >>> network = cfg_jax.UNet(
+      ...     out_channels=3, channels=32, channel_mult=(1, 2), attention_resolutions=(8,)
+      ... )
+      >>> inputs = jnp.zeros((4, 16, 16, 3)), jnp.zeros(4), jnp.zeros(4, jnp.int32)
+      >>> jax.eval_shape(network.init_with_output, jax.random.key(0), *inputs)[0].shape
+      (4, 16, 16, 3)
     """
 
     out_channels: int

@@ -27,6 +27,17 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
     Args:
       workdir: --workdir of the training run, a folder or gs://bucket/folder.
       step: training step of the checkpoint; None for the newest readable one.
+
+    Examples:
+      >>> import tempfile
+      >>> network = cfg_jax.MLP(out_channels=2, num_classes=3, channels=8, num_blocks=1)
+      >>> inputs = jnp.zeros((1, 2)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+      >>> params = network.init(jax.random.key(0), *inputs)["params"]
+      >>> folder = tempfile.mkdtemp()
+      >>> cfg_jax.Model.from_params(network, params, shape=(2,), step=30).save(folder)
+      >>> model = cfg_jax.load(folder)
+      >>> model.step, model.shape, model.label_names
+      (30, (2,), ('0', '1', '2'))
     """
     from cfg_jax.storage import checkpoint
 

@@ -38,6 +38,16 @@ class Model(TrainedPredict):
 
     Attributes in addition to those of `TrainedPredict`:
       first_sample_seconds: seconds of the first `sample` call, with compilation; None before it.
+
+    Examples:
+      >>> network = cfg_jax.MLP(out_channels=2, num_classes=3, channels=8, num_blocks=1)
+      >>> inputs = jnp.zeros((1, 2)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+      >>> params = network.init(jax.random.key(0), *inputs)["params"]
+      >>> model = cfg_jax.Model.from_params(network, params, shape=(2,), sampling={"num_steps": 4})
+      >>> model
+      Model(step=0, network=MLP, params=2130, shape=(2,), num_classes=3)
+      >>> model.sample_x(0, labels=[0, 1, 2], w=2.0).shape
+      (3, 2)
     """
 
     def __init__(self, config: ConfigDict, params: Any, **data):

@@ -19,7 +19,21 @@ from cfg_jax.sampling.trained import Trained
 
 
 class NoisyClassifier(Trained):
-    """log p(label | z) of a trained network; `Trained` lists the attributes."""
+    """log p(label | z) of a trained network; `Trained` lists the attributes.
+
+    Examples:
+      >>> network = cfg_jax.Classifier(
+      ...     num_classes=4, channels=8, channel_mult=(1,), num_blocks=1, attention_resolutions=(),
+      ...     norm_groups=4, head_channels=8,
+      ... )
+      >>> inputs = jnp.zeros((1, 8, 8, 1)), jnp.zeros(1)
+      >>> shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
+      >>> params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+      >>> classifier = cfg_jax.NoisyClassifier.from_params(network, params, shape=(8, 8, 1))
+      >>> log_prob = jax.jit(classifier.log_prob)(jnp.zeros((2, 8, 8, 1)), 0.0, jnp.array([0, 3]))
+      >>> print(np.asarray(log_prob).round(3))  # without weights, -log 4
+      [-1.386 -1.386]
+    """
 
     experiment: ClassifierExperiment
     _task = ClassifierExperiment

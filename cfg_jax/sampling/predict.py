@@ -24,6 +24,14 @@ class TrainedPredict(Trained):
 
     Attributes:
       null_label: num_classes, the label that means "no label".
+
+    Examples:
+      >>> network = cfg_jax.MLP(out_channels=2, num_classes=3, channels=8, num_blocks=1)
+      >>> inputs = jnp.zeros((1, 2)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+      >>> params = network.init(jax.random.key(0), *inputs)["params"]
+      >>> model = cfg_jax.Model.from_params(network, params, shape=(2,))
+      >>> model.predict(jnp.zeros((4, 2)), 0.0, ["0", "1", "2", "no label"]).shape
+      (4, 2)
     """
 
     experiment: build.Experiment

@@ -73,6 +73,10 @@ class SamplingSettings:
       DDIM steps (algorithm 2).
     noise_temperature: factor on the noise of ancestral steps, 0 or more.
     score_temperature: divisor of the guided eps_hat, above 0 (Dhariwal & Nichol 2021, appendix G).
+
+    Examples:
+      >>> SamplingSettings(w=2.0, num_steps=16).replace(solver="ddim").solver
+      'ddim'
     """
 
     w: ArrayLike = 0.0

@@ -36,6 +36,14 @@ class Trained:
       class_counts: number of training examples of each class; None if unknown.
       run: folder that it was loaded from; "" if it was not.
       experiment: network without parameters, hashable.
+
+    Examples:
+      >>> network = cfg_jax.MLP(out_channels=2, num_classes=3, channels=8, num_blocks=1)
+      >>> inputs = jnp.zeros((1, 2)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+      >>> params = network.init(jax.random.key(0), *inputs)["params"]
+      >>> model = cfg_jax.Model.from_params(network, params, shape=(2,), label_names="abc")
+      >>> model.numbered(["c", "a"]), model.config.network
+      ([2, 0], 'mlp')
     """
 
     _task: ClassVar[type[build.Task]] = build.Task

@@ -39,6 +39,14 @@ class TrainState(struct.PyTreeNode):
     ema_params: exponential moving average of `params`, of the same structure.
     opt_state: state of the optimizer.
     skipped: [] int32, steps skipped since the start, of an update that was not finite.
+
+    Examples:
+      >>> optimizer = cfg_jax.create_optimizer(
+      ...     learning_rate=0.1, warmup_steps=0, b1=0.9, b2=0.999, grad_clip=0.0
+      ... )
+      >>> state = cfg_jax.create_train_state({"a": jnp.zeros(2)}, optimizer)
+      >>> int(state.step), state.ema_params["a"].tolist(), int(state.skipped)
+      (0, [0.0, 0.0], 0)
     """
 
     step: Array
@@ -49,7 +57,16 @@ class TrainState(struct.PyTreeNode):
 
 
 def create_train_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step; the EMA starts at the parameters."""
+    """The state before the first step; the EMA starts at the parameters.
+
+    Examples:
+      >>> optimizer = cfg_jax.create_optimizer(
+      ...     learning_rate=0.1, warmup_steps=0, b1=0.9, b2=0.999, grad_clip=0.0
+      ... )
+      >>> state = cfg_jax.create_train_state({"a": jnp.zeros(2)}, optimizer)
+      >>> int(state.step), state.params["a"].tolist()
+      (0, [0.0, 0.0])
+    """
     zero = jnp.zeros((), jnp.int32)
     ema_params = jax.tree.map(jnp.copy, params)
     return TrainState(zero, params, ema_params, optimizer.init(params), zero.copy())
@@ -80,6 +97,15 @@ def create_optimizer(
         warm-up, reaches 0; 0 for a constant rate.
 
     Raises ValueError for an argument out of range: a learning_rate of 0 or less, say.
+
+    Examples:
+      >>> optimizer = cfg_jax.create_optimizer(
+      ...     learning_rate=0.1, warmup_steps=0, b1=0.9, b2=0.999, grad_clip=0.0
+      ... )
+      >>> params = jnp.array([1.0, -1.0])
+      >>> updates, _ = optimizer.update(jnp.array([3.0, -5.0]), optimizer.init(params), params)
+      >>> print(np.asarray(updates).round(3))  # Adam's first step is -rate sign(gradient)
+      [-0.1  0.1]
     """
     smallest = float(np.finfo(np.float32).smallest_subnormal)
     number("learning_rate", learning_rate, "a finite number above 0", smallest)
@@ -159,6 +185,21 @@ def make_train_step(
     `param_norm`, `skipped` and the metrics of loss_fn. Raises ValueError for an argument out of
     range or shard_state without axis_name; the step does if b is not a multiple of
     num_microbatches.
+
+    Examples:
+      >>> optimizer = cfg_jax.create_optimizer(
+      ...     learning_rate=0.1, warmup_steps=0, b1=0.9, b2=0.999, grad_clip=0.0
+      ... )
+      >>> state = cfg_jax.create_train_state({"a": jnp.zeros((1, 2))}, optimizer)
+      >>> def loss_fn(params, keys, batch):
+      ...     loss = ((params["a"] - batch["x"]) ** 2).sum(axis=-1)
+      ...     return loss, {}
+      ...
+      >>> step = cfg_jax.make_train_step(loss_fn, optimizer, seed=0, ema_decay=0.5)
+      >>> batch = {"x": jnp.ones((4, 2)), "index": jnp.arange(4)}
+      >>> state, metrics = step(state, batch)
+      >>> print(state.step, np.asarray(state.params["a"]).round(3))  # rate sign(gradient)
+      1 [[0.1 0.1]]
     """
     function("loss_fn", loss_fn, "(params, keys, batch) -> (loss, metrics)")
     seed = seed_of(seed)
