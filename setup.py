@@ -32,7 +32,7 @@ setup(
     package_dir={"cfg_jax_launch": "launch", "cfg_jax_configs": "configs"},
     package_data={
         "cfg_jax": [
-            *("py.typed", "data/emoji_classes.json"),
+            *("py.typed", "data/emoji_classes.json", "sampling/digits.npz"),
             *("study/report.html", "study/report.css", "study/report.js"),
         ]
     },
@@ -71,6 +71,7 @@ setup(
             "scipy>=1.17,<2",
             "tensorboard>=2.21,<3",
             "ipykernel>=7,<8",
+            "ipywidgets>=8.1,<9",
             "nbclient>=0.11,<0.12",
             "nbformat>=5.10,<6",
             "pyyaml>=6.0.3,<7",
@@ -79,7 +80,7 @@ setup(
         ],
         "docs": ["mkdocs-material>=9.8.2,<10", "mkdocstrings[python]>=1.0.8,<2"],
         **_DATA,
-        "notebook": ["jupyterlab>=4.4,<5", "ipykernel>=7,<8"],
+        "notebook": ["jupyterlab>=4.4,<5", "ipykernel>=7,<8", "ipywidgets>=8.1,<9"],
         "wandb": ["wandb>=0.31,<1"],
         "tf": ["tensorflow-cpu>=2.21,<3", "importlib_resources>=6.4"],
         "torch": ["torch>=2.11,<3"],  # for tests only, which write files with it

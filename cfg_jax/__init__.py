@@ -42,6 +42,7 @@ from cfg_jax.runtime import xla_flags
 from cfg_jax.sampling.loading import load
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
+from cfg_jax.sampling.pretrained import pretrained
 from cfg_jax.training.step import TrainState, create_optimizer, create_train_state, make_train_step
 
 __version__ = "0.1.0"
@@ -101,6 +102,7 @@ __all__ = [
     "predict_eps",
     "predict_v",
     "predict_x",
+    "pretrained",
     "rescale",
     "sample",
     "variational_bound",
