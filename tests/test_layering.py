@@ -54,6 +54,7 @@ PURE = {
 HOMES = {
     "PIL": ["io/images.py", "io/plots.py", "data/"],
     "flax.linen": ["models/"],
+    "gradio": ["study/explorer_page.py"],
     "grain": ["data/"],
     "jinja2": ["study/report.py"],
     "matplotlib": ["io/plots.py", "study/"],
@@ -62,6 +63,7 @@ HOMES = {
     "orbax": ["storage/checkpoint.py"],
     "safetensors": ["io/weight_files.py"],
     "sklearn": ["data/digits.py", "study/svm_judge.py"],
+    "starlette": ["study/explorer_page.py"],
     "tensorboardX": ["io/events.py"],
     "tensorflow_datasets": ["data/"],
     "torch": [],

@@ -1,0 +1,216 @@
+"""Pictures of a trained model for one choice of guidance and sampler, in the time of their samples.
+
+Every class is a batch of its own: two samples with the same noise, at w = 0 and at w. So neither a
+choice nor the number of classes compiles anything beyond `warm_up`, and `command` draws the same
+images with the same program.
+"""
+
+import dataclasses
+import shlex
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from cfg_jax.core.plans import SOLVERS
+from cfg_jax.core.telemetry import Telemetry
+from cfg_jax.io import images
+from cfg_jax.io.images import Picture
+from cfg_jax.sampling.model import Model
+from cfg_jax.sampling.settings import SamplingSettings
+from cfg_jax.sampling.strips import Strip
+from cfg_jax.study import plots
+
+BATCH = 2
+"""Samples of one class, at w = 0 and at w."""
+
+MOST_FRAMES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Values of all controls of the explorer.
+
+    labels: class numbers, one row each. w: guidance weight, beside 0. interval: (lo, hi) in log-SNR
+    in which calls are guided. solver, num_steps: of `SamplingSettings`. seed: random seed.
+    """
+
+    labels: tuple[int, ...]
+    w: float
+    interval: tuple[float, float]
+    solver: str
+    num_steps: int
+    seed: int = 0
+
+    @property
+    def settings(self) -> SamplingSettings:
+        """The settings of all samples but w.
+
+        The interval is never None: guidance without one is another program of ancestral sampling.
+        """
+        return SamplingSettings(
+            solver=self.solver, num_steps=self.num_steps, interval=self.interval
+        )
+
+
+def check_model(model: Model) -> None:
+    """Raises ValueError for a model that does not draw images guided by w alone."""
+    if len(model.shape) != 3 or model.low_res_shape is not None:
+        raise ValueError(
+            f"a run that draws x of shape {model.shape}, low_res of shape {model.low_res_shape}: "
+            "the explorer needs a run that draws images from labels alone"
+        )
+    if not model.guides_itself:
+        raise ValueError(
+            f"a run with p_uncond={model.config.diffusion.p_uncond}: the explorer moves w, which "
+            "needs a run with p_uncond between 0 and 1"
+        )
+
+
+def whole_interval(model: Model) -> tuple[float, float]:
+    """An interval of whole numbers around all calls, so that all are guided."""
+    task = model.experiment
+    logsnrs = model.filled(SamplingSettings()).logsnrs(task)
+    return float(np.floor(min(logsnrs)) - 1), float(np.ceil(max(logsnrs)) + 1)
+
+
+def default_steps(model: Model) -> list[int]:
+    """The number of calls in the config of the run, and half of it."""
+    count = model.filled(SamplingSettings()).num_calls(model.experiment)
+    return [count, count // 2] if count >= 4 else [count]
+
+
+def solvers(model: Model, num_steps: Sequence[int]) -> list[str]:
+    """Solvers that fit the run at every number of calls, the run's own first.
+
+    A step rule other than the run's own and "ancestral" is left out, as each is another program.
+    """
+    own = model.filled(SamplingSettings()).solver
+    assert own is not None
+    names = dict.fromkeys([own, *SOLVERS])
+    return [
+        name
+        for name in names
+        if all(_fits(model, name, count, name in (own, "ancestral")) for count in num_steps)
+    ]
+
+
+def _fits(model: Model, solver: str, num_steps: int, may_be_rule: bool) -> bool:
+    settings = SamplingSettings(solver=solver, num_steps=num_steps)
+    try:
+        return may_be_rule or not model.check(settings).follows_rule
+    except ValueError:
+        return False
+
+
+def warm_up(model: Model, solvers: Sequence[str], num_steps: Sequence[int]) -> Iterator[str]:
+    """Compiles what any `Choice` of these needs; yields what is next, "T = 16, ancestral"."""
+    interval = whole_interval(model)
+    for count in num_steps:
+        kinds = {}
+        for name in solvers:
+            filled = model.filled(SamplingSettings(solver=name, num_steps=count))
+            kinds.setdefault(name if filled.follows_rule else "", name)
+        for name in kinds.values():
+            yield f"T = {count}, {name}"
+            choice = Choice((0,), 1.0, interval, name, count)
+            samples(model, choice)
+            trajectory(model, choice)
+            telemetry(model, choice)
+
+
+def strip(model: Model, choice: Choice) -> Strip:
+    """The samples of a choice; ValueError without a class."""
+    if not choice.labels:
+        raise ValueError("no class is chosen: choose one or more")
+    return Strip(
+        model,
+        choice.labels,
+        [0.0, choice.w],
+        settings=choice.settings,
+        seed=choice.seed,
+        batch_size=BATCH,
+    )
+
+
+def samples(model: Model, choice: Choice) -> Picture:
+    """Samples of every class at w = 0 and at w, with the same noise.
+
+    Raises ValueError as `Strip.check`, and without a class.
+    """
+    drawn = strip(model, choice)
+    return drawn.picture(drawn.draw())
+
+
+def trajectory(model: Model, choice: Choice) -> Picture:
+    """x_hat of every class at w after evenly spaced calls; ValueError as `samples`."""
+    drawn = strip(model, choice)
+    count = min(MOST_FRAMES, model.check(choice.settings).num_calls(model.experiment))
+    frames = [
+        model.trajectory(keys, calls=count, labels=labels, **_given(choice))[:, -1]
+        for keys, labels in _rows(drawn)
+    ]
+    total = model.filled(choice.settings).num_calls(model.experiment)
+    calls = np.linspace(1, total, count).round().astype(int)
+    return images.captioned_grid(np.stack(frames), drawn.names, [f"call {i}" for i in calls])
+
+
+def telemetry(model: Model, choice: Choice) -> Picture:
+    """Measurements of guidance at w in every call, a line per class; ValueError as `samples`."""
+    drawn = strip(model, choice)
+    found = {}
+    for name, (keys, labels) in zip(drawn.names, _rows(drawn), strict=True):
+        settings = choice.settings.replace(w=_weights(choice))
+        _, both = model.telemetry(keys, settings, labels=labels)
+        found[str(name)] = Telemetry(both.logsnr, *(values[:, -1:] for values in both[1:]))
+    return plots.telemetry(found)
+
+
+def _rows(drawn: Strip) -> Iterator[tuple]:
+    """Keys and labels of the two samples of every class."""
+    keys, labels = drawn.rows()
+    for row in range(len(labels)):
+        both = np.array([row] * BATCH)
+        yield keys[both], labels[both]
+
+
+def _weights(choice: Choice) -> np.ndarray:
+    return np.array([0.0, choice.w], np.float32)
+
+
+def _given(choice: Choice) -> dict:
+    """The settings of a choice as keywords of `Model.sample`."""
+    names = ("solver", "num_steps", "interval")
+    return {name: getattr(choice, name) for name in names} | {"w": _weights(choice)}
+
+
+def command(
+    choice: Choice, label_names: Sequence[str], workdir: str, checkpoint: int | None = None
+) -> str:
+    """The command line that draws the samples of a choice, for a shell."""
+    labels = ",".join(_label(number, label_names) for number in choice.labels)
+    given = {
+        "workdir": workdir,
+        "checkpoint": checkpoint,
+        "w": f"0,{choice.w:.12g}",
+        "labels": labels,
+        "solver": choice.solver,
+        "num_steps": choice.num_steps,
+        "interval": "{:.12g},{:.12g}".format(*choice.interval),
+        "seed": choice.seed,
+        "batch_size": BATCH,
+    }
+    flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return shlex.join(["cfg-jax", "sample", *flags])
+
+
+def _label(number: int, label_names: Sequence[str]) -> str:
+    """A class as --labels reads it: a text is the name of a class if there is one, else a number.
+
+    Raises ValueError if both mean another class, or several.
+    """
+    if str(number) not in label_names:
+        return str(number)
+    name = label_names[number]
+    if "," in name or name != name.strip() or list(label_names).count(name) > 1:
+        raise ValueError(f"class {number} has a name that --labels cannot have: choose another")
+    return name

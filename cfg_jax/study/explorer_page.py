@@ -1,0 +1,188 @@
+"""The page of the explorer, made with gradio (extra `[explore]`) and served from this machine.
+
+Its fonts are the reader's, nothing about its use is reported, and a content security policy keeps
+the browser from loading anything from elsewhere.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cfg_jax.io.text import one_line
+from cfg_jax.sampling.model import Model
+from cfg_jax.study import explorer
+from cfg_jax.study.explorer import Choice
+
+FIRST_LABELS = 4
+MOST_LABELS = 10
+_SECONDS_KEPT = 600  # of a picture that was shown
+_POLICY = (
+    "default-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; frame-ancestors 'self'"
+)
+
+
+def load_gradio() -> Any:
+    """The library, with its reports of use switched off; ValueError if it is not installed."""
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    try:
+        import gradio
+    except ImportError:
+        raise ValueError(
+            "the explorer needs gradio, not installed: run `pip install -e '.[explore]'`"
+        ) from None
+    return gradio
+
+
+def page(
+    model: Model,
+    *,
+    solvers: Sequence[str],
+    num_steps: Sequence[int],
+    command: Callable[[Choice], str],
+) -> Any:
+    """The page of a model, a gradio Blocks; every change shows the pictures of its `Choice`."""
+    gr = load_gradio()
+    with gr.Blocks(
+        title="cfg_jax explorer",
+        analytics_enabled=False,
+        delete_cache=(_SECONDS_KEPT, _SECONDS_KEPT),
+    ) as blocks:
+        gr.Markdown(f"# Guidance of {one_line(model.config.data.name)}, step {model.step}")
+        with gr.Row():
+            with gr.Column(scale=1, min_width=280):
+                inputs = _controls(gr, model, solvers, num_steps)
+            with gr.Column(scale=3, min_width=320):
+                outputs = _places(gr)
+
+        def show(part: Callable[[Choice], Any], *values: Any) -> Any:
+            try:
+                return part(choice_of(*values))
+            except (ValueError, FloatingPointError) as error:
+                raise gr.Error(one_line(error), print_exception=False) from None
+
+        def draws(choice: Choice) -> tuple:
+            return explorer.samples(model, choice), command(choice)
+
+        def follows(choice: Choice) -> tuple:
+            return explorer.trajectory(model, choice), explorer.telemetry(model, choice)
+
+        # In two events, so that the samples of the next choice wait for no plot of this one.
+        options = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 1}
+        drawn = gr.on(
+            [blocks.load, *(each.change for each in inputs)],
+            functools.partial(show, draws),
+            inputs,
+            outputs[:2],
+            trigger_mode="always_last",
+            **options,
+        )
+        drawn.success(
+            functools.partial(show, follows),
+            inputs,
+            outputs[2:],
+            trigger_mode="always_last",
+            **options,
+        )
+    return blocks
+
+
+def _controls(gr: Any, model: Model, solvers: Sequence[str], num_steps: Sequence[int]) -> list:
+    """The controls, in the order of the arguments of `choice_of`."""
+    low, high = explorer.whole_interval(model)
+    numbered = [(name, number) for number, name in enumerate(model.label_names)]
+    return [
+        gr.Dropdown(
+            numbered,
+            value=list(range(min(FIRST_LABELS, len(numbered)))),
+            multiselect=True,
+            max_choices=MOST_LABELS,
+            label="Classes",
+        ),
+        gr.Slider(-1, 8, 1, step=0.1, label="Guidance weight w"),
+        gr.Slider(low, high, low, step=0.5, label="Guided from log-SNR"),
+        gr.Slider(low, high, high, step=0.5, label="Guided to log-SNR"),
+        gr.Dropdown(list(solvers), value=solvers[0], label="Solver"),
+        gr.Radio(list(num_steps), value=num_steps[0], label="Network calls T"),
+        gr.Slider(0, 99, 0, step=1, label="Seed"),
+    ]
+
+
+def _places(gr: Any) -> list:
+    """Places of samples, command, trajectory and telemetry."""
+    return [
+        _picture(gr, "Samples at w = 0 and at w", "samples"),
+        gr.Code(
+            language="shell",
+            label="The command that draws these samples",
+            interactive=False,
+            show_line_numbers=False,
+            wrap_lines=True,
+            lines=2,
+            elem_id="command",
+        ),
+        _picture(gr, "Estimates x_hat along the calls", "trajectory"),
+        _picture(gr, "Guidance along the calls", "telemetry"),
+    ]
+
+
+def _picture(gr: Any, label: str, name: str) -> Any:
+    """A place for a picture below its heading; PNG, as another format would change its pixels."""
+    gr.Markdown(f"### {label}")  # a label would cover the picture
+    return gr.Image(
+        alt_text=label,
+        format="png",
+        interactive=False,
+        elem_id=name,
+        show_label=False,
+        buttons=[],
+    )
+
+
+def choice_of(
+    labels: Sequence[int], w: float, low: float, high: float, solver: str, num_steps: int, seed: int
+) -> Choice:
+    """The choice of the page's values; ValueError for an empty interval."""
+    if low >= high:
+        raise ValueError(f"guided from {low:g} to {high:g}: move the first below the second")
+    numbers = tuple(int(number) for number in labels or ())
+    return Choice(numbers, float(w), (float(low), float(high)), solver, int(num_steps), int(seed))
+
+
+def serve(blocks: Any, host: str, port: int) -> str:
+    """Serves the page in threads and returns its address; OSError for a port in use."""
+    gr = load_gradio()
+    from starlette.middleware import Middleware
+
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
+    _, address, _ = blocks.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        footer_links=[],
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        theme=gr.themes.Default(**fonts),
+        app_kwargs={"middleware": [Middleware(_Closed)]},
+    )
+    return address
+
+
+class _Closed:
+    """An ASGI application whose pages load nothing from other servers."""
+
+    def __init__(self, app: Any):
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def closed(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                header = (b"content-security-policy", _POLICY.encode())
+                message = message | {"headers": [*message["headers"], header]}
+            await send(message)
+
+        await self._app(scope, receive, closed)
