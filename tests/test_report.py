@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfg_jax.study import files, plots, report
+from cfg_jax.sampling.settings import SamplingSettings
+from cfg_jax.study import files, plots, report, strip
 from cfg_jax.study.curves import families
 from cfg_jax.study.paper_tables import TABLE_1
 from cfg_jax.study.strip import Tiles
 from cfg_jax.study.svg import COLORS
 from configs import digits
 from tests.sweep_results import made_result, paper_results
+from tests.tiny import random_model, tiny_points
 
 WEIGHTS = (0, 0.1, 0.3, 1, 4)
 
@@ -332,3 +334,12 @@ def test_a_spreadsheet_takes_no_name_for_a_formula(tmp_path):
         assert row["reference"][0] not in "=+-@\t" and row["w"] == "0.0"
         assert row["reference"].lstrip("'") == " ".join(name.split()).replace("\x1b", "\\x1b")
         assert files.read_results(tmp_path / "results.json")[0].protocol["reference"] == name
+
+
+def test_points_have_one_picture_for_each_weight(tmp_path):
+    model = random_model(tiny_points(), shape=(2,))
+    drawn = strip.strip_of(model, [0, 3], SamplingSettings(num_steps=3), 0)
+    tiles = strip.tiles(drawn, tmp_path)
+    assert tiles.names == ["all labels"] and tiles.captions == ["w = 0", "w = 3"]
+    assert tiles.images.shape == (1, 2, 320, 300, 3)  # 3 x 3.2 inches at 100 dots
+    np.testing.assert_array_equal(strip.tiles(drawn, tmp_path).images, tiles.images)

@@ -26,8 +26,8 @@ class Label(NamedTuple):
     rank: int = 0
 
 
-def place(axes: Any, labels: Sequence[Label], size: float = 8.0) -> list[str]:
-    """Writes labels into axes whose lines are drawn; returns the texts of those left out."""
+def place(axes: Any, labels: Sequence[Label], size: float = 8.0) -> None:
+    """Writes labels into axes whose lines are drawn."""
     figure = axes.figure
     figure.draw_without_rendering()  # so that the transforms are those of the final layout
     scale = figure.dpi / 72
@@ -40,7 +40,6 @@ def place(axes: Any, labels: Sequence[Label], size: float = 8.0) -> list[str]:
     for bars in axes.collections:
         curves += [_between(axes.transData.transform(bar)) for bar in bars.get_segments()]
     drawn = np.concatenate(curves)
-    left_out = []
     for label in sorted(labels, key=lambda label: label.rank):
         text = axes.annotate(
             label.text,
@@ -59,11 +58,9 @@ def place(axes: Any, labels: Sequence[Label], size: float = 8.0) -> list[str]:
         offset = _free_offset(middle, half, scale, np.array(taken), drawn, axes.bbox.extents)
         if offset is None:
             text.remove()
-            left_out.append(label.text)
             continue
         text.set_position(offset / scale)
         taken.append(np.concatenate([middle + offset - half, middle + offset + half]))
-    return left_out
 
 
 def _between(line: np.ndarray) -> np.ndarray:

@@ -28,8 +28,9 @@ from cfg_jax.study.svg import COLORS, svg
 from cfg_jax.study.tables import tables
 
 CAPTIONS = {
-    "frontier_w": "Score against distance, w beside the points, one curve per p_uncond (figure 4 "
-    "of the paper). Up and to the left is better.",
+    "frontier_w": "Score against distance, w beside the points that have room for it, one curve "
+    "per p_uncond (figure 4 of the paper). Up and to the left is better. A star marks the lowest "
+    "distance.",
     "frontier_T": "The same with one curve per number of steps T (figure 5 of the paper).",
     "frontier_sampler": "The same with one curve per solver and kind of guidance.",
     "calls": "Distance against the number of network calls, one curve per solver and kind of "
