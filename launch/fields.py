@@ -1,14 +1,16 @@
 """--config on the command line: configs by name, and fields that a config lacks."""
 
 import os
-import re
 import runpy
 import textwrap
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict
+
+_EXAMPLE = "begin with a copy of configs/digits.py"
 
 
 def has_config_file() -> bool:
@@ -37,10 +39,31 @@ def with_config_path(argv: list[str]) -> list[str]:
     return found
 
 
-def without_traceback(error: flags.Error) -> str:
-    """The text of a flag error; of an exception in a config file only its own message."""
-    text = str(error).strip()
-    return re.sub(r"^\w+: ", "", text.splitlines()[-1]) if "Traceback" in text else text
+def check_type(config: object, path: str) -> None:
+    """Raises ValueError unless `config`, from the file `path`, is a ConfigDict."""
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"get_config() of {path} returns {type(config).__name__}, not a ConfigDict: {_EXAMPLE}"
+        )
+
+
+def fault(arguments: Sequence[str], error: Exception) -> str | None:
+    """One line on an error of the file of --config, or of its fields as flags; None for another.
+
+    `arguments` have --config=PATH. An error in the file is found by running it again.
+    """
+    place = _given(arguments).get("config")
+    # absl quotes a traceback, or calls the flag missing where the file returns None.
+    of_file = any(sign in str(error) for sign in ("Traceback", "flag --config=None"))
+    if not place or (isinstance(error, flags.Error) and not of_file):
+        return None
+    try:
+        _config(place)
+    except ValueError as found:
+        return str(found)
+    if name := unknown(arguments):
+        return f"{name} (--config=NAME --help lists the fields)"
+    return f"{place}: {' '.join(str(error).split())}"
 
 
 def unknown(arguments: Sequence[str]) -> str | None:
@@ -65,7 +88,7 @@ def unknown(arguments: Sequence[str]) -> str | None:
 def described(arguments: Sequence[str]) -> str:
     """The fields of the file of --config as flags, with value, meaning and range; "" without one.
 
-    `arguments` have --config=PATH.
+    `arguments` have --config=PATH. Raises ValueError for a file that makes no config.
     """
     from cfg_jax.config.fields import fields_of
     from cfg_jax.config.validate import flatten
@@ -73,10 +96,7 @@ def described(arguments: Sequence[str]) -> str:
     place = _given(arguments).get("config", "")
     if not place:
         return ""
-    try:
-        values = dict(flatten(_config(place).to_dict()))
-    except Exception as error:  # a config file is code
-        return f"\n{place} cannot be read: {error}"
+    values = dict(flatten(_config(place).to_dict()))
     fields = fields_of(values["network"])
     lines = [f"\nfields of {place}:"]
     for name in sorted(values, key=list(fields | values).index):
@@ -93,6 +113,34 @@ def _given(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def _config(place: str) -> ConfigDict:
-    """The config of --config=PATH or PATH:ARGUMENT."""
-    path, _, option = place.partition(":")
-    return runpy.run_path(path)["get_config"](*[option] * bool(option))
+    """The config of --config=PATH or PATH:ARGUMENT; ValueError if the file does not make one."""
+    path, colon, option = place.partition(":")
+    if os.path.isdir(path):
+        raise ValueError(f"--config={path} is a folder: give a file or the name of a config")
+    try:
+        made = runpy.run_path(path).get("get_config")
+        if callable(made):
+            config = made(option) if colon else made()
+    except (Exception, SystemExit) as error:  # a config file is code
+        raise ValueError(_said(path, error)) from error
+    if not callable(made):
+        raise ValueError(f"{path} has no function get_config: {_EXAMPLE}")
+    check_type(config, path)
+    return config
+
+
+def _said(path: str, error: BaseException) -> str:
+    """One line on an error of a config file: the line in the file, the kind, and the message."""
+    if isinstance(error, OSError):
+        return f"{path} cannot be read ({error.strerror}): give a file or the name of a config"
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, ValueError) and frames[-1].filename != path:
+        return str(error)  # of this package, for the user
+    lines = [frame.lineno for frame in frames if frame.filename == path]
+    if isinstance(error, SyntaxError):
+        lines = [error.lineno]
+    place = f", line {lines[-1]}" if lines and lines[-1] else ""
+    cause: object = error.msg if isinstance(error, SyntaxError) else error
+    while isinstance(cause, BaseException) and cause.args:  # ConfigDict wraps a KeyError
+        cause = cause.args[0]
+    return f"{path}{place}: {type(error).__name__}: {' '.join(str(cause).split())}"

@@ -30,6 +30,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "New folder of the run to write.
 def main(argv: list[str]) -> None:
     del argv
     name, workdir = _NAME.value, _WORKDIR.value
+    print(f"reading {_CHECKPOINT.value}", flush=True)
     count = import_checkpoint(_CHECKPOINT.value, name, workdir, _WEIGHTS.value)
     print(f"{workdir}: {name}, {count:,} parameters\n{sampling(name, workdir)}")
 

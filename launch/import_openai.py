@@ -87,6 +87,7 @@ def check() -> None:
 def main(argv: list[str]) -> None:
     del argv
     of = _NAME.value or openai_flags.read(_CONFIG.value)
+    print(f"reading {_CHECKPOINT.value}", flush=True)
     count = import_checkpoint(_CHECKPOINT.value, of, _WORKDIR.value)
     print(f"{_WORKDIR.value}: {_NAME.value or _CONFIG.value}, {count:,} parameters")
 

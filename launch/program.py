@@ -7,7 +7,6 @@ compilation cache. A user error prints one line on standard error; -v=1 adds the
 import atexit
 import logging as std_logging
 import os
-import re
 import sys
 import traceback
 import warnings
@@ -17,6 +16,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from . import fields, interrupts, streams
+from .values import flag_error, refuse_empty
 
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
@@ -217,21 +217,25 @@ def _parse(argv: list[str]) -> list[str]:
             std_logging.getLogger("matplotlib").setLevel(std_logging.ERROR)  # no home to cache in
             sys.unraisablehook = _ignore
         if fields.has_config_file() and flags.FLAGS["config"].present:
-            flags.FLAGS["config"].value.keys()  # an unreadable file fails at first use
+            fields.check_type(flags.FLAGS["config"].value, "--config")
+        refuse_empty()
         return rest
     except SystemExit:  # absl exits with 1 after --help
+        sys.exit(_describe(argv))
+    except Exception as error:  # a config file is code
+        message = fields.fault(argv, error) if fields.has_config_file() else None
+        if not message and not isinstance(error, flags.Error):
+            raise
+        sys.exit(_fail(message or f"{flag_error(error)} (--help lists the flags)"))
+
+
+def _describe(argv: list[str]) -> int:
+    """Prints the fields of a config below --help; returns the exit code."""
+    try:
         print(fields.described(argv) if fields.has_config_file() else "")
-        sys.exit(0)
-    except flags.Error as error:
-        missing = re.match(r"flag (--\w+)=None", str(error))
-        message = f"{missing[1]} is missing" if missing else fields.without_traceback(error)
-        message = f"{message} (--help lists the flags)"
-    except (AttributeError, KeyError) as error:
-        found = fields.unknown(argv) or repr(error)
-        message = f"{found} (--config=NAME --help lists the fields)"
-    except (OSError, ImportError, SyntaxError, TypeError, ValueError) as error:
-        message = f"cannot read the config: {error}"
-    sys.exit(_fail(message))
+    except ValueError as error:
+        return _fail(error)
+    return 0
 
 
 def _matters(record: std_logging.LogRecord) -> bool:

@@ -2,9 +2,37 @@
 
 import contextlib
 import math
+import re
 from collections.abc import Iterable
 
 from absl import flags
+
+PLACES = ("checkpoint", "config", "dataset", "inception", "name", "out", "reference")
+"""Flags of files, folders and names, beside those that end in "dir": no value of them is empty."""
+
+_NUMBERS = {
+    "invalid literal for int": "an integer",
+    "could not convert string to float": "a number",
+}
+
+
+def flag_error(error: flags.Error) -> str:
+    """The text of an error of absl, with what a number flag allows."""
+    text = str(error)
+    if missing := re.match(r"flag (--\w+)=None", text):
+        return f"{missing[1]} is missing"
+    for library, allowed in _NUMBERS.items():
+        if found := re.match(rf"flag (--[\w.]+=.*): {library}", text, re.DOTALL):
+            return f"{found[1]}: need {allowed}"
+    return text
+
+
+def refuse_empty() -> None:
+    """Raises flags.Error if a flag of a file, folder or name was given without a value."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if flag.present and (name in PLACES or name.endswith("dir")) and flag.value in ("", []):
+            raise flags.Error(f"--{name}= is empty: give a value, or leave the flag out")
 
 
 def refuse(names: Iterable[str], why: str) -> None:

@@ -3,9 +3,13 @@
 import runpy
 from pathlib import Path
 
+import jax
 import pytest
 
+from cfg_jax.config import build
+from cfg_jax.config.by_path import by_path
 from cfg_jax.config.fields import FIELDS
+from configs import digits, digits_transformer
 from launch import fields
 
 # field given: nearest field
@@ -42,9 +46,64 @@ def test_the_help_of_a_config_lists_every_field_with_value_meaning_and_range():
     assert sum(line.startswith("  --config.") for line in said) == len(FIELDS)
 
 
-def test_the_help_of_a_config_that_cannot_be_read_says_so():
-    assert "cannot be read" in fields.described(["train", "--config=configs/none.py"])
+def test_without_a_config_the_help_has_no_fields():
     assert fields.described(["train"]) == ""
+
+
+MADE = "from configs import base\n\ndef get_config():\n    config = base.get_config()\n    {}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def get_config(:", "{path}, line 1: SyntaxError: invalid syntax"),
+        ("import absent_library", "{path}, line 1: ModuleNotFoundError: No module named 'absent_"),
+        ("x = 1", "{path} has no function get_config: begin with a copy of configs/digits.py"),
+        ("def get_config(name):\n    pass", "{path}: TypeError: get_config() missing 1 required"),
+        (MADE.format("return {}"), "get_config() of {path} returns dict, not a ConfigDict: "),
+        (MADE.format("pass"), "get_config() of {path} returns NoneType, not a ConfigDict: "),
+        (MADE.format("config.trian.seed = 1"), "{path}, line 5: AttributeError: 'trian' Did you m"),
+        (MADE.format("config.seed = 1 / 0"), "{path}, line 5: ZeroDivisionError: division by zer"),
+        (MADE.format("config.train = 3"), "{path}, line 5: TypeError: Could not override field 't"),
+        (MADE.format("exit(3)"), "{path}, line 5: SystemExit: 3"),
+        (None, "{path} cannot be read (No such file or directory): give a file or the name of a"),
+    ],
+)
+def test_a_file_that_is_no_config_is_one_line_with_the_place_in_it(tmp_path, text, said):
+    path = tmp_path / "mine.py"
+    if text is not None:
+        path.write_text(text)
+    given = ["train", f"--config={path}"]
+    found = fields.fault(given, TypeError("whatever ConfigDict says"))
+    assert found.startswith(said.format(path=path))
+    assert "\n" not in found and "Traceback" not in found
+
+
+@pytest.mark.parametrize(
+    ("module", "change", "said"),
+    [
+        (digits_transformer, {"model.width": 50}, "config.model.width=50: need a multiple"),
+        (digits_transformer, {"model.in_context_start": 40}, "config.model.in_context_start=40: n"),
+        (digits_transformer, {"model.patch": 3}, "config.model: images of shape (8, 8, 1): patch"),
+        (digits, {"model.norm_groups": 7}, "config.model.norm_groups=7: need a divisor of the 32"),
+        (digits, {"model.attention_resolutions": (5,)}, "config.model.attention_resolutions has 5"),
+    ],
+)
+def test_a_network_that_its_settings_cannot_make_names_them_by_their_path(module, change, said):
+    config = module.get_config()
+    config.update_from_flattened_dict(change)
+    with pytest.raises(ValueError) as error:
+        task = build.assemble(config, (8, 8, 1), 10)
+        jax.eval_shape(task.init, jax.random.key(0))
+    assert str(error.value).startswith(said)
+
+
+def test_an_error_of_sampling_settings_names_them_by_their_path_once():
+    with pytest.raises(ValueError, match="^config.sampling.eta=0.5 with config.sampling.solver='h"):
+        with by_path("sampling", ["eta", "solver"]):
+            raise ValueError("eta=0.5 with solver='heun': choose another, since zeta=1 is not eta")
+    with pytest.raises(ValueError, match="^config.train.seed is 3$"), by_path("train", ["seed"]):
+        raise ValueError("config.train.seed is 3")
 
 
 def test_the_page_of_config_fields_is_up_to_date():

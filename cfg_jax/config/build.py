@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from cfg_jax.config.by_path import by_path
 from cfg_jax.core.diffusion import as_predict
 from cfg_jax.core.flow import FlowSchedule, clamped, coordinates
 from cfg_jax.core.samplers import ancestral_step, ddim_step
@@ -53,8 +54,16 @@ class Task:
     low_res_size = 0
 
     def init(self, key: Array) -> Any:
-        """Fresh parameters; key is consumed."""
-        raise NotImplementedError
+        """Fresh parameters; key is consumed.
+
+        Raises ValueError, with paths in the config, for settings that do not fit each other.
+        """
+        with by_path("model", (field.name for field in dataclasses.fields(self.network))):
+            return self.network.init(key, *self._example())["params"]
+
+    def _example(self) -> tuple[Array | None, ...]:
+        """Inputs of the network, of a batch of one."""
+        return jnp.zeros((1, *self.shape)), jnp.zeros(1)
 
     @property
     def noise_scale(self) -> float:
@@ -124,12 +133,11 @@ class Experiment(Task):
             return predict
         return clamped(predict, self.noise_scale, self.t_eps)
 
-    def init(self, key: Array) -> Any:
-        example = jnp.zeros((1, *self.shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
-        side, extra = self.low_res_size, {}
-        if side:
-            extra["low_res"] = jnp.zeros((1, side, side, self.shape[-1]))
-        return self.network.init(key, *example, **extra)["params"]
+    def _example(self) -> tuple[Array | None, ...]:
+        inputs = *super()._example(), jnp.zeros(1, jnp.int32)
+        if not (side := self.low_res_size):
+            return inputs
+        return *inputs, None, jnp.zeros((1, side, side, self.shape[-1]))  # None: no dropout keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +157,6 @@ class ClassifierExperiment(Task):
         logsnr = jnp.full(x.shape[:1], self.schedule.logsnr_max, jnp.float32)
         logits, found = self._apply(params, x, logsnr, mutable="intermediates")
         return found["intermediates"]["pool"]["pooled"][0], logits
-
-    def init(self, key: Array) -> Any:
-        return self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros(1))["params"]
 
 
 def kind(config: ConfigDict) -> type[Task]:
@@ -173,7 +178,10 @@ def data_arguments(config: ConfigDict) -> dict[str, Any]:
 def assemble(
     config: ConfigDict, shape: tuple[int, ...], num_classes: int
 ) -> Experiment | ClassifierExperiment:
-    """The task of a config; raises ValueError if low_res_size does not divide the image side."""
+    """The task of a config; raises ValueError if low_res_size does not divide the image side.
+
+    Errors of the network name its settings by their paths in the config.
+    """
     diffusion = config.diffusion
     schedule = SCHEDULES[diffusion.schedule](diffusion)
     arguments = dict(config.model, num_classes=num_classes)
@@ -181,7 +189,7 @@ def assemble(
         arguments["noise_input"] = "timestep"
     form = schedule, tuple(shape), num_classes
     if not kind(config).draws:
-        return ClassifierExperiment(NETWORKS[config.network](**arguments), *form)
+        return ClassifierExperiment(_network(config, arguments), *form)
     if diffusion.low_res_size and shape[0] % diffusion.low_res_size:
         raise ValueError(
             f"config.diffusion.low_res_size={diffusion.low_res_size} for images of {shape}: need "
@@ -189,7 +197,7 @@ def assemble(
         )
     heads = (2 if diffusion.prediction == "x_and_eps" else 1) + diffusion.learned_variance
     return Experiment(
-        NETWORKS[config.network](out_channels=heads * shape[-1], **arguments),
+        _network(config, dict(arguments, out_channels=heads * shape[-1])),
         *form,
         prediction=diffusion.prediction,
         learned_variance=diffusion.learned_variance,
@@ -197,3 +205,8 @@ def assemble(
         low_res_size=diffusion.low_res_size,
         t_eps=diffusion.t_eps,
     )
+
+
+def _network(config: ConfigDict, arguments: dict[str, Any]) -> Any:
+    with by_path("model", config.model):
+        return NETWORKS[config.network](**arguments)

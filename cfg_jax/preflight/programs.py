@@ -14,6 +14,7 @@ import numpy as np
 
 from cfg_jax import data
 from cfg_jax.config import build
+from cfg_jax.config.by_path import by_path
 from cfg_jax.data.opening import describe
 from cfg_jax.runtime.devices import pmap_rows, pmap_step
 from cfg_jax.sampling import against, checks
@@ -93,8 +94,9 @@ def _task_and_settings(config: Any) -> tuple[Any, SamplingSettings | None]:
     task = build.assemble(config, shape, len(names))
     if not task.draws:
         return task, None
-    settings = SamplingSettings().filled(config.sampling, names)
-    checks.check(settings, task, guided_by_classifier=False)
+    with by_path("sampling", config.sampling):
+        settings = SamplingSettings().filled(config.sampling, names)
+        checks.check(settings, task, guided_by_classifier=False)
     return task, settings
 
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax import data
 from cfg_jax.config import build
+from cfg_jax.config.by_path import by_path
 from cfg_jax.config.validate import check_same_run, to_json, validate
 from cfg_jax.io.files import check_writable, folder
 from cfg_jax.runtime import devices, processes
@@ -180,9 +181,10 @@ def _open(config: ConfigDict, workdir: Path, source: data.Source | None) -> Run:
     )
     task = build.assemble(config, source.shape, source.num_classes)
     if task.draws:  # the previews sample with these settings
-        filled = SamplingSettings().filled(config.sampling, source.label_names)
-        for w in config.train.preview_w if task.label_input == "with_null" else (0.0,):
-            check(filled.replace(w=float(w)), task, guided_by_classifier=False)
+        with by_path("sampling", config.sampling):
+            filled = SamplingSettings().filled(config.sampling, source.label_names)
+            for w in config.train.preview_w if task.label_input == "with_null" else (0.0,):
+                check(filled.replace(w=float(w)), task, guided_by_classifier=False)
     return Run(config, workdir, source, order, task, class_counts)
 
 
