@@ -1,6 +1,12 @@
-# Sourced by the scripts here: makes a virtual environment once, and reuses it.
+# Sourced by the scripts here: makes a virtual environment once, and reuses it. A script with --help
+# as its first argument prints the comment at its head and ends.
 #   $PYTHON  the interpreter to make it from (default python3)
 #   $VENV    its folder (default .venv)
+
+if [ "${1:-}" = --help ]; then
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "launch/$(basename "$0")"
+  exit
+fi
 
 make_environment() { # make_environment EXTRAS, e.g. "[test]"
   local python=${PYTHON:-python3} venv=${VENV:-.venv} extras=$1

@@ -81,7 +81,8 @@ BATCH_SIZE = flags.DEFINE_integer(
 NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples",
     None,
-    "Total number of generated samples; in sample, the number to write as .npz files in --out.",
+    "Total number of generated samples; in sample, the number to write as .npz files in --out; in "
+    "neighbours, about 200 if unset.",
 )
 LABEL_PLAN = flags.DEFINE_enum(
     "label_plan",

@@ -14,8 +14,10 @@ from cfg_jax.metrics import inception_weights
 
 from .program import run
 
-_WEIGHTS = flags.DEFINE_string("weights", None, "File to convert, .pth or .pb.", required=True)
-_OUT = flags.DEFINE_string("out", None, "File to write, .safetensors.", required=True)
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "File to convert, .pth or .pb; required.", required=True
+)
+_OUT = flags.DEFINE_string("out", None, "File to write, .safetensors; required.", required=True)
 
 
 def main(argv: list[str]) -> None:

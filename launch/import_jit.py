@@ -14,9 +14,14 @@ from .jit_run import import_checkpoint, sampling
 from .program import run
 
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "File to import: .pth, .pt or .safetensors.", required=True
+    "checkpoint", None, "File to import, .pth, .pt or .safetensors; required.", required=True
 )
-_NAME = flags.DEFINE_string("name", None, "Published name, such as JiT-B/16.", required=True)
+_NAME = flags.DEFINE_string(
+    "name",
+    None,
+    "Published name, such as JiT-B/16; docs/jit.md lists them; required.",
+    required=True,
+)
 _WEIGHTS = flags.DEFINE_enum(
     "weights",
     None,
@@ -24,7 +29,9 @@ _WEIGHTS = flags.DEFINE_enum(
     "Set of weights to import from a file with several: averages with decay 0.9999 (ema1, the "
     "default) or 0.9996 (ema2), or those of the last step (model).",
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "New folder of the run to write.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "New folder of the run to write; required.", required=True
+)
 
 
 def main(argv: list[str]) -> None:

@@ -26,13 +26,17 @@ from configs import base
 from .program import run
 
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "File to import: .pt, .pth or .safetensors.", required=True
+    "checkpoint", None, "File to import, .pt, .pth or .safetensors; required.", required=True
 )
-_NAME = flags.DEFINE_string("name", None, "Published name, such as 64x64_diffusion.")
+_NAME = flags.DEFINE_string(
+    "name", None, "Published name, such as 64x64_diffusion; one of --name and --config is required."
+)
 _CONFIG = flags.DEFINE_string(
-    "config", None, "JSON file of a network trained on other data; replaces --name."
+    "config", None, "JSON file of a network trained on other data, in place of --name."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "New folder of the run to write.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "New folder of the run to write; required.", required=True
+)
 
 
 def run_config(network: str | OwnNetwork) -> ConfigDict:

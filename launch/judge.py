@@ -18,7 +18,9 @@ from . import flags as sampling
 from .program import run
 from .values import numbers, refuse
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of a training run; required.", required=True
+)
 _MIN_ACCURACY = flags.DEFINE_string(
     "min_accuracy", "0.97,0.99,0.99", "Comma-separated minimum accuracies in [0, 1], one per --w."
 )

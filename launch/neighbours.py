@@ -17,7 +17,9 @@ from . import flags as sampling
 from .program import run
 from .values import numbers, refuse
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of a training run; required.", required=True
+)
 _HELD_OUT = flags.DEFINE_string(
     "held_out", "test", "Split of the data set that the model was not trained on."
 )

@@ -20,7 +20,7 @@ from .program import run
 _DATASET = flags.DEFINE_string(
     "dataset",
     None,
-    "Name of a TFDS data set, such as cifar10; with --check also folder or npz.",
+    "Name of a TFDS data set, such as cifar10; with --check also folder or npz; required.",
     required=True,
 )
 _DATA_DIR = flags.DEFINE_string(

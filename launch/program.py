@@ -40,8 +40,8 @@ _PROCESS_ID = flags.DEFINE_integer(
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,
-    "Folder to cache compiled programs in, or off; if unset, $JAX_COMPILATION_CACHE_DIR or else "
-    "<workdir>/compiled.",
+    "Folder to cache compiled programs in, or off; if unset, $JAX_COMPILATION_CACHE_DIR, or else "
+    "<workdir>/compiled in programs with a --workdir.",
 )
 
 GRACE_SECONDS = 5.0
@@ -207,7 +207,9 @@ def _parse(argv: list[str]) -> list[str]:
             # --help lists them with the program's own.
             flags.FLAGS.register_key_flag_for_module(argv[0], flag)
     try:
-        argv = fields.with_config_path(argv) if fields.has_config_file() else argv
+        if fields.has_config_file():
+            argv = fields.with_config_path(argv)
+            flags.FLAGS["config"].default_as_str = None  # --help would show 'None'
         rest = flags.FLAGS(argv)
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # orbax logs every step

@@ -28,7 +28,9 @@ from . import upsampler
 from .program import run
 from .values import numbers, refuse
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of a training run; required.", required=True
+)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/samples if unset.")
 _LABELS = flags.DEFINE_string(
     "labels",

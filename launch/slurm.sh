@@ -40,6 +40,10 @@ run() {
 }
 
 case ${1:-} in
+  --help)
+    sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$0"
+    exit
+    ;;
   launch.?*) ;;
   *) fail "cannot run '${1:-}': sbatch launch/slurm.sh launch.train --config=... --workdir=..." ;;
 esac

@@ -18,7 +18,10 @@ from .program import run
 from .values import numbers, whole_numbers
 
 _WORKDIR = flags.DEFINE_list(
-    "workdir", None, "Comma-separated folders of training runs, one per p_uncond.", required=True
+    "workdir",
+    None,
+    "Comma-separated folders of training runs, one per p_uncond; required.",
+    required=True,
 )
 _OTHER_W = flags.DEFINE_string(
     "other_w",

@@ -15,8 +15,17 @@
 #   watch      restart as needed until the run has ended; the slice stays, and bills
 #   delete     delete the slice and the request
 #
-# --dry-run or DRY_RUN=1 prints every command, quoted for a shell, and runs none.
-# --name, --zone, --project and --type default to TPU_NAME, TPU_ZONE, TPU_PROJECT and TPU_TYPE.
+# Options:
+#   --name=NAME, --zone=ZONE, --project=PROJECT, --type=TYPE   of the slice; TPU_NAME, TPU_ZONE,
+#                        TPU_PROJECT and TPU_TYPE are their defaults
+#   --runtime=VERSION    software of the workers; follows from --type if unset
+#   --spot               cheaper, and may be preempted at any time
+#   --data_disk=DISK     disk with prepared data, mounted read-only at /mnt/data
+#   --data_device=PATH   its device on a worker (default /dev/sdb)
+#   --worker=NUMBER      worker whose output logs prints (default 0)
+#   --follow             go on printing
+#   --dry-run            or DRY_RUN=1: print every command, quoted for a shell, and run none
+#   --help               print this
 set -euo pipefail
 
 MISTAKE=2       # user error: never restarted
@@ -236,6 +245,10 @@ dry_run=${DRY_RUN:-}
 arguments=()
 while [ $# -gt 0 ]; do
   case $1 in
+    --help)
+      sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+      exit
+      ;;
     --dry-run) dry_run=1 ;;
     --spot) spot=1 ;;
     --follow) follow=--follow ;;
@@ -251,7 +264,7 @@ while [ $# -gt 0 ]; do
       arguments=("$@")
       break
       ;;
-    -*) fail "unknown option $1: launch/tpu_vm.sh lists them in its first lines" ;;
+    -*) fail "unknown option $1: launch/tpu_vm.sh --help lists them" ;;
     *)
       [ -z "$command" ] || fail "unexpected argument '$1': one command, then --option=value"
       command=$1

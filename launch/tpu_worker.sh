@@ -92,6 +92,7 @@ stop() {
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
+  --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" ;;
   install | status | stop) "$command" ;;
   mount)
     [ $# -eq 2 ] || fail "mount needs a device and a folder"

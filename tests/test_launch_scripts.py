@@ -63,6 +63,16 @@ def test_a_script_is_bash(script):
     subprocess.run(["bash", "-n", LAUNCH / script], check=True)
 
 
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "environment.sh"])
+def test_help_prints_the_comment_at_the_head_of_a_script_and_ends(script):
+    done = run(script, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    head = (LAUNCH / script).read_text().split("\nset -")[0].splitlines()[1:]
+    comments = [line.removeprefix("#").removeprefix(" ") for line in head]
+    said = [line for line in comments if not line.startswith("SBATCH")]
+    assert done.stdout.splitlines() == said and len(said) > 3
+
+
 def shellcheck():
     beside = Path(sys.executable).parent / "shellcheck"
     return str(beside) if beside.exists() else shutil.which("shellcheck")

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -39,6 +40,10 @@ def demo(tmp_path_factory):
 def test_the_demo_trains_samples_and_passes_its_own_judgement(demo):
     assert "real images" in demo.stdout and "w = 3" in demo.stdout
     assert "w = -1, classifier 8" in demo.stdout
+    headings = [line for line in demo.stdout.splitlines() if line.startswith("== ")]
+    assert [heading.split(":")[0] for heading in headings] == [f"== {n} of 5" for n in range(1, 6)]
+    picture = demo.stdout.splitlines()[-1].removeprefix("picture of the samples: ")
+    assert Path(picture).is_file() and picture.endswith(".png")
     # Last table: the noisy classifier is accurate on clean digits, at chance at logsnr_min.
     rows = [line.split() for line in demo.stdout.splitlines() if line.strip()]
     start = rows.index(["logsnr", "accuracy"]) + 1

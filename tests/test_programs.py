@@ -1,5 +1,6 @@
 """User errors at the command line: one line, a nonzero exit code, nothing lost."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -348,6 +349,22 @@ def test_a_mistake_costs_one_line_and_nothing_on_disk(places, mistake):
     after = state(places)
     assert not {path for path in after if after[path] != before.get(path)}, done
     assert after == before and set(ROOT.iterdir()) == beside
+
+
+def test_the_help_of_every_required_flag_says_so():
+    for path in sorted((ROOT / "launch").glob("*.py")):
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        named = {
+            ast.unparse(call.args[0])
+            for call in calls
+            if ast.unparse(call.func) == "flags.mark_flag_as_required"
+        }
+        for call in calls:
+            if not ast.unparse(call.func).partition(".")[2].startswith("DEFINE_"):
+                continue
+            marked = any(k.arg == "required" for k in call.keywords)
+            if marked or ast.unparse(call.args[0]) in named:
+                assert call.args[2].value.endswith("required."), ast.unparse(call)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
