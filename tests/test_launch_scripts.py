@@ -817,6 +817,27 @@ def test_the_page_builds_for_and_follows_every_host_of_a_slice(job):
         assert int(most) >= job["completions"]
 
 
+@pytest.mark.parametrize(
+    ("device", "code", "installed"),
+    [("cpu", 0, "."), ("cuda", 0, ".[cuda]"), ("tpu", 0, ".[tpu]"), ("npu", 2, None)],
+)
+def test_the_image_is_installed_for_a_device_that_is_known(tmp_path, device, code, installed):
+    text = (LAUNCH / "Dockerfile").read_text().replace("\\\n", " ")
+    (command,) = re.findall(r"^RUN (.*)", text, re.MULTILINE)
+    pip = tmp_path / "pip"
+    pip.write_text('#!/bin/sh\necho "$@"\n')
+    pip.chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-c", command],
+        capture_output=True,
+        text=True,
+        env={"DEVICE": device, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
+    assert done.returncode == code and (code == 0 or "give cpu, cuda or tpu" in done.stderr)
+    assert not installed or done.stdout.split()[-2:] == ["--editable", installed]
+    assert f"ARG DEVICE={device}" in text or device != "cpu"
+
+
 def flags_of(module):
     texts = [(LAUNCH / f"{name}.py").read_text() for name in (module, "program", "flags")]
     return set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', "".join(texts)))

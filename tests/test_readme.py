@@ -70,6 +70,12 @@ def test_the_mathematics_example_runs_as_printed():
     assert np.abs(names["x"]).max() < 10
 
 
+def test_the_example_for_users_of_diffusers_runs_as_printed(tiny_run):
+    text, names = example("pipe.scheduler"), {}
+    exec(text.replace("runs/digits", str(tiny_run)), names)
+    assert names["images"].shape == (1, 8, 8, 1) and names["images"].dtype == np.uint8
+
+
 def test_the_checkpoint_example_loads_the_step_it_names(tiny_run):
     text, names = example("step=600"), {}
     step = cfg_jax.load(tiny_run).step
