@@ -59,14 +59,15 @@ def peak_memory() -> int | None:
 def seconds_at_peak(step: Callable, state: Any, batch: Any) -> float | None:
     """Seconds of a step at the peak of a device: its FLOPs / peak FLOPs per second.
 
-    Arguments as in a call of `pmap_step` that was made: nothing is compiled again. XLA counts the
-    FLOPs of the compiled step, those in the body of a loop once. None for a device without a known
-    peak, and where XLA does not count.
+    Arguments as in a call of `pmap_step` that was made: nothing is traced or compiled again. XLA
+    counts the FLOPs of the lowered step, those in the body of a loop once. None for a device
+    without a known peak, and where XLA does not count.
     """
     peak = peak_flops(jax.local_devices()[0].device_kind)
     if peak is None:
         return None
-    counted = step.lower(state, batch).compile().cost_analysis() or {}
+    # The compiled step of a GPU calls libraries for its products, which XLA counts as nothing.
+    counted = step.lower(state, batch).cost_analysis() or {}
     return counted["flops"] / peak if counted.get("flops", 0) > 0 else None
 
 
