@@ -50,9 +50,11 @@ def test_group_norm_equals_flax_with_any_scale_and_shift():
     np.testing.assert_allclose(ours.apply({"params": params}, h, scale, shift), expected, atol=2e-4)
 
 
-def test_parts_and_a_bias_that_the_input_lacks_change_no_group_norm():
+@pytest.mark.parametrize("examples", [1, 2])
+def test_parts_and_a_bias_that_the_input_lacks_change_no_group_norm(examples):
     # Groups of two channels cross the border of the parts.
-    h, bias = jax.random.normal(jax.random.key(0), (2, 4, 4, 6)), jnp.arange(6.0)
+    h = jax.random.normal(jax.random.key(0), (2, 4, 4, 6))
+    bias = jnp.linspace(-5, 5, 6 * examples).reshape(examples, 6)
     scale, shift = jnp.linspace(-1, 1, 12).reshape(2, 6), jnp.ones((2, 6))
     layer = GroupNorm(groups=3)
     params = jax.tree.map(lambda p: p + 0.3, layer.init(jax.random.key(1), h))
@@ -61,7 +63,7 @@ def test_parts_and_a_bias_that_the_input_lacks_change_no_group_norm():
         return layer.apply(params, h, scale, shift, parts=(h[..., :3], h[..., 3:]), input_bias=bias)
 
     def plain(params, h, bias):
-        return layer.apply(params, h + bias[None, None, None], scale, shift)
+        return layer.apply(params, h + bias[:, None, None], scale, shift)
 
     np.testing.assert_allclose(apart(params, h, bias), plain(params, h, bias), atol=1e-5)
     for argument in range(3):

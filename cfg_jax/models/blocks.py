@@ -82,10 +82,9 @@ class ResBlock(nn.Module):
         modulation = Dense(width, dtype=self.dtype, name="emb")(ops.silu(emb))
         norm = GroupNorm(self.norm_groups, name="norm_out")
         if self.adagn:
-            h = norm(h, *jnp.split(modulation, 2, axis=-1), input_bias=bias)
+            h = norm(h, *jnp.split(modulation, 2, axis=-1), input_bias=bias[None])
         else:
-            summed = h.astype(jnp.float32) + modulation.astype(jnp.float32)[:, None, None]
-            h = norm(summed.astype(self.dtype), input_bias=bias)
+            h = norm(h, input_bias=bias[None] + modulation.astype(jnp.float32))
         h = Dropout(self.dropout, name="dropout")(ops.silu(h), dropout_keys)
         h = conv3(kernel_init=zeros, name="conv_out")(h)
         if skip.shape[-1] != self.channels:

@@ -135,8 +135,8 @@ class GroupNorm(nn.Module):
     result has h's dtype.
 
     Two arguments save passes over memory. `parts` are arrays whose concatenation along C is h, in
-    order: the sums over a part are fused with the operation that makes it. `input_bias` [C] is
-    added to h: it changes the coefficients only.
+    order: the sums over a part are fused with the operation that makes it. `input_bias`, [B, C] or
+    [1, C], is added to h: it changes the coefficients only.
     """
 
     groups: int
@@ -155,7 +155,7 @@ class GroupNorm(nn.Module):
         channels = h.shape[-1]
         weight = self.param("scale", nn.initializers.ones_init(), (channels,))
         bias = self.param("bias", zeros, (channels,))
-        b = jnp.zeros((1, channels)) if input_bias is None else input_bias[None]
+        b = jnp.zeros((1, channels)) if input_bias is None else input_bias
         means, squares = zip(*map(ops.moments, parts or (h,)), strict=True)
         mean, square = jnp.concatenate(means, axis=-1), jnp.concatenate(squares, axis=-1)
         square = self._group_mean(square + 2 * b * mean + b**2)  # the mean of (h + b)^2
