@@ -167,3 +167,18 @@ def test_scores_of_attention_are_not_kept_for_the_backward_pass(monkeypatch, man
     _, backward = jax.vjp(attention.attend, *arguments)
     kept = [leaf.shape for leaf in jax.tree.leaves(backward)]
     assert not any(shape[-2:] == (7, 7) for shape in kept), kept
+
+
+@pytest.mark.parametrize("tokens", [attention.MANY_TOKENS, 7], ids=["few", "many"])
+def test_a_tpus_attention_in_turns_is_that_of_all_examples(monkeypatch, tokens):
+    # 5 examples in turns of 2: the last turn is not full.
+    monkeypatch.setattr(attention, "MANY_TOKENS", tokens)
+    monkeypatch.setattr(attention, "FORWARD_EXAMPLES", 2)
+    monkeypatch.setattr(attention, "BACKWARD_EXAMPLES", 2)
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, tpu, default: tpu(*given))
+
+    def plain(q, k, v):
+        weights = jax.nn.softmax(jnp.einsum("bhdk,bhdq->bhkq", k, q) / 2, axis=2)
+        return jnp.einsum("bhdk,bhkq->bhdq", v, weights)
+
+    assert_same(attention.attend_heads, plain, *(array(5, 3, 4, 7) for _ in range(3)))

@@ -8,6 +8,8 @@ the logarithm of the softmax's denominator, and computes the scores again. Each 
 plain one up to rounding; docs/speed.md has the gains.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -18,8 +20,8 @@ Array = jax.Array
 
 MANY_TOKENS = 1024
 """Number of tokens from which `attend` computes one example at a time."""
-FEW_EXAMPLES = 4
-"""Examples per turn of a TPU's backward pass in `attend_heads`."""
+FORWARD_EXAMPLES, BACKWARD_EXAMPLES = 16, 4
+"""Examples per turn of a TPU's passes in `attend_heads`."""
 
 
 def attend(h: Array, kernel: Array, bias: Array) -> Array:
@@ -93,35 +95,44 @@ def attend_heads(q: Array, k: Array, v: Array) -> Array:
     """softmax(q k^T / sqrt(d)) v for every head; q, k, v and the result are [B, heads, d, L].
 
     From MANY_TOKENS tokens on, one example is computed at a time, as in `attend`. With fewer
-    tokens, a TPU's backward pass takes FEW_EXAMPLES at a time: its fast memory does not hold the
-    scores of more.
+    tokens, a TPU takes FORWARD_EXAMPLES and BACKWARD_EXAMPLES at a time: its fast memory does not
+    hold the scores of more.
     """
     return _attend_heads_forward(q, k, v)[0]
 
 
 def _attend_heads_forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, ...]]:
-    if q.shape[-1] < MANY_TOKENS:
-        _, kept = jax.vmap(_attend_forward)(q, k, v)
-    else:
-        _, kept = jax.lax.map(lambda each: _attend_forward(*each), (q, k, v))
-    out, log_total = (checkpoint_name(each, KEPT) for each in kept[3:])
+    def one(given: tuple[Array, ...]) -> tuple[Array, ...]:
+        return _attend_forward(*given)[1][3:]
+
+    kept = _each_example(one, (q, k, v), FORWARD_EXAMPLES)
+    out, log_total = (checkpoint_name(each, KEPT) for each in kept)
     return out, (q, k, v, out, log_total)
 
 
 def _attend_heads_backward(kept: tuple[Array, ...], cotangent: Array) -> tuple[Array, ...]:
-    few = cotangent.shape[-1] < MANY_TOKENS
-
     def one(given: tuple[Array, ...]) -> tuple[Array, ...]:
         return _attend_backward(given[:-1], given[-1])
 
+    return _each_example(one, (*kept, cotangent), BACKWARD_EXAMPLES)
+
+
+def _each_example(
+    one: Callable[[tuple[Array, ...]], tuple[Array, ...]], given: tuple[Array, ...], turn: int
+) -> tuple[Array, ...]:
+    """`one` of every example, with few tokens `turn` examples at a time on a TPU."""
+    few = given[0].shape[-1] < MANY_TOKENS
+
     def in_turn(*given: Array) -> tuple[Array, ...]:
-        return jax.lax.map(one, given, batch_size=FEW_EXAMPLES if few else None)
+        return jax.lax.map(one, given, batch_size=turn if few else None)
 
     def at_once(*given: Array) -> tuple[Array, ...]:
         return jax.vmap(one)(given)
 
+    if few and len(given[0]) <= turn:
+        return at_once(*given)
     default = at_once if few else in_turn
-    return jax.lax.platform_dependent(*kept, cotangent, tpu=in_turn, default=default)
+    return jax.lax.platform_dependent(*given, tpu=in_turn, default=default)
 
 
 attend_heads.defvjp(_attend_heads_forward, _attend_heads_backward)
