@@ -76,12 +76,12 @@ class Block(nn.Module):
         h = self._attended(h.astype(self.dtype))
         h = checkpoint_name(Dense(width, xavier, self.dtype, name="proj")(h), ops.KEPT)
         h = drop("dropout_attention", h)
-        x = x + gated(h, gate1)
+        x = x + scaled(h, gate1)
         h = Norm(self.norm, name="norm_mlp")(x, shift2, scale2)
         h = drop("dropout_mlp", self._hidden(h))
         kernel_init = functools.partial(_xavier, padded_axis=0, features=mlp_width(width, self.mlp))
         h = checkpoint_name(Dense(width, kernel_init, self.dtype, name="mlp_out")(h), ops.KEPT)
-        return x + gated(h, gate2), None
+        return x + scaled(h, gate2), None
 
     def _drop(self, name: str, h: Array, dropping: Array, keys: Array | None) -> Array:
         """`Dropout` in the blocks that have it; the others draw no bits."""
@@ -163,7 +163,7 @@ class HeadNorm(nn.Module):
         square = exact(x**2 + y**2, member) / (2 * pairs)
         factor = exact(jax.lax.rsqrt(square + EPSILON), member.T)
         weights = (jnp.tile(half, (len(h), self.heads)) for half in jnp.split(weight, 2))
-        x, y = (gated(part * factor, each) for part, each in zip((x, y), weights, strict=True))
+        x, y = (scaled(part * factor, each) for part, each in zip((x, y), weights, strict=True))
         cosines, sines = (np.tile(table, self.heads)[None] for table in (cosines, sines))
         turned = x * cosines - y * sines, y * cosines + x * sines
         return turned[0].astype(self.dtype), turned[1].astype(self.dtype)
@@ -204,10 +204,10 @@ class Norm(nn.Module):
         return ops.affine(h, factor, shift.astype(jnp.float32))
 
 
-def gated(h: Array, gate: Array) -> Array:
-    """gate h in float32, for h [B, L, D] and gate [B, D]."""
-    gate = gate.astype(jnp.float32)
-    return ops.affine(h.astype(jnp.float32), gate, jnp.zeros_like(gate))
+def scaled(h: Array, factor: Array) -> Array:
+    """factor h in float32, for h [B, L, D] and factor [B, D]."""
+    factor = factor.astype(jnp.float32)
+    return ops.affine(h.astype(jnp.float32), factor, jnp.zeros_like(factor))
 
 
 def to_patches(z: Array, side: int) -> Array:
