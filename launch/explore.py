@@ -24,7 +24,7 @@ _CHECKPOINT = flags.DEFINE_integer(
 _NUM_STEPS = flags.DEFINE_string(
     "num_steps",
     None,
-    "Comma-separated numbers of network calls T to choose from, each at least 2; the value in the "
+    "Comma-separated numbers of network calls T to choose from; the value in the "
     "config of the run and half of it if unset.",
 )
 _HOST = flags.DEFINE_string(
@@ -40,8 +40,8 @@ _PUBLIC = flags.DEFINE_bool(
 
 def check() -> None:
     """Raises ValueError for flags that cannot be read, and for a --host that needs --public."""
-    if any(count < 2 for count in whole_numbers("num_steps")):
-        raise ValueError(f"--num_steps={_NUM_STEPS.value}: give 2 steps or more")
+    if any(count < 1 for count in whole_numbers("num_steps")):
+        raise ValueError(f"--num_steps={_NUM_STEPS.value}: give 1 step or more")
     if not (_PUBLIC.value or _is_own(_HOST.value)):
         raise ValueError(
             f"--host={_HOST.value} is reached by other machines, and the page has no password: add "

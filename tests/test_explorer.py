@@ -140,6 +140,15 @@ def test_a_run_that_w_does_not_guide_is_refused(overrides, said):
         explorer.check_model(pixel_model(tiny_config(**overrides)))
 
 
+def test_numbers_of_calls_are_those_that_the_solver_of_the_run_can_make(pixels):
+    assert explorer.default_steps(pixels) == [4, 2]
+    three = pixel_model(tiny_config(**{"sampling.num_steps": 3}))
+    assert explorer.default_steps(three) == [3]  # half of it is a single call
+    assert "dpmpp_2s" not in explorer.solvers(pixels, [4, 1])
+    with pytest.raises(ValueError, match=r"num_steps=\[0\]: no solver fits this run"):
+        explorer.solvers(pixels, [0])
+
+
 def test_without_gradio_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ValueError, match=r"not installed: run `pip install -e '\.\[explore\]'`"):

@@ -108,9 +108,9 @@ MISTAKES = {
         ["launch.explore", "--workdir={run}", "--host=0.0.0.0"],
         "--host=0.0.0.0 is reached by other machines, and the page has no password: add --public",
     ),
-    "an explorer of one call": (
-        ["launch.explore", "--workdir={run}", "--num_steps=4,1"],
-        "--num_steps=4,1: give 2 steps or more",
+    "an explorer of no call": (
+        ["launch.explore", "--workdir={run}", "--num_steps=4,0"],
+        "--num_steps=4,0: give 1 step or more",
     ),
     "an unknown solver": ([*SAMPLE, "--solver=dpm"], "solver='dpm': choose one of ancestral, ddim"),
     "an option that solvers lack": (

@@ -74,30 +74,36 @@ def whole_interval(model: Model) -> tuple[float, float]:
 
 
 def default_steps(model: Model) -> list[int]:
-    """The number of calls in the config of the run, and half of it."""
-    count = model.filled(SamplingSettings()).num_calls(model.experiment)
-    return [count, count // 2] if count >= 4 else [count]
+    """The number of calls in the config of the run, and half of it if its solver can."""
+    own = model.filled(SamplingSettings())
+    assert own.solver is not None
+    count = own.num_calls(model.experiment)
+    half = count // 2
+    return [count, half] if half >= 2 and _fits(model, own.solver, half, True) else [count]
 
 
 def solvers(model: Model, num_steps: Sequence[int]) -> list[str]:
     """Solvers that fit the run at every number of calls, the run's own first.
 
     A step rule other than the run's own and "ancestral" is left out, as each is another program.
+    Raises ValueError if none fits.
     """
     own = model.filled(SamplingSettings()).solver
-    assert own is not None
-    names = dict.fromkeys([own, *SOLVERS])
-    return [
+    found = [
         name
-        for name in names
+        for name in dict.fromkeys([own, *SOLVERS])
         if all(_fits(model, name, count, name in (own, "ancestral")) for count in num_steps)
     ]
+    if not found:
+        raise ValueError(f"num_steps={list(num_steps)}: no solver fits this run: give others")
+    return found
 
 
 def _fits(model: Model, solver: str, num_steps: int, may_be_rule: bool) -> bool:
     settings = SamplingSettings(solver=solver, num_steps=num_steps)
     try:
-        return may_be_rule or not model.check(settings).follows_rule
+        filled = model.check(settings)
+        return may_be_rule or not filled.follows_rule
     except ValueError:
         return False
 
