@@ -21,7 +21,7 @@ from cfg_jax.io.tags import tag
 from cfg_jax.io.text import one_line
 
 WAITING = 1000  # calls that wait for the thread; further ones are dropped
-CLOSE_SECONDS = 60.0
+CLOSE_SECONDS = 15.0  # within the notice that a preempted machine gets
 
 
 class Destination(NamedTuple):
@@ -78,7 +78,7 @@ class WandbLog:
     def close(self) -> None:
         """Waits until all is sent, for CLOSE_SECONDS at most."""
         with contextlib.suppress(queue.Full):
-            self._calls.put(None, timeout=CLOSE_SECONDS)
+            self._calls.put_nowait(None)
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
             self._warn("it does not answer; `wandb sync` of the folder wandb sends the rest")
