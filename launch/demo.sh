@@ -27,7 +27,8 @@ part 4 "draw digits: classifier-free guidance at w = 0, 1, 3, then classifier gu
 # The last three columns guide the unconditional model by the classifier at w + 1.
 picture=$(
   python -m launch.sample --workdir="$workdir" --labels=all --w=0,1,3,-1,-1,-1 \
-    --classifier_workdir="$classifier" --classifier_w=0,0,0,1,2,4 | tail -n 1
+    --classifier_workdir="$classifier" --classifier_w=0,0,0,1,2,4 \
+    | tee /dev/stderr | sed -n '/[.]png$/p'
 )
 
 part 5 "does a support vector machine read the digits as what they should be?"

@@ -55,6 +55,7 @@ def measure(workdir: str | Path) -> None:
         print(likelihood.likelihood(trained, source, **options).report())
         return
     levels = numbers("logsnrs") or logsnr_grid(trained.experiment.schedule, 11).tolist()
+    found = likelihood.accuracy(trained, source, levels, **options)
     print(f"{'logsnr':>8}{'accuracy':>10}")
-    for logsnr, fraction in likelihood.accuracy(trained, source, levels, **options).items():
+    for logsnr, fraction in found.items():
         print(f"{logsnr:8.2f}{fraction:10.3f}")

@@ -58,6 +58,15 @@ def test_a_short_loop_prints_nothing_in_a_pipe(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(("unit", "several"), [("image", "images"), ("batch", "batches")])
+def test_a_rate_has_the_plural_of_its_unit(capsys, clock, unit, several):
+    with Progress(0, 3, unit) as progress:
+        progress.advance()
+        clock.append(11.0)
+        progress.advance()
+    assert f"0.1 {several}/s" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"), [(90, "90 s"), (600, "10 min"), (150, "2.5 min"), (45_000, "12 h")]
 )

@@ -102,7 +102,8 @@ class Progress:
 
     def _text(self) -> str:
         rate = (self._done - self._start) / max(time.monotonic() - self._began, 1e-9)
-        said = self._said or (f"{rate:.1f} {self._unit}s/s" if rate else "")
+        several = self._unit + ("es" if self._unit.endswith("ch") else "s")
+        said = self._said or (f"{rate:.1f} {several}/s" if rate else "")
         rest = self._total - self._done
         left = f"{_duration(rest / rate)} left" if rate and rest > 0 else ""
         note = f"[{self._note}]" if self._note else ""
