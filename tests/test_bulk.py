@@ -198,8 +198,8 @@ def test_a_pipe_gets_a_line_with_rate_and_time_left_every_ten_seconds(
     monkeypatch.setattr("cfg_jax.io.progress.time.monotonic", lambda: next(seconds))
     draw(model, tmp_path)
     _, second, *_, last = capsys.readouterr().out.splitlines()
-    assert "images/s" in second and second.endswith("left")
-    assert last.startswith(f"image {N}/{N}") and "images/s" in last and "left" not in last
+    assert "s/image " in second and second.endswith("left")
+    assert last.startswith(f"image {N}/{N}") and "s/image" in last and "left" not in last
 
 
 @pytest.mark.parametrize(

@@ -58,13 +58,21 @@ def test_a_short_loop_prints_nothing_in_a_pipe(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("unit", "several"), [("image", "images"), ("batch", "batches")])
-def test_a_rate_has_the_plural_of_its_unit(capsys, clock, unit, several):
+@pytest.mark.parametrize(
+    ("unit", "seconds", "said"),
+    [
+        ("image", 0.5, "2.0 images/s"),
+        ("batch", 0.5, "2.0 batches/s"),
+        ("batch", 40, "40.0 s/batch"),
+    ],
+)
+def test_the_rate_is_in_items_or_in_seconds(capsys, clock, unit, seconds, said):
     with Progress(0, 3, unit) as progress:
         progress.advance()
-        clock.append(11.0)
+        clock.append(seconds)
         progress.advance()
-    assert f"0.1 {several}/s" in capsys.readouterr().out
+        progress.report("")
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

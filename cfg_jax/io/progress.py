@@ -102,8 +102,7 @@ class Progress:
 
     def _text(self) -> str:
         rate = (self._done - self._start) / max(time.monotonic() - self._began, 1e-9)
-        several = self._unit + ("es" if self._unit.endswith("ch") else "s")
-        said = self._said or (f"{rate:.1f} {several}/s" if rate else "")
+        said = self._said or (_speed(rate, self._unit) if rate else "")
         rest = self._total - self._done
         left = f"{_duration(rest / rate)} left" if rate and rest > 0 else ""
         note = f"[{self._note}]" if self._note else ""
@@ -116,6 +115,12 @@ def track(items: Sequence[_T], unit: str, first: str = "compiling") -> Iterator[
         for item in items:
             yield item
             progress.advance()
+
+
+def _speed(rate: float, unit: str) -> str:
+    if rate < 1:
+        return f"{1 / rate:.1f} s/{unit}"
+    return f"{rate:.1f} {unit}{'es' if unit.endswith('ch') else 's'}/s"
 
 
 def _duration(seconds: float) -> str:
