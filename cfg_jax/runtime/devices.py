@@ -56,7 +56,7 @@ def peak_memory() -> int | None:
     return max((stats.get("peak_bytes_in_use", 0) for stats in every), default=0) or None
 
 
-def seconds_at_peak(step: Callable, state: Any, batch: Any) -> float | None:
+def seconds_at_peak(step: Any, state: Any, batch: Any) -> float | None:
     """Seconds of a step at the peak of a device: its FLOPs / peak FLOPs per second.
 
     Arguments as in a call of `pmap_step` that was made: nothing is traced or compiled again. XLA
