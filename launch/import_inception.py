@@ -24,7 +24,6 @@ def main(argv: list[str]) -> None:
     del argv
     inception_weights.check_suffix(_OUT.value)
     files.check_file_writable(_OUT.value, "--out")
-    print(f"reading {_WEIGHTS.value}", flush=True)
     state_dict = inception_weights.load_weights(_WEIGHTS.value)
     digest = inception_weights.store(_OUT.value, state_dict)
     print(f"read {_WEIGHTS.value}, sha256 {weight_files.sha256(_WEIGHTS.value)}")

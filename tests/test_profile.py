@@ -108,7 +108,6 @@ def test_a_run_that_resumes_after_the_first_of_the_steps_is_not_traced_and_says_
 
 
 def test_a_run_that_stops_during_the_trace_writes_what_it_has(tmp_path, monkeypatch):
-    monkeypatch.setattr(Loop, "_print", lambda self, text: None)
     asked = iter([False, False, True])
     original = Loop.__init__
 
