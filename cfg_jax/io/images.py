@@ -188,7 +188,7 @@ class Animation:
       (136, True)
     """
 
-    gif: bytes
+    gif: bytes = dataclasses.field(repr=False)
     width: int
 
     def save(self, path: str | Path) -> None:
