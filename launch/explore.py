@@ -17,7 +17,9 @@ from absl import flags
 from .program import run
 from .values import whole_numbers
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of a training run; required.", required=True
+)
 _CHECKPOINT = flags.DEFINE_integer(
     "checkpoint", None, "Training step of the checkpoint to load; the newest if unset."
 )
@@ -99,4 +101,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.FLAGS.set_default("distributed", "off")
     run(main, check=check)

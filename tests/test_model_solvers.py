@@ -208,7 +208,7 @@ def test_a_config_that_cannot_sample_is_refused_before_training(tmp_path):
 
 def test_previews_that_cannot_be_drawn_are_refused_before_training(tmp_path):
     settings = {"sampling.solver": "ddim", "sampling.schedule": "cfgpp", "train.preview_w": (0, 3)}
-    with pytest.raises(ValueError, match="w=3.0 with schedule='cfgpp': need w in"):
+    with pytest.raises(ValueError, match="w=3.0 with config.sampling.schedule='cfgpp': need w in"):
         train(tiny_config(**settings), tmp_path)
 
 

@@ -6,7 +6,6 @@ images = round(127.5 (x + 1)),   x = images / 127.5 - 1,   x in [-1, 1], images 
 import base64
 import dataclasses
 import io
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cfg_jax.io.files import whole_file
+from cfg_jax.io.files import folder, whole_file
 from cfg_jax.io.plots import in_legend as in_legend
 from cfg_jax.io.plots import rendered as rendered
 from cfg_jax.io.plots import scatter as scatter
@@ -280,7 +279,9 @@ def save_png(path: str | Path, picture: Picture) -> None:
 
 
 def _path(path: Any) -> Path:
-    """`path` as a Path; ValueError for a value of another type."""
-    if not isinstance(path, str | os.PathLike):
+    """A text as the path of a file, in a bucket too; ValueError for a value of another type."""
+    if isinstance(path, str):
+        return folder(path)
+    if not hasattr(path, "__fspath__"):
         raise ValueError(f"path of type {type(path).__name__}: give the name of the file first")
-    return Path(path)
+    return path
