@@ -44,6 +44,8 @@ def check() -> None:
     """Raises ValueError for flags that cannot be read, and for a --host that needs --public."""
     if any(count < 1 for count in whole_numbers("num_steps")):
         raise ValueError(f"--num_steps={_NUM_STEPS.value}: give 1 step or more")
+    if ":" in _HOST.value:
+        raise ValueError(f"--host={_HOST.value}: give an IPv4 address, such as 127.0.0.1")
     if not (_PUBLIC.value or _is_own(_HOST.value)):
         raise ValueError(
             f"--host={_HOST.value} is reached by other machines, and the page has no password: add "
@@ -52,9 +54,9 @@ def check() -> None:
 
 
 def _is_own(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Whether only this machine reaches an address of IPv4."""
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.IPv4Address(host).is_loopback
     except ValueError:
         return False
 
@@ -90,7 +92,7 @@ def main(argv: list[str]) -> None:
         solvers=solvers,
         num_steps=steps,
         command=lambda choice: explorer.command(
-            choice, model.label_names, _WORKDIR.value, _CHECKPOINT.value
+            choice, model.label_names, _WORKDIR.value, model.step
         ),
     )
     try:

@@ -124,6 +124,10 @@ def test_a_class_that_no_flag_can_name_is_refused():
 def test_values_of_the_page_that_cannot_be_shown_cost_one_line(pixels):
     with pytest.raises(ValueError, match="guided from 3 to 3: move the first below the second"):
         explorer_page.choice_of([1], 1, 3, 3, "heun", 4, 0)
+    with pytest.raises(ValueError, match="a box is empty"):
+        explorer_page.choice_of([1], None, -3, 3, "heun", 4, 0)
+    with pytest.raises(ValueError, match="11 classes: choose 10 at most"):
+        explorer_page.choice_of([1] * 11, 1, -3, 3, "heun", 4, 0)
     with pytest.raises(ValueError, match="no class is chosen: choose one or more"):
         explorer.samples(pixels, explorer_page.choice_of([], 1, -3, 3, "unipc_2", 4, 0))
 

@@ -23,6 +23,7 @@ from cfg_jax.io.files import check_file_writable, check_writable, folder, save_n
 from cfg_jax.io.metric_log import MetricLog
 from cfg_jax.io.weight_files import existing
 from cfg_jax.metrics import load_statistics, save_statistics
+from cfg_jax.sampling import run_folder
 from cfg_jax.training import profile
 from tests.data_files import files_up_to
 from tests.plain_network import accumulated, images_at, plain_network
@@ -103,6 +104,7 @@ def test_a_place_that_cannot_be_opened_is_refused_and_never_made_here(
 def test_a_bucket_is_named_as_before_and_stays_one_below(bucket):
     below = folder(bucket / "checkpoints")
     assert str(below) == "gs://bucket/run/checkpoints" and not below.exists()
+    assert str(run_folder.check_free("gs://bucket/run")) == "gs://bucket/run/checkpoints"
 
 
 def test_an_evaluation_is_kept_in_a_bucket_and_continued_there(bucket, monkeypatch, tmp_path):

@@ -22,7 +22,7 @@ def model():
 MISTAKES = {
     "a key forgotten": (lambda m: m.sample(labels=[3]), "give a seed such as 0"),
     "key and labels swapped": (lambda m: m.sample([3], 0), r"key=\[3\]: need a seed such as 0"),
-    "a weight without its name": (lambda m: m.sample(0, [3], 2.0), "such as w=2.0"),
+    "a weight without its name": (lambda m: m.sample(0, [3], 2.0), "by keyword, as w=2.0"),
     "a guidance scale": (lambda m: m.sample(0, [3], guidance_scale=7.5), "use w=6.5"),
     "steps by another name": (
         lambda m: m.sample(0, [3], num_inference_steps=50),

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,18 @@ def refuses(call, said, kind=ValueError):
     with pytest.raises(kind, match=said) as caught:
         call()
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 350
+
+
+def test_a_debugger_that_reads_the_variables_of_sample_changes_nothing(model):
+    def look(frame, event, argument):
+        frame.f_locals  # noqa: B018
+        return look
+
+    sys.settrace(look)
+    try:
+        refuses(lambda: model.sample(0, labels=[99]), "labels from 99 to 99")
+    finally:
+        sys.settrace(None)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +153,7 @@ def test_a_keyword_of_another_library_or_misspelt_is_answered_with_ours(model, a
 
 def test_a_call_without_a_key_or_with_too_many_values_says_how_it_is_written(model):
     refuses(lambda: model.sample(labels=[1]), "sample without a key: give a seed", TypeError)
-    said = r"sample takes only key and labels without a name: write 3.0 as NAME=3.0, such as w=3.0"
+    said = r"sample takes only key and labels by position: pass 3.0 by keyword, as w=3.0"
     refuses(lambda: model.sample(0, [1], 3.0), said, TypeError)
     said = "telemetry=True is not an argument of trajectory: choose"
     refuses(lambda: model.trajectory(0, [1], telemetry=True), said, TypeError)

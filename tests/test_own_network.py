@@ -1,5 +1,6 @@
 """Networks that were trained elsewhere, as models and as runs."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 import cfg_jax
 from cfg_jax.config import build, derived
+from cfg_jax.runtime import devices
 from cfg_jax.sampling.settings import SamplingSettings
 from configs import digits, digits_classifier, digits_transformer, emoji, imagenet64, mixture
 from tests.tiny import randomised
@@ -54,6 +56,17 @@ def test_a_saved_network_is_loaded_with_its_settings_and_parameters(network, par
         saved.save(tmp_path / "run")
 
 
+def test_parameters_that_could_not_be_placed_are_kept_for_the_next_try(
+    network, params, monkeypatch
+):
+    model = own(network, params)
+    with monkeypatch.context() as full, pytest.raises(MemoryError):
+        full.setattr(devices, "replicate", lambda tree: (_ for _ in ()).throw(MemoryError))
+        model.params  # noqa: B018
+    assert "step=0" in repr(model)
+    chex.assert_trees_all_equal(model.params, params)
+
+
 CONFIGS = {
     "unet": (digits, IMAGE),
     "transformer": (digits_transformer, IMAGE),
@@ -91,6 +104,9 @@ def test_the_config_of_a_network_makes_the_network_again(name, schedule):
         ({"schedule": "cosine"}, r"schedule='cosine': need cosine_schedule\(\)"),
         ({"sampling": {"steps": 3}}, "config.sampling.steps is not a field: did you mean"),
         ({"step": -1}, "step=-1: need an integer"),
+        ({"logsnr_min": -5.0}, "logsnr_min=-5.0 beside a schedule: give it to the schedule"),
+        ({"prediction": 3}, "prediction': 3}: Could not override field"),
+        ({"sampling": {"num_steps": 64.5}}, "num_steps': 64.5}: Could not override field"),
     ],
 )
 def test_settings_that_do_not_fit_the_network_are_refused(network, params, options, said):
@@ -102,9 +118,13 @@ def test_parameters_of_another_network_are_refused_by_name(network, params):
     with pytest.raises(ValueError, match=r"params/params/.*give variables\['params'\]"):
         own(network, {"params": params})
     wider = cfg_jax.MLP(out_channels=2, num_classes=3, channels=16, num_blocks=1)
-    with pytest.raises(ValueError, match=r"has shape .*, this network shape .*: check the network"):
+    with pytest.raises(
+        ValueError, match=r"has shape .*: the network needs shape .*; check the network"
+    ):
         own(wider, params)
-    with pytest.raises(ValueError, match="has no array, this network shape .*: check the network"):
+    with pytest.raises(
+        ValueError, match="is missing: the network needs shape .*; check the network"
+    ):
         own(network, {})
     with pytest.raises(ValueError, match="network=.*: need a UNet, Transformer, MLP, Classifier"):
         own("unet", params)

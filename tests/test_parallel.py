@@ -108,6 +108,7 @@ def test_a_device_computes_as_many_at_a_time_for_any_number_of_processes(
         ("NVIDIA L40S", 362e12),
         ("NVIDIA L40", None),
         ("TPU v4 lite", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
         ("cpu", None),
     ],
 )

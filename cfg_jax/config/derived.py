@@ -59,9 +59,9 @@ def config_of(
     config.unlock()
     config.network, config.model = kinds[type(network)], ConfigDict(own)
     config.data.name, config.train.preview_every = DATA, 0
-    config.diffusion.update(diffusion)
-    config.sampling.update(sampling)
-    _set_schedule(config, schedule)
+    _update(config.diffusion, diffusion)
+    _update(config.sampling, sampling)
+    _set_schedule(config, schedule, diffusion)
     check_values(config)
     made = build.assemble(config, shape, num_classes).network
     for name in (*own, *_OF_DATA):
@@ -75,11 +75,27 @@ def config_of(
     return config
 
 
-def _set_schedule(config: ConfigDict, schedule: Schedule) -> None:
-    """Sets the fields of a schedule; ValueError for one that no config describes."""
+def _update(section: ConfigDict, given: Mapping[str, Any]) -> None:
+    """Sets fields; ValueError for a value of another type. `check_values` finds unknown fields."""
+    try:
+        section.update(given)
+    except TypeError as error:
+        raise ValueError(f"{text_of(dict(given))}: {str(error).splitlines()[0]}") from None
+
+
+def _set_schedule(config: ConfigDict, schedule: Schedule, given: Mapping[str, Any]) -> None:
+    """Sets the fields of a schedule; ValueError for one that no config describes.
+
+    Its fields, and its name, must not be among the fields that are given apart from it.
+    """
     diffusion = config.diffusion
     if isinstance(schedule, Schedule):
         names = [field.name for field in dataclasses.fields(schedule) if field.name in diffusion]
+        for name in given.keys() & {*names, "schedule"}:
+            raise ValueError(
+                f"{name}={text_of(given[name])} beside a schedule: give it to the schedule, as in "
+                "schedule=cosine_schedule(logsnr_min=-15)"
+            )
         diffusion.update({name: getattr(schedule, name) for name in names})
     for name, make in build.SCHEDULES.items():
         if make(diffusion) == schedule:

@@ -54,7 +54,7 @@ def scatter_by_name(points: np.ndarray, names: Collection[str] = ()) -> Image.Im
         raise ValueError(
             f"points of shape {points.shape} with {len(names)} names: need [N, 2], and N names"
         )
-    every = np.asarray(names or ["samples"] * len(points))
+    every = np.asarray(list(names) if len(names) else ["samples"] * len(points))
     rows = list(dict.fromkeys(every.tolist()))
     of_row = every == np.asarray(rows)[:, None]
     return scatter(np.where(of_row[..., None], points, np.nan)[:, None], rows, [""])
@@ -82,7 +82,7 @@ def _show_names(figure) -> None:
 
 
 def rendered(figure) -> Image.Image:
-    """Renders a matplotlib figure as a picture, without a display; names are no formulas.
+    """Renders a matplotlib figure as a picture, without a display; `$` is not mathematics.
 
     Examples:
       >>> from matplotlib.figure import Figure

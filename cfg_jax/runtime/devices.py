@@ -59,15 +59,22 @@ def peak_memory() -> int | None:
 def seconds_at_peak(step: Any, state: Any, batch: Any) -> float | None:
     """Seconds of a step at the peak of a device: its FLOPs / peak FLOPs per second.
 
-    Arguments as in a call of `pmap_step` that was made: nothing is traced or compiled again. XLA
-    counts the FLOPs of the lowered step, those in the body of a loop once. None for a device
-    without a known peak, and where XLA does not count.
+    Arguments as in a call of `pmap_step` without axes. The step is lowered for one CPU, and not
+    compiled: the plugins of TPUs and GPUs count no FLOPs of a lowered program, and a compiled one
+    of a GPU calls libraries for its products. FLOPs in the body of a loop count once. None for a
+    device without a known peak, and if jax has no CPU ($JAX_PLATFORMS).
     """
     peak = peak_flops(jax.local_devices()[0].device_kind)
     if peak is None:
         return None
-    # The compiled step of a GPU calls libraries for its products, which XLA counts as nothing.
-    counted = step.lower(state, batch).cost_analysis() or {}
+    try:
+        cpu = jax.devices("cpu")[:1]
+    except RuntimeError:
+        return None
+    of_state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
+    of_batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), batch)
+    on_cpu: Any = pmap_step(step.__wrapped__, cpu)
+    counted = on_cpu.lower(of_state, of_batch).cost_analysis() or {}
     return counted["flops"] / peak if counted.get("flops", 0) > 0 else None
 
 

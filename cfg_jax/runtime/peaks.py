@@ -1,7 +1,7 @@
 """Peak speed of devices: dense bfloat16 FLOPs per second.
 
 Sources: the pages "TPU v3" to "TPU7x" of Cloud TPU's documentation (docs.cloud.google.com/tpu/docs)
-and NVIDIA's data sheets of each GPU; where these print speed with sparsity, half of it.
+and NVIDIA's data sheets of each GPU; a speed printed with sparsity is halved.
 """
 
 TPU_CHIPS = {
@@ -36,5 +36,7 @@ _UNLIKE = ("TPU v4 lite", "NVIDIA H200 NVL", "NVIDIA L40")  # begin like others,
 
 def peak_flops(device_kind: str) -> float | None:
     """Peak of a device by its name in JAX, such as "TPU v5 lite"; None if it is not known."""
+    if " MIG " in device_kind:  # a part of a GPU
+        return None
     names = [name for name in (*_DEVICES, *_UNLIKE) if device_kind.startswith(name)]
     return _DEVICES.get(max(names, key=len, default=""))

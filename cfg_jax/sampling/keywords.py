@@ -101,8 +101,8 @@ def _check(name: str, signature: inspect.Signature, args: tuple, kwargs: Mapping
     if len(args) - 1 > len(nameless):
         extra = text_of(args[len(nameless) + 1])
         raise TypeError(
-            f"{name} takes only {' and '.join(nameless)} without a name: write {extra} as "
-            f"NAME={extra}, such as w={extra}"
+            f"{name} takes only {' and '.join(nameless)} by position: pass {extra} by keyword, as "
+            f"w={extra}"
         )
     if len(args) == 1 and "key" not in kwargs:
         raise TypeError(f"{name} without a key: give a seed such as 0, or jax.random.key(0), first")

@@ -122,9 +122,10 @@ class Model(TrainedPredict):
         rejects an argument, and TypeError for an unknown one. Raises FloatingPointError if the
         samples are not finite.
         """
-        given = locals()
+        given = dict(locals())  # a copy, since a debugger adds names to the dict itself
+        del given["self"]
         self._check_images()
-        drawn = self.sample_x(**{name: given[name] for name in given if name != "self"})
+        drawn = self.sample_x(**given)
         return (images.to_images(drawn[0]), drawn[1]) if telemetry else images.to_images(drawn)
 
     @keywords.shared(sample)

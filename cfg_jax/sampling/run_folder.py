@@ -5,27 +5,27 @@
 Without optimizer state the run can be sampled from but not trained further.
 """
 
+import contextlib
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
-from cfg_jax.io.files import check_writable, local
+from cfg_jax.io.files import check_writable, folder
 
 
 def check_free(workdir: str | os.PathLike[str]) -> Path:
     """The checkpoint folder of `workdir`; raises ValueError if not writable or in use."""
     check_writable(workdir, "workdir", "give a new folder, such as runs/new")
-    folder = local(workdir) / "checkpoints"
-    check_writable(folder, "workdir", "give a new folder")
-    steps = sorted(step.name for step in folder.iterdir()) if folder.exists() else []
+    place = folder(workdir) / "checkpoints"
+    check_writable(place, "workdir", "give a new folder")
+    steps = sorted(step.name for step in place.iterdir()) if place.exists() else []
     if any(step.isdecimal() for step in steps):
         raise ValueError(f"workdir={workdir} holds checkpoints ({', '.join(steps)}): give another")
-    return folder
+    return place
 
 
 def write(
@@ -39,18 +39,20 @@ def write(
     """Writes a checkpoint with EMA parameters `params`, completely or not at all.
 
     `config` and `meta` are JSON values, as `cfg_jax.load` reads them; step is 0 for weight files,
-    which do not record it. Raises ValueError as
-    `check_free`, and OSError if writing fails.
+    which do not record it. Raises ValueError as `check_free`, and OSError if writing fails.
     """
+    from etils import epath
+
     from cfg_jax.storage.checkpoint import Checkpoints
 
-    folder = check_free(workdir)
-    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    checkpoint_folder = check_free(workdir)
+    new = [place for place in (checkpoint_folder, *checkpoint_folder.parents) if not place.exists()]
     try:
-        with Checkpoints(folder) as checkpoints:
+        with Checkpoints(checkpoint_folder) as checkpoints:
             state = {"step": jnp.int32(step)}
             checkpoints.save(step, state, params, config=config, meta=meta, loss=math.nan)
     except BaseException:
         for place in new[-1:]:
-            shutil.rmtree(place, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                epath.Path(place).rmtree(missing_ok=True)
         raise

@@ -140,7 +140,9 @@ class Trained:
     def params(self) -> Any:
         """EMA parameters on all devices."""
         with jax.ensure_compile_time_eval():  # the first use may be inside a traced function
-            return devices.replicate(self.__dict__.pop("_loaded"))
+            placed = devices.replicate(self._loaded)
+        self.__dict__.pop("_loaded", None)  # not before, as placing them may fail
+        return placed
 
     @property
     def sha256(self) -> str:
@@ -169,10 +171,11 @@ def _check_params(params: Any, needed: Any) -> None:
         given, wanted = there.get(path), here.get(path)
         if given != wanted:
             hint = "give variables['params']" if path.startswith("params/") else "check the network"
-            raise ValueError(
-                f"params/{path} has {given or 'no array'}, this network {wanted or 'no such one'}: "
-                f"{hint}"
-            )
+            if given is None:
+                raise ValueError(f"params/{path} is missing: the network needs {wanted}; {hint}")
+            if wanted is None:
+                raise ValueError(f"params/{path} is unknown to this network: {hint}")
+            raise ValueError(f"params/{path} has {given}: the network needs {wanted}; {hint}")
 
 
 def _shapes(tree: Any) -> dict[str, str]:

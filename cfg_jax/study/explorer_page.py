@@ -6,6 +6,7 @@ the browser from loading anything from elsewhere.
 
 import functools
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,7 +26,11 @@ _POLICY = (
 
 def load_gradio() -> Any:
     """The library, with its reports of use switched off; ValueError if it is not installed."""
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    os.environ |= {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "GRADIO_TEMP_DIR": _pictures().name,
+    }
     try:
         import gradio
     except ImportError:
@@ -33,6 +38,12 @@ def load_gradio() -> Any:
             "the explorer needs gradio, not installed: run `pip install -e '.[explore]'`"
         ) from None
     return gradio
+
+
+@functools.cache
+def _pictures() -> tempfile.TemporaryDirectory:
+    """A folder that only this user reads, removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="cfg_jax_explorer_")
 
 
 def page(
@@ -143,7 +154,11 @@ def _picture(gr: Any, label: str, name: str) -> Any:
 def choice_of(
     labels: Sequence[int], w: float, low: float, high: float, solver: str, num_steps: int, seed: int
 ) -> Choice:
-    """The choice of the page's values; ValueError for an empty interval."""
+    """The choice of the page's values; ValueError for an empty box or interval, or many classes."""
+    if None in (w, low, high, solver, num_steps, seed):
+        raise ValueError("a box is empty: type a number")
+    if len(labels or ()) > MOST_LABELS:  # the limit of the control holds in the browser alone
+        raise ValueError(f"{len(labels)} classes: choose {MOST_LABELS} at most")
     if low >= high:
         raise ValueError(f"guided from {low:g} to {high:g}: move the first below the second")
     numbers = tuple(int(number) for number in labels or ())
@@ -166,6 +181,7 @@ def serve(blocks: Any, host: str, port: int) -> str:
         ssr_mode=False,
         enable_monitoring=False,
         mcp_server=False,
+        max_file_size=1,  # nothing is to be uploaded
         theme=gr.themes.Default(**fonts),
         app_kwargs={"middleware": [Middleware(_Closed)]},
     )

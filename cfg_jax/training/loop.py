@@ -201,8 +201,9 @@ class Loop:
     def _write_first(self, step_fn: Callable, state: TrainState, batch: Any) -> None:
         seconds = self.logged.seconds()
         self.journal.print(f"first step, including compilation: {seconds:.1f} s")
-        if processes.is_first():
-            parts = self.run.config.train.num_microbatches  # in a loop, whose body counts once
+        train = self.run.config.train
+        if processes.is_first() and not train.shard_state:
+            parts = train.num_microbatches  # in a loop, whose body counts once
             self.seconds_at_peak = parts * (devices.seconds_at_peak(step_fn, state, batch) or 0.0)
         self.logged.restart_clock()
 
