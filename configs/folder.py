@@ -2,8 +2,9 @@
 
     cfg-jax train --config=folder:~/pictures --workdir=runs/pictures
 
-The argument is a folder of pictures by class (docs/data.md) or an .npz. The sizes are printed; each
-is a flag, such as --config.model.channels=64. They are our choice, and not tuned for any data set.
+The argument is a folder of pictures by class (docs/data.md) or an .npz. `folder:~/pictures:128` has
+a side of 128 pixels, and the resolutions of the network for it. The other sizes are flags, such as
+--config.model.channels=64. All are printed; they are our choice, not tuned for any data set.
 """
 
 from pathlib import Path
@@ -26,8 +27,9 @@ class Pictures(NamedTuple):
 
 def get_config(place: str = ""):
     """The config for the pictures in `place`; for 1,000 of 64 x 64 pixels without an argument."""
+    place, own_side = split(place)
     pictures = survey(place) if place else Pictures(1000, 10, [(64, 64)])
-    side = image_side(pictures.sizes)
+    side = own_side or image_side(pictures.sizes)
     channels, num_blocks, batch_size, learning_rate = sizes(pictures.count)
     num_steps = min(max(200 * pictures.count // batch_size, 3000), 200_000)
     config = base.get_config()
@@ -58,6 +60,16 @@ def get_config(place: str = ""):
             f"train.num_steps={num_steps}, train.batch_size={batch_size}"
         )
     return config
+
+
+def split(argument: str) -> tuple[str, int]:
+    """A place and a side in pixels, 0 if none is given, of "PLACE" or "PLACE:SIDE"."""
+    place, colon, side = argument.rpartition(":")
+    if not colon or not side.isdecimal() or Path(argument).expanduser().exists():
+        return argument, 0
+    if not (8 <= int(side) <= 1024 and int(side) % 2 == 0):
+        raise ValueError(f"{argument}: the side must be even, from 8 to 1024")
+    return place, int(side)
 
 
 def sizes(count: int) -> list:

@@ -6,7 +6,9 @@
 Programs started by tests inherit both through jax's environment variables.
 """
 
+import gc
 import os
+from pathlib import Path
 
 from tests import compiled
 
@@ -38,6 +40,20 @@ SLOWEST_FIRST = [
 def pytest_collection_modifyitems(items):
     place = {name: place for place, name in enumerate(SLOWEST_FIRST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+MOST_MAPS = 30_000
+"""Memory maps of a worker; the kernel allows 65,530, and a compiled program takes about ten."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_programs():
+    """Drops compiled programs between files, before one has no memory map left and XLA crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,27 @@ def test_every_side_and_number_gives_a_valid_config(monkeypatch, side, count):
     assert build.data_arguments(config)["data_dir"] == "somewhere"
 
 
+@pytest.mark.parametrize("side", [8, 20, 48, 50, 64, 128, 256, 1024])
+def test_a_side_after_the_place_sets_the_network_too(monkeypatch, side):
+    pictures = folder.Pictures(100, 3, [(40, 50)])
+    monkeypatch.setattr(folder, "survey", lambda place: pictures)
+    config = folder.get_config(f"somewhere:{side}")
+    validate(config, num_devices=1)
+    assert config.data.image_size == side and config.data.data_dir == "somewhere"
+
+
+@pytest.mark.parametrize("side", [0, 7, 31, 2048])
+def test_a_side_that_no_network_has_is_refused(side):
+    with pytest.raises(ValueError, match=f"somewhere:{side}: the side must be even, from 8 to"):
+        folder.get_config(f"somewhere:{side}")
+
+
+def test_a_folder_whose_name_ends_like_a_side_is_a_folder(tmp_path):
+    place = tmp_path / "pictures:64"
+    place.mkdir()
+    assert folder.split(str(place)) == (str(place), 0)
+
+
 def test_more_pictures_get_a_wider_network_and_more_steps(monkeypatch):
     def config(count):
         monkeypatch.setattr(folder, "survey", lambda place: folder.Pictures(count, 3, [(32, 32)]))

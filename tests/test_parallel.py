@@ -116,6 +116,10 @@ def test_the_peak_of_a_device_is_known_by_its_name_or_not_at_all(kind, peak):
     assert peak_flops(kind) == peak
 
 
+def test_the_devices_are_counted_and_named():
+    assert devices.described() == f"{jax.device_count()} x cpu"
+
+
 def test_a_step_at_the_peak_takes_its_flops_over_the_peak(monkeypatch):
     rows, width, height = 16, 32, 8
     step = devices.pmap_step(lambda state, batch: (state, jax.lax.psum(batch @ state, "data")))

@@ -44,7 +44,7 @@ MISTAKES = {
     ),
     "no such folder of pictures": (
         ["launch.train", "--config=folder:{new}", "--workdir={new}"],
-        "error: data_dir is '{new}': give a folder of pictures by class",
+        "error: data_dir is '{new}', which does not exist: give a folder of pictures by class",
     ),
     "a background that is no colour": (
         [

@@ -73,7 +73,11 @@ def existing(data_dir: str | None) -> Path:
     """The path of a folder; ValueError if there is none."""
     root = local(data_dir or "")
     if not data_dir or not root.is_dir():
-        raise ValueError(f"data_dir is {data_dir or ''!r}: give a folder of pictures by class")
+        why = ", no folder" if root.is_file() else ", which does not exist" if data_dir else ""
+        raise ValueError(
+            f"data_dir is {data_dir or ''!r}{why}: give a folder of pictures by class, as in "
+            "--config=folder:pictures"
+        )
     return root
 
 

@@ -50,6 +50,11 @@ def memory_per_device() -> int | None:
     return total // num_devices()
 
 
+def described() -> str:
+    """The devices of all processes, as "8 x TPU v5 lite"."""
+    return f"{num_devices_of_all()} x {jax.local_devices()[0].device_kind}"
+
+
 def peak_memory() -> int | None:
     """Largest number of bytes that a device of this process has held; None if it does not tell."""
     every = [device.memory_stats() or {} for device in jax.local_devices()]

@@ -86,7 +86,7 @@ def _train(run: Run, profile_steps: profile.Steps | None, **watched: Callable) -
     keep = dict(config.checkpoint, keep_every=config.checkpoint.keep_every or None)
     with Checkpoints(run.workdir / "checkpoints", **keep) as checkpoints:
         if processes.is_first():
-            print(sizes, flush=True)
+            print(f"devices: {devices.described()}; {sizes}", flush=True)
         state = _restore(run, checkpoints, place)
         if state is None:
             state = place.create(create)
