@@ -65,8 +65,7 @@ def main() -> None:
         every = {recording.OURS: run} | ({TORCH: rival[name]} if name in rival else {})
         spent = recording.interleaved(every, given.rounds)
         for times in spent.values():
-            images = given.batch * (CALLS if name == "guided sampling" else 1)
-            times["images per s"] = images / times["wall"]
+            times["images per s"] = given.batch / times["wall"]
         measurements[name] = spent
         print(name, spent, flush=True)
     stats = jax.devices()[0].memory_stats() or {}

@@ -32,7 +32,7 @@ picture=$(
 )
 
 part 5 "does a support vector machine read the digits as what they should be?"
-python -m launch.judge --workdir="$workdir"
+python -m launch.judge --workdir="$workdir" --w=0,1,3 --min_accuracy=0.97,0.99,0.99
 python -m launch.judge --workdir="$workdir" --w=-1 --samples_per_label=30 \
   --classifier_workdir="$classifier" --classifier_w=2,4,8 --min_accuracy=0.7,0.8,0.9
 

@@ -22,7 +22,9 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of a training run; required.", required=True
 )
 _MIN_ACCURACY = flags.DEFINE_string(
-    "min_accuracy", "0.97,0.99,0.99", "Comma-separated minimum accuracies in [0, 1], one per --w."
+    "min_accuracy",
+    None,
+    "Comma-separated minimum accuracies in [0, 1], one per --w; no minimum if unset.",
 )
 _SAMPLES = flags.DEFINE_integer(
     "samples_per_label", 50, "Number of samples per class at each w.", 2
@@ -43,12 +45,12 @@ def main(argv: list[str]) -> int:
     from cfg_jax.study import svm_judge
 
     weights, by = numbers("w"), sampling.classifier_weights()
-    least = numbers("min_accuracy")
     columns = strips.columns(weights, by)
+    least = numbers("min_accuracy") or [0.0] * len(columns)
     if len(least) != len(columns) or columns != sorted(set(columns)):
         raise ValueError(
-            f"--w={sampling.W.value} --min_accuracy={_MIN_ACCURACY.value}: give ascending weights "
-            "and one accuracy for each"
+            f"--w={sampling.W.value} --min_accuracy={_MIN_ACCURACY.value or ''}: give ascending "
+            "weights, and one accuracy for each or none"
         )
     judged = loading.load_model(_WORKDIR.value, sampling.CHECKPOINT.value)
     request = {"settings": sampling.settings(), "samples_per_label": _SAMPLES.value}

@@ -91,3 +91,17 @@ def test_a_disk_that_fails_costs_one_warning_and_not_the_run(tmp_path, caplog):
         log.write(2, {"loss": 1.0})
     log.close()
     assert sum("not being written" in record.message for record in caplog.records) == 1
+
+
+def test_events_that_fail_do_not_hide_a_later_failure_of_the_record(tmp_path, caplog):
+    (tmp_path / "events").write_text("in the way of the folder")
+    with caplog.at_level("WARNING"):
+        log = MetricLog(tmp_path, 0)
+        log.write(1, {"loss": 1.0})
+        (tmp_path / "metrics.jsonl").unlink()
+        (tmp_path / "metrics.jsonl").mkdir()
+        log.write(2, {"loss": 1.0})
+    log.close()
+    said = [record.message.split(" (")[0] for record in caplog.records]
+    places = [tmp_path / "events", tmp_path / "metrics.jsonl"]
+    assert said == [f"metrics are not being written to {place}" for place in places]

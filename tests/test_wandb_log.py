@@ -76,10 +76,17 @@ def test_an_offline_run_holds_config_numbers_and_pictures_and_is_continued(tmp_p
     assert (numbers["step"], numbers["loss/all"]) == (10, 0.5)
     assert numbers["loss/logsnr_0_to_2"] == 0.25
     assert (image["step"], image["preview/width"], image["preview/height"]) == (10, 8, 4)
-    again = WandbLog(workdir, OFFLINE, {})
+    again = WandbLog(workdir, OFFLINE, {}, 2)
     again.close()
     assert logged(workdir)[0].run_id == run.run_id == (workdir / "wandb/run_id").read_text()
     assert not caplog.records
+
+
+def test_a_new_run_in_an_old_folder_has_an_id_of_its_own(tmp_path):
+    place = tmp_path / "run_id"
+    first = wandb_log._run_id(place, resumed=False)
+    assert wandb_log._run_id(place, resumed=True) == first == place.read_text()
+    assert wandb_log._run_id(place, resumed=False) != first
 
 
 def test_a_failure_is_one_warning_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
@@ -87,7 +94,7 @@ def test_a_failure_is_one_warning_and_the_run_goes_on(tmp_path, monkeypatch, cap
         raise RuntimeError("no such host")
 
     monkeypatch.setattr(wandb_log, "_init", refuses)
-    log = WandbLog(tmp_path, OFFLINE, {})
+    log = WandbLog(tmp_path, OFFLINE, {}, 0)
     for step in range(10):
         log.scalars(step, {})
     log.close()
@@ -99,7 +106,7 @@ def test_a_library_that_hangs_blocks_nothing(tmp_path, monkeypatch, caplog):
     end = threading.Event()
     monkeypatch.setattr(wandb_log, "_init", lambda *_: end.wait())
     monkeypatch.setattr(wandb_log, "CLOSE_SECONDS", 0.0)
-    log = WandbLog(tmp_path, OFFLINE, {})
+    log = WandbLog(tmp_path, OFFLINE, {}, 0)
     for step in range(2 * wandb_log.WAITING):
         log.scalars(step, {"loss": 1.0})
     log.close()

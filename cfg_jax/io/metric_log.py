@@ -41,33 +41,33 @@ class MetricLog:
         wandb: Destination | None = None,
     ):
         self._path = workdir / "metrics.jsonl"
-        self._warned = False
+        self._folder = workdir / "events"
+        self._failed: set[Path] = set()
         self._events: Events | None = None
-        self._guarded(self._take_out_beyond, start)
-        self._guarded(self._open_events, workdir / "events", start, config)
-        self._wandb = WandbLog(workdir, wandb, config) if wandb else None
+        self._guarded(self._path, self._take_out_beyond, start)
+        self._guarded(self._folder, self._open_events, start, config)
+        self._wandb = WandbLog(workdir, wandb, config, start) if wandb else None
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends {"step": step, name: value, ...} as a line of JSON, and logs it elsewhere."""
-        self._guarded(self._append, {"step": step, **scalars})
+        self._guarded(self._path, self._append, {"step": step, **scalars})
         if self._events:
-            self._guarded(self._events.scalars, step, scalars)
+            self._guarded(self._folder, self._events.scalars, step, scalars)
         if self._wandb:
             self._wandb.scalars(step, scalars)
 
     def picture(self, step: int, name: str, path: Path) -> None:
         """Logs a PNG file."""
         if self._events:
-            self._guarded(
-                lambda events: events.picture(step, name, path.read_bytes()), self._events
-            )
+            events = self._events
+            self._guarded(self._folder, lambda: events.picture(step, name, path.read_bytes()))
         if self._wandb:
             self._wandb.picture(step, name, path)
 
     def close(self) -> None:
         """Flushes and closes all."""
         if self._events:
-            self._guarded(self._events.close)
+            self._guarded(self._folder, self._events.close)
         if self._wandb:
             self._wandb.close()
 
@@ -93,22 +93,23 @@ class MetricLog:
         kept = [json.dumps(record) + "\n" for record in records if record["step"] <= start]
         save_text(self._path, "".join(kept))
 
-    def _open_events(self, folder: Path, start: int, config: Mapping[str, Any]) -> None:
-        self._events = Events(folder, start)
+    def _open_events(self, start: int, config: Mapping[str, Any]) -> None:
+        self._events = Events(self._folder, start)
         if config:
             self._events.config(start, config)
 
-    def _guarded(self, action, *args) -> None:
+    def _guarded(self, place: Path, action, *args) -> None:
+        """Calls `action`, which writes to `place`; its first failure is logged."""
         try:
             action(*args)
         except Exception as error:  # buckets raise many types
-            if not self._warned:
+            if place not in self._failed:
                 logging.warning(
                     "metrics are not being written to %s (%s): check for a full disk or missing "
                     "permissions; the run goes on without them",
-                    *(self._path.parent, error),
+                    *(place, error),
                 )
-            self._warned = True
+            self._failed.add(place)
 
 
 def _unused(path: Path) -> Path:

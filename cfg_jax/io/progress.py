@@ -31,7 +31,7 @@ class Progress:
     """
 
     _shown: "list[Progress]" = []
-    """Those on the terminal, from the outermost to the innermost."""
+    """Active loops on the terminal, outermost first."""
 
     def __init__(
         self, start: int, total: int, unit: str = "step", *, lines: bool = True, first: str = ""
@@ -124,7 +124,7 @@ def _speed(rate: float, unit: str) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """A time of two digits in the largest unit of which there are two or more."""
+    """A duration in the largest unit of which it has at least two."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.{int(seconds < 10 * size)}f} {unit}"

@@ -55,14 +55,14 @@ def _no_key() -> str:
 class WandbLog:
     """Sends metrics, pictures and the config of a run; the first failure is logged, once.
 
-    Local files are in `<workdir>/wandb`. A resumed run continues the one whose id
-    `<workdir>/wandb/run_id` holds.
+    Local files are in `<workdir>/wandb`, of a run in a bucket in a temporary folder. A run that
+    goes on from a step `start` above 0 continues the one whose id `<workdir>/wandb/run_id` holds.
     """
 
-    def __init__(self, workdir: Path, to: Destination, config: Mapping[str, Any]):
+    def __init__(self, workdir: Path, to: Destination, config: Mapping[str, Any], start: int):
         self._calls: queue.Queue[Callable[[Any], None] | None] = queue.Queue(WAITING)
         self._failed = False
-        arguments = (workdir, to, config)
+        arguments = (workdir, to, config, start > 0)
         self._thread = threading.Thread(target=self._work, args=arguments, daemon=True)
         self._thread.start()
 
@@ -81,7 +81,7 @@ class WandbLog:
             self._calls.put_nowait(None)
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            self._warn("it does not answer; `wandb sync` of the folder wandb sends the rest")
+            self._warn("it does not answer: `wandb sync` of the folder wandb sends the rest")
 
     def _put(self, call: Callable[[Any], None]) -> None:
         try:
@@ -89,9 +89,11 @@ class WandbLog:
         except queue.Full:
             self._warn(f"{WAITING} calls wait for it")
 
-    def _work(self, workdir: Path, to: Destination, config: Mapping[str, Any]) -> None:
+    def _work(
+        self, workdir: Path, to: Destination, config: Mapping[str, Any], resumed: bool
+    ) -> None:
         try:
-            run = _init(workdir, to, config)
+            run = _init(workdir, to, config, resumed)
             while call := self._calls.get():
                 call(run)
             run.finish()
@@ -109,7 +111,7 @@ class WandbLog:
         self._failed = True
 
 
-def _init(workdir: Path, to: Destination, config: Mapping[str, Any]) -> Any:
+def _init(workdir: Path, to: Destination, config: Mapping[str, Any], resumed: bool) -> Any:
     wandb = _wandb()
     in_bucket = "://" in str(workdir)  # the library writes local files only
     folder = Path(tempfile.mkdtemp(prefix="wandb-")) if in_bucket else workdir
@@ -118,7 +120,7 @@ def _init(workdir: Path, to: Destination, config: Mapping[str, Any]) -> Any:
         name=workdir.name,
         dir=str(folder),
         mode=to.mode,
-        id=_run_id(workdir / "wandb" / "run_id"),
+        id=_run_id(workdir / "wandb" / "run_id", resumed),
         resume="allow",
         config=dict(config),
         settings=wandb.Settings(silent=True, console="off"),
@@ -127,9 +129,10 @@ def _init(workdir: Path, to: Destination, config: Mapping[str, Any]) -> Any:
     return run
 
 
-def _run_id(path: Path) -> str:
+def _run_id(path: Path, resumed: bool) -> str:
+    """The id in a file, or for a new run another one, which is written there."""
     with contextlib.suppress(OSError):
-        if found := path.read_text("utf-8").strip():
+        if resumed and (found := path.read_text("utf-8").strip()):
             return found
     name = uuid.uuid4().hex[:12]
     save_text(path, name)

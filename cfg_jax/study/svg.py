@@ -15,7 +15,7 @@ COLORS = (
     *(("#b8327f", "#f08ac6"), ("#5f6670", "#a9b1bc"), ("#6b6b00", "#c9c94a")),
     ("#007580", "#4cc7d4"),
 )
-"""Colours of curves, each on a light page, where figures are drawn for files too, and on a dark."""
+"""Colour of each curve as (light page, dark page); image files have the first."""
 
 _ON_PAGE = {INK: "currentColor"} | {
     light: f"var(--series-{i})" for i, (light, _) in enumerate(COLORS)
