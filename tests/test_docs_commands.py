@@ -22,7 +22,11 @@ RUN_BY = {
 }
 MARKS = ("not run", "by hand")
 # Files that the reader has and the tests do not.
-OWN = {"--config=folder:pictures": "--config=folder", "--config=./flowers.py": "--config=base"}
+OWN = {
+    "--config=folder:pictures": "--config=folder",
+    "--config=folder:pictures:64": "--config=folder",
+    "--config=./flowers.py": "--config=base",
+}
 
 
 def lines():
