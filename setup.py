@@ -75,7 +75,6 @@ setup(
             "tensorboard>=2.21,<3",
             "ipykernel>=7,<8",
             "ipywidgets>=8.1,<9",
-            "nbclient>=0.11,<0.12",
             "nbformat>=5.10,<6",
             "playwright>=1.65,<2",
             "pyyaml>=6.0.3,<7",
