@@ -151,8 +151,7 @@ class Model(TrainedPredict):
         total = self.check(settings, labels, **inputs).num_calls(self.experiment)
         whole("calls", calls, 1, total)
         _, estimates = self.draw(key, settings, labels=labels, record="trajectory", **inputs)
-        chosen = np.linspace(0, total - 1, calls).round().astype(int) if calls > 1 else [total - 1]
-        return images.to_images(np.moveaxis(estimates[:, chosen], 1, 0))
+        return images.to_images(np.moveaxis(estimates[:, shown_calls(total, calls)], 1, 0))
 
     def show(
         self, samples: ArrayLike, labels: Labels = None, *, columns: int = 10
@@ -322,3 +321,10 @@ class Model(TrainedPredict):
         """
         wanted = SamplingSettings(num_steps=num_steps, respacing=respacing)
         return self.filled(wanted).logsnrs(self.experiment)
+
+
+def shown_calls(total: int, calls: int) -> np.ndarray:
+    """Indices of `calls` evenly spaced calls of `total`, the last one included."""
+    if calls == 1:
+        return np.array([total - 1])
+    return np.linspace(0, total - 1, calls).round().astype(int)

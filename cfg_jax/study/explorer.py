@@ -15,7 +15,7 @@ from cfg_jax.core.plans import SOLVERS
 from cfg_jax.core.telemetry import Telemetry
 from cfg_jax.io import images
 from cfg_jax.io.images import Picture
-from cfg_jax.sampling.model import Model
+from cfg_jax.sampling.model import Model, shown_calls
 from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.sampling.strips import Strip
 from cfg_jax.study import plots
@@ -150,14 +150,14 @@ def samples(model: Model, choice: Choice) -> Picture:
 def trajectory(model: Model, choice: Choice) -> Picture:
     """x_hat of every class at w after evenly spaced calls; ValueError as `samples`."""
     drawn = strip(model, choice)
-    count = min(MOST_FRAMES, model.check(choice.settings).num_calls(model.experiment))
+    total = model.check(choice.settings).num_calls(model.experiment)
+    count = min(MOST_FRAMES, total)
     frames = [
         model.trajectory(keys, calls=count, labels=labels, **_given(choice))[:, -1]
         for keys, labels in _rows(drawn)
     ]
-    total = model.filled(choice.settings).num_calls(model.experiment)
-    calls = np.linspace(1, total, count).round().astype(int)
-    return images.captioned_grid(np.stack(frames), drawn.names, [f"call {i}" for i in calls])
+    captions = [f"call {i + 1}" for i in shown_calls(total, count)]
+    return images.captioned_grid(np.stack(frames), drawn.names, captions)
 
 
 def telemetry(model: Model, choice: Choice) -> Picture:
