@@ -101,8 +101,8 @@ MISTAKES = {
     "no step": (["launch.sample", "--workdir={run}", "--num_steps=0"], "num_steps"),
     "an infinite label": (["launch.sample", "--workdir={run}", "--labels=inf"], "is not a class"),
     "accuracies that do not match": (
-        ["launch.judge", "--workdir={run}", "--w=0,1"],
-        "one accuracy",
+        ["launch.judge", "--workdir={run}", "--w=0,1", "--min_accuracy=0.9"],
+        "--w=0,1 --min_accuracy=0.9: give ascending weights, and one accuracy for each or none",
     ),
     "an explorer for everyone": (
         ["launch.explore", "--workdir={run}", "--host=0.0.0.0"],
