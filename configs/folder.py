@@ -4,7 +4,8 @@
 
 The argument is a folder of pictures by class (docs/data.md) or an .npz. `folder:~/pictures:128` has
 a side of 128 pixels, and the resolutions of the network for it. The other sizes are flags, such as
---config.model.channels=64. All are printed; they are our choice, not tuned for any data set.
+--config.model.channels=64. --help lists their values after the config; they are our choice, not
+tuned for any data set.
 """
 
 from pathlib import Path
@@ -18,17 +19,16 @@ SIZES = ((50_000, 128, 2, 256, 2e-4), (5_000, 64, 2, 128, 5e-4), (0, 32, 1, 64, 
 
 
 class Pictures(NamedTuple):
-    """Number of pictures and of classes, and (height, width) of every picture."""
+    """Number of pictures, and (height, width) of every picture."""
 
     count: int
-    num_classes: int
     sizes: list[tuple[int, int]]
 
 
 def get_config(place: str = ""):
     """The config for the pictures in `place`; for 1,000 of 64 x 64 pixels without an argument."""
     place, own_side = split(place)
-    pictures = survey(place) if place else Pictures(1000, 10, [(64, 64)])
+    pictures = survey(place) if place else Pictures(1000, [(64, 64)])
     side = own_side or image_side(pictures.sizes)
     channels, num_blocks, batch_size, learning_rate = sizes(pictures.count)
     num_steps = min(max(200 * pictures.count // batch_size, 3000), 200_000)
@@ -53,12 +53,6 @@ def get_config(place: str = ""):
     config.train.checkpoint_every = max(num_steps // 20, 100)
     config.train.preview_every = max(num_steps // 5, 100)
     config.sampling.num_steps = 64
-    if place:
-        print(
-            f"{pictures.count:,} pictures in {pictures.num_classes} classes: "
-            f"data.image_size={side}, model.channels={channels}, "
-            f"train.num_steps={num_steps}, train.batch_size={batch_size}"
-        )
     return config
 
 
@@ -101,13 +95,13 @@ def survey(place: str) -> Pictures:
     """Number and sizes of pictures in a folder or .npz; ValueError as when it is opened."""
     from cfg_jax.data.arrays import load_arrays
     from cfg_jax.data.folders import existing, probe_all
-    from cfg_jax.data.layout import class_names, find
+    from cfg_jax.data.layout import find
 
     if place.endswith(".npz"):
         arrays = load_arrays(Path(place).expanduser())
-        return Pictures(len(arrays.images), len(arrays.label_names), [arrays.images.shape[1:3]])
+        return Pictures(len(arrays.images), [arrays.images.shape[1:3]])
     root = existing(place)
     pictures = find(root)
     found = probe_all(root, tuple(pictures)).values()
     sizes = [probe[:2] for probe in found if not isinstance(probe, str)]
-    return Pictures(len(pictures), len(class_names(pictures, root)), sizes or [(64, 64)])
+    return Pictures(len(pictures), sizes or [(64, 64)])

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from . import interrupts, streams
+from . import help, interrupts, streams
 
 PROGRAMS = (
     *("train", "sample", "explore", "evaluate", "neighbours", "sweep", "judge", "mixture"),
@@ -34,8 +34,8 @@ def main() -> None:
     if is_help:
         print(_overview())
     else:
-        names = ", ".join(PROGRAMS)
-        print(f"error: program {given[0]!r} is unknown: choose one of {names}", file=sys.stderr)
+        advice = help.program_meant(name, PROGRAMS)
+        print(f"error: program {given[0]!r} is unknown: {advice}", file=sys.stderr)
     lost = streams.finish()
     sys.exit(2 if not is_help else 1 if lost else 0)
 

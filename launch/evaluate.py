@@ -26,7 +26,7 @@ from absl import flags
 from . import examples, features, given, solver
 from . import flags as sampling
 from .program import run
-from .values import numbers, refuse
+from .values import adapt, numbers, refuse
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of a training run; not needed with --samples and --reference."
@@ -37,8 +37,8 @@ _SAVE_IMAGES = flags.DEFINE_bool(
     "Also write the samples of --metrics as images_*.npz in <workdir>/evaluations.",
 )
 
-flags.FLAGS.set_default("num_samples", 50_000)
-
+adapt("num_samples", 50_000)
+adapt("split", also="If unset, the training split, and test for --likelihood and --accuracy.")
 
 _DRAWN = (
     *("w", "clip_x", "respacing", "noise_temperature", "score_temperature", *solver.FLAGS),

@@ -7,14 +7,13 @@ from absl import flags
 INCEPTION = flags.DEFINE_string(
     "inception",
     None,
-    "File of FID Inception weights for --metrics: .safetensors, .pth or .pb. If unset, metrics use "
-    "--features_workdir, or else a small classifier of the data, trained on first use.",
+    "File of FID Inception weights: .safetensors, .pth or .pb. If unset, features are those of "
+    "--features_workdir, or else of a small classifier of the data, trained on first use.",
 )
 FEATURES_WORKDIR = flags.DEFINE_string(
     "features_workdir",
     None,
-    "Folder of the training run of a classifier that embeds images for --metrics; "
-    "conflicts with --inception.",
+    "Folder of the training run of a classifier that embeds images; conflicts with --inception.",
 )
 REFERENCE = flags.DEFINE_string(
     "reference",
@@ -25,14 +24,12 @@ REFERENCE = flags.DEFINE_string(
 METRICS = flags.DEFINE_list(
     "metrics",
     [],
-    "Comma-separated metrics of generated samples: fid, sfid, is, precision_recall; sweep needs "
-    "fid and is.",
+    "Comma-separated metrics of generated samples: fid, sfid, is, precision_recall.",
 )
 SPLIT = flags.DEFINE_string(
     "split",
     None,
-    "Split of the data set, such as test. If unset, the training split for --metrics and in "
-    "neighbours, and test for --likelihood and --accuracy.",
+    "Split of the data set, such as test.",
 )
 
 

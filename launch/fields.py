@@ -2,13 +2,14 @@
 
 import os
 import runpy
-import textwrap
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict
+
+from .help import entry
 
 _EXAMPLE = "begin with a copy of configs/digits.py"
 
@@ -85,6 +86,17 @@ def unknown(arguments: Sequence[str]) -> str | None:
     return None
 
 
+def names(arguments: Sequence[str]) -> list[str]:
+    """The fields of the file of --config, SECTION.FIELD; [] without a file that makes a config."""
+    from cfg_jax.config.validate import flatten
+
+    try:
+        place = _given(arguments).get("config", "")
+        return [name for name, _ in flatten(_config(place).to_dict())] if place else []
+    except ValueError:
+        return []
+
+
 def described(arguments: Sequence[str]) -> str:
     """The fields of the file of --config as flags, with value, meaning and range; "" without one.
 
@@ -100,10 +112,9 @@ def described(arguments: Sequence[str]) -> str:
     fields = fields_of(values["network"])
     lines = [f"\nfields of {place}:"]
     for name in sorted(values, key=list(fields | values).index):
-        lines.append(f"  --config.{name}={values[name]!r}")
-        if name in fields:
-            about = f"{fields[name].meaning} ({fields[name].range.allowed})"
-            lines += textwrap.wrap(about, 80, initial_indent=" " * 4, subsequent_indent=" " * 4)
+        known = fields.get(name)
+        about = f"{known.meaning} ({known.range.allowed})" if known else ""
+        lines += entry(f"config.{name}={values[name]!r}", about)
     return "\n".join(lines)
 
 
@@ -116,7 +127,10 @@ def _config(place: str) -> ConfigDict:
     """The config of --config=PATH or PATH:ARGUMENT; ValueError if the file does not make one."""
     path, colon, option = place.partition(":")
     if os.path.isdir(path):
-        raise ValueError(f"--config={path} is a folder: give a file or the name of a config")
+        raise ValueError(
+            f"--config={path} is a folder: give a file or the name of a config, or for pictures in "
+            f"it --config=folder:{path}"
+        )
     try:
         made = runpy.run_path(path).get("get_config")
         if callable(made):

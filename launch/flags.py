@@ -14,8 +14,8 @@ W = flags.DEFINE_string(
 NUM_STEPS = flags.DEFINE_string(
     "num_steps",
     None,
-    "Number of network calls T, at least 2; a comma-separated list in sweep. If unset, the "
-    "value in the config of the run.",
+    "Number of network calls T, at least 1 for ancestral and ddim, 2 or more for other solvers. If "
+    "unset, the value in the config of the run.",
 )
 LOGVAR_INTERP = flags.DEFINE_float(
     "logvar_interp",
@@ -42,12 +42,12 @@ RESPACING = flags.DEFINE_string(
 NOISE_TEMPERATURE = flags.DEFINE_string(
     "noise_temperature",
     "1",
-    "Factor of the noise in ancestral steps, at least 0; a comma-separated list in sweep.",
+    "Factor of the noise in ancestral steps, at least 0.",
 )
 SCORE_TEMPERATURE = flags.DEFINE_string(
     "score_temperature",
     "1",
-    "Divisor of the guided eps_hat, above 0; a comma-separated list in sweep.",
+    "Divisor of the guided eps_hat, above 0.",
 )
 CLASSIFIER_WORKDIR = flags.DEFINE_string(
     "classifier_workdir",
@@ -58,7 +58,7 @@ CLASSIFIER_W = flags.DEFINE_string(
     "classifier_w",
     None,
     "Comma-separated weights of classifier guidance, with --classifier_workdir: one value, or one "
-    "per --w; in sweep, any number of values. Weight c at --w=0 corresponds to c + 1 at --w=-1.",
+    "per --w. Weight c at --w=0 corresponds to c + 1 at --w=-1.",
 )
 CLASSIFIER_FORM = flags.DEFINE_enum(
     "classifier_form",
@@ -81,8 +81,7 @@ BATCH_SIZE = flags.DEFINE_integer(
 NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples",
     None,
-    "Total number of generated samples; in sample, the number to write as .npz files in --out; in "
-    "neighbours, about 200 if unset.",
+    "Total number of generated samples.",
 )
 LABEL_PLAN = flags.DEFINE_enum(
     "label_plan",

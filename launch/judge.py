@@ -16,7 +16,7 @@ from absl import flags
 
 from . import flags as sampling
 from .program import run
-from .values import numbers, refuse
+from .values import adapt, numbers, refuse
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of a training run; required.", required=True
@@ -29,12 +29,13 @@ _MIN_ACCURACY = flags.DEFINE_string(
 _SAMPLES = flags.DEFINE_integer(
     "samples_per_label", 50, "Number of samples per class at each w.", 2
 )
-flags.FLAGS.set_default("w", "0,1,3")
+adapt("w", "0,1,3")
+_WITHOUT_EFFECT = ("num_samples", "label_plan")
 
 
 def check() -> None:
     """Raises ValueError for flags that cannot be read or have no effect."""
-    refuse(["num_samples", "label_plan"], "has no effect on judge: give --samples_per_label")
+    refuse(_WITHOUT_EFFECT, "has no effect on judge: give --samples_per_label")
     sampling.check()
     numbers("min_accuracy")
 
@@ -66,4 +67,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     flags.FLAGS.set_default("distributed", "off")
-    run(main, check=check)
+    run(main, check=check, hidden=_WITHOUT_EFFECT)

@@ -15,7 +15,7 @@ from absl import flags
 from . import features, solver
 from . import flags as sampling
 from .program import run
-from .values import numbers, refuse
+from .values import adapt, numbers, refuse
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of a training run; required.", required=True
@@ -32,13 +32,16 @@ _SPACE = flags.DEFINE_enum(
 )
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/neighbours if unset.")
 
+adapt("num_samples", also="About 200 if unset.")
+adapt("split", also="The training split if unset.")
+_WITHOUT_EFFECT = ("metrics", "reference")
 QUANTILES = (0.1, 0.5)
 ABOUT = 200  # samples if --num_samples is unset, rounded up to a multiple of the classes
 
 
 def check() -> None:
     """Raises ValueError for flags that cannot be read or have no effect."""
-    refuse(["metrics", "reference"], "has no effect on neighbours: leave it out")
+    refuse(_WITHOUT_EFFECT, "has no effect on neighbours: leave it out")
     if _SPACE.value == "pixels":
         refuse(["inception", "features_workdir"], "needs --space=features")
     sampling.check()
@@ -119,4 +122,4 @@ def _file_name(caption: str) -> str:
 
 if __name__ == "__main__":
     flags.FLAGS.set_default("distributed", "off")
-    run(main, check=check)
+    run(main, check=check, hidden=_WITHOUT_EFFECT)

@@ -5,17 +5,18 @@ compilation cache. A user error prints one line on standard error; -v=1 adds the
 """
 
 import atexit
+import functools
 import logging as std_logging
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags, logging
 
-from . import fields, interrupts, streams
+from . import fields, help, interrupts, streams
 from .values import flag_error, refuse_empty
 
 _DISTRIBUTED = flags.DEFINE_enum(
@@ -52,11 +53,13 @@ def run(
     main: Callable[[list[str]], None],
     *,
     check: Callable[[], None] | None = None,
+    hidden: Sequence[str] = (),
     saves_at_sigterm: bool = False,
 ) -> None:
     """Parses the flags, calls check and main, and exits with main's return value, 0 for None.
 
     `check` raises ValueError for bad flags, before JAX is imported and processes are connected.
+    `hidden` names shared flags without effect on this program, which --help leaves out.
 
     User errors (ValueError) print one line and exit with 2; environment failures (OSError,
     RuntimeError, FloatingPointError) print one line and exit with 1. Lost standard output ends no
@@ -75,7 +78,7 @@ def run(
 
     def guarded(argv: list[str]) -> int:
         if len(argv) > 1:
-            return _fail(f"unexpected argument {argv[1]!r}: every option is a --flag=value")
+            return _fail(_unexpected(argv[1]))
         try:
             if check:
                 check()
@@ -108,7 +111,7 @@ def run(
             _leave(code)
         return code
 
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=functools.partial(_parse, hidden=hidden))
 
 
 def _connect(saves_at_sigterm: bool) -> int:
@@ -201,43 +204,50 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _parse(argv: list[str]) -> list[str]:
-    for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        for flag in defined if module.startswith(f"{__package__}.") else ():
-            # --help lists them with the program's own.
-            flags.FLAGS.register_key_flag_for_module(argv[0], flag)
+def _parse(argv: list[str], hidden: Sequence[str]) -> list[str]:
+    """Sets the flags and returns the other arguments; exits after --help and for a user error."""
+    if argv[1:] and not argv[1].startswith("-"):
+        sys.exit(_fail(_unexpected(argv[1])))
     try:
         if fields.has_config_file():
             argv = fields.with_config_path(argv)
-            flags.FLAGS["config"].default_as_str = None  # --help would show 'None'
+        if help.asked(argv[1:]):
+            print(help.page(argv[0], hidden))
+            if fields.has_config_file():
+                print(fields.described(argv))
+            sys.exit(0)
         rest = flags.FLAGS(argv)
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # orbax logs every step
-            logging.get_absl_logger().addFilter(_matters)
-            # A save that fails leaves futures behind, and its error is raised as our own.
-            std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
-            std_logging.getLogger("matplotlib").setLevel(std_logging.ERROR)  # no home to cache in
-            sys.unraisablehook = _ignore
+            _quiet()
         if fields.has_config_file() and flags.FLAGS["config"].present:
             fields.check_type(flags.FLAGS["config"].value, "--config")
         refuse_empty()
         return rest
-    except SystemExit:  # absl exits with 1 after --help
-        sys.exit(_describe(argv))
+    except flags.UnrecognizedFlagError as error:
+        names = help.known(argv[0], hidden)
+        if fields.has_config_file():
+            names += [f"config.{name}" for name in fields.names(argv)]
+        sys.exit(_fail(f"{help.unknown(error, names)} (--help lists the flags)"))
     except Exception as error:  # a config file is code
         message = fields.fault(argv, error) if fields.has_config_file() else None
-        if not message and not isinstance(error, flags.Error):
+        if not message and not isinstance(error, flags.Error | ValueError):
             raise
         sys.exit(_fail(message or f"{flag_error(error)} (--help lists the flags)"))
 
 
-def _describe(argv: list[str]) -> int:
-    """Prints the fields of a config below --help; returns the exit code."""
-    try:
-        print(fields.described(argv) if fields.has_config_file() else "")
-    except ValueError as error:
-        return _fail(error)
-    return 0
+def _unexpected(argument: str) -> str:
+    example = f", as --workdir={argument}" if "workdir" in flags.FLAGS else ""
+    return f"unexpected argument {argument!r}: every option is a --flag=value{example}"
+
+
+def _quiet() -> None:
+    """Hides what libraries log and this package raises or reports itself."""
+    logging.set_verbosity(logging.WARNING)  # orbax logs every step
+    logging.get_absl_logger().addFilter(_matters)
+    # A save that fails leaves futures behind, and its error is raised as our own.
+    std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
+    std_logging.getLogger("matplotlib").setLevel(std_logging.ERROR)  # no home to cache in
+    sys.unraisablehook = _ignore
 
 
 def _matters(record: std_logging.LogRecord) -> bool:

@@ -26,7 +26,7 @@ from absl import flags
 from . import flags as sampling
 from . import upsampler
 from .program import run
-from .values import numbers, refuse
+from .values import adapt, numbers, refuse
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of a training run; required.", required=True
@@ -52,7 +52,11 @@ _TELEMETRY = flags.DEFINE_bool(
     False,
     "Also measure guidance in every call and write a plot and an .npz; not with --num_samples.",
 )
-flags.FLAGS.set_default("w", "0,1,3")
+adapt("w", "0,1,3")
+adapt(
+    "num_samples",
+    also="Writes them to --out as .npz files; if unset, a few samples become one picture.",
+)
 
 
 def check() -> None:

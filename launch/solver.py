@@ -17,8 +17,7 @@ SOLVER = flags.DEFINE_string(
     "solver",
     None,
     f"Solver, one of {', '.join(_SOLVERS)}, with options as in dpmpp_2m:eta=0.5 (eta, churn, grid, "
-    "num_steps); a comma-separated list in sweep. The paper's is ancestral; unipc_2 and dpmpp_2m "
-    f"need the fewest calls. {_RUN}",
+    f"num_steps). The paper's is ancestral; unipc_2 and dpmpp_2m need the fewest calls. {_RUN}",
 )
 GRID = flags.DEFINE_enum(
     "grid",
@@ -43,27 +42,25 @@ SCHEDULE = flags.DEFINE_string(
     "schedule",
     None,
     "Change of the guidance weight over the calls: constant, linear, cosine, pcs or cfgpp, with a "
-    f"lower limit as in linear:least=0.5; a comma-separated list in sweep. {_RUN}",
+    f"lower limit as in linear:least=0.5. {_RUN}",
 )
 INTERVAL = flags.DEFINE_string(
     "interval",
     None,
-    "Two log-SNRs LO,HI outside of which calls are not guided and cost half, or none; in sweep "
-    f"several, separated by semicolons. {_RUN}",
+    f"Two log-SNRs LO,HI outside of which calls are not guided and cost half, or none. {_RUN}",
 )
 RULE = flags.DEFINE_string(
     "rule",
     None,
     "Combination of the branches of guidance: cfg, rescale:phi=0.7, apg:eta=0,r=15,beta=-0.5 or "
-    f"zero_star; in sweep several, separated by semicolons. {_RUN}",
+    f"zero_star. {_RUN}",
 )
 AGAINST = flags.DEFINE_string(
     "against",
     None,
     "What guidance points away from: null (no label), random (a random class in every call, "
     "for networks without a null label), a class by name or number, or labels with weights that "
-    "sum to 1, as null:2,7:-1, which points towards class 7 too; in sweep several, separated by "
-    f"semicolons. {_RUN}",
+    f"sum to 1, as null:2,7:-1, which points towards class 7 too. {_RUN}",
 )
 THRESHOLD = flags.DEFINE_float(
     "threshold",
@@ -74,9 +71,8 @@ THRESHOLD = flags.DEFINE_float(
 DTYPE = flags.DEFINE_string(
     "dtype",
     None,
-    "Type of the convolutions and matrix products of the network, float32 or bfloat16; a "
-    "comma-separated list in sweep. If unset, the value in the config of the run, by default the "
-    "type of training.",
+    "Type of the convolutions and matrix products of the network, float32 or bfloat16. If unset, "
+    "the value in the config of the run, by default the type of training.",
 )
 WEAKER_WORKDIR = flags.DEFINE_string(
     "weaker_workdir",

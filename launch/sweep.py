@@ -15,7 +15,7 @@ from absl import flags
 from . import baselines, features, solver
 from . import flags as sampling
 from .program import run
-from .values import numbers, whole_numbers
+from .values import adapt, numbers, whole_numbers
 
 _WORKDIR = flags.DEFINE_list(
     "workdir",
@@ -39,11 +39,17 @@ _NUM_SEEDS = flags.DEFINE_integer(
     "Number of seeds, from --seed on; with several, results are means with standard errors.",
     lower_bound=1,
 )
-flags.FLAGS.set_default("w", "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,2,3,4")
-flags.FLAGS.set_default("num_samples", 50_000)
-flags.FLAGS.set_default("metrics", "fid,is")
-for _name in ("noise_temperature", "score_temperature"):  # a cell for each value
-    flags.FLAGS.set_default(_name, "")
+adapt("w", "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,2,3,4")
+adapt("num_samples", 50_000)
+adapt("metrics", "fid,is", "fid and is are needed.")
+adapt("split", also="The training split if unset.")
+adapt("classifier_w", also="Here, any number of values, and a baseline for each.")
+for _name in ("noise_temperature", "score_temperature"):
+    adapt(_name, "", "A comma-separated list; a baseline for each.")
+for _name in ("num_steps", "solver", "schedule", "dtype"):
+    adapt(_name, also="A comma-separated list; all are evaluated.")
+for _name in ("interval", "rule", "against"):
+    adapt(_name, also="A list separated by semicolons; all are evaluated.")
 
 
 def check() -> None:

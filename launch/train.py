@@ -11,8 +11,8 @@ value, meaning and range. Exit codes:
     2     user error, such as an invalid config
     75    stopped by SIGTERM; the current step is saved, and the same command resumes
 
-docs/reliability.md lists the failures that a run survives. docs/profiling.md shows how to find
-out where the time of a step goes.
+In the repository, docs/reliability.md lists the failures that a run survives, and docs/profiling.md
+shows how to find out where the time of a step goes.
 """
 
 from absl import flags
@@ -32,8 +32,7 @@ _PROFILE = flags.DEFINE_string(
     "profile_steps",
     None,
     "FIRST:LAST, such as 10:20, writes a profiler trace of the training steps 10 to 20, both "
-    "included, to <workdir>/profile; at most 100 steps. Step 1 includes compilation. See "
-    "docs/profiling.md.",
+    "included, to <workdir>/profile; at most 100 steps. Step 1 includes compilation.",
 )
 
 

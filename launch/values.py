@@ -42,6 +42,13 @@ def refuse(names: Iterable[str], why: str) -> None:
             raise ValueError(f"--{name} {why}")
 
 
+def adapt(name: str, default: object = None, also: str = "") -> None:
+    """Gives a shared flag a default of this program, and its help one more sentence."""
+    if default is not None:
+        flags.FLAGS.set_default(name, default)
+    flags.FLAGS[name].help = f"{flags.FLAGS[name].help} {also}".strip()
+
+
 def numbers(name: str, part: str | None = None) -> list[float]:
     """The numbers of a comma-separated flag, or of a part of it; [] if unset.
 

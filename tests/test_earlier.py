@@ -78,6 +78,8 @@ def test_a_run_resumes_with_clipping_and_warm_up_switched_on_or_off(tmp_path, be
 
 def test_another_network_is_still_refused(tmp_path):
     train(tiny_points(**{"train.num_steps": 2}), tmp_path)
-    wider = {"model.channels": 16, "train.allow_config_change": True}
-    with pytest.raises(ValueError, match="on disk and .* here; use the config that wrote it"):
-        train(tiny_points(**wider), tmp_path)
+    wider = {"model.channels": 16}
+    for allowed in ({}, {"train.allow_config_change": True}):
+        said = r"^config\.model\.channels=16, but the run .* with 8: use that value or another work"
+        with pytest.raises(ValueError, match=said):
+            train(tiny_points(**wider, **allowed), tmp_path)

@@ -84,7 +84,8 @@ def test_three_commands_train_on_a_folder_sample_with_guidance_and_evaluate(tmp_
         done = run_program("launch", program, *arguments, *fewer[program])
         assert done.returncode == 0, done
         if program == "train":
-            assert "300 pictures in 3 classes: data.image_size=8, " in done.stdout
+            told = "data: 300 images of 8 x 8 x 3 in 3 classes; 200 steps of 64 see each 42.7 times"
+            assert told in done.stdout.splitlines()
     assert "training the feature network of folder, once, 300 steps" in done.stdout
     assert re.search(r"^Frechet distance in folder_features +\d", done.stdout, re.MULTILINE)
     assert re.search(r"^recall in folder_features +\d", done.stdout, re.MULTILINE)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 
 from cfg_jax import data
 from cfg_jax.config.validate import to_json
 from cfg_jax.sampling import run_folder
-from launch import fields
+from launch import fields, help
 from launch.__main__ import PROGRAMS
 from tests.programs import ROOT, run_program
 from tests.tiny import DIGITS, random_model, tiny_classifier, tiny_config
@@ -371,12 +372,27 @@ def test_the_help_of_every_required_flag_says_so():
 def test_help_is_no_error_and_its_flags_are_described(program):
     done = run_program("launch", program.replace("_", "-"), "--help")
     assert done.returncode == 0 and not done.stderr, done
-    usage, _, described = done.stdout.partition(f"\ncfg-jax {program}:\n")
+    usage, _, described = done.stdout.partition("\nflags:\n")
     assert f"cfg-jax {program} --" in usage and "launch." not in usage, done
-    assert "  --distributed:" in described
-    for line in re.findall(r"^  --.*", described, re.MULTILINE):
-        flag = re.match(r"  --(\[no\])?[\w.]+: (<[\w|]+>: )?(?P<help>.*)", line)
-        assert flag and re.match(r"[A-Z$]", flag["help"]), line
+    texts = re.findall(r"^  --(\[no\])?[a-z_]+(=.*)?\n {6}(?P<help>.*)", described, re.MULTILINE)
+    assert len(texts) == len(re.findall(r"^ {2,3}-", described, re.MULTILINE)) > 1
+    assert all(re.match(r"[A-Z$]", text) for *_, text in texts), texts
+    assert max(map(len, described.splitlines())) <= 80
+    assert " sweep" not in described.replace("/sweep", "") or program == "sweep"
+
+
+@pytest.mark.parametrize("program", ["judge", "train"])
+def test_help_leaves_out_flags_without_effect_on_the_program(program):
+    shown = run_program("launch", program, "--help").stdout
+    assert ("  --process_id\n" in shown) == (program == "train")
+    assert "  --label_plan\n" not in shown
+
+
+def test_every_module_that_defines_flags_has_a_heading_in_help():
+    for path in ROOT.glob("launch/[!_]*.py"):
+        text = path.read_text()
+        if "flags.DEFINE_" in text and 'if __name__ == "__main__"' not in text:
+            assert path.stem in help._HEADINGS, path
 
 
 def test_solver_interval_rule_and_weaker_model_are_flags_and_telemetry_is_plotted(
@@ -404,8 +420,8 @@ def test_solver_interval_rule_and_weaker_model_are_flags_and_telemetry_is_plotte
 def test_help_lists_the_flags_of_a_request_for_samples(program):
     done = run_program(f"launch.{program}", "--help")
     for flag in ("w", "num_steps", "solver", "respacing", "score_temperature", "classifier_w"):
-        assert f"  --{flag}:" in done.stdout, done
-    assert "--distributed" in done.stdout and "--workdir" in done.stdout
+        assert re.search(rf"^  --{flag}(=.*)?$", done.stdout, re.MULTILINE), done
+    assert "\nsamples:\n" in done.stdout and "\nsolver and guidance:\n" in done.stdout
 
 
 def test_every_program_can_be_named():
@@ -424,7 +440,9 @@ def test_without_a_name_the_programs_are_listed():
 def test_an_unknown_name_costs_one_line_with_the_known_ones():
     done = run_program("launch", "smaple", "--w=1")
     assert done.returncode == 2 and not done.stdout
-    assert done.stderr.startswith("error: program 'smaple' is unknown: choose one of train, sample")
+    assert done.stderr == "error: program 'smaple' is unknown: did you mean sample?\n"
+    done = run_program("launch", "draw")
+    assert done.stderr.startswith("error: program 'draw' is unknown: choose one of train, sample")
 
 
 def test_a_config_is_given_by_name_or_path():
@@ -458,3 +476,30 @@ def test_guided_densities_are_densities_and_move_away_from_the_other_classes():
     # Class 0 has its mean at (0, 1) without guidance.
     np.testing.assert_allclose(heights[0], 1.0, atol=2e-3)
     assert heights[0] < heights[1] < heights[2]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("--guidance_scale=7.5", "--guidance_scale=7.5 is not a flag of this program: use --w=6.5"),
+        ("--cfg=3", "use --w=2"),
+        ("--scale=many", "use --w"),
+        ("--num_inference_steps=50", "use --num_steps"),
+        ("--steps=50", "use --num_steps"),
+        ("--wrokdir=runs", "did you mean --workdir?"),
+        ("--lr=0.1", "did you mean --config.optim.learning_rate?"),
+        ("--batch_size=8", "did you mean --config.train.batch_size?"),
+        ("--qqq", "--qqq is not a flag of this program"),
+    ],
+)
+def test_an_unknown_flag_is_answered_with_the_one_that_is_meant(given, said):
+    names = ("w", "num_steps", "workdir", "config.sampling.num_steps", "config.train.num_steps")
+    names += ("config.optim.learning_rate", "config.train.batch_size")
+    error = flags.UnrecognizedFlagError(given[2:].partition("=")[0], given)
+    assert help.unknown(error, names).endswith(said)
+
+
+def test_a_field_of_training_is_meant_before_one_of_sampling():
+    error = flags.UnrecognizedFlagError("steps", "--steps=5")
+    names = ["config.sampling.num_steps", "config.train.num_steps"]
+    assert help.unknown(error, names).endswith("use --config.train.num_steps")

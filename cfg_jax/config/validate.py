@@ -222,7 +222,13 @@ def _completed(values: Mapping) -> dict:
     return {**_ADDED_SECTIONS, **values, **known}
 
 
-def check_same_run(now: Mapping, before: Mapping, workdir: str) -> None:
+def check_same_run(
+    now: Mapping,
+    before: Mapping,
+    workdir: str,
+    *,
+    advice: str = "use that value, another workdir, or config.train.allow_config_change=True",
+) -> None:
     """Raises ValueError if config or data differ from those of the run to be continued.
 
     The error names the first field that differs, with both values.
@@ -230,6 +236,7 @@ def check_same_run(now: Mapping, before: Mapping, workdir: str) -> None:
     Args:
       now, before: JSON values of config and data, at this start and in the checkpoint.
       workdir: folder of the run, for the error.
+      advice: end of the error.
     """
     plain = (_completed(json.loads(json.dumps(tree))) for tree in (now, before))
     now, before = (dict(flatten(tree)) for tree in plain)
@@ -241,6 +248,5 @@ def check_same_run(now: Mapping, before: Mapping, workdir: str) -> None:
             name = field if field.startswith("meta.") else f"config.{field}"
             raise ValueError(
                 f"{name}={now.get(field)!r}, but the run in {workdir} was started with "
-                f"{before.get(field)!r}: use that value, another workdir, or "
-                "config.train.allow_config_change=True"
+                f"{before.get(field)!r}: {advice}"
             )

@@ -83,8 +83,8 @@ class Progress:
 
     def _print_if_due(self) -> None:
         now = time.monotonic()
-        last = self._any_line and self._done == self._total
-        if last or now - self._printed > SECONDS_BETWEEN_LINES:
+        waited = now - self._printed > SECONDS_BETWEEN_LINES
+        if self._any_line if self._done == self._total else waited:
             self._printed, self._any_line = now, True
             self.report("")
 

@@ -6,10 +6,12 @@
 Words of diffusers and guided-diffusion are answered with ours, misspellings with the nearest name.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
@@ -89,6 +91,22 @@ def split(arguments: Mapping[str, Any]) -> tuple[SamplingSettings, dict[str, Any
     return SamplingSettings(**{k: v for k, v in arguments.items() if k in SETTINGS}), inputs
 
 
+def meant(given: str, value: str | None) -> tuple[str, float | None]:
+    """Our word for a flag of another program, "" if there is none, and the value that is meant."""
+    if given in _OTHERS:
+        return re.split(r"\W", _OTHERS[given])[0], None
+    if not _is_scale(given):
+        return "", None
+    with contextlib.suppress(TypeError, ValueError):
+        return "w", float(value) - 1  # type: ignore[arg-type]
+    return "w", None
+
+
+def _is_scale(given: str) -> bool:
+    """Whether a word names the scale s = 1 + w."""
+    return "scale" in given or given in ("cfg", "guidance")
+
+
 def _check(name: str, signature: inspect.Signature, args: tuple, kwargs: Mapping[str, Any]) -> None:
     """Raises TypeError for an unknown keyword, one too many without a name, and a missing key."""
     _, *parameters = signature.parameters.values()
@@ -112,7 +130,7 @@ def _instead(given: str, value: Any, known: list[str]) -> str:
     """Advice in place of an unknown keyword."""
     if given in _OTHERS:
         return f"use {_OTHERS[given]}"
-    if "scale" in given:
+    if _is_scale(given):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return f"use {f'w={value - 1:g}' if number else 'w'}, since w is s - 1 for a scale s"
     if near := difflib.get_close_matches(given, known, n=3):

@@ -294,7 +294,7 @@ def _read(
     saved = {item: handler.metadata(place / item).tree for item in items}
     target = next((each for each in targets if manifest.same_leaves(saved, each)), None)
     if targets and target is None:
-        manifest.check_leaves(saved, targets[0])
+        manifest.check_leaves(saved, targets[0], config, meta)
     arrays = _read_arrays(manager, step, target or saved, meta)
     return Restored(step, arrays.get("state"), arrays["ema"], config, meta)
 

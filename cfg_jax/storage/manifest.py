@@ -31,7 +31,14 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "cfg_jax")
 
 
 class MismatchError(ValueError):
-    """A complete checkpoint whose leaves or schema differ from the requested ones."""
+    """A complete checkpoint whose leaves or schema differ from the requested ones.
+
+    `config` and `meta` are what it was saved with, where they are known.
+    """
+
+    def __init__(self, text: str, config: Mapping | None = None, meta: Mapping | None = None):
+        super().__init__(text)
+        self.config, self.meta = config, meta
 
 
 def describe(
@@ -67,15 +74,21 @@ def check_json(config: dict[str, Any], meta: dict[str, Any]) -> None:
         raise ValueError("config differs from its digest")
 
 
-def check_leaves(found: Any, wanted: Any) -> None:
-    """Raises MismatchError naming the first leaf that differs in path, shape or dtype."""
+def check_leaves(
+    found: Any, wanted: Any, config: Mapping | None = None, meta: Mapping | None = None
+) -> None:
+    """Raises MismatchError naming the first leaf that differs in path, shape or dtype.
+
+    `config` and `meta` are what the leaves were saved with, for the error.
+    """
     there, here = _leaves(found), _leaves(wanted)
     for path in here | there:
         forms = [_form(leaves.get(path)) for leaves in (there, here)]
         if forms[0] != forms[1]:
             raise MismatchError(
                 f"{path} is {forms[0]} on disk and {forms[1]} here; use the config that wrote it, "
-                "or another directory."
+                "or another directory.",
+                *(config, meta),
             )
 
 
@@ -116,7 +129,8 @@ def newest_whole(
         try:
             whole = read(step)
         except MismatchError as error:
-            raise MismatchError(f"checkpoint {step} in {directory}: {error}") from None
+            said = f"checkpoint {step} in {directory}: {error}"
+            raise MismatchError(said, error.config, error.meta) from None
         except Exception as error:  # a damaged file raises many types
             failure = reason(error)
         if not agree(not failure):

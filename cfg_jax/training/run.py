@@ -4,7 +4,7 @@ Validates the config, opens the data, restores or creates the state and pmaps th
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -21,6 +21,7 @@ from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.checks import check
 from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.storage.checkpoint import Checkpoints
+from cfg_jax.storage.manifest import MismatchError
 from cfg_jax.training import earlier, journal, preemption, profile, size, watchdog
 from cfg_jax.training.loop import Loop, Run
 from cfg_jax.training.objectives import classifier_loss_fn, diffusion_loss_fn
@@ -86,7 +87,7 @@ def _train(run: Run, profile_steps: profile.Steps | None, **watched: Callable) -
     keep = dict(config.checkpoint, keep_every=config.checkpoint.keep_every or None)
     with Checkpoints(run.workdir / "checkpoints", **keep) as checkpoints:
         if processes.is_first():
-            print(f"devices: {devices.described()}; {sizes}", flush=True)
+            print(_described(run), f"devices: {devices.described()}; {sizes}", sep="\n", flush=True)
         state = _restore(run, checkpoints, place)
         if state is None:
             state = place.create(create)
@@ -95,6 +96,18 @@ def _train(run: Run, profile_steps: profile.Steps | None, **watched: Callable) -
         steps = profile.still_ahead(profile_steps, start)
         loop = Loop(run, checkpoints, start, placement=place, profile_steps=steps, **watched)
         loop(state, step_fn)
+
+
+def _described(run: Run) -> str:
+    """One line on the data, and on how many of its examples the steps see."""
+    source, train = run.source, run.config.train
+    kind = "images" if len(source.shape) == 3 else "points"
+    classes = f"{source.num_classes:,} class{'' if source.num_classes == 1 else 'es'}"
+    size, seen = " x ".join(map(str, source.shape)), train.num_steps * train.batch_size
+    return (
+        f"data: {len(source):,} {kind} of {size} in {classes}; {train.num_steps:,} steps of "
+        f"{train.batch_size:,} see each {seen / len(source):,.1f} times"
+    )
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -201,7 +214,11 @@ def _restore(run: Run, checkpoints: Checkpoints, place: Placement) -> TrainState
     """The state of the newest readable checkpoint, or None."""
     target = place.target()
     state = target.replace(ema_params=None)
-    restored = checkpoints.restore_latest(state, target.ema_params, forms=earlier.forms(state))
+    try:
+        restored = checkpoints.restore_latest(state, target.ema_params, forms=earlier.forms(state))
+    except MismatchError as error:
+        _name_another_network(run, error.config or {})
+        raise
     if restored is None:
         return None
     if not run.config.train.allow_config_change:
@@ -213,3 +230,15 @@ def _restore(run: Run, checkpoints: Checkpoints, place: Placement) -> TrainState
     if processes.is_first():
         print(f"resuming from step {restored.step}")
     return place.placed(earlier.today(restored.state).replace(ema_params=restored.ema))
+
+
+def _name_another_network(run: Run, before: Mapping) -> None:
+    """Raises ValueError for a field that changes the shapes of the network's arrays."""
+    now = to_json(run.config)
+    sections = [name for name in ("network", "model", "diffusion") if name in before]
+    check_same_run(
+        {name: now[name] for name in sections},
+        {name: before[name] for name in sections},
+        str(run.workdir),
+        advice="use that value or another workdir, since its checkpoints have another shape",
+    )

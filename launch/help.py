@@ -1,0 +1,121 @@
+"""Text of --help, and advice for flags that a program does not have."""
+
+import difflib
+import re
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+
+from absl import flags
+
+_HEADINGS = {
+    "flags": "samples",
+    "solver": "solver and guidance",
+    "upsampler": "upsampler",
+    "baselines": "baselines",
+    "features": "features and reference",
+    "given": "samples of another program",
+    "examples": "likelihood and accuracy",
+    "program": "start",
+}
+"""Names of the groups of flags that modules of this package define."""
+
+_CLUSTER = ("distributed", "coordinator_address", "num_processes", "process_id")
+_ALSO = (
+    "also: --flagfile=FILE reads flags from a file, -v=1 shows the traceback of an error, "
+    "--helpfull lists the flags of libraries"
+)
+
+
+def asked(arguments: Iterable[str]) -> bool:
+    """Whether the arguments ask for help."""
+    return any(each in ("--help", "-help", "-h", "--h", "-?") for each in arguments)
+
+
+def page(program: str, hidden: Iterable[str] = ()) -> str:
+    """The docstring of `program`, sys.argv[0], and all its flags but those `hidden`, in groups."""
+    lines = [(sys.modules["__main__"].__doc__ or "").strip()]
+    for heading, found in _groups(program):
+        shown = [flag for flag in found if flag.name not in {*hidden, *_pointless()}]
+        lines += [f"\n{heading}:"] if shown else []
+        for flag in sorted(shown, key=lambda flag: flag.name):
+            lines += entry(*_described(flag))
+    return "\n".join([*lines, "", *textwrap.wrap(_ALSO, 80)])
+
+
+def entry(head: str, text: str) -> list[str]:
+    """Lines of one flag."""
+    return [
+        f"  --{head}",
+        *textwrap.wrap(
+            text,
+            80,
+            initial_indent=" " * 6,
+            subsequent_indent=" " * 6,
+            break_on_hyphens=False,
+        ),
+    ]
+
+
+def known(program: str, hidden: Iterable[str] = ()) -> list[str]:
+    """Names of the flags on the `page`."""
+    out = {*hidden, *_pointless()}
+    return [flag.name for _, found in _groups(program) for flag in found if flag.name not in out]
+
+
+def unknown(error: flags.UnrecognizedFlagError, names: Sequence[str]) -> str:
+    """One line on a flag that is none of `names`, with the one that was probably meant."""
+    from cfg_jax.config.nearest import close
+    from cfg_jax.sampling.keywords import meant
+
+    given, value = error.flagname, str(error.flagvalue or "").partition("=")[2]
+    said = f"--{given}{value and f'={value}'} is not a flag of this program"
+    word, of_ours = meant(given, value)
+    own = min((name for name in names if name.rpartition(".")[2] == word), key=_section, default="")
+    if own:
+        return f"{said}: use --{own}{'' if of_ours is None else f'={of_ours:g}'}"
+    near = close(given, names)
+    return f"{said}: did you mean {' or '.join(f'--{name}' for name in near)}?" if near else said
+
+
+def _section(name: str) -> tuple[bool, bool]:
+    """Order of flags and fields of the same name: flags first, then the fields of training."""
+    return "." in name, ".train." not in name
+
+
+def program_meant(given: str, programs: Sequence[str]) -> str:
+    """Advice on an unknown program."""
+    near = difflib.get_close_matches(given, programs, n=2)
+    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(programs)}"
+
+
+def _groups(program: str) -> Iterator[tuple[str, list[flags.Flag]]]:
+    """(heading, flags) of the program and of each module of this package."""
+    defined = flags.FLAGS.flags_by_module_dict()
+    yield "flags", defined.get(program, [])
+    for module, heading in _HEADINGS.items():
+        yield heading, defined.get(f"{__package__}.{module}", [])
+
+
+def _pointless() -> tuple[str, ...]:
+    """Flags of processes that connect, in a program that runs as one."""
+    return _CLUSTER if flags.FLAGS["distributed"].default == "off" else ()
+
+
+def _described(flag: flags.Flag) -> tuple[str, str]:
+    """Head and text of a flag: its name and default, its help and what it allows."""
+    text = " ".join((flag.help or "").split())
+    choices = re.match(r"<(?P<names>[\w|]+)>: (?P<rest>.*)", text)
+    allowed = flag.parser.syntactic_help
+    if choices:
+        text, allowed = choices["rest"], f"one of {choices['names'].replace('|', ', ')}"
+    if isinstance(flag, flags.MultiFlag) or flag.boolean or "comma separated" in allowed:
+        allowed = ""
+    default = (flag.default_as_str or "").strip("'")
+    default = "" if default == "None" else default  # of config files
+    if flag.boolean:
+        head = f"[no]{flag.name}"
+        text += f" Default: {default}." if flag.default is not None else ""
+    else:
+        head = f"{flag.name}={default}" if default else flag.name
+    return head, f"{text} ({allowed})" if allowed else text
