@@ -36,6 +36,9 @@ MISTAKES = {
     "a misspelt argument": (lambda m: m.sample(0, [3], num_step=4), r"did you mean num_steps\?"),
     "a class that is none": (lambda m: m.sample(0, "no_label"), "did you mean 'no label'"),
     "a label too high": (lambda m: m.sample(0, [11]), "need 0..9, or 10 for no label"),
+    "no label at all": (lambda m: m.sample(0, []), r"is empty: .* such as \[0, 1\]"),
+    "a callback": (lambda m: m.sample(0, [3], callback_on_step_end=print), "use trajectory, for"),
+    "an interval of one number": (lambda m: m.sample(0, [3], interval=3), r"such as \(-3, 6\)"),
     "rows of a one-hot matrix": (
         lambda m: m.sample(0, jax.nn.one_hot(jnp.arange(2), 10)),
         r"need integers \[B\]",

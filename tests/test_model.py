@@ -199,8 +199,8 @@ def test_a_strip_is_written_as_numbers_and_as_a_picture(model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"labels": [3, 11]}, "labels from 3 to 11: need 0..9, or 10"),
-        ({"labels": [-1]}, "labels from -1"),
+        ({"labels": [3, 11]}, "label 11: need 0..9, or 10"),
+        ({"labels": [-1]}, "label -1"),
         ({"labels": [0.5]}, "need integers"),
         ({"labels": []}, "need integers"),
         ({"labels": [1, 2], "w": [1.0, 2.0, 3.0]}, "w has shape"),
@@ -502,7 +502,7 @@ def test_no_label_is_refused_by_a_model_that_always_had_one():
     with pytest.raises(ValueError, match=r"label 10 means no label.*\(p_uncond=0\)"):
         draw(model, [3, 10])
     model = pixel_model(tiny_config(**{"model.label_input": "without_null"}))
-    with pytest.raises(ValueError, match="labels from 3 to 10: need 0..9$"):
+    with pytest.raises(ValueError, match="label 10: need 0..9$"):
         draw(model, [3, 10])
 
 

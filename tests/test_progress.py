@@ -58,6 +58,12 @@ def test_a_short_loop_prints_nothing_in_a_pipe(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_one_long_item_prints_nothing_in_a_pipe_once_it_is_done(capsys, clock):
+    for _ in track([3], "batch"):
+        clock.append(60.0)
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("unit", "seconds", "said"),
     [

@@ -186,7 +186,9 @@ def _inside(logsnr: np.ndarray, interval: Sequence[float] | None) -> np.ndarray:
     except (TypeError, ValueError):
         lo = hi = math.nan
     if not lo < hi:
-        raise ValueError(f"interval={interval}: need (lo, hi) in log-SNR, lo below hi")
+        raise ValueError(
+            f"interval={interval}: need (lo, hi) in log-SNR, lo below hi, such as (-3, 6)"
+        )
     return (lo <= logsnr) & (logsnr < hi)
 
 

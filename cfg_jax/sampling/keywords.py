@@ -27,6 +27,7 @@ _SEED = "key, a seed such as 0 or jax.random.key(0)"
 _LABELS = "labels, one number or name per sample, such as [0, 1]"
 _MANY = "labels with one entry per sample, such as labels=[7] * 4"
 _ARRAY = "sample for uint8 images, sample_x for floats, and show for a picture"
+_CALLS = "trajectory, for the estimates of the calls, or a step rule of your own as solver"
 _OTHERS = {
     "generator": _SEED,
     "rng": _SEED,
@@ -52,6 +53,8 @@ _OTHERS = {
     "temperature": "noise_temperature or score_temperature",
     "latents": "cfg_jax.sample with z_init",
     "image": "low_res, for an upsampler",
+    "callback": _CALLS,
+    "callback_on_step_end": _CALLS,
     "output_type": _ARRAY,
     "return_dict": _ARRAY,
 }

@@ -77,6 +77,8 @@ def _check_run(workdir: Path) -> None:
     hint = (
         f"did you mean {' or '.join(map(str, near[:3]))}?" if near else "give the folder of a run"
     )
+    if not workdir.exists():
+        raise ValueError(f"{workdir} does not exist: {hint}, as `cfg-jax train` writes it")
     raise ValueError(
         f"{workdir} has no folder {CHECKPOINTS}, as `cfg-jax train --workdir=...` writes it: {hint}"
     )

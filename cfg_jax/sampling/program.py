@@ -99,17 +99,19 @@ def check_labels(task: Experiment, labels: ArrayLike) -> np.ndarray:
     labels = np.asarray(found)
     if labels.ndim == 0:
         raise ValueError(f"labels={labels}: need integers [B], a list with one label per sample")
-    if labels.ndim != 1 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
+    if labels.size == 0:
+        raise ValueError("labels is empty: give one number or name per sample, such as [0, 1]")
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"labels={text_of(labels.tolist())} of shape {labels.shape} and type {labels.dtype}: "
             "need integers [B]"
         )
     highest = task.null_label - (task.label_input == "without_null")
-    if labels.min() < 0 or labels.max() > highest:
+    if wrong := sorted({int(label) for label in labels if not 0 <= label <= highest}):
         null = f", or {highest} for no label" if highest == task.null_label else ""
-        raise ValueError(
-            f"labels from {labels.min()} to {labels.max()}: need 0..{task.null_label - 1}{null}"
-        )
+        some = f"label{'s' if len(wrong) > 1 else ''} {', '.join(map(str, wrong[:3]))}"
+        more = f" and {len(wrong) - 3} others" if len(wrong) > 3 else ""
+        raise ValueError(f"{some}{more}: need 0..{task.null_label - 1}{null}")
     return labels
 
 
