@@ -150,7 +150,7 @@ def _keep_compiled() -> None:
     """
     import jax
 
-    from cfg_jax.io.files import check_writable
+    from cfg_jax.io.files import check_writable, in_bucket
 
     place = _CACHE.value
     if place == "off":
@@ -171,7 +171,7 @@ def _keep_compiled() -> None:
         raise
     jax.config.update("jax_compilation_cache_dir", place)
     warnings.showwarning = _once_for_cache(place, warnings.showwarning)
-    if "://" in place:  # XLA does not know buckets and would create a local folder
+    if in_bucket(place):  # XLA does not know buckets and would create a local folder
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 

@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     del argv
     from cfg_jax.io.files import check_writable, folder
     from cfg_jax.runtime import processes
-    from cfg_jax.study import claims, files, plots, report, strip, sweep
+    from cfg_jax.study import claims, figures, files, report, sweep, tiles
     from cfg_jax.study.tables import tables
 
     out = folder(_OUT.value or f"{_WORKDIR.value[0]}/sweep")
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
         for each in sweep.runs_of(cells)
     }
     strips = {
-        name: strip.strip_of(each.model, *shown)
+        name: tiles.strip_of(each.model, *shown)
         for name, each in runs.items()
         if each.model.guides_itself
     }
@@ -87,16 +87,16 @@ def main(argv: list[str]) -> None:
     sampling.report_first_samples(cells[0].run.model)
     records = {}
     for name, each in runs.items():
-        if losses := plots.read_losses(each.workdir):
+        if losses := figures.read_losses(each.workdir):
             records[name] = losses
-    found = plots.frontiers(results)
+    found = figures.frontiers(results)
     files.write(out, results, found)
     report.write_report(
         out / "report.html",
         results,
         plots=found,
-        strips={name: strip.tiles(each, out) for name, each in strips.items()},
-        losses=plots.loss_curves(records) if records else None,
+        strips={name: tiles.tiles(each, out) for name, each in strips.items()},
+        losses=figures.loss_curves(records) if records else None,
     )
     for name, table in tables(results).items():
         if name != "table_cells":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cfg_jax.study import plots, report
+from cfg_jax.study import figures, report
 from tests.programs import free_port, start_program
 from tests.test_report import digits_results, samples
 
@@ -46,9 +46,9 @@ def report_page(tmp_path_factory):
     report.write_report(
         path,
         results,
-        plots=plots.frontiers(results),
+        plots=figures.frontiers(results),
         strips={"a run": samples("zero", "one")},
-        losses=plots.loss_curves({"a": [(1, 0.5), (2, 0.25)]}),
+        losses=figures.loss_curves({"a": [(1, 0.5), (2, 0.25)]}),
     )
     return path.as_uri()
 

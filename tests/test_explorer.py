@@ -55,7 +55,7 @@ def test_after_the_start_no_choice_compiles_the_network(monkeypatch):
     predict = build.Experiment.predict
     counting = lambda *a, **k: traced.append(1) or predict(*a, **k)  # noqa: E731
     monkeypatch.setattr(build.Experiment, "predict", counting)
-    monkeypatch.setattr(explorer.plots, "telemetry", lambda found: found)
+    monkeypatch.setattr(explorer.figures, "telemetry", lambda found: found)
     model = pixel_model(tiny_config())
     solvers = explorer.solvers(model, [4])
     assert solvers[0] == "ancestral" and "unipc_2" in solvers and "ddim" not in solvers

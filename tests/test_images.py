@@ -107,8 +107,17 @@ def test_an_animation_is_the_same_in_a_file_and_in_a_notebook(tmp_path):
 def test_a_picture_is_saved_under_a_path_given_as_text(tmp_path):
     images.save_png(str(tmp_path / "a.png"), Image.new("RGB", (3, 2), "red"))
     assert Image.open(tmp_path / "a.png").size == (3, 2)
-    with pytest.raises(ValueError, match="picture of type ndarray: need a picture"):
-        images.save_png(tmp_path / "b.png", TILES[0, 0])
+    with pytest.raises(ValueError, match=r"picture of shape \(2, .*: need a picture"):
+        images.save_png(tmp_path / "b.png", np.zeros((2, 4, 4, 3), np.uint8))
+    with pytest.raises(ValueError, match="picture of type list: need a picture"):
+        images.save_png(tmp_path / "b.png", [0])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_image_is_saved_pixel_by_pixel(tmp_path, channels):
+    image = np.random.default_rng(0).integers(0, 256, (5, 4, channels)).astype(np.uint8)
+    images.save_png(tmp_path / "a.png", image)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), image.squeeze())
 
 
 def test_points_of_each_name_have_their_own_colour():

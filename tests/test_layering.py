@@ -23,7 +23,7 @@ FOLDERS = {
     "io": set(),
     "config": {"core", "models"},
     "data": {"core", "io"},
-    "storage": {"runtime"},
+    "storage": {"io", "runtime"},
     "metrics": {"io"},
     "interop": {"core", "io", "models", "storage"},
     "sampling": {"config", "core", "io", "runtime", "storage"},

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from cfg_jax.sampling.settings import SamplingSettings
-from cfg_jax.study import files, plots, report, strip
+from cfg_jax.study import figures, files, report, tiles
 from cfg_jax.study.curves import families
 from cfg_jax.study.paper_tables import TABLE_1
-from cfg_jax.study.strip import Tiles
 from cfg_jax.study.svg import COLORS
+from cfg_jax.study.tiles import Tiles
 from configs import digits
 from tests.sweep_results import made_result, paper_results
 from tests.tiny import random_model, tiny_points
@@ -82,9 +82,9 @@ def page(tmp_path_factory):
     report.write_report(
         path,
         results,
-        plots=plots.frontiers(results),
+        plots=figures.frontiers(results),
         strips={"p_uncond = 0.1 & more": samples("zero", "one")},
-        losses=plots.loss_curves({"a": [(1, 0.5), (2, 0.25)]}),
+        losses=figures.loss_curves({"a": [(1, 0.5), (2, 0.25)]}),
     )
     text = path.read_text()
     return text, Page(text)
@@ -179,9 +179,9 @@ def test_a_figure_is_headed_by_the_best_number_of_its_data(page):
     assert best in said
     assert "The loss falls from 0.5 at step 1 to 0.25 at step 2" in said
     moved = [made_result(w, d, 8) for w, d in ((0, 3.0), (1, 2.0), (2, 1.25))]
-    (plot,) = plots.frontiers(moved).values()
+    (plot,) = figures.frontiers(moved).values()
     assert plot.finding == "Frechet distance in digits_features is lowest at w = 2: 1.250"
-    rising = plots.loss_curves({"a": [(1, 0.5)], "b": [(1, 0.2), (3, 0.4)]})
+    rising = figures.loss_curves({"a": [(1, 0.5)], "b": [(1, 0.2), (3, 0.4)]})
     assert rising.finding == "The loss rises from 0.2 at step 1 to 0.4 at step 3 in b"
 
 
@@ -202,7 +202,7 @@ def test_labels_of_points_overlap_neither_each_other_nor_a_point_nor_the_frame()
     crowd = np.random.default_rng(0)
     cells = [(w, 2 + crowd.random() / 9, 8 + crowd.random() / 9) for w in range(30)]
     cells += [(40, 5, 9)]
-    (plot,) = plots.frontiers([made_result(*cell) for cell in cells]).values()
+    (plot,) = figures.frontiers([made_result(*cell) for cell in cells]).values()
     axes, labels = drawn_labels(plot)
     assert 8 < len(labels) <= len(cells)
     assert {"40", f"{min(cells, key=lambda cell: cell[1])[0]}"} <= {t.get_text() for t in labels}
@@ -215,12 +215,12 @@ def test_labels_of_points_overlap_neither_each_other_nor_a_point_nor_the_frame()
 
 
 def test_every_label_of_points_that_lie_apart_is_written():
-    _, labels = drawn_labels(plots.frontiers(digits_results())["frontier_w"])
+    _, labels = drawn_labels(figures.frontiers(digits_results())["frontier_w"])
     assert sorted(text.get_text() for text in labels) == sorted(f"{w:g}" for w in WEIGHTS * 2)
 
 
 def test_a_star_marks_the_lowest_distance():
-    (axes,) = plots.frontiers(digits_results())["frontier_w"].figure.axes
+    (axes,) = figures.frontiers(digits_results())["frontier_w"].figure.axes
     (star,) = [line for line in axes.lines if line.get_marker() == "*"]
     assert star.get_xydata().tolist() == [[1.5, 8.5]]
 
@@ -252,7 +252,7 @@ def data_of(plot, i):
 
 
 def test_plots_are_there_for_what_was_measured_and_points_lie_where_they_should():
-    found = plots.frontiers(digits_results())
+    found = figures.frontiers(digits_results())
     assert list(found) == ["frontier_w"]
     (axes,) = found["frontier_w"].figure.axes
     assert axes.get_xlabel() == "Frechet distance in digits_features"
@@ -261,20 +261,20 @@ def test_plots_are_there_for_what_was_measured_and_points_lie_where_they_should(
     assert labels == ["p_uncond = 0.1", "p_uncond = 0.5"]
     assert data_of(found["frontier_w"], 0)[1] == [1.5, 8.5]
     more = [made_result(0, 4.0, 7.0, num_steps=8), made_result(0, 3.0, 8.1, score_temperature=1.1)]
-    found = plots.frontiers(digits_results() + more)
+    found = figures.frontiers(digits_results() + more)
     assert list(found) == ["frontier_w", "frontier_T", "frontier_ways", "calls"]
     # The temperature curve starts at the cell without one, w = 0.
     assert data_of(found["frontier_ways"], 1) == [[2.0, 8.0], [3.0, 8.1]]
     assert data_of(found["calls"], 0) == [[8, 4.0], [32, 2.0]]
-    papers = plots.frontier(families(paper_results(TABLE_1)).over_p).figure.axes[0].lines
+    papers = figures.frontier(families(paper_results(TABLE_1)).over_p).figure.axes[0].lines
     assert [line.get_linestyle() for line in papers] == ["-", "--"] * 3 + ["None"]
 
 
 def test_losses_are_read_from_a_record_that_a_cut_left_half_written(tmp_path):
-    assert plots.read_losses(tmp_path) == []
+    assert figures.read_losses(tmp_path) == []
     lines = [json.dumps({"step": 50, "loss": 0.5}), json.dumps({"step": 100}), '{"step": 150, "lo']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    assert plots.read_losses(tmp_path) == [(50, 0.5)]
+    assert figures.read_losses(tmp_path) == [(50, 0.5)]
 
 
 HOSTILE = {
@@ -297,14 +297,14 @@ def test_a_name_is_shown_on_a_page_and_in_its_plots_and_does_nothing(tmp_path, k
     name, path = HOSTILE[kind], tmp_path / "report.html"
     results = [made_result(w, 2, 8, protocol={"network": name, "reference": name}) for w in (0, 1)]
     results[0].record["warnings"].append(name)
-    found = plots.frontiers(results)
+    found = figures.frontiers(results)
     files.write(tmp_path, results, found)
     report.write_report(
         path,
         results,
         plots=found,
         strips={name: samples(name)},
-        losses=plots.loss_curves({name: [(1, 0.5), (2, 0.25)]}),
+        losses=figures.loss_curves({name: [(1, 0.5), (2, 0.25)]}),
     )
     text = path.read_text()
     parsed = Page(text)
@@ -319,7 +319,7 @@ def test_a_name_is_shown_on_a_page_and_in_its_plots_and_does_nothing(tmp_path, k
 
 
 def test_a_curve_is_in_the_legend_whatever_its_name():
-    figure = plots.loss_curves({"_background_noise_": [(1, 0.5)], "": [(1, 0.3)]}).figure
+    figure = figures.loss_curves({"_background_noise_": [(1, 0.5)], "": [(1, 0.3)]}).figure
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == [" _background_noise_", " "]
 
@@ -338,8 +338,8 @@ def test_a_spreadsheet_takes_no_name_for_a_formula(tmp_path):
 
 def test_points_have_one_picture_for_each_weight(tmp_path):
     model = random_model(tiny_points(), shape=(2,))
-    drawn = strip.strip_of(model, [0, 3], SamplingSettings(num_steps=3), 0)
-    tiles = strip.tiles(drawn, tmp_path)
-    assert tiles.names == ["all labels"] and tiles.captions == ["w = 0", "w = 3"]
-    assert tiles.images.shape == (1, 2, 320, 300, 3)  # 3 x 3.2 inches at 100 dots
-    np.testing.assert_array_equal(strip.tiles(drawn, tmp_path).images, tiles.images)
+    drawn = tiles.strip_of(model, [0, 3], SamplingSettings(num_steps=3), 0)
+    shown = tiles.tiles(drawn, tmp_path)
+    assert shown.names == ["all labels"] and shown.captions == ["w = 0", "w = 3"]
+    assert shown.images.shape == (1, 2, 320, 300, 3)  # 3 x 3.2 inches at 100 dots
+    np.testing.assert_array_equal(tiles.tiles(drawn, tmp_path).images, shown.images)

@@ -13,7 +13,7 @@ from cfg_jax.evaluation import Reference, SamplingSettings
 from cfg_jax.evaluation.networks import FeatureNetwork, Outputs
 from cfg_jax.metrics import Moments
 from cfg_jax.sampling.model import Model
-from cfg_jax.study import claims, curves, files, plots, seeds, strip, sweep, tables
+from cfg_jax.study import claims, curves, figures, files, seeds, sweep, tables, tiles
 from cfg_jax.study.claims import FAILS, HOLDS, IN_PART, NOT_MEASURED
 from cfg_jax.study.paper_tables import TABLE_1, TABLE_2, published
 from configs import imagenet64
@@ -179,7 +179,7 @@ def test_solvers_and_kinds_of_guidance_are_columns_and_are_named():
         "unipc_2, karras grid",
     ]
     assert "table_sampler" not in tables.tables(GOOD)
-    assert "frontier_sampler" in plots.frontiers(results)
+    assert "frontier_sampler" in figures.frontiers(results)
 
 
 def test_distance_against_calls_is_a_curve_per_solver_at_one_weight():
@@ -199,7 +199,7 @@ def test_distance_against_calls_is_a_curve_per_solver_at_one_weight():
     assert table.rows[1] == ["unipc_2", "1.500* / 8.000*", "1.100* / 8.000*", "1.000* / 8.000*"]
     longer = line([0.5], [8.0], (0,), solver="unipc_2", num_steps=64)
     assert tables.tables(results + longer)["table_calls"].rows[0][-1] == "-"
-    assert "calls" in plots.frontiers(results) and "calls" not in plots.frontiers(GOOD)
+    assert "calls" in figures.frontiers(results) and "calls" not in figures.frontiers(GOOD)
 
 
 def test_a_run_given_twice_counts_once():
@@ -244,18 +244,18 @@ def test_published_numbers_stand_beside_cells_of_the_same_model_sampler_and_prot
 
 def test_results_of_unlike_protocols_meet_in_no_table_plot_or_claim():
     results = GOOD + [made_result(2, 3.0, 9.0, protocol={"num_samples": 50})]
-    for make in (tables.tables, claims.check_claims, plots.frontiers):
+    for make in (tables.tables, claims.check_claims, figures.frontiers):
         with pytest.raises(ValueError, match="num_samples is 5000 in .* and 50 in"):
             make(results)
     mixed = curves.Curve("", "w", results)
-    for make in (plots.frontier, tables.guidance_table):
+    for make in (figures.frontier, tables.guidance_table):
         with pytest.raises(ValueError, match="num_samples"):
             make([mixed])
 
 
 def test_results_are_read_back_as_they_were_and_the_csv_has_every_number(tmp_path):
     results = GOOD + [made_result(0, 3.0, 8.2, noise_temperature=0.9)]
-    files.write(tmp_path, results, {"frontier_w": plots.frontiers(GOOD)["frontier_w"]})
+    files.write(tmp_path, results, {"frontier_w": figures.frontiers(GOOD)["frontier_w"]})
     names = ["frontier_w.png", "results.csv", "results.json", "table_cells.txt", "table_w.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert files.read_results(tmp_path / "results.json") == results
@@ -353,8 +353,8 @@ def test_a_sweep_measures_every_cell_once(model, tmp_path, capsys, monkeypatch):
     assert len({result.metrics["fid"] for result in first}) == 3
     assert [result.swept["p_uncond"] for result in first] == [0.1, 0.1, 0.5, 0.1]
     assert list(tables.tables(first)) == ["table_w", "table_cells"]
-    shown = strip.strip_of(runs[0].model, [0, 1], cells[0].sampling, 0)
-    drawn, stored = (strip.tiles(shown, tmp_path) for _ in range(2))
+    shown = tiles.strip_of(runs[0].model, [0, 1], cells[0].sampling, 0)
+    drawn, stored = (tiles.tiles(shown, tmp_path) for _ in range(2))
     assert len(list(tmp_path.glob("samples_*.png"))) == 1 and len(calls) == 5
     assert drawn.captions == ["w = 0", "w = 1"] and drawn.images.shape == (10, 2, 64, 64, 3)
     np.testing.assert_array_equal(drawn.images, stored.images)
@@ -371,7 +371,7 @@ def test_means_over_seeds_have_errors_in_tables_plots_and_files(tmp_path):
     # The standard deviation of 1, 2, 3 is 1.
     assert found["table_w"].rows[0][1] == "2.000 ± 0.577* / 7.000 ± 0.577*"
     assert found["table_cells"].rows[1][1] == "4.0000 ± 0.0000"
-    files.write(tmp_path, results, plots.frontiers(results))
+    files.write(tmp_path, results, figures.frontiers(results))
     assert files.read_results(tmp_path / "results.json") == results
     with open(tmp_path / "results.csv") as file:
         first, second = csv.DictReader(file)

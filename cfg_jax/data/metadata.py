@@ -15,6 +15,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from cfg_jax.io.files import in_bucket
 from cfg_jax.io.reading import UNREADABLE, read_json
 from cfg_jax.io.text import one_line, shown
 
@@ -37,7 +38,7 @@ def checked_metadata(name: str, data_dir: str | None) -> Iterator[None]:
     """Context in which TFDS reads a data set's metadata; its errors are ValueErrors of one line."""
     place = dataset_folder(name, data_dir)
     try:
-        if "://" not in place:  # a bucket has plain files only
+        if not in_bucket(place):
             _check_files(Path(place))
         yield
     except Exception as error:  # TFDS raises many types

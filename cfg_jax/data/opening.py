@@ -29,6 +29,7 @@ from cfg_jax.data.preparation import (
 )
 from cfg_jax.data.preprocessing import RESIZES
 from cfg_jax.data.sources import Form, ImageSource, Source, new_memory, stored_labels
+from cfg_jax.io.files import in_bucket
 from cfg_jax.io.reading import UNREADABLE
 from cfg_jax.io.text import one_line, shown
 
@@ -211,7 +212,7 @@ def _open_records(builder, name: str, split: str) -> Sequence[Mapping[str, Any]]
     if not files:
         raise ValueError(f"split {split!r} of {name} has no examples: give a longer slice")
     expected = {file.filename: file.examples_in_shard for file in files}
-    absent = (file for file in expected if "://" not in file and not os.path.isfile(file))
+    absent = (file for file in expected if not in_bucket(file) and not os.path.isfile(file))
     if (file := next(absent, None)) is not None:
         raise ValueError(
             f"{builder.data_path} cannot be read (it has no file {shown(os.path.basename(file))}): "

@@ -20,6 +20,7 @@ from cfg_jax.metrics import inception, inception_weights
 from cfg_jax.runtime import devices
 from cfg_jax.sampling.loading import load_classifier
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
+from cfg_jax.storage import manifest
 from cfg_jax.training.run import train
 
 INCEPTION = "inception-2015-12-05"
@@ -104,7 +105,7 @@ def trained_network(classifier: NoisyClassifier) -> FeatureNetwork:
 def trained_once(config: Any, workdir: Path) -> NoisyClassifier:
     """Classifier at the last step of a config, from `workdir` or else trained there."""
     last = config.train.num_steps
-    if not (workdir / "checkpoints" / str(last)).exists():
+    if not (workdir / manifest.FOLDER / str(last)).exists():
         name, steps = config.data.name, f"{last:,} steps"
         print(f"training the feature network of {name}, once, {steps}, in {workdir}", flush=True)
         train(config, workdir)

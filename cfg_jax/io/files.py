@@ -27,6 +27,11 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Numbers of the errors of a full disk, a quota, and a limit on the size of files."""
 
 
+def in_bucket(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is in a bucket, which has no locks, no append and plain files only."""
+    return "://" in os.fspath(path)
+
+
 def folder(name: str | os.PathLike[str]) -> Path:
     """The path of a folder, existing or not; bucket paths have pathlib's methods but no append.
 
@@ -34,7 +39,7 @@ def folder(name: str | os.PathLike[str]) -> Path:
     `check_name`.
     """
     text = check_name(name)
-    if "://" not in text:
+    if not in_bucket(text):
         return local(text)
     if not text.startswith(BUCKETS):
         raise ValueError(f"{text}: give a folder, or {BUCKETS}bucket/folder")
@@ -96,7 +101,7 @@ def check_writable(
     """
     if not check_name(place):
         raise ValueError(f"{name} is empty: {remedy}")
-    if "://" not in os.fspath(place):
+    if not in_bucket(place):
         _check_place(folder(place).absolute(), f"{name}={place}", remedy)
 
 
@@ -109,7 +114,7 @@ def check_file_writable(
     place = folder(path)
     if place.is_dir():
         raise ValueError(f"{name}={path} cannot be written (it is a folder): {remedy}")
-    if "://" not in os.fspath(path):
+    if not in_bucket(path):
         _check_place(place.parent.absolute(), f"{name}={path}", remedy)
 
 

@@ -258,8 +258,10 @@ def read_picture(path: Path) -> Picture:
         ) from error
 
 
-def save_png(path: str | Path, picture: Picture) -> None:
-    """Writes `picture` as PNG, atomically; ValueError unless it is a picture of Pillow.
+def save_png(path: str | Path, picture: Picture | np.ndarray) -> None:
+    """Writes a picture of Pillow, or one image uint8 [H, W, C], as PNG, atomically.
+
+    Raises ValueError for another value; C is 1 or 3.
 
     Examples:
       >>> import tempfile, pathlib
@@ -269,13 +271,32 @@ def save_png(path: str | Path, picture: Picture) -> None:
       >>> cfg_jax.images.read_picture(place / "a.png").size
       (136, 68)
     """
-    path = _path(path)
-    if not isinstance(picture, Picture):
-        raise ValueError(
-            f"picture of type {type(picture).__name__}: need a picture, as of `sheet(images)`"
-        )
+    path, content = _path(path), png(picture)
     with whole_file(path) as file:
-        picture.save(file, format="PNG")
+        file.write(content)
+
+
+def png(picture: Picture | np.ndarray) -> bytes:
+    """The content of a PNG file of what `save_png` writes; ValueError as there.
+
+    Examples:
+      >>> cfg_jax.images.png(np.zeros((8, 8, 3), np.uint8))[1:4]
+      b'PNG'
+    """
+    if not isinstance(picture, Picture):
+        picture = Image.fromarray(_single(picture))
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
+
+
+def _single(image: Any) -> np.ndarray:
+    """One image as Pillow takes it: uint8 [H, W, 3] or [H, W]; ValueError for another value."""
+    shape = np.shape(image) if isinstance(image, np.ndarray) else None
+    if shape is None or image.dtype != np.uint8 or shape[2:] not in ((1,), (3,)) or not image.size:
+        kind = f"type {type(image).__name__}" if shape is None else f"shape {shape}, {image.dtype}"
+        raise ValueError(f"picture of {kind}: need a picture, as of `sheet(images)`")
+    return image[..., 0] if shape[2] == 1 else image
 
 
 def _path(path: Any) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 from absl import logging
 
 from cfg_jax.io.events import Events
-from cfg_jax.io.files import save_text
+from cfg_jax.io.files import in_bucket, save_text
 from cfg_jax.io.reading import parse_json
 from cfg_jax.io.wandb_log import Destination, WandbLog
 
@@ -73,7 +73,7 @@ class MetricLog:
 
     def _append(self, record: Mapping[str, float]) -> None:
         line = (json.dumps(record) + "\n").encode()
-        if "://" in str(self._path):  # bucket files cannot be appended to
+        if in_bucket(self._path):
             before = self._path.read_bytes() if self._path.exists() else b""
             self._path.write_bytes(before + line)
             return

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from cfg_jax.io.files import in_bucket
 from cfg_jax.io.text import one_line
 
 UNREADABLE = (OSError, ValueError)
@@ -41,7 +42,7 @@ def most_bytes(size: int) -> int:
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """Opens a plain file to read; raises UNREADABLE for a folder, a named pipe or a device."""
-    if "://" in os.fspath(path):  # a bucket has plain files only
+    if in_bucket(path):
         with path.open("rb") as file:
             yield file
         return

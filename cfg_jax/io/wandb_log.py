@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from cfg_jax.io.files import save_text
+from cfg_jax.io.files import in_bucket, save_text
 from cfg_jax.io.images import read_picture
 from cfg_jax.io.tags import tag
 from cfg_jax.io.text import one_line
@@ -113,8 +113,8 @@ class WandbLog:
 
 def _init(workdir: Path, to: Destination, config: Mapping[str, Any], resumed: bool) -> Any:
     wandb = _wandb()
-    in_bucket = "://" in str(workdir)  # the library writes local files only
-    folder = Path(tempfile.mkdtemp(prefix="wandb-")) if in_bucket else workdir
+    # The library writes local files only.
+    folder = Path(tempfile.mkdtemp(prefix="wandb-")) if in_bucket(workdir) else workdir
     run = wandb.init(
         project=to.project,
         name=workdir.name,

@@ -11,9 +11,7 @@ from cfg_jax.runtime import processes
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.trained import Trained
-
-CHECKPOINTS = "checkpoints"
-"""Folder of the checkpoints in that of a run."""
+from cfg_jax.storage import manifest
 
 _T = TypeVar("_T", bound=Trained)
 
@@ -44,7 +42,7 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
     step = None if step is None else whole("step", step)
     place = folder(workdir)
     _check_run(place)
-    loaded = checkpoint.load_ema(place / CHECKPOINTS, step)
+    loaded = checkpoint.load_ema(place / manifest.FOLDER, step)
     first, *others = processes.of_each(loaded.step)
     for process, other in enumerate(others, start=1):
         if other != first:
@@ -68,7 +66,7 @@ def load(workdir: str | Path, step: int | None = None) -> Model | NoisyClassifie
 
 def _check_run(workdir: Path) -> None:
     """Raises ValueError, with the runs nearby, for a folder without checkpoints."""
-    if (workdir / CHECKPOINTS).exists():
+    if (workdir / manifest.FOLDER).exists():
         return
     above = [parent for parent in (workdir.parent, workdir.parent.parent) if _is_run(parent)]
     below, beside = _runs_in(workdir), _runs_in(workdir.parent)
@@ -80,12 +78,13 @@ def _check_run(workdir: Path) -> None:
     if not workdir.exists():
         raise ValueError(f"{workdir} does not exist: {hint}, as `cfg-jax train` writes it")
     raise ValueError(
-        f"{workdir} has no folder {CHECKPOINTS}, as `cfg-jax train --workdir=...` writes it: {hint}"
+        f"{workdir} has no folder {manifest.FOLDER}, as `cfg-jax train --workdir=...` writes it: "
+        f"{hint}"
     )
 
 
 def _is_run(place: Path) -> bool:
-    return (place / CHECKPOINTS).is_dir()
+    return (place / manifest.FOLDER).is_dir()
 
 
 def _runs_in(place: Path) -> list[Path]:

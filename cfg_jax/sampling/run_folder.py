@@ -15,12 +15,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from cfg_jax.io.files import check_writable, folder
+from cfg_jax.storage import manifest
 
 
 def check_free(workdir: str | os.PathLike[str]) -> Path:
     """The checkpoint folder of `workdir`; raises ValueError if not writable or in use."""
     check_writable(workdir, "workdir", "give a new folder, such as runs/new")
-    place = folder(workdir) / "checkpoints"
+    place = folder(workdir) / manifest.FOLDER
     check_writable(place, "workdir", "give a new folder")
     steps = sorted(step.name for step in place.iterdir()) if place.exists() else []
     if any(step.isdecimal() for step in steps):

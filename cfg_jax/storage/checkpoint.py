@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
+from cfg_jax.io.files import in_bucket
 from cfg_jax.runtime import processes
 from cfg_jax.storage import manifest
 from cfg_jax.storage.lock import hold_beside
@@ -260,7 +261,7 @@ class _LowestLoss:
 
 def _path(directory: str | os.PathLike[str]) -> epath.Path:
     name = os.fspath(directory)
-    path = epath.Path(name if "://" in name else os.path.abspath(os.path.expanduser(name)))
+    path = epath.Path(name if in_bucket(name) else os.path.abspath(os.path.expanduser(name)))
     if path.exists() and not path.is_dir():
         raise ValueError(f"{directory} is a file: expected a directory of checkpoints.")
     return path

@@ -17,6 +17,7 @@ from pathlib import Path
 from absl import logging
 from filelock import FileLock, Timeout
 
+from cfg_jax.io.files import in_bucket
 from cfg_jax.runtime import processes
 
 INSIDE = "cfg_jax.lock"
@@ -70,12 +71,12 @@ def hold(path: str | os.PathLike[str]) -> Callable[[], None]:
 
 def hold_beside(folder: str | os.PathLike[str]) -> Callable[[], None]:
     """`hold` of `<folder>.lock`. A bucket has no locks, so the result does nothing for a bucket."""
-    return (lambda: None) if "://" in str(folder) else hold(f"{folder}.lock")
+    return (lambda: None) if in_bucket(folder) else hold(f"{folder}.lock")
 
 
 def hold_inside(folder: str | os.PathLike[str]) -> Callable[[], None]:
     """`hold` of `<folder>/cfg_jax.lock`, for a folder whose neighbours may be the user's."""
-    return (lambda: None) if "://" in str(folder) else hold(Path(folder) / INSIDE)
+    return (lambda: None) if in_bucket(folder) else hold(Path(folder) / INSIDE)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,9 @@ from absl import logging
 
 _T = TypeVar("_T")
 
+FOLDER = "checkpoints"
+"""Folder of the checkpoints in that of a run."""
+
 SCHEMA = 1
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "cfg_jax")
 

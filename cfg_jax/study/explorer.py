@@ -18,7 +18,7 @@ from cfg_jax.io.images import Picture
 from cfg_jax.sampling.model import Model, shown_calls
 from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.sampling.strips import Strip
-from cfg_jax.study import plots
+from cfg_jax.study import figures
 
 BATCH = 2
 """Samples of one class, at w = 0 and at w."""
@@ -168,7 +168,7 @@ def telemetry(model: Model, choice: Choice) -> Picture:
         settings = choice.settings.replace(w=_weights(choice))
         _, both = model.telemetry(keys, settings, labels=labels)
         found[str(name)] = Telemetry(both.logsnr, *(values[:, -1:] for values in both[1:]))
-    return plots.telemetry(found)
+    return figures.telemetry(found)
 
 
 def _rows(drawn: Strip) -> Iterator[tuple]:

@@ -24,7 +24,7 @@ from cfg_jax.io.images import rendered, save_png
 from cfg_jax.io.reading import read_json
 from cfg_jax.io.text import one_line, printable
 from cfg_jax.study import seeds
-from cfg_jax.study.plots import Plot, telemetry
+from cfg_jax.study.figures import Plot, telemetry
 from cfg_jax.study.tables import tables
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")

@@ -7,7 +7,6 @@ is its template, in which every text is escaped.
 
 import base64
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cfg_jax.config.validate import flatten
 from cfg_jax.evaluation.result import Result, title
+from cfg_jax.io import images
 from cfg_jax.io.files import save_text
 from cfg_jax.io.text import printable
 from cfg_jax.study import claims, seeds
-from cfg_jax.study.plots import Plot
-from cfg_jax.study.strip import Tiles, write_png
+from cfg_jax.study.figures import Plot
 from cfg_jax.study.svg import COLORS, svg
 from cfg_jax.study.tables import tables
+from cfg_jax.study.tiles import Tiles
 
 CAPTIONS = {
     "frontier_w": "Score against distance, w beside the points that have room for it, one curve "
@@ -133,9 +133,7 @@ def _strip(name: str, tiles: Tiles) -> dict[str, Any]:
 
 
 def _address(image: np.ndarray) -> str:
-    stream = io.BytesIO()
-    write_png(stream, image)
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(images.png(image)).decode()}"
 
 
 def _shared(results: Sequence[Result]) -> dict[str, Any]:

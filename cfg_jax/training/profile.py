@@ -18,6 +18,7 @@ import jax
 from absl import logging
 
 from cfg_jax.core.arguments import whole
+from cfg_jax.io.files import in_bucket
 from cfg_jax.runtime import processes
 
 _P = ParamSpec("_P")
@@ -118,14 +119,14 @@ def _traced(folder: Path) -> Iterator[None]:
     """Context that is traced; the files are in `folder` afterwards."""
     with contextlib.ExitStack() as held:
         # The profiler cannot write to buckets.
-        in_bucket = "://" in str(folder)
-        local = Path(held.enter_context(tempfile.TemporaryDirectory())) if in_bucket else folder
+        apart = in_bucket(folder)
+        local = Path(held.enter_context(tempfile.TemporaryDirectory())) if apart else folder
         options = jax.profiler.ProfileOptions()
         # Recording every Python call would slow down the host, whose gaps the trace is to show.
         options.python_tracer_level = 0
         with jax.profiler.trace(str(local), create_perfetto_trace=True, profiler_options=options):
             yield
-        for path in local.rglob("*") if in_bucket else ():
+        for path in local.rglob("*") if apart else ():
             if path.is_file():
                 copy = folder / path.relative_to(local).as_posix()
                 copy.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.checks import check
 from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.storage.checkpoint import Checkpoints
-from cfg_jax.storage.manifest import MismatchError
+from cfg_jax.storage.manifest import FOLDER, MismatchError
 from cfg_jax.training import earlier, journal, preemption, profile, size, watchdog
 from cfg_jax.training.loop import Loop, Run
 from cfg_jax.training.objectives import classifier_loss_fn, diffusion_loss_fn
@@ -64,7 +64,7 @@ def train(
     saved.
     """
     check_writable(workdir, "workdir")
-    check_writable(f"{workdir}/checkpoints", "the folder of checkpoints")
+    check_writable(f"{workdir}/{FOLDER}", "the folder of checkpoints")
     if source is not None:
         config = _with_data_name(config, data.OWN + source.name)
     validate(config, devices.num_devices_of_all())
@@ -85,7 +85,7 @@ def _train(run: Run, profile_steps: profile.Steps | None, **watched: Callable) -
     place = make_placement(config, abstract, optimizer, devices.num_devices_of_all())
     sizes = size.checked(place.of_device, run.source.shape, config.train.batch_size)
     keep = dict(config.checkpoint, keep_every=config.checkpoint.keep_every or None)
-    with Checkpoints(run.workdir / "checkpoints", **keep) as checkpoints:
+    with Checkpoints(run.workdir / FOLDER, **keep) as checkpoints:
         if processes.is_first():
             print(_described(run), f"devices: {devices.described()}; {sizes}", sep="\n", flush=True)
         state = _restore(run, checkpoints, place)

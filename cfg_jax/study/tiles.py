@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from cfg_jax.io import images
-from cfg_jax.io.files import whole_file
 from cfg_jax.sampling import strips
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.settings import SamplingSettings
@@ -53,21 +52,13 @@ def tiles(strip: strips.Strip, folder: Path) -> Tiles:
     """
     path = folder / f"samples_{_digest(strip)}.png"
     if not path.exists():
-        with whole_file(path) as file:
-            write_png(file, _drawn(strip))
+        images.save_png(path, _drawn(strip))
     picture = np.asarray(images.read_picture(path).convert("RGB"))
     names = list(map(str, strip.names)) if len(strip.model.shape) == 3 else ["all labels"]
     captions = [strips.caption(w, 0.0) for w in strip.weights]
     height, width = picture.shape[0] // len(names), picture.shape[1] // len(captions)
     each = picture.reshape(len(names), height, len(captions), width, 3).swapaxes(1, 2)
     return Tiles(names, captions, each)
-
-
-def write_png(file: IO[bytes], image: np.ndarray) -> None:
-    """Writes an image uint8 [H, W, 3] as PNG."""
-    from matplotlib.image import imsave
-
-    imsave(file, image, format="png", metadata={"Software": None})
 
 
 def _drawn(strip: strips.Strip) -> np.ndarray:
