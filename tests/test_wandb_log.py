@@ -1,5 +1,6 @@
 """Metrics in Weights & Biases: what its files hold, and failures that cost a warning only."""
 
+import contextlib
 import json
 import struct
 import threading
@@ -11,6 +12,8 @@ from cfg_jax.io import wandb_log
 from cfg_jax.io.images import save_png
 from cfg_jax.io.metric_log import MetricLog
 from cfg_jax.io.wandb_log import Destination, WandbLog
+from cfg_jax.training.journal import opened
+from tests.tiny import tiny_points
 
 OFFLINE = Destination("offline", "of_a_test")
 
@@ -80,6 +83,22 @@ def test_an_offline_run_holds_config_numbers_and_pictures_and_is_continued(tmp_p
     again.close()
     assert logged(workdir)[0].run_id == run.run_id == (workdir / "wandb/run_id").read_text()
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("error", "code"), [(None, 0), (FloatingPointError, 1), (SystemExit, 0)])
+def test_a_run_that_fails_ends_as_failed_and_a_preempted_one_does_not(tmp_path, quiet, error, code):
+    import wandb
+
+    config = tiny_points(**{"log.wandb": "offline"})
+    with contextlib.suppress(FloatingPointError, SystemExit), opened(config, tmp_path, 0):
+        if error:
+            raise error
+    wandb.teardown()
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (place,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    records = map(Record.FromString, blobs(place))
+    assert [record.exit.exit_code for record in records if record.HasField("exit")] == [code]
 
 
 def test_a_new_run_in_an_old_folder_has_an_id_of_its_own(tmp_path):

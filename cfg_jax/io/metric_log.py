@@ -64,12 +64,12 @@ class MetricLog:
         if self._wandb:
             self._wandb.picture(step, name, path)
 
-    def close(self) -> None:
-        """Flushes and closes all."""
+    def close(self, *, failed: bool = False) -> None:
+        """Flushes and closes all; Weights & Biases shows a run that `failed` as such."""
         if self._events:
             self._guarded(self._folder, self._events.close)
         if self._wandb:
-            self._wandb.close()
+            self._wandb.close(failed=failed)
 
     def _append(self, record: Mapping[str, float]) -> None:
         line = (json.dumps(record) + "\n").encode()

@@ -61,7 +61,7 @@ class WandbLog:
 
     def __init__(self, workdir: Path, to: Destination, config: Mapping[str, Any], start: int):
         self._calls: queue.Queue[Callable[[Any], None] | None] = queue.Queue(WAITING)
-        self._failed = False
+        self._failed, self._exit_code = False, 0
         arguments = (workdir, to, config, start > 0)
         self._thread = threading.Thread(target=self._work, args=arguments, daemon=True)
         self._thread.start()
@@ -75,8 +75,9 @@ class WandbLog:
         """Logs a picture file."""
         self._put(lambda run: run.log({"step": step, name: _wandb().Image(read_picture(path))}))
 
-    def close(self) -> None:
-        """Waits until all is sent, for CLOSE_SECONDS at most."""
+    def close(self, *, failed: bool = False) -> None:
+        """Ends the run, as one that `failed` if so; waits for CLOSE_SECONDS at most."""
+        self._exit_code = int(failed)
         with contextlib.suppress(queue.Full):
             self._calls.put_nowait(None)
         self._thread.join(CLOSE_SECONDS)
@@ -96,7 +97,7 @@ class WandbLog:
             run = _init(workdir, to, config, resumed)
             while call := self._calls.get():
                 call(run)
-            run.finish()
+            run.finish(exit_code=self._exit_code)
         except Exception as error:  # the library raises many types
             self._warn(error)
             while self._calls.get():

@@ -72,5 +72,12 @@ def opened(config: ConfigDict, workdir: Path, start: int) -> Iterator[Journal]:
     fields = dict(flatten(to_json(config)))
     log = MetricLog(workdir, start, config=fields, wandb=destination(config))
     progress = Progress(start, config.train.num_steps, lines=False, first="compiling")
-    with contextlib.closing(log), progress:
-        yield Journal(log, progress)
+    failed = False
+    try:
+        with progress:
+            yield Journal(log, progress)
+    except Exception:  # without SystemExit, which a preempted run raises
+        failed = True
+        raise
+    finally:
+        log.close(failed=failed)
