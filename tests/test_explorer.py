@@ -166,3 +166,11 @@ def test_a_port_in_use_costs_one_line_before_a_run_is_read(tmp_path):
     said = f"error: --host=127.0.0.1 --port={port}: Address already in use: give another --port"
     assert done.returncode == 1 and done.stderr.startswith(said), done
     assert done.stderr.count("\n") == 1
+
+
+def test_classes_of_the_same_name_have_a_curve_each(monkeypatch):
+    monkeypatch.setattr(explorer.figures, "telemetry", lambda found: found)
+    model = pixel_model(tiny_config())
+    model.label_names = ("cat", "dog", "cat", *model.label_names[3:])
+    found = explorer.telemetry(model, Choice((0, 1, 2), 1.0, (-9.0, 9.0), "unipc_2", 4))
+    assert list(found) == ["cat (0)", "dog", "cat (2)"]

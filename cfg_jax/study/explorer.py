@@ -164,11 +164,18 @@ def telemetry(model: Model, choice: Choice) -> Picture:
     """Measurements of guidance at w in every call, a line per class; ValueError as `samples`."""
     drawn = strip(model, choice)
     found = {}
-    for name, (keys, labels) in zip(drawn.names, _rows(drawn), strict=True):
+    for name, (keys, labels) in zip(_different(drawn), _rows(drawn), strict=True):
         settings = choice.settings.replace(w=_weights(choice))
         _, both = model.telemetry(keys, settings, labels=labels)
-        found[str(name)] = Telemetry(both.logsnr, *(values[:, -1:] for values in both[1:]))
+        found[name] = Telemetry(both.logsnr, *(values[:, -1:] for values in both[1:]))
     return figures.telemetry(found)
+
+
+def _different(drawn: Strip) -> list[str]:
+    """The names of the rows, with the number of the class where classes share a name."""
+    names = list(map(str, drawn.names))
+    rows = zip(names, drawn.labels, strict=True)
+    return [f"{name} ({label})" if names.count(name) > 1 else name for name, label in rows]
 
 
 def _rows(drawn: Strip) -> Iterator[tuple]:
