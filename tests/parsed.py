@@ -26,7 +26,7 @@ def main():
     def _refused(arguments, check):
         sys.argv[1:] = arguments  # config_flags reads it
         try:
-            program._parse([f"cfg-jax {name}", *arguments])
+            program._parse([f"cfg-jax {name}", *arguments], hidden=())
             if check:
                 check()
         except SystemExit as stop:
