@@ -39,6 +39,10 @@ run() {
   fi
 }
 
+if [ "${1:-}" = cfg-jax ]; then # cfg-jax train is launch.train
+  shift
+  set -- "launch.${1:-}" "${@:2}"
+fi
 case ${1:-} in
   --help)
     sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$0"

@@ -261,6 +261,10 @@ while [ $# -gt 0 ]; do
       shift
       module=${1:-}
       [ $# -eq 0 ] || shift
+      if [ "$module" = cfg-jax ]; then # cfg-jax train is launch.train
+        module=launch.${1:-}
+        [ $# -eq 0 ] || shift
+      fi
       arguments=("$@")
       break
       ;;
@@ -290,7 +294,9 @@ esac
 case $command in
   start | restart | watch)
     case $module in
-      launch.?*) ;;
+      launch.?*)
+        [ -e "${0%/*}/${module#launch.}.py" ] || fail "there is no program $module: give one such as launch.train"
+        ;;
       "") fail "$command needs a module to run: -- launch.train --config=... --workdir=..." ;;
       *) fail "cannot run '$module': give a module such as launch.train after --" ;;
     esac

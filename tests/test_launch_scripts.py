@@ -216,6 +216,8 @@ MISTAKES = {
     "a type of no chip": (["create", *PLACE, "--type=h100"], "--type=h100: give v2-, v3-"),
     "nothing to start": (["start", *PLACE], "start needs a module to run: -- launch.train"),
     "something else to start": (["start", *PLACE, "--", "bash"], "cannot run 'bash'"),
+    "a program that is none": (["start", *PLACE, "--", "launch.trian"], "no program launch.trian"),
+    "a program without a name": (["start", *PLACE, "--", "cfg-jax"], "cannot run 'launch.'"),
     "a run for what runs none": (["delete", *PLACE, *RUN], "delete runs no module"),
 }
 
@@ -684,6 +686,17 @@ def test_slurm_passes_sigterm_to_the_tasks_and_waits_for_their_code(tmp_path, wh
     assert process.wait(timeout=20) == 75
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls == ["scancel --signal=TERM 17", "scontrol requeue 17"]
+
+
+def test_a_program_may_be_given_as_in_a_shell():
+    given = ["--config=digits", "--workdir=gs://bucket/a b"]
+    place = {"SLURM_JOB_ID": "17"}
+    for script, before in (("tpu_vm.sh", ["start", *PLACE, "--"]), ("slurm.sh", [])):
+        module, program = (
+            run(script, *before, *name, *given, **place)
+            for name in (["launch.train"], ["cfg-jax", "train"])
+        )
+        assert module.stdout == program.stdout != "" and program.returncode == 0
 
 
 def test_slurm_tells_of_mistakes_and_runs_dry(slurm):
