@@ -46,14 +46,14 @@ def check() -> None:
         raise ValueError(f"--num_steps={_NUM_STEPS.value}: give 1 step or more")
     if ":" in _HOST.value:
         raise ValueError(f"--host={_HOST.value}: give an IPv4 address, such as 127.0.0.1")
-    if not (_PUBLIC.value or _is_own(_HOST.value)):
+    if not (_PUBLIC.value or _is_loopback(_HOST.value)):
         raise ValueError(
             f"--host={_HOST.value} is reached by other machines, and the page has no password: add "
             "--public, or use --host=127.0.0.1 and an ssh tunnel"
         )
 
 
-def _is_own(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     """Whether only this machine reaches an address of IPv4."""
     try:
         return host == "localhost" or ipaddress.IPv4Address(host).is_loopback

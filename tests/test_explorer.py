@@ -62,7 +62,7 @@ def test_after_the_start_no_choice_compiles_the_network(monkeypatch):
     assert list(explorer.warm_up(model, solvers, [4])) == ["T = 4, ancestral", "T = 4, dpmpp_2m"]
     compiled = len(traced)
     assert compiled == 6  # samples, trajectory and telemetry, of two kinds of solvers
-    everything = explorer.whole_interval(model)
+    everything = explorer.interval_of_all_calls(model)
     for choice in (
         Choice((1,), 0.0, everything, "ancestral", 4),
         Choice((1, 2, 3), -1.0, (-2.0, 3.0), "ancestral", 4, seed=9),
@@ -75,7 +75,7 @@ def test_after_the_start_no_choice_compiles_the_network(monkeypatch):
 
 
 def test_every_part_of_the_page_changes_with_w_and_with_the_interval(pixels):
-    everything = explorer.whole_interval(pixels)
+    everything = explorer.interval_of_all_calls(pixels)
     first = Choice((1, 2), 1.0, everything, "unipc_2", 4)
     stronger = dataclasses.replace(first, w=6.0)
     shorter = dataclasses.replace(stronger, interval=(-6.0, 6.0))
@@ -92,8 +92,8 @@ def test_the_last_frame_of_the_trajectory_is_the_sample(pixels):
     assert np.abs(frames[-198:, -66:].astype(int) - strip[-198:, -66:]).max() <= 1
 
 
-def test_the_whole_interval_has_every_call_inside(pixels):
-    interval = explorer.whole_interval(pixels)
+def test_the_interval_of_all_calls_has_every_call_inside(pixels):
+    interval = explorer.interval_of_all_calls(pixels)
     filled = pixels.filled(SamplingSettings(w=1.0, interval=interval, num_steps=64))
     assert filled.weights(pixels.experiment, 1).guided.all()
 

@@ -31,7 +31,7 @@ def check(
     no second branch, if classifier_w is not 0 or classifier_form not the default without a
     classifier, or if the schedule lacks the grid.
     """
-    if not settings.is_own:
+    if not settings.has_own_solver:
         choice("solver", settings.solver, plans.SOLVERS)
     if not isinstance(settings.grid, str):
         raise ValueError(

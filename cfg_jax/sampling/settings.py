@@ -112,7 +112,7 @@ class SamplingSettings:
         not an integer of at least 1, if respacing is given with a num_steps other than the default,
         for a setting that does not count beside a solver of one's own, or for an unknown name.
         """
-        self._check_own()
+        self._check_own_solver()
         num_steps, respacing = self.num_steps, self.respacing
         if isinstance(self.solver, Plan):
             num_steps, respacing = self.solver.num_calls, ""
@@ -126,7 +126,9 @@ class SamplingSettings:
             raise ValueError(f"num_steps={num_steps} and respacing={respacing!r}: give one of them")
         num_steps = defaults["num_steps"] if num_steps is None else num_steps
         missing = {name: defaults[name] for name in _DEFAULTED if getattr(self, name) is None}
-        if self.is_own or (isinstance(self.solver, str) and self.solver != defaults["solver"]):
+        if self.has_own_solver or (
+            isinstance(self.solver, str) and self.solver != defaults["solver"]
+        ):
             # The noise in the config is that of its own solver.
             missing |= {name: 0.0 for name in ("eta", "churn") if getattr(self, name) is None}
         if names is not None:
@@ -139,13 +141,13 @@ class SamplingSettings:
         )
 
     @property
-    def is_own(self) -> bool:
+    def has_own_solver(self) -> bool:
         """Whether the solver is a step rule or a plan of one's own, and not a name."""
         return isinstance(self.solver, Plan) or callable(self.solver)
 
-    def _check_own(self) -> None:
+    def _check_own_solver(self) -> None:
         """Raises ValueError for a setting beside a solver of one's own that does not count."""
-        if not self.is_own:
+        if not self.has_own_solver:
             return
         names = ("num_steps", "respacing", "grid") if isinstance(self.solver, Plan) else ()
         for name in (*names, "eta", "churn"):
@@ -159,7 +161,7 @@ class SamplingSettings:
     @property
     def follows_rule(self) -> bool:
         """Whether filled settings sample by a step rule on a grid, and not by a `Plan`."""
-        if self.is_own:
+        if self.has_own_solver:
             return callable(self.solver)
         return self.solver in STEPS and not self.eta and not self.churn
 
@@ -261,7 +263,7 @@ class SamplingSettings:
         Integers other than num_steps become floats, so 1 and 1.0 have the same digest. Raises
         ValueError for a weight per sample or per step, and for a solver of one's own.
         """
-        if self.is_own:
+        if self.has_own_solver:
             raise ValueError("a solver of one's own has no name to record: give one of SOLVERS")
         for name in ("w", "classifier_w"):
             if np.ndim(getattr(self, name)):

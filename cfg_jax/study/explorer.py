@@ -66,7 +66,7 @@ def check_model(model: Model) -> None:
         )
 
 
-def whole_interval(model: Model) -> tuple[float, float]:
+def interval_of_all_calls(model: Model) -> tuple[float, float]:
     """An interval of whole numbers around all calls, so that all are guided."""
     task = model.experiment
     logsnrs = model.filled(SamplingSettings()).logsnrs(task)
@@ -110,7 +110,7 @@ def _fits(model: Model, solver: str, num_steps: int, may_be_rule: bool) -> bool:
 
 def warm_up(model: Model, solvers: Sequence[str], num_steps: Sequence[int]) -> Iterator[str]:
     """Compiles what any `Choice` of these needs; yields what is next, "T = 16, ancestral"."""
-    interval = whole_interval(model)
+    interval = interval_of_all_calls(model)
     for count in num_steps:
         kinds = {}
         for name in solvers:

@@ -101,7 +101,7 @@ def page(
 
 def _controls(gr: Any, model: Model, solvers: Sequence[str], num_steps: Sequence[int]) -> list:
     """The controls, in the order of the arguments of `choice_of`."""
-    low, high = explorer.whole_interval(model)
+    low, high = explorer.interval_of_all_calls(model)
     numbered = [(name, number) for number, name in enumerate(model.label_names)]
     return [
         gr.Dropdown(
