@@ -22,6 +22,14 @@ PAGES = {
 }
 
 
+def test_a_sentence_of_a_page_is_in_lines_of_at_most_100_columns():
+    for page, text in PAGES.items():
+        without_code = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        for line in without_code.splitlines():
+            whole = line.startswith(("|", "#", "![", "<", ":::"))  # of one line in Markdown
+            assert whole or len(line) <= 100, f"{page}: {line}"
+
+
 def blocks(language, pages=PAGES):
     """(page, text) of every code block in a language."""
     for page in pages:
