@@ -2,6 +2,7 @@
 
 cfg-jax NAME --flag=value ...      the same as `python -m launch.NAME` in a checkout
 cfg-jax NAME --help                lists the program's flags
+cfg-jax --version                  prints the version
 """
 
 import ast
@@ -21,7 +22,8 @@ PROGRAMS = (
 def main() -> None:
     """Runs the program that the first argument names with the other arguments.
 
-    Exits with 2 for an unknown name and with 0 after a list of programs, for --help or no argument.
+    Exits with 2 for an unknown name, and with 0 after a list of programs, for --help or no
+    argument, and after --version.
     """
     interrupts.at_once()
     given = sys.argv[1:] or ["--help"]
@@ -30,14 +32,19 @@ def main() -> None:
         _run(name, given[1:])
         return
     streams.protect()
-    is_help = given[0] in ("--help", "-h", "help")
-    if is_help:
+    is_known = True
+    if given[0] in ("--help", "-h", "help"):
         print(_overview())
+    elif given[0] == "--version":
+        from cfg_jax import __version__
+
+        print("cfg_jax", __version__)
     else:
+        is_known = False
         advice = help.program_meant(name, PROGRAMS)
         print(f"error: program {given[0]!r} is unknown: {advice}", file=sys.stderr)
     lost = streams.finish()
-    sys.exit(2 if not is_help else 1 if lost else 0)
+    sys.exit(2 if not is_known else 1 if lost else 0)
 
 
 def _run(name: str, arguments: list[str]) -> None:

@@ -97,9 +97,11 @@ def _groups(program: str) -> Iterator[tuple[str, list[flags.Flag]]]:
         yield heading, defined.get(f"{__package__}.{module}", [])
 
 
-def _pointless() -> tuple[str, ...]:
-    """Flags of processes that connect, in a program that runs as one."""
-    return _CLUSTER if flags.FLAGS["distributed"].default == "off" else ()
+def _pointless() -> list[str]:
+    """Flags of connected processes and of compilation, in a program that has none of them."""
+    alone = [*_CLUSTER] if flags.FLAGS["distributed"].default == "off" else []
+    kept = flags.FLAGS["compilation_cache"].default != "off"
+    return alone if kept else [*alone, "compilation_cache"]
 
 
 def _described(flag: flags.Flag) -> tuple[str, str]:

@@ -19,7 +19,7 @@ _CHECKPOINT = flags.DEFINE_string(
 _NAME = flags.DEFINE_string(
     "name",
     None,
-    "Published name, such as JiT-B/16; docs/jit.md lists them; required.",
+    "Published name: JiT-B/16, JiT-B/32, JiT-L/16, JiT-L/32, JiT-H/16 or JiT-H/32; required.",
     required=True,
 )
 _WEIGHTS = flags.DEFINE_enum(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from absl import flags
 
+import cfg_jax
 from cfg_jax import data
 from cfg_jax.config.validate import to_json
 from cfg_jax.sampling import run_folder
@@ -443,6 +444,11 @@ def test_an_unknown_name_costs_one_line_with_the_known_ones():
     assert done.stderr == "error: program 'smaple' is unknown: did you mean sample?\n"
     done = run_program("launch", "draw")
     assert done.stderr.startswith("error: program 'draw' is unknown: choose one of train, sample")
+
+
+def test_the_version_is_that_of_the_package():
+    done = run_program("launch", "--version")
+    assert (done.returncode, done.stdout) == (0, f"cfg_jax {cfg_jax.__version__}\n")
 
 
 def test_a_config_is_given_by_name_or_path():
