@@ -42,7 +42,7 @@ def test_fields_of_the_config_itself_are_known_and_the_base_has_no_say():
 def test_the_help_of_a_config_lists_every_field_with_value_meaning_and_range():
     said = fields.described(["train", "--config=configs/digits.py"]).splitlines()
     at = said.index("  --config.optim.learning_rate=0.001")
-    assert said[at + 1] == "    step size of AdamW (a number above 0, also in float32)"
+    assert said[at + 1] == "      step size of AdamW (a number above 0, also in float32)"
     assert sum(line.startswith("  --config.") for line in said) == len(FIELDS)
 
 

@@ -202,7 +202,7 @@ def test_a_strip_is_written_as_numbers_and_as_a_picture(model, tmp_path):
         ({"labels": [3, 11]}, "label 11: need 0..9, or 10"),
         ({"labels": [-1]}, "label -1"),
         ({"labels": [0.5]}, "need integers"),
-        ({"labels": []}, "need integers"),
+        ({"labels": []}, "labels is empty"),
         ({"labels": [1, 2], "w": [1.0, 2.0, 3.0]}, "w has shape"),
         ({"labels": [1], "w": float("nan")}, "finite guidance"),
         ({"labels": [1], "num_steps": 0}, "num_steps=0"),
