@@ -241,13 +241,21 @@ def _unexpected(argument: str) -> str:
 
 
 def _quiet() -> None:
-    """Hides what libraries log and this package raises or reports itself."""
+    """Hides what libraries log and this package raises or reports itself; warnings are plain."""
     logging.set_verbosity(logging.WARNING)  # orbax logs every step
     logging.get_absl_logger().addFilter(_matters)
+    logging.get_absl_handler().setFormatter(_Plain())
     # A save that fails leaves futures behind, and its error is raised as our own.
     std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
     std_logging.getLogger("matplotlib").setLevel(std_logging.ERROR)  # no home to cache in
     sys.unraisablehook = _ignore
+
+
+class _Plain(std_logging.Formatter):
+    """Lines as "warning: ...", like those of errors."""
+
+    def format(self, record: std_logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
 
 
 def _matters(record: std_logging.LogRecord) -> bool:
