@@ -311,6 +311,16 @@ def test_a_mistake_ends_all_processes_with_one_line_each(settings, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_folder_that_is_not_shared_ends_all_processes_before_a_step(settings, tmp_path):
+    own = [(job("train", folder=tmp_path / f"of_{process}", **settings),) for process in range(2)]
+    with two_processes(DRIVER, each=own) as both:
+        assert_ended(both, 2)
+    for each in both:
+        (line,) = [line for line in lines(each) if line.startswith("error")]
+        assert f"process 1 cannot see {tmp_path}/of_" in line and "gs://BUCKET" in line
+    assert not list(tmp_path.glob("of_*/checkpoints/*"))
+
+
 def test_unlike_devices_end_all_processes_with_one_line_each():
     with two_processes(DRIVER, job("nothing"), devices=(1, 2)) as both:
         assert_ended(both, 2)

@@ -29,7 +29,7 @@ from cfg_jax.sampling.identity import upgraded
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.samples import Samples
 from cfg_jax.storage import manifest
-from cfg_jax.storage.lock import hold_inside
+from cfg_jax.storage.lock import check_shared, hold_inside
 
 MANIFEST = "manifest.json"
 
@@ -96,12 +96,7 @@ def _claim(
 def _check_settings(folder: Path, ours: dict[str, Any]) -> None:
     """Raises ValueError if settings are different or unknown, or a process cannot see `folder`."""
     path = folder / MANIFEST
-    seen = processes.of_each(path.exists())
-    if seen[0] and not all(seen):
-        raise ValueError(
-            f"process {seen.index(0)} cannot see {folder}, but process 0 can: give a folder that "
-            "all processes share"
-        )
+    check_shared(path)
     if not path.exists():
         raise ValueError(f"{folder} holds samples but no {MANIFEST}: give another folder")
     try:

@@ -24,7 +24,7 @@ from etils import epath
 from cfg_jax.io.files import in_bucket
 from cfg_jax.runtime import processes
 from cfg_jax.storage import manifest
-from cfg_jax.storage.lock import hold_beside
+from cfg_jax.storage.lock import check_shared, hold_beside
 
 
 class Restored(NamedTuple):
@@ -84,6 +84,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         path = _path(directory)
         with contextlib.ExitStack() as held:
             processes.by_first(lambda: held.callback(hold_beside(path)))
+            check_shared(path.parent / f"{path.name}.lock")
             self._manager = _open(directory, preservation_policy=kept)
             self._held = held.pop_all()
         _remove_partial(self._manager.directory)

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from cfg_jax.io.files import in_bucket
 from cfg_jax.runtime import processes
 
 INSIDE = "cfg_jax.lock"
+
+LATE_SECONDS = 10.0
+"""How late a shared disk may show a new file to another host."""
 
 _CONTENT = rb"process \d+ on [^\n]*"
 _MOST_BYTES = 1000  # longer than any host name
@@ -84,7 +88,31 @@ def one_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Context in which process 0 holds the lock inside `folder`; every process must enter it."""
     with contextlib.ExitStack() as held:
         processes.by_first(lambda: held.callback(hold_inside(folder)))
+        check_shared(Path(folder) / INSIDE)
         yield
+
+
+def check_shared(path: Path) -> None:
+    """Raises ValueError in every process if process 0 has the file `path` and another has not.
+
+    Every process must call it, after process 0 has written the file.
+    """
+    seen = processes.of_each(_appears(path))
+    if seen[0] and not all(seen):
+        raise ValueError(
+            f"process {seen.index(0)} cannot see {path.parent}, but process 0 can: give a folder "
+            "that all processes share, or gs://BUCKET/FOLDER"
+        )
+
+
+def _appears(path: Path) -> bool:
+    """Whether the file is there, to a process other than the first at the latest after a while."""
+    until = time.monotonic() + (0 if processes.is_first() else LATE_SECONDS)
+    while not path.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def _check_ours(path: Path) -> None:
