@@ -10,6 +10,7 @@ value, meaning and range. Exit codes:
     1     failure during the run, such as a lost process or a loss that is not finite
     2     user error, such as an invalid config
     75    stopped by SIGTERM; the current step is saved, and the same command resumes
+    130   stopped by Ctrl-C, likewise; a second Ctrl-C ends at once, without saving
 
 In the repository, docs/reliability.md lists the failures that a run survives, and docs/profiling.md
 shows how to find out where the time of a step goes.

@@ -173,6 +173,46 @@ def test_a_closed_terminal_saves_the_step_under_way(finished, tmp_path, monkeypa
     assert_ends_as(tmp_path, finished)
 
 
+class Ended(Exception):
+    """What the handler of a program raises in a test."""
+
+
+@pytest.fixture
+def program():
+    """A program that handles SIGINT."""
+
+    def end(number, frame):
+        raise Ended
+
+    before = signal.signal(signal.SIGINT, end)
+    yield end
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_saves_the_step_under_way_and_ends_with_code_130(finished, tmp_path, program):
+    with pytest.MonkeyPatch.context() as patch:
+        after_step(patch, 3, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(preemption.Interrupted) as stop:
+            train(tiny_points(**EIGHT_STEPS), tmp_path)
+    assert (stop.value.step, stop.value.code) == (3, 130)
+    assert signal.getsignal(signal.SIGINT) is program
+    assert steps_of(tmp_path) == ["2", "3"]
+    train(tiny_points(**EIGHT_STEPS), tmp_path)
+    assert_ends_as(tmp_path, finished)
+
+
+def test_a_second_ctrl_c_is_left_to_the_program(program, capfd):
+    with pytest.raises(Ended), preemption.watched() as asked_to_stop:
+        signal.raise_signal(signal.SIGINT)
+        assert asked_to_stop() and "once more ends at once" in capfd.readouterr().err
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_in_a_notebook_ctrl_c_is_an_exception():
+    with pytest.raises(KeyboardInterrupt), preemption.watched():
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_under_nohup_a_closed_terminal_stops_nothing():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -1,4 +1,4 @@
-"""Stopping on SIGTERM or SIGHUP, after the same step in every process.
+"""Stopping on SIGTERM, SIGHUP or Ctrl-C, after the same step in every process.
 
 A scheduler sends SIGTERM some seconds before it kills a process, a closed terminal SIGHUP. Without
 `jax.distributed` this module's handler records the signal. With `jax.distributed` JAX's handler
@@ -6,6 +6,7 @@ records SIGTERM, and all processes agree on a step; SIGHUP is passed on as SIGTE
 of a signal is used, because the one installed later replaces the other.
 
     exit code 75    stopped on request, all work saved; the same command resumes (EX_TEMPFAIL)
+    exit code 130   the same after Ctrl-C; a second one ends the process at once
 """
 
 import contextlib
@@ -20,13 +21,14 @@ import jax
 from jax.experimental import multihost_utils
 
 EXIT_CODE = 75
+OF_CTRL_C = 130
 
 
 class Interrupted(SystemExit):
-    """Stop on request after the saved step `step`; if not caught, exits with EXIT_CODE."""
+    """Stop on request after the saved step `step`; if not caught, exits with the code."""
 
-    def __init__(self, step: int):
-        super().__init__(EXIT_CODE)
+    def __init__(self, step: int, code: int = EXIT_CODE):
+        super().__init__(code)
         self.step = step
 
 
@@ -37,7 +39,8 @@ def watched() -> Iterator[Callable[[], bool]]:
     Every process calls `asked_to_stop` once after every step. The result turns True in all
     processes at the same call and stays True. The result is False outside the main thread, which
     alone may handle signals, and in connected processes with `jax_enable_preemption_service` off.
-    SIGHUP stays ignored where it is, as under `nohup`.
+    SIGHUP stays ignored where it is, as under `nohup`. SIGINT is watched in a program with a handler
+    of its own; elsewhere, as in a notebook, it raises KeyboardInterrupt as ever.
     """
     connected = jax.distributed.is_initialized()
     options: Any = jax.config  # jax adds its options as attributes at run time
@@ -51,8 +54,34 @@ def watched() -> Iterator[Callable[[], bool]]:
         yield lambda: False
         return
     signals = []  # not threading.Event: the interrupted code may hold its lock
-    with _handled({signal.SIGTERM, signal.SIGHUP}, lambda number, frame: signals.append(number)):
-        yield lambda: bool(signals)
+    record = lambda number, frame: signals.append(number)  # noqa: E731
+    try:
+        with _handled({signal.SIGTERM, signal.SIGHUP}, record), _first_ctrl_c(record):
+            yield lambda: bool(signals)
+    except Interrupted as stop:
+        stop.code = OF_CTRL_C if signals == [signal.SIGINT] else stop.code
+        raise
+
+
+@contextlib.contextmanager
+def _first_ctrl_c(record: Callable[..., None]) -> Iterator[None]:
+    """Context in which `record` handles the first SIGINT, if a program handles that signal."""
+    program = signal.getsignal(signal.SIGINT)
+    if program in (None, signal.SIG_IGN, signal.SIG_DFL, signal.default_int_handler):
+        yield
+        return
+
+    def handler(number: int, frame: Any) -> None:
+        record(number, frame)
+        signal.signal(signal.SIGINT, program)
+        # Not print: the interrupted code may be printing.
+        os.write(2, b"\nsaving the step; Ctrl-C once more ends at once, without it\n")
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, program)
 
 
 @contextlib.contextmanager
