@@ -59,8 +59,10 @@ def get_config(place: str = ""):
 def split(argument: str) -> tuple[str, int]:
     """A place and a side in pixels, 0 if none is given, of "PLACE" or "PLACE:SIDE"."""
     place, colon, side = argument.rpartition(":")
-    if not colon or not side.isdecimal() or Path(argument).expanduser().exists():
+    if not colon or "://" in argument or Path(argument).expanduser().exists():
         return argument, 0
+    if not side.isdecimal():
+        raise ValueError(f"{argument}: {side!r} is no side in pixels: give one, as in {place}:64")
     if not (8 <= int(side) <= 1024 and int(side) % 2 == 0):
         raise ValueError(f"{argument}: the side must be even, from 8 to 1024")
     return place, int(side)

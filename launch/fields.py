@@ -40,6 +40,11 @@ def with_config_path(argv: list[str]) -> list[str]:
     return found
 
 
+def is_given(arguments: Sequence[str]) -> bool:
+    """Whether the arguments have a value of --config."""
+    return bool(_given(arguments).get("config"))
+
+
 def check_type(config: object, path: str) -> None:
     """Raises ValueError unless `config`, from the file `path`, is a ConfigDict."""
     if not isinstance(config, ConfigDict):
@@ -110,12 +115,25 @@ def described(arguments: Sequence[str]) -> str:
         return ""
     values = dict(flatten(_config(place).to_dict()))
     fields = fields_of(values["network"])
-    lines = [f"\nfields of {place}:"]
+    lines = [f"\nfields of --config={_named(place)}:"]
     for name in sorted(values, key=list(fields | values).index):
         known = fields.get(name)
         about = f"{known.meaning} ({known.range.allowed})" if known else ""
         lines += entry(f"config.{name}={values[name]!r}", about)
     return "\n".join(lines)
+
+
+def _named(place: str) -> str:
+    """PATH:ARGUMENT of a config as a user gives it: NAME:ARGUMENT for those of this package."""
+    path, colon, option = place.partition(":")
+    return f"{Path(path).stem if _is_ours(path) else path}{colon}{option}"
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a config file is one of this package."""
+    import configs
+
+    return os.path.realpath(os.path.dirname(path)) == os.path.realpath(configs.__path__[0])
 
 
 def _given(arguments: Sequence[str]) -> dict[str, str]:
@@ -148,7 +166,7 @@ def _said(path: str, error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"{path} cannot be read ({error.strerror}): give a file or the name of a config"
     frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, ValueError) and frames[-1].filename != path:
+    if isinstance(error, ValueError) and (frames[-1].filename != path or _is_ours(path)):
         return str(error)  # of this package, for the user
     lines = [frame.lineno for frame in frames if frame.filename == path]
     if isinstance(error, SyntaxError):

@@ -27,6 +27,19 @@ _ALSO = (
 )
 
 
+_OTHERS = {
+    "output_dir": "workdir",
+    "max_train_steps": "config.train.num_steps",
+    "num_train_epochs": "config.train.num_steps",
+    "epochs": "config.train.num_steps",
+    "resume_from_checkpoint": "workdir",
+    "train_data_dir": "config.data.data_dir",
+    "data": "config.data.data_dir",
+    "model": "workdir",
+}
+"""Flags of other programs, with those of these programs."""
+
+
 def asked(arguments: Iterable[str]) -> bool:
     """Whether the arguments ask for help."""
     return any(each in ("--help", "-help", "-h", "--h", "-?") for each in arguments)
@@ -71,7 +84,9 @@ def unknown(error: flags.UnrecognizedFlagError, names: Sequence[str]) -> str:
     given, value = error.flagname, str(error.flagvalue or "").partition("=")[2]
     said = f"--{given}{value and f'={value}'} is not a flag of this program"
     word, of_ours = meant(given, value)
-    own = min((name for name in names if name.rpartition(".")[2] == word), key=_section, default="")
+    word = _OTHERS.get(given, word)
+    alike = (name for name in names if word in (name, name.rpartition(".")[2]))
+    own = min(alike, key=_section, default="")
     if own:
         return f"{said}: use --{own}{'' if of_ours is None else f'={of_ours:g}'}"
     near = close(given, names)

@@ -20,7 +20,10 @@ from .program import run
 from .values import whole_numbers
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config name, such as digits, or path of a file; required.", lock_config=True
+    "config",
+    None,
+    "Config name, such as digits, or path of a file; folder:PLACE for your pictures; required.",
+    lock_config=True,
 )
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, "TPU pod slice to compile for, such as v5e:4x4; prints a full report."

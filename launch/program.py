@@ -8,6 +8,7 @@ import atexit
 import functools
 import logging as std_logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -224,6 +225,9 @@ def _parse(argv: list[str], hidden: Sequence[str]) -> list[str]:
         refuse_empty()
         return rest
     except flags.UnrecognizedFlagError as error:
+        if error.flagname.startswith("config.") and fields.has_config_file():
+            if not fields.is_given(argv):
+                sys.exit(_fail(f"--config is missing, which has the field --{error.flagname}"))
         names = help.known(argv[0], hidden)
         if fields.has_config_file():
             names += [f"config.{name}" for name in fields.names(argv)]
@@ -236,8 +240,13 @@ def _parse(argv: list[str], hidden: Sequence[str]) -> list[str]:
 
 
 def _unexpected(argument: str) -> str:
+    said = f"unexpected argument {argument!r}: "
+    if re.fullmatch(r"[-+.\de]+", argument):
+        return f"{said}a list has commas, as in --w=0,1,3"
+    if os.path.isdir(argument) and fields.has_config_file():
+        return f"{said}for a folder of pictures give --config=folder:{argument}"
     example = f", as --workdir={argument}" if "workdir" in flags.FLAGS else ""
-    return f"unexpected argument {argument!r}: every option is a --flag=value{example}"
+    return f"{said}every option is a --flag=value{example}"
 
 
 def _quiet() -> None:

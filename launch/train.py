@@ -23,7 +23,10 @@ from .program import run
 from .values import profile_steps
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config name, such as digits, or path of a file; required.", lock_config=True
+    "config",
+    None,
+    "Config name, such as digits, or path of a file; folder:PLACE for your pictures; required.",
+    lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the training run, created if missing; required.", required=True

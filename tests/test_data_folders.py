@@ -216,7 +216,7 @@ def test_pictures_that_cannot_be_decoded_are_counted_and_named_at_opening(damage
         opened(damaged, "all")
     message = str(caught.value)
     assert "cat/007.png: " in message and "dog/011.png: " in message
-    assert "give on_error='skip'" in message and "\n" not in message
+    assert "with config.data.on_error=skip" in message and "\n" not in message
 
 
 def test_pictures_that_cannot_be_decoded_are_left_out_when_told_to(damaged, caplog):

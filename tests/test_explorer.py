@@ -155,7 +155,7 @@ def test_numbers_of_calls_are_those_that_the_solver_of_the_run_can_make(pixels):
 
 def test_without_gradio_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(ValueError, match=r"not installed: run `pip install -e '\.\[explore\]'`"):
+    with pytest.raises(ValueError, match=r"not installed: run `pip install '\.\[explore\]'`"):
         explorer_page.load_gradio()
 
 

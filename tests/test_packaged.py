@@ -128,7 +128,7 @@ def test_a_package_that_is_not_installed_is_named_with_the_command(
         importlib.util, "find_spec", lambda wanted: None if wanted == module else find(wanted)
     )
     with pytest.raises(
-        ValueError, match=f"needs {module}, not installed: run `pip install -e '.*{name}"
+        ValueError, match=f"needs {module}, not installed: run `pip install '.*{name}"
     ):
         data.open_source(name, "train", data_dir=str(tmp_path))
     assert not list(tmp_path.iterdir())

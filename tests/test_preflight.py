@@ -53,7 +53,7 @@ def test_an_unknown_pod_slice_is_refused_with_those_that_are_known(name):
 
 def test_without_the_compiler_the_error_has_the_line_that_installs_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install -e '\.\[tpu\]'"):
+    with pytest.raises(ValueError, match=r"pip install '\.\[tpu\]'"):
         check_compiler()
 
 
@@ -348,7 +348,7 @@ def preflighted(*arguments):
 @pytest.mark.tpu
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
-    reason="the TPU compiler is not installed: pip install -e '.[tpu]'",
+    reason="the TPU compiler is not installed: pip install '.[tpu]'",
 )
 def test_the_real_compiler_compiles_for_a_pod_that_is_not_there(tmp_path):
     tiny = "--config=configs/digits.py", "--topology=v5e:2x2", "--config.model.channels=8"

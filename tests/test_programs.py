@@ -12,7 +12,7 @@ import cfg_jax
 from cfg_jax import data
 from cfg_jax.config.validate import to_json
 from cfg_jax.sampling import run_folder
-from launch import fields, help
+from launch import fields, help, program
 from launch.__main__ import PROGRAMS
 from tests.programs import ROOT, run_program
 from tests.tiny import DIGITS, random_model, tiny_classifier, tiny_config
@@ -495,6 +495,8 @@ def test_guided_densities_are_densities_and_move_away_from_the_other_classes():
         ("--wrokdir=runs", "did you mean --workdir?"),
         ("--lr=0.1", "did you mean --config.optim.learning_rate?"),
         ("--batch_size=8", "did you mean --config.train.batch_size?"),
+        ("--output_dir=runs", "use --workdir"),
+        ("--max_train_steps=9", "use --config.train.num_steps"),
         ("--qqq", "--qqq is not a flag of this program"),
     ],
 )
@@ -503,6 +505,16 @@ def test_an_unknown_flag_is_answered_with_the_one_that_is_meant(given, said):
     names += ("config.optim.learning_rate", "config.train.batch_size")
     error = flags.UnrecognizedFlagError(given[2:].partition("=")[0], given)
     assert help.unknown(error, names).endswith(said)
+
+
+def test_a_list_with_blanks_is_answered_with_the_form_with_commas():
+    assert "a list has commas, as in --w=0,1,3" in program._unexpected("-1.5")
+
+
+def test_a_field_without_a_config_is_missing_the_config():
+    done = run_program("launch.train", "--workdir=runs/x", "--config.train.num_steps=80")
+    said = "error: --config is missing, which has the field --config.train.num_steps\n"
+    assert (done.returncode, done.stderr) == (2, said)
 
 
 def test_a_field_of_training_is_meant_before_one_of_sampling():

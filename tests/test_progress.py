@@ -102,8 +102,10 @@ def test_the_bar_says_compiling_until_the_first_item_is_finished(clock):
         assert terminal.lines()[-1].endswith("loss 0.5")  # 100 s of compilation predict nothing
         clock.append(102.0)
         progress.advance()
+        assert "left" not in terminal.lines()[-1]  # two seconds predict little
+        clock.append(104.0)
         progress.report("loss 0.4")
-        assert terminal.lines()[-1].endswith("loss 0.4  4 s left")
+        assert terminal.lines()[-1].endswith("loss 0.4  8 s left")
 
 
 def test_everything_written_beside_a_bar_is_a_whole_line_above_it():

@@ -141,5 +141,5 @@ def test_what_is_missing_is_named_before_a_run_begins(monkeypatch, quiet):
         wandb_log.check(Destination("online", "mine"))
     wandb_log.check(OFFLINE)
     monkeypatch.setattr(wandb_log.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install -e '.\[wandb\]'"):
+    with pytest.raises(ValueError, match=r"pip install '.\[wandb\]'"):
         wandb_log.check(OFFLINE)

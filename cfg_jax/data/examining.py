@@ -80,7 +80,7 @@ def readable(source: ImageSource, bad: Mapping[int, str], on_error: str) -> Imag
     text = f"{len(bad)} of {len(source)} examples of {source.name} {source.split} cannot be read"
     text += f" ({some(list(bad.values()))})"
     if on_error == "raise" or len(bad) == len(source):
-        raise ValueError(f"{text}: replace or delete them, or give on_error='skip'")
+        raise ValueError(f"{text}: replace them, or leave them out with config.data.on_error=skip")
     logging.warning("%s and are left out", text)
     return source.without(bad)
 

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cfg_jax.data.metadata import checked_metadata
-from cfg_jax.io.text import one_line
+from cfg_jax.io.text import extra, one_line
 
 
 class Pictures(NamedTuple):
@@ -90,7 +90,7 @@ def prepare_packaged(dataset: Callable[..., Packaged], data_dir: str | None = No
     if absent := [module for module in builder.MODULES if not importlib.util.find_spec(module)]:
         raise ValueError(
             f"data set {builder.name!r} needs {' and '.join(absent)}, not installed: run"
-            f" `pip install -e '.[{builder.name}]'`"
+            f" {extra(builder.name)}"
         )
     print(f"writing the data set {builder.name} to {path}, once", flush=True)
     try:

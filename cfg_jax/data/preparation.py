@@ -12,7 +12,7 @@ from cfg_jax.data.metadata import checked_metadata
 from cfg_jax.data.packaged import Packaged, prepare_packaged
 from cfg_jax.data.sources import OWN
 from cfg_jax.io.files import check_name
-from cfg_jax.io.text import one_line
+from cfg_jax.io.text import extra, one_line
 
 DATASETS = (
     "folder",
@@ -37,7 +37,7 @@ WITHOUT_TFDS = ("folder", "npz", "mixture")
 """Data sets that need no preparation."""
 
 _WITH_TENSORFLOW = ("cifar10", "imagenet_resized", "imagenet2012")
-_NEEDS_TENSORFLOW = "needs TensorFlow to be prepared: run `pip install -e '.[tf]'`"
+_NEEDS_TENSORFLOW = f"needs TensorFlow to be prepared: run {extra('tf')}"
 _MANUAL_FILES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
 
 
@@ -109,7 +109,7 @@ def prepare_command(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> 
     command = f"cfg-jax prepare --dataset={dataset}"
     if data_dir is not None:
         command += f" --data_dir={os.fspath(data_dir)}"
-    needs = "after `pip install -e '.[tf]'`, as preparing needs TensorFlow"
+    needs = f"after {extra('tf')}, as preparing needs TensorFlow"
     if files := _MANUAL_FILES.get(builder.name):
         command += " --manual_dir=DIR"
         needs += f", with {' and '.join(files)} from image-net.org in DIR"

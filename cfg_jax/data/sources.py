@@ -157,7 +157,8 @@ class ImageSource:
         except Exception as error:
             where = f"{self.name}, split {self.split}: example {index}"
             raise RuntimeError(
-                f"{where} cannot be used: {one_line(error)}; on_error='skip' leaves it out"
+                f"{where} cannot be used: {one_line(error)}; "
+                "config.data.on_error=skip leaves it out"
             ) from error
         if self.memory is not None and image.size <= math.prod(self.shape):
             self.memory[index, size] = image, label

@@ -5,6 +5,7 @@ inside another one shows its count at the end of the outer bar instead of a seco
 """
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,8 @@ from absl import logging
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_WITHOUT_LEFT = 3.0
+"""Time in which the rate is too uncertain: the first steps are queued faster than they are made."""
 
 _T = TypeVar("_T")
 
@@ -101,10 +104,12 @@ class Progress:
         self._show()
 
     def _text(self) -> str:
-        rate = (self._done - self._start) / max(time.monotonic() - self._began, 1e-9)
+        seconds = time.monotonic() - self._began
+        rate = (self._done - self._start) / max(seconds, 1e-9)
         said = self._said or (_speed(rate, self._unit) if rate else "")
         rest = self._total - self._done
-        left = f"{_duration(rest / rate)} left" if rate and rest > 0 else ""
+        told = rate and rest > 0 and seconds > SECONDS_WITHOUT_LEFT
+        left = f"{_duration(rest / rate)} left" if told else ""
         note = f"[{self._note}]" if self._note else ""
         return "  ".join(filter(None, (said, left, note)))
 
@@ -162,17 +167,30 @@ class _Above:
         return getattr(self._stream, name)
 
 
+def _columns() -> int:
+    """Width of the terminal of standard error; 0 if the terminal does not know it."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # a stream without a file
+        return 80
+
+
 @contextlib.contextmanager
 def _bar(start: int, total: int, unit: str) -> Iterator[tqdm]:
     """A bar, above which the standard streams write inside the context."""
     own = {"out": sys.stdout, "err": sys.stderr}
     handler = logging.get_absl_handler().python_handler
+    columns = _columns()
+    width = 24 if columns >= 100 else 10
+    # Without a width tqdm draws nothing.
     bar = tqdm(
         initial=start,
         total=total,
         unit=unit,
-        dynamic_ncols=True,
-        bar_format="{unit} {n_fmt}/{total_fmt} {percentage:3.0f}%|{bar:24}|  {desc}",
+        **({"dynamic_ncols": True} if columns else {"ncols": 80, "nrows": 24}),
+        bar_format="{unit} {n_fmt}/{total_fmt} {percentage:3.0f}%|{bar:"
+        + str(width)
+        + "}|  {desc}",
     )
     above = {name: _Above(stream, bar) for name, stream in own.items()}
     logs_to = handler.stream

@@ -22,6 +22,11 @@ def one_line(text: object) -> str:
     return printable(" ".join(str(text).split()))
 
 
+def extra(name: str) -> str:
+    """How to install an extra of this package, for an error."""
+    return f"`pip install '.[{name}]'` in a checkout of cfg_jax"
+
+
 def short(name: object, most: int = 48) -> str:
     """`one_line` for a picture, without the middle of a text of more than `most` characters."""
     text = one_line(name)

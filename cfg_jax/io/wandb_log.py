@@ -18,7 +18,7 @@ from absl import logging
 from cfg_jax.io.files import in_bucket, save_text
 from cfg_jax.io.images import read_picture
 from cfg_jax.io.tags import tag
-from cfg_jax.io.text import one_line
+from cfg_jax.io.text import extra, one_line
 
 WAITING = 1000  # calls that wait for the thread; further ones are dropped
 CLOSE_SECONDS = 15.0  # within the notice that a preempted machine gets
@@ -35,7 +35,7 @@ def check(to: Destination) -> None:
     """Raises ValueError if the library is missing, or if "online" has no API key."""
     field = f"config.log.wandb={to.mode!r}"
     if importlib.util.find_spec("wandb") is None:
-        raise ValueError(f"{field} needs wandb: run `pip install -e '.[wandb]'`, or set it to off")
+        raise ValueError(f"{field} needs wandb: run {extra('wandb')}, or set it to off")
     if to.mode == "online" and (why := _no_key()):
         raise ValueError(
             f"{field} needs an API key ({why}): run `wandb login`, or set it to offline"

@@ -22,9 +22,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from cfg_jax.io.text import extra
 from cfg_jax.runtime.peaks import TPU_CHIPS
-
-INSTALL = "pip install -e '.[tpu]'"
 
 _GIB = 2**30
 
@@ -109,7 +108,7 @@ def topology(name: str) -> Topology:
 def check_compiler() -> None:
     """Raises ValueError if the TPU compiler is not installed."""
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(f"the TPU compiler (libtpu) is not installed: run `{INSTALL}`")
+        raise ValueError(f"the TPU compiler (libtpu) is not installed: run {extra('tpu')}")
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cfg_jax.io.text import one_line
+from cfg_jax.io.text import extra, one_line
 from cfg_jax.sampling.model import Model
 from cfg_jax.study import explorer
 from cfg_jax.study.explorer import Choice
@@ -35,7 +35,7 @@ def load_gradio() -> Any:
         import gradio
     except ImportError:
         raise ValueError(
-            "the explorer needs gradio, not installed: run `pip install -e '.[explore]'`"
+            f"the explorer needs gradio, not installed: run {extra('explore')}"
         ) from None
     return gradio
 

@@ -39,8 +39,8 @@ def watched() -> Iterator[Callable[[], bool]]:
     Every process calls `asked_to_stop` once after every step. The result turns True in all
     processes at the same call and stays True. The result is False outside the main thread, which
     alone may handle signals, and in connected processes with `jax_enable_preemption_service` off.
-    SIGHUP stays ignored where it is, as under `nohup`. SIGINT is watched in a program with a handler
-    of its own; elsewhere, as in a notebook, it raises KeyboardInterrupt as ever.
+    SIGHUP stays ignored where it is, as under `nohup`. SIGINT is watched if the program has a
+    handler of its own; elsewhere, as in a notebook, it raises KeyboardInterrupt.
     """
     connected = jax.distributed.is_initialized()
     options: Any = jax.config  # jax adds its options as attributes at run time
