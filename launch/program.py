@@ -257,6 +257,7 @@ def _quiet() -> None:
     # A save that fails leaves futures behind, and its error is raised as our own.
     std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
     std_logging.getLogger("matplotlib").setLevel(std_logging.ERROR)  # no home to cache in
+    std_logging.getLogger("gcsfs").setLevel(std_logging.CRITICAL)  # each try of a request
     sys.unraisablehook = _ignore
 
 
@@ -288,5 +289,7 @@ def _fail(message: object, code: int = 2) -> int:
             f"{message.filename} cannot be used ({message.strerror}): check the path, its "
             "permissions and the space on its disk, or give another"
         )
+    if "googleapis.com" in str(message):  # of the library for buckets
+        message = f"{message}: check the network, or run `gcloud auth application-default login`"
     print("error:", " ".join(str(message).split()), file=sys.stderr)
     return code

@@ -41,8 +41,12 @@ _PROFILE = flags.DEFINE_string(
 
 
 def check() -> None:
-    """Raises ValueError for flags that cannot be read."""
+    """Raises ValueError for flags that cannot be read, and for a missing library of the config."""
     profile_steps(_PROFILE.value)
+    if _CONFIG.value.get("log", {}).get("wandb", "off") != "off":
+        from cfg_jax.io import wandb_log
+
+        wandb_log.check_library(_CONFIG.value.log.wandb)  # in every process, before they connect
 
 
 def main(argv: list[str]) -> None:

@@ -23,6 +23,8 @@ _SHORT.maxstring = _SHORT.maxother = 200
 _KNOWN = {field for field in FIELDS if not field.startswith(("data.", "model."))}
 
 _CONTENT = "meta.data.fingerprint.content"
+# Of a data set under the same name, which no value brings back.
+_EXAMPLES = ("meta.data.fingerprint.files", _CONTENT)
 # Fields that may change when a run resumes: duration, intervals, paths and memory use.
 _FREE_AT_RESUME = set(
     "data.data_dir data.on_error data.num_threads model.remat train.num_steps "
@@ -245,6 +247,12 @@ def check_same_run(
         if field in _FREE_AT_RESUME or field.startswith(_FREE_SECTIONS):
             continue
         if now.get(field) != before.get(field):
+            if field.startswith(_EXAMPLES):
+                raise ValueError(
+                    f"the data has other examples than when the run in {workdir} was started "
+                    f"({field} was {before.get(field)!r}, is {now.get(field)!r}): bring back those "
+                    "that are gone, use another workdir, or config.train.allow_config_change=True"
+                )
             name = field if field.startswith("meta.") else f"config.{field}"
             raise ValueError(
                 f"{name}={now.get(field)!r}, but the run in {workdir} was started with "

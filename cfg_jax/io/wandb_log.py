@@ -33,12 +33,19 @@ class Destination(NamedTuple):
 
 def check(to: Destination) -> None:
     """Raises ValueError if the library is missing, or if "online" has no API key."""
+    check_library(to.mode)
     field = f"config.log.wandb={to.mode!r}"
-    if importlib.util.find_spec("wandb") is None:
-        raise ValueError(f"{field} needs wandb: run {extra('wandb')}, or set it to off")
     if to.mode == "online" and (why := _no_key()):
         raise ValueError(
             f"{field} needs an API key ({why}): run `wandb login`, or set it to offline"
+        )
+
+
+def check_library(mode: str) -> None:
+    """Raises ValueError if the library is missing."""
+    if importlib.util.find_spec("wandb") is None:
+        raise ValueError(
+            f"config.log.wandb={mode!r} needs wandb: run {extra('wandb')}, or set it to off"
         )
 
 

@@ -70,6 +70,9 @@ def start(
         )
     if not by_hand and total <= (mode == "auto"):
         return 1
+    if not process_id and total > 1:  # of a cluster, every process
+        place = f" at {coordinator_address}" if coordinator_address else ""
+        print(f"connecting {total} processes{place}", flush=True)
     if process_id:
         _wait_for_first(by_hand["coordinator_address"], timeout_seconds)
     try:

@@ -20,13 +20,14 @@ from cfg_jax.runtime import devices, processes
 def destination(config: ConfigDict) -> wandb_log.Destination | None:
     """The project of Weights & Biases that a config names, checked; None in other processes.
 
-    Raises ValueError if the library or its API key is missing.
+    Every process must call it. Raises ValueError in all of them if process 0 misses the library or
+    its API key.
     """
-    if config.log.wandb == "off" or not processes.is_first():
+    if config.log.wandb == "off":
         return None
     to = wandb_log.Destination(config.log.wandb, config.log.wandb_project)
-    wandb_log.check(to)
-    return to
+    processes.by_first(lambda: wandb_log.check(to))
+    return to if processes.is_first() else None
 
 
 class Journal:
@@ -66,11 +67,12 @@ class Journal:
 @contextlib.contextmanager
 def opened(config: ConfigDict, workdir: Path, start: int) -> Iterator[Journal]:
     """The journal of a run that goes on from `start`, closed at the end of the context."""
+    to = destination(config)
     if not processes.is_first():
         yield Journal(None, None)
         return
     fields = dict(flatten(to_json(config)))
-    log = MetricLog(workdir, start, config=fields, wandb=destination(config))
+    log = MetricLog(workdir, start, config=fields, wandb=to)
     progress = Progress(start, config.train.num_steps, lines=False, first="compiling")
     failed = False
     try:

@@ -16,7 +16,7 @@ from cfg_jax import data
 from cfg_jax.config import build
 from cfg_jax.config.by_path import by_path
 from cfg_jax.config.validate import check_same_run, to_json, validate
-from cfg_jax.io.files import check_writable, folder
+from cfg_jax.io.files import check_writable, folder, in_bucket, local
 from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.checks import check
 from cfg_jax.sampling.settings import SamplingSettings
@@ -66,7 +66,10 @@ def train(
     check_writable(workdir, "workdir")
     check_writable(f"{workdir}/{FOLDER}", "the folder of checkpoints")
     if source is not None:
-        config = _with_data_name(config, data.OWN + source.name)
+        config = _with_data(config, name=data.OWN + source.name)
+    elif config.data.data_dir and not in_bucket(config.data.data_dir):
+        # The checkpoint says where the data is, also to a program in another folder.
+        config = _with_data(config, data_dir=str(local(config.data.data_dir).absolute()))
     validate(config, devices.num_devices_of_all())
     profile.check(profile_steps, config.train.num_steps)
     journal.destination(config)
@@ -84,6 +87,7 @@ def _train(run: Run, profile_steps: profile.Steps | None, **watched: Callable) -
     abstract = jax.eval_shape(create)
     place = make_placement(config, abstract, optimizer, devices.num_devices_of_all())
     sizes = size.checked(place.of_device, run.source.shape, config.train.batch_size)
+    _warn_of_a_short_run(config)
     keep = dict(config.checkpoint, keep_every=config.checkpoint.keep_every or None)
     with Checkpoints(run.workdir / FOLDER, **keep) as checkpoints:
         if processes.is_first():
@@ -105,9 +109,20 @@ def _described(run: Run) -> str:
     classes = f"{source.num_classes:,} class{'' if source.num_classes == 1 else 'es'}"
     size, seen = " x ".join(map(str, source.shape)), train.num_steps * train.batch_size
     return (
-        f"data: {len(source):,} {kind} of {size} in {classes}; {train.num_steps:,} steps of "
-        f"{train.batch_size:,} see each {seen / len(source):,.1f} times"
+        f"data: {len(source):,} {kind} of {size} in {classes}, split {source.split}; each is seen "
+        f"{seen / len(source):,.1f} times in {train.num_steps:,} steps of {train.batch_size:,}"
     )
+
+
+def _warn_of_a_short_run(config: ConfigDict) -> None:
+    """Warns if samples would be noise, since the averaged parameters hold mostly the first ones."""
+    steps, decay = config.train.num_steps, config.optim.ema_decay
+    if processes.is_first() and steps * (1 - decay) < 1:
+        logging.warning(
+            "train.num_steps=%d is less than the average over about %.0f steps of "
+            "optim.ema_decay=%g: samples will be noise, except for a lower decay such as %.2g",
+            *(steps, 1 / (1 - decay), decay, max(1 - 5 / steps, 0)),
+        )
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -162,9 +177,10 @@ def make_step(
     )
 
 
-def _with_data_name(config: ConfigDict, name: str) -> ConfigDict:
+def _with_data(config: ConfigDict, **fields: str) -> ConfigDict:
+    """The config with other fields of config.data."""
     config = config.copy_and_resolve_references()
-    config.data.name = name
+    config.data.update(fields)
     return config
 
 
@@ -235,7 +251,7 @@ def _restore(run: Run, checkpoints: Checkpoints, place: Placement) -> TrainState
 def _name_another_network(run: Run, before: Mapping) -> None:
     """Raises ValueError for a field that changes the shapes of the network's arrays."""
     now = to_json(run.config)
-    sections = [name for name in ("network", "model", "diffusion") if name in before]
+    sections = [name for name in ("data", "network", "model", "diffusion") if name in before]
     check_same_run(
         {name: now[name] for name in sections},
         {name: before[name] for name in sections},
