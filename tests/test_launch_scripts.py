@@ -803,7 +803,7 @@ def test_all_scripts_and_the_page_know_one_exit_code_and_one_number_of_restarts(
 
 def page_commands(start):
     for block in re.findall(r"```bash\n(.*?)```", PODS, re.DOTALL):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             if line.startswith(start):
                 yield shlex.split(line)
 

@@ -1,11 +1,13 @@
 """The front page and the pages of docs/: examples run, commands and links lead to files."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import cfg_jax
@@ -28,6 +30,44 @@ def test_a_sentence_of_a_page_is_in_lines_of_at_most_100_columns():
         for line in without_code.splitlines():
             whole = line.startswith(("|", "#", "![", "<", ":::"))  # of one line in Markdown
             assert whole or len(line) <= 100, f"{page}: {line}"
+
+
+def test_a_line_of_code_of_a_page_is_as_wide_as_the_column_of_the_site_or_less():
+    for page, text in PAGES.items():
+        for block in re.findall(r"^```.*?^```", text, flags=re.MULTILINE | re.DOTALL):
+            assert max(map(len, block.splitlines())) <= 100, f"{page}: {block}"
+
+
+def in_navigation(entries):
+    """The pages of a navigation; an entry with a title of its own is a section."""
+    for entry in entries:
+        if isinstance(entry, str):
+            yield f"docs/{entry}"
+        else:
+            (section,) = entry.values()
+            yield from in_navigation(section)
+
+
+def test_the_navigation_has_every_page_once_and_under_its_own_title():
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"]
+    assert sorted(in_navigation(navigation)) == sorted(set(PAGES) - {"README.md"})
+
+
+@pytest.mark.parametrize(
+    ("html", "marked"),
+    [
+        (
+            "<p><code>cfg-jax --w=1</code></p>",
+            '<p><code><span class="whole">cfg-jax</span> <span class="whole">--w=1</span></code>',
+        ),
+        ("<code>&lt;</code>", '<code><span class="whole">&lt;</span></code>'),
+        ("<pre><code>a b</code></pre>", "<pre><code>a b</code></pre>"),
+        (f"<code>test_{'x' * 40}::y</code>", f"<code>test_<wbr>{'x' * 40}::<wbr>y</code>"),
+    ],
+)
+def test_words_of_inline_code_move_to_the_next_line_as_a_whole_except_long_ones(html, marked):
+    mark = runpy.run_path(str(ROOT / "docs" / "whole_words.py"))["on_page_content"]
+    assert marked in mark(html, page=None)
 
 
 def blocks(language, pages=PAGES):

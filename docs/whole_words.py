@@ -1,0 +1,23 @@
+"""MkDocs hook that says where a line break may divide the words of inline code.
+
+Browsers break a line after any hyphen, so that a flag would end a line as `--`. A word of at most
+_LONGEST characters moves to the next line as a whole; a longer one may break after its separators.
+"""
+
+import re
+
+_LONGEST = 36  # fits a telephone
+_CODE = re.compile(r"(?<!<pre>)<code>([^<]+)</code>")
+_WORD = re.compile(r"(?:&\w+;|&#\d+;|[^\s&])+")  # a character may be an entity
+_SEPARATOR = re.compile(r"(?<=[_/:=,])(?=\w)")
+
+
+def on_page_content(html: str, **_) -> str:
+    """The page with a span of class `whole` or with <wbr> in each word of inline code."""
+    return _CODE.sub(lambda code: f"<code>{_WORD.sub(_marked, code[1])}</code>", html)
+
+
+def _marked(word: re.Match) -> str:
+    if len(word[0]) > _LONGEST:
+        return _SEPARATOR.sub("<wbr>", word[0])
+    return f'<span class="whole">{word[0]}</span>'
