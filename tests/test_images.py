@@ -161,6 +161,13 @@ def test_points_are_drawn_one_panel_a_column():
     assert picture.width > 2.5 * picture.height
 
 
+def test_a_few_points_are_dots_that_can_be_seen():
+    points = np.array([[[[1.0, -1.0], [-1.0, -1.0]]]])
+    pixels = np.asarray(images.scatter(points, ["a"], [""])).astype(int)
+    coloured = np.ptp(pixels, axis=-1) > 60
+    assert coloured[200:].sum() > 2 * 3 * 3  # below the legend
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grey_and_colour_images_make_colour_grids(channels):
     assert images.grid(np.zeros((1, 1, 64, 64, channels), np.uint8)).shape == (68, 68, 3)

@@ -18,7 +18,7 @@ def scatter(
 ) -> Image.Image:
     """Plots points [rows, columns, N, 2]: a plot per column, a colour per row, equal axes.
 
-    Points that are NaN are left out.
+    Points that are NaN are left out. The fewer points, the larger their dots.
 
     Examples:
       >>> points = np.random.default_rng(0).normal(size=(2, 3, 50, 2))
@@ -30,12 +30,15 @@ def scatter(
     columns = points.shape[1]
     figure = Figure(figsize=(3 * columns, 3.2), layout="constrained")
     reach = 1.05 * np.nanmax(np.abs(points))
+    size = np.clip(64 / np.sqrt(points.shape[2]), 2, 8)
     for column, caption in enumerate(column_captions):
         axes = figure.add_subplot(1, columns, column + 1, aspect="equal", title=caption)
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
         for row, label in enumerate(row_captions):
-            axes.plot(*points[row, column].T, ".", markersize=2, label=in_legend(short(label, 24)))
-    axes.legend(loc="upper right", markerscale=4, fontsize="small")
+            axes.plot(
+                *points[row, column].T, ".", markersize=size, label=in_legend(short(label, 24))
+            )
+    axes.legend(loc="upper right", markerscale=8 / size, fontsize="small")
     return rendered(figure)
 
 
