@@ -89,9 +89,13 @@ def test_the_front_page_is_short():
     assert max(map(len, lines)) <= 100
 
 
-def test_the_library_example_runs_as_printed(tiny_run, tmp_path, monkeypatch):
-    text = example("# uint8 [10, 8, 8, 1]")
-    assert ("README.md", text) in blocks("python")
+@pytest.mark.parametrize(
+    ("page", "fragment"),
+    [("README.md", "# uint8 [10, 8, 8, 1]"), ("docs/index.md", "part of the package")],
+)
+def test_the_library_example_runs_as_printed(page, fragment, tiny_run, tmp_path, monkeypatch):
+    text = example(fragment)
+    assert (page, text) in blocks("python")
     assert len(text.strip().splitlines()) <= 12
     monkeypatch.chdir(tmp_path)
     # A smaller network than that of the package, which takes seconds to compile.
@@ -113,12 +117,14 @@ def test_the_classifier_example_runs_as_printed(tiny_classifier_run, tmp_path, d
     assert names["images"].shape == (10, 8, 8, 1) and names["images"].dtype == np.uint8
 
 
-def test_the_mathematics_example_runs_as_printed():
+def test_the_mathematics_example_runs_and_prints_what_its_comment_says(capsys):
     text = example("GaussianMixture")
     assert ("README.md", text) in blocks("python")
     names = {}
     exec(text, names)
-    assert names["x"].shape == (1000, 2)
+    printed = np.array(capsys.readouterr().out.strip("[] \n").split(), float)
+    said = np.array(re.search(r"# \[(.+?)\]", text)[1].split(","), float)
+    np.testing.assert_allclose(printed, said, atol=0.01)
     # Guidance moves each class away from the others, beyond its mean.
     assert np.abs(names["x"]).max() < 10
 

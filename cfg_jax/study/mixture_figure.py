@@ -8,7 +8,6 @@ density of one level does not give the guided density of another level.
 Source: Ho & Salimans 2022, figure 2, whose means, variance and weights are not stated.
 """
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -74,20 +73,24 @@ def figure(
     """Guided densities above samples, one column per weight."""
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(3 * len(weights), 6.2), layout="constrained")
-    panel = functools.partial(
-        drawing.add_subplot, aspect="equal", xlim=(-REACH, REACH), ylim=(-REACH, REACH)
+    drawing = Figure(figsize=(1.7 * len(weights) + 0.5, 3.8), dpi=160, layout="constrained")
+    panels = drawing.subplots(
+        2,
+        len(weights),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        subplot_kw={"aspect": "equal", "xlim": (-REACH, REACH), "ylim": (-REACH, REACH)},
     )
     colours = np.array([[0.84, 0.15, 0.16], [0.12, 0.47, 0.71], [0.17, 0.63, 0.17]])
-    for column, w in enumerate(weights):
+    for (above, below), w, drawn in zip(panels.T, weights, samples, strict=True):
         densities = guided_densities(mixture, w, resolution)
         strength = densities / densities.max(axis=(1, 2), keepdims=True)
         ink = np.einsum("khw,kc->hwc", strength, 1 - colours[: len(densities)])
-        axes = panel(2, len(weights), column + 1, title=f"w = {w:g}")
-        axes.imshow(np.clip(1 - ink, 0, 1), origin="lower", extent=(-REACH, REACH, -REACH, REACH))
-        axes = panel(2, len(weights), len(weights) + column + 1)
-        for drawn, colour in zip(samples[column], colours, strict=False):
-            axes.plot(*drawn.T, ".", markersize=1.5, color=colour)
-    drawing.axes[0].set_ylabel("guided density, on a grid")
-    drawing.axes[1].set_ylabel("samples, exact denoiser")
+        above.set_title(f"w = {w:g}")
+        above.imshow(np.clip(1 - ink, 0, 1), origin="lower", extent=(-REACH, REACH, -REACH, REACH))
+        for points, colour in zip(drawn, colours, strict=False):
+            below.plot(*points.T, ".", markersize=1.5, color=colour)
+    panels[0, 0].set_ylabel("guided density")
+    panels[1, 0].set_ylabel("samples")
     return rendered(drawing)
