@@ -7,14 +7,18 @@ _LONGEST characters moves to the next line as a whole; a longer one may break af
 import re
 
 _LONGEST = 36  # fits a telephone
-_CODE = re.compile(r"(?<!<pre>)<code>([^<]+)</code>")
-_WORD = re.compile(r"(?:&\w+;|&#\d+;|[^\s&])+")  # a character may be an entity
+_CODE = re.compile(r"<pre>.*?</pre>|<code>([^<]+)</code>", re.DOTALL)
+_WORD = re.compile(r"\S+")
 _SEPARATOR = re.compile(r"(?<=[_/:=,])(?=\w)")
 
 
 def on_page_content(html: str, **_) -> str:
     """The page with a span of class `whole` or with <wbr> in each word of inline code."""
-    return _CODE.sub(lambda code: f"<code>{_WORD.sub(_marked, code[1])}</code>", html)
+
+    def marked(code: re.Match) -> str:
+        return f"<code>{_WORD.sub(_marked, code[1])}</code>" if code[1] else code[0]
+
+    return _CODE.sub(marked, html)
 
 
 def _marked(word: re.Match) -> str:

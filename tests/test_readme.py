@@ -61,7 +61,7 @@ def test_the_navigation_has_every_page_once_and_under_its_own_title():
             '<p><code><span class="whole">cfg-jax</span> <span class="whole">--w=1</span></code>',
         ),
         ("<code>&lt;</code>", '<code><span class="whole">&lt;</span></code>'),
-        ("<pre><code>a b</code></pre>", "<pre><code>a b</code></pre>"),
+        ("<pre><span></span><code>a\n</code></pre>", "<pre><span></span><code>a\n</code></pre>"),
         (f"<code>test_{'x' * 40}::y</code>", f"<code>test_<wbr>{'x' * 40}::<wbr>y</code>"),
     ],
 )
