@@ -5,6 +5,7 @@ import runpy
 import shlex
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import yaml
@@ -12,9 +13,10 @@ from PIL import Image
 
 import cfg_jax
 from cfg_jax.config.validate import flatten, validate
+from cfg_jax.core.telemetry import Telemetry
 from cfg_jax.training.run import train
 from configs import base
-from tests.tiny import pixel_networks, tiny_config
+from tests.tiny import pixel_model, pixel_networks, tiny_config
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -127,6 +129,24 @@ def test_the_mathematics_example_runs_and_prints_what_its_comment_says(capsys):
     np.testing.assert_allclose(printed, said, atol=0.01)
     # Guidance moves each class away from the others, beyond its mean.
     assert np.abs(names["x"]).max() < 10
+
+
+def test_the_page_on_python_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cfg_jax, "pretrained", {"digits": pixel_model(tiny_config())}.__getitem__)
+    text = "\n".join(block for _, block in blocks("python", ["docs/in_python.md"]))
+    names = {}
+    with pixel_networks(), jax.numpy_rank_promotion("allow"):  # as for users
+        exec(text.replace("num_steps=1000", "num_steps=3"), names)
+    assert names["measured"].gap_ratio.shape == (64, 10)
+    assert cfg_jax.load("runs/points").label_names == ("east", "northwest", "southwest")
+    assert {path.name for path in tmp_path.iterdir()} >= {"digits.png", "calls.png", "calls.gif"}
+    assert names["drawn"].shape == (300, 2)
+
+
+def test_the_page_on_python_names_all_of_telemetry():
+    named = re.findall(r"^\| `(\w+)` \| \[T", PAGES["docs/in_python.md"], flags=re.MULTILINE)
+    assert tuple(named) == Telemetry._fields
 
 
 def test_the_example_for_users_of_diffusers_runs_as_printed(tiny_run):
