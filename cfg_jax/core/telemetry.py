@@ -31,9 +31,10 @@ class Telemetry(NamedTuple):
     saturation: [T, B] fraction of x_hat beyond [-1, 1] before clipping.
     std_ratio: [T, B] std(x_hat) / std(x_c), before clipping.
     log_prob: [T, B] log p(c | z) at the calls, minus its value at the first: nats, for ancestral
-      steps. Its error falls as T^-1/2.
+      steps; NaN from `Model.sample` with another solver. Its error falls as T^-1/2.
     log_weight: [T, B] log of the Feynman-Kac weight before each call, for ancestral steps and
-      constant w: samples with weights exp(log_weight[-1]) are those of p(x | c)^(1 + w) p(x)^-w.
+      constant w, else NaN too. Samples with weights exp(log_weight[-1]) are those of
+      p(x | c)^(1 + w) p(x)^-w.
       After Skreta et al. 2025, arXiv 2503.02819.
     """
 

@@ -113,7 +113,8 @@ class Model(TrainedPredict):
           low_res: [B, h, w, C] in [-1, 1], input images of an upsampler.
           weaker: weaker model of the same data, for autoguidance in place of the null label.
           telemetry: whether to return (images, `Telemetry`), measurements of guidance in every
-            call; both branches are then evaluated in calls with w != 0 only.
+            call; both branches are then evaluated in calls with w != 0 only. Its log_prob and
+            log_weight are NaN for another solver than "ancestral".
 
         The other arguments are the fields of `SamplingSettings`, which explains them; None stands
         for the value in the model's config.
