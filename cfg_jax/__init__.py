@@ -43,6 +43,7 @@ from cfg_jax.sampling.loading import load
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.sampling.pretrained import pretrained
+from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.training.step import TrainState, create_optimizer, create_train_state, make_train_step
 
 __version__ = "0.1.0"
@@ -65,6 +66,7 @@ __all__ = [
     "Plan",
     "Predict",
     "Prediction",
+    "SamplingSettings",
     "TrainState",
     "Transformer",
     "UNet",

@@ -1,8 +1,11 @@
 """The front page and the pages of docs/: examples run, commands and links lead to files."""
 
+import inspect
+import pydoc
 import re
 import runpy
 import shlex
+import typing
 from pathlib import Path
 
 import jax
@@ -214,3 +217,36 @@ def test_a_link_leads_to_a_file(page, link):
 def test_the_reference_has_every_public_name_once():
     named = re.findall(r"^::: cfg_jax\.(\w+)$", "\n".join(PAGES.values()), flags=re.MULTILINE)
     assert sorted(named) == sorted({*cfg_jax.__all__, "metrics"})
+
+
+def entries():
+    """(page, object) of every entry of the reference."""
+    for page, text in PAGES.items():
+        for name in re.findall(r"^::: ([\w.]+)$", text, flags=re.MULTILINE):
+            yield page, name
+
+
+def test_the_index_of_the_reference_links_to_every_public_name():
+    index = PAGES["docs/api/index.md"]
+    for page, name in entries():
+        if name.count(".") == 1 and page != "docs/api/index.md":
+            assert f"`]({Path(page).name}#{name})" in index, name
+
+
+def classes_of(hint):
+    """The classes of this package in a type."""
+    if inspect.isclass(hint) and hint.__module__.startswith("cfg_jax"):
+        yield hint
+    parts = typing.get_args(hint)
+    for part in (each for one in parts for each in (one if isinstance(one, list) else [one])):
+        yield from classes_of(part)
+
+
+def test_the_reference_has_the_classes_of_public_signatures():
+    there = {pydoc.locate(name) for _, name in entries()}
+    public = [*vars(cfg_jax.Model).values(), *(getattr(cfg_jax, name) for name in cfg_jax.__all__)]
+    for function in filter(inspect.isfunction, public):
+        if not function.__name__.startswith("_"):
+            for hint in typing.get_type_hints(function).values():
+                missing = set(classes_of(hint)) - there
+                assert not missing, (function.__qualname__, missing)

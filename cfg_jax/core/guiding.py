@@ -37,6 +37,11 @@ class Branches(NamedTuple):
     every: (z, logsnr, call) -> outputs of all branches; call is the number of the call in the
       sampler.
     num_branches: J.
+
+    Examples:
+      >>> mixture = cfg_jax.GaussianMixture(means=[[-1.0], [1.0]], variance=0.5, weights=[1, 1])
+      >>> cfg_jax.branches(mixture.predict, jnp.array([0, 1]), null_label=2).num_branches
+      2
     """
 
     first: Callable[[Array, Array], Output]
@@ -138,6 +143,20 @@ class Watched(NamedTuple):
     """State of a `Guided` that is watched: the rule's state, and eps_hat of both branches [B, ...].
 
     In a call that is not guided both are the first branch.
+
+    Examples:
+      >>> mixture = cfg_jax.GaussianMixture(means=[[-1.0], [1.0]], variance=0.5, weights=[1, 1])
+      >>> both = cfg_jax.branches(mixture.predict, jnp.array([0, 1]), null_label=2)
+      >>> guided = cfg_jax.guide(both, cfg_jax.weights([-2.0, 2.0], 1.0), watch=True)
+      >>> _, states = cfg_jax.sample(
+      ...     jax.random.key(0),
+      ...     guided,
+      ...     (2, 1),
+      ...     jnp.array([-2.0, 2.0]),
+      ...     record=lambda call: call.state,
+      ... )
+      >>> states.first.shape, states.other.shape
+      ((2, 2, 1), (2, 2, 1))
     """
 
     rule: Any

@@ -42,6 +42,11 @@ class Rule(NamedTuple):
     init: shape [B, ...] -> state before the first call.
     space: quantity that is combined, a key of `SPACES`; None for a linear rule, which combines
       eps_hat and x_hat alike.
+
+    Examples:
+      >>> x_guided, _ = cfg_jax.cfg()(jnp.array([[2.0]]), jnp.array([[1.0]]), 3.0, ())
+      >>> print(x_guided)  # (1 + 3) 2 - 3
+      [[5.]]
     """
 
     apply: Callable[[Array, Array, ArrayLike, Any], tuple[Array, Any]]

@@ -100,6 +100,17 @@ class Call(NamedTuple):
     logsnr: [].
     x_raw, x_hat: [B, ...], guided x_hat before and after clipping.
     state: state of a `Guided`.
+
+    Examples:
+      >>> _, logsnrs = cfg_jax.sample(
+      ...     jax.random.key(0),
+      ...     lambda z, logsnr: jnp.zeros_like(z),
+      ...     (2, 1),
+      ...     jnp.array([-2.0, 2.0]),
+      ...     record=lambda call: call.logsnr,
+      ... )
+      >>> print(logsnrs)
+      [-2.  2.]
     """
 
     z: Array

@@ -36,6 +36,15 @@ class Telemetry(NamedTuple):
       constant w, else NaN too. Samples with weights exp(log_weight[-1]) are those of
       p(x | c)^(1 + w) p(x)^-w.
       After Skreta et al. 2025, arXiv 2503.02819.
+
+    Examples:
+      >>> mixture = cfg_jax.GaussianMixture(means=[[-1.0], [1.0]], variance=0.5, weights=[1, 1])
+      >>> both = cfg_jax.branches(mixture.predict, jnp.array([0, 1]), null_label=2)
+      >>> logsnrs, w = jnp.array([-2.0, 0.0, 2.0]), cfg_jax.weights([-2.0, 0.0, 2.0], 1.0)
+      >>> guided = cfg_jax.guide(both, w, watch=True)
+      >>> _, measured = cfg_jax.sample(jax.random.key(0), guided, (2, 1), logsnrs, record=measure)
+      >>> summarise(logsnrs, w.w, measured).gap_ratio.shape
+      (3, 2)
     """
 
     logsnr: np.ndarray

@@ -53,6 +53,15 @@ class Guided(NamedTuple):
     denoise: (z [B, ...], logsnr [B], row, state) -> (eps_hat [B, ...] or a `Prediction`, state).
     rows: tree of arrays [T, ...], row k for call k.
     init: shape [B, ...] -> state before the first call.
+
+    Examples:
+      >>> growing = Guided(
+      ...     denoise=lambda z, logsnr, row, state: (row * z, state),
+      ...     rows=jnp.array([0.0, 0.5]),
+      ...     init=lambda shape: (),
+      ... )
+      >>> cfg_jax.sample(jax.random.key(0), growing, (2, 1), jnp.array([-2.0, 2.0])).shape
+      (2, 1)
     """
 
     denoise: Callable[[Array, Array, Any, Any], tuple[Output, Any]]

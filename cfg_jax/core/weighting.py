@@ -24,6 +24,10 @@ class Weights(NamedTuple):
     w: [C, B] or [C, 1] float32.
     guided: [C] bool, whether the other branches are evaluated.
     starts: [C] bool, whether the call begins a step; a rule's state only changes there.
+
+    Examples:
+      >>> cfg_jax.weights([-2.0, 0.0, 2.0], 1.0, interval=(-1.0, 1.0)).guided.tolist()
+      [False, True, False]
     """
 
     w: Array | np.ndarray
@@ -32,7 +36,12 @@ class Weights(NamedTuple):
 
 
 class LinearWeights(NamedTuple):
-    """Weights of J branches in C calls, from `linear_weights`: a [C, J, B] or [C, J, 1]."""
+    """Weights of J branches in C calls, from `linear_weights`: a [C, J, B] or [C, J, 1].
+
+    Examples:
+      >>> cfg_jax.linear_weights([-2.0, 2.0], [1.0, 2.0, -2.0]).a.shape
+      (2, 3, 1)
+    """
 
     a: Array | np.ndarray
     guided: Array | np.ndarray

@@ -75,7 +75,7 @@ class SamplingSettings:
     score_temperature: divisor of the guided eps_hat, above 0 (Dhariwal & Nichol 2021, appendix G).
 
     Examples:
-      >>> SamplingSettings(w=2.0, num_steps=16).replace(solver="ddim").solver
+      >>> cfg_jax.SamplingSettings(w=2.0, num_steps=16).replace(solver="ddim").solver
       'ddim'
     """
 
