@@ -3,6 +3,7 @@
 import ast
 import functools
 import graphlib
+import re
 import runpy
 import subprocess
 import sys
@@ -184,16 +185,31 @@ def test_importing_the_package_loads_no_data_or_checkpoint_library():
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_every_file_of_the_package_is_installed_with_it(monkeypatch):
+@pytest.fixture
+def packaging(monkeypatch):
+    """The arguments of setup.py, without setuptools."""
     given = {}
     stub = types.SimpleNamespace(find_packages=lambda **_: [], setup=given.update)
     monkeypatch.setitem(sys.modules, "setuptools", stub)
     runpy.run_path(str(ROOT / "setup.py"))
-    installed = {path for each in given["package_data"]["cfg_jax"] for path in PACKAGE.glob(each)}
+    return given
+
+
+def test_every_file_of_the_package_is_installed_with_it(packaging):
+    installed = {
+        path for each in packaging["package_data"]["cfg_jax"] for path in PACKAGE.glob(each)
+    }
     ours = {
         path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in str(path)
     }
     assert {path for path in ours if path.suffix != ".py"} == installed
+
+
+def test_the_docs_have_a_table_of_all_extras(packaging):
+    page = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
+    table = page.partition("## Extras")[2].partition("## ")[0]
+    named = re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)
+    assert sorted(named) == sorted(packaging["extras_require"])
 
 
 def test_every_public_name_is_there_once_and_in_order():
