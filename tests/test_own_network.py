@@ -105,6 +105,13 @@ def test_the_config_of_a_network_makes_the_network_again(name, schedule):
         ({"sampling": {"steps": 3}}, "config.sampling.steps is not a field: did you mean"),
         ({"step": -1}, "step=-1: need an integer"),
         ({"logsnr_min": -5.0}, "logsnr_min=-5.0 beside a schedule: give it to the schedule"),
+        (
+            {"clip_x": False},
+            r"clip_x=False is a setting of sampling: .* sampling=\{'clip_x': False",
+        ),
+        ({"sampling": "ddim"}, r"sampling='ddim': need a dict, such as \{'num_steps': 64\}"),
+        ({"label_names": 3}, "label_names=3: need texts, one per class"),
+        ({"label_names": [0, 1, 2]}, "label_names=.*: need texts"),
         ({"prediction": 3}, "prediction': 3}: Could not override field"),
         ({"sampling": {"num_steps": 64.5}}, "num_steps': 64.5}: Could not override field"),
     ],
@@ -112,6 +119,28 @@ def test_the_config_of_a_network_makes_the_network_again(name, schedule):
 def test_settings_that_do_not_fit_the_network_are_refused(network, params, options, said):
     with pytest.raises(ValueError, match=said):
         own(network, params, **options)
+
+
+@pytest.mark.parametrize("shape", [2, (), (8, 8), (2.0,), (0,), "ab"])
+def test_a_shape_that_no_example_has_is_refused(network, params, shape):
+    with pytest.raises(
+        ValueError, match=r"shape=.*: need the shape of one example, \(H, W, C\) or"
+    ):
+        cfg_jax.Model.from_params(network, params, shape=shape)
+
+
+def test_points_are_drawn_unclipped_and_from_a_grid_of_small_gaps(network, params):
+    settings = own(network, params).filled(SamplingSettings())
+    assert (settings.clip_x, settings.grid) == (False, "uniform")
+    given = own(network, params, sampling={"clip_x": True, "grid": "schedule"})
+    assert given.filled(SamplingSettings(num_steps=4)).clip_x
+    assert given.grid(4) == tuple(cfg_jax.cosine_schedule().grid(4).tolist())
+
+
+def test_images_are_drawn_clipped_and_from_the_grid_of_the_schedule():
+    network = build.assemble(digits.get_config(), IMAGE, 10).network
+    made = derived.config_of(network, IMAGE, 10, cfg_jax.cosine_schedule(), sampling={})
+    assert (made.sampling.clip_x, made.sampling.grid) == (True, "schedule")
 
 
 def test_parameters_of_another_network_are_refused_by_name(network, params):
@@ -126,7 +155,7 @@ def test_parameters_of_another_network_are_refused_by_name(network, params):
         ValueError, match="is missing: the network needs shape .*; check the network"
     ):
         own(network, {})
-    with pytest.raises(ValueError, match="network=.*: need a UNet, Transformer, MLP, Classifier"):
+    with pytest.raises(ValueError, match="network=.*: need a UNet, .* by cfg_jax.as_predict and"):
         own("unet", params)
     with pytest.raises(ValueError, match="network of type MLP: a Classifier is for NoisyClass"):
         cfg_jax.NoisyClassifier.from_params(network, params, shape=SHAPE)

@@ -85,6 +85,17 @@ def on_host(name: str, value: Any, allowed: str) -> np.ndarray:
     return np.asarray(array, np.float64)
 
 
+def shape_of(value: Any, allowed: str, ranks: Collection[int] = ()) -> tuple[int, ...]:
+    """`value` as a shape of integers of at least 1; ValueError for others and for other ranks."""
+    try:
+        sizes = tuple(whole("shape", size, 1) for size in value)
+    except (TypeError, ValueError):
+        sizes = ()
+    if not sizes or (ranks and len(sizes) not in ranks):
+        raise ValueError(f"shape={text_of(value)}: need {allowed}")
+    return sizes
+
+
 def number(name: str, value: Any, allowed: str, least: float, most: float = np.inf) -> Any:
     """`finite` for one number, also a ValueError if it is below `least` or above `most`."""
     array = finite(name, value, allowed)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from cfg_jax.core import keys as keys_lib
-from cfg_jax.core.arguments import finite, flag, function, is_concrete, number, text_of, whole
+from cfg_jax.core.arguments import finite, flag, function, is_concrete, number, shape_of
 from cfg_jax.core.diffusion import diffuse, posterior, predict_eps, x_for
 from cfg_jax.core.plans import Plan
 from cfg_jax.core.schedules import ascending
@@ -173,7 +173,7 @@ def sample(
       >>> print(ones.mean().round(1), ones.std().round(1))
       1.0 0.1
     """
-    shape = _shape(shape)
+    shape = shape_of(shape, "the shape [B, ...] of a batch")
     if not callable(clip_x):
         clip_x = flag("clip_x", clip_x)
     function("step", step, "such as cfg_jax.ancestral_step or cfg_jax.ddim_step")
@@ -284,14 +284,3 @@ def _move_by_row(keys, row, z, memory, x_hat, output, is_last):
     terms = (z, anchor, x_hat, *before, noise)
     z, anchor = (sum(row[i, j] * term for j, term in enumerate(terms)) for i in range(2))
     return z, (anchor, x_hat, *before[:-1])
-
-
-def _shape(shape: Any) -> tuple[int, ...]:
-    """Shape of a batch; raises ValueError unless it has integers of at least 1."""
-    try:
-        sizes = tuple(whole("shape", size, 1) for size in shape)
-    except (TypeError, ValueError):
-        sizes = ()
-    if not sizes:
-        raise ValueError(f"shape={text_of(shape)}: need the shape [B, ...] of a batch")
-    return sizes

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax.config import build, derived
 from cfg_jax.config.validate import to_json
-from cfg_jax.core.arguments import whole
+from cfg_jax.core.arguments import shape_of, text_of, whole
 from cfg_jax.core.schedules import Schedule, cosine_schedule
 from cfg_jax.runtime import devices
 from cfg_jax.sampling import run_folder
@@ -90,18 +90,19 @@ class Trained:
           label_names: one name per class; None for "0", "1", ...
           schedule: schedule that it was trained with; None for `cosine_schedule()`.
           sampling: defaults of `Model.sample`, fields of config.sampling, as {"num_steps": 64}.
+            Points are not clipped by default, and have grid="uniform": without clipping, the first
+            step multiplies an error of eps_hat by exp(h / 2), h its gap in log-SNR.
           step: training step.
           **diffusion: fields of config.diffusion: prediction ("eps"), p_uncond (0.1), ...
 
         Raises ValueError if the network is another one, if its outputs do not fit the prediction,
         if a field is unknown or out of range, or if params are not those of the network.
         """
-        names = label_names
-        if names is None:
-            names = [str(label) for label in range(getattr(network, "num_classes", 0))]
+        shape = shape_of(shape, "the shape of one example, (H, W, C) or (D,)", ranks=(1, 3))
+        names = _names(label_names, getattr(network, "num_classes", 0))
         config = derived.config_of(
             network,
-            tuple(shape),
+            shape,
             len(names),
             cosine_schedule() if schedule is None else schedule,
             sampling=sampling or {},
@@ -112,7 +113,7 @@ class Trained:
                 f"network of type {type(network).__name__}: a Classifier is for NoisyClassifier, "
                 "the other networks are for Model"
             )
-        form: dict[str, Any] = {"shape": tuple(shape), "label_names": tuple(names)}
+        form: dict[str, Any] = {"shape": shape, "label_names": names}
         made = cls(config, params, step=whole("step", step), **form)
         _check_params(params, jax.eval_shape(made.experiment.init, jax.random.key(0)))
         return made
@@ -162,6 +163,15 @@ class Trained:
             f"{type(self).__name__}({run}step={self.step}, network={network}, params={count}, "
             f"shape={self.shape}, num_classes={len(self.label_names)})"
         )
+
+
+def _names(given: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    """The names of all classes, by default their numbers; ValueError unless they are texts."""
+    if given is None:
+        return tuple(map(str, range(num_classes)))
+    if not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"label_names={text_of(given)}: need texts, one per class")
+    return tuple(given)
 
 
 def _check_params(params: Any, needed: Any) -> None:
