@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     weights = numbers("w")
     if not weights or min(weights) <= 0:
         raise ValueError(f"--w={_W.value}: give weights above 0")
-    files.check_file_writable(_OUT.value, "--out")
+    files.check_file_writable(_OUT.value, "--out", ".png")
     print(exactness.table(exactness.rows(weights)), flush=True)
     path = files.folder(_OUT.value)
     picture = exactness.figure(_FIGURE_W.value, count=_COUNT.value, seed=_SEED.value)

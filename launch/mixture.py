@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
         raise ValueError("--w is empty: give one guidance weight or more")
     if not (math.isfinite(_STD.value) and _STD.value > 0):
         raise ValueError(f"--std={_STD.value}: give a number above 0")
-    files.check_file_writable(_OUT.value, "--out")
+    files.check_file_writable(_OUT.value, "--out", ".png")
     path = files.folder(_OUT.value)
     mixture = mixture_figure.three_gaussians(_STD.value)
     samples = mixture_figure.guided_samples(

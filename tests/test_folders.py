@@ -191,6 +191,14 @@ def test_a_folder_that_no_file_can_be_put_in_is_refused(tmp_path, monkeypatch, p
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["closed", "file"]
 
 
+@pytest.mark.parametrize("name", ["mine.png", "a/mine.NPZ"])
+def test_a_new_folder_with_the_name_of_a_file_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=f"--out=.*{name} is the name of a file, and a folder is"):
+        check_writable(tmp_path / name, "--out")
+    (tmp_path / name).mkdir(parents=True)
+    check_writable(tmp_path / name, "--out")
+
+
 def test_whether_a_folder_can_be_written_is_seen_without_making_it(tmp_path):
     for place in (tmp_path, tmp_path / "a" / "b", "gs://bucket/run"):
         check_writable(place, "--out")
@@ -224,7 +232,9 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path, place, said):
     with pytest.raises(ValueError, match=said):
         check_file_writable(place.format(folder=tmp_path), "--out")
     check_file_writable(tmp_path / "file", "--out")
-    check_file_writable(tmp_path / "a" / "b.png", "--out")
+    check_file_writable(tmp_path / "a" / "b.png", "--out", ".png")
+    with pytest.raises(ValueError, match=r"--out=.*b.jpg: need a name that ends in .png"):
+        check_file_writable(tmp_path / "a" / "b.jpg", "--out", ".png")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -86,7 +86,76 @@ MISTAKES = {
         lambda m: cfg_jax.images.save_gif(IMAGES[:, None], "a.gif"),
         "give the name of the file first",
     ),
+    "a GIF in the name of a PNG": (
+        lambda m: cfg_jax.images.save_gif("a.png", IMAGES[:, None]),
+        "path=a.png: need a name that ends in .gif",
+    ),
+    "an animation in the name of a PNG": (
+        lambda m: cfg_jax.images.animation(IMAGES[:, None]).save("a.png"),
+        "path=a.png: need a name that ends in .gif",
+    ),
+    "a PNG in the name of a JPEG": (
+        lambda m: cfg_jax.images.save_png("a.jpg", m.show(IMAGES)),
+        "path=a.jpg: need a name that ends in .png",
+    ),
+    "images as frames": (
+        lambda m: cfg_jax.images.animation(IMAGES),
+        r"frames of shape \(3, 8, 8, 1\): need uint8 \[n, B, H, W, C\], as of `Model.trajectory`",
+    ),
+    "no time per frame": (
+        lambda m: cfg_jax.images.animation(IMAGES[:, None], seconds=0),
+        "seconds=0: need a number from 0.01",
+    ),
+    "a time in words": (
+        lambda m: cfg_jax.images.animation(IMAGES[:, None], seconds="1"),
+        "seconds='1': need a number from 0.01",
+    ),
+    "8-bit levels as floats": (
+        lambda m: m.show(np.full((3, 8, 8, 1), 200.0)),
+        r"type float64 from 200 to 200: need uint8, .*samples.astype\(np.uint8\)",
+    ),
+    "8-bit levels as int64": (
+        lambda m: m.show(IMAGES.astype(int)),
+        r"type int64: need uint8, or floats .*samples.astype\(np.uint8\)",
+    ),
     "images for x": (lambda m: m.predict(IMAGES, 0.0, [1, 2, 3]), "images / 127.5 - 1"),
+    "a timestep for a log-SNR": (
+        lambda m: m.predict(IMAGES / 127.5 - 1, 500, [1, 2, 3]),
+        r"logsnr=500: need log-SNRs from -80 .* cfg_jax.linear_timesteps\(\).logsnr\(t\)",
+    ),
+    "one timestep per image": (
+        lambda m: cfg_jax.diffuse(IMAGES / 127.5, IMAGES / 1.0, jnp.array([1, 200, 999])),
+        "logsnr=200: need log-SNRs",
+    ),
+    "timesteps for a grid": (
+        lambda m: cfg_jax.sample(KEY, lambda z, logsnr: z, (2, 2), jnp.arange(1000)),
+        "logsnrs=81: need log-SNRs",
+    ),
+    "timesteps for a plan": (
+        lambda m: cfg_jax.plan(range(0, 1000, 100), "ddim"),
+        "logsnrs=100: need log-SNRs",
+    ),
+    "timesteps for weights": (
+        lambda m: cfg_jax.weights(np.arange(1000), 2.0),
+        "logsnrs=81: need log-SNRs",
+    ),
+    "a timestep of a mixture": (
+        lambda m: MIXTURE.predict(np.zeros((1, 2)), 500, [0]),
+        "logsnr=500: need log-SNRs",
+    ),
+    "images to diffuse": (
+        lambda m: cfg_jax.diffuse(IMAGES, IMAGES / 1.0, 0.0),
+        r"x=uint8\[3, 8, 8, 1\]: need floats .* images / 127.5 - 1",
+    ),
+    "images for v": (lambda m: cfg_jax.predict_v(IMAGES, IMAGES / 1.0, 0.0), "images / 127.5 - 1"),
+    "images for x_hat": (
+        lambda m: cfg_jax.predict_eps(IMAGES / 1.0, IMAGES, 0.0),
+        "x_hat=uint8.*images / 127.5 - 1",
+    ),
+    "images for a posterior": (
+        lambda m: cfg_jax.posterior(IMAGES / 1.0, IMAGES, 0.0, 1.0),
+        "images / 127.5 - 1",
+    ),
     "a Predict for a Denoiser": (
         lambda m: cfg_jax.sample(KEY, MIXTURE.predict, (2, 2), LOGSNRS),
         "need a function .z, logsnr. -> eps_hat, as of `classifier_free_guidance`",
@@ -122,6 +191,11 @@ def test_a_folder_beside_a_run_is_answered_with_the_run(tmp_path, given):
         cfg_jax.load(tmp_path / given)
     with pytest.raises(ValueError, match="cfg-jax train .*: give the folder of a run"):
         cfg_jax.load(tmp_path / "notes")
+
+
+def test_images_that_were_not_clipped_are_shown_as_if_they_were(model):
+    x = np.linspace(-3, 3, 64).reshape(1, 8, 8, 1)
+    np.testing.assert_array_equal(model.show(x), model.show(np.clip(x, -1, 1)))
 
 
 def test_points_may_be_lists():

@@ -256,7 +256,7 @@ def test_the_trajectory_ends_in_the_sample_and_makes_an_animation(pixels, tmp_pa
         assert gif.size == cfg_jax.images.grid(frames[-1][None]).shape[1::-1]
     with pytest.raises(ValueError, match="calls=14: need an integer from 1 to 13"):
         pixels.trajectory(jax.random.key(0), calls=14, **arguments)
-    with pytest.raises(ValueError, match="need \\[n, B, H, W, C\\]"):
+    with pytest.raises(ValueError, match="need uint8 \\[n, B, H, W, C\\]"):
         cfg_jax.images.save_gif(tmp_path / "b.gif", frames[0])
 
 

@@ -74,6 +74,10 @@ MISTAKES = {
         ],
         "moments.npz does not exist",
     ),
+    "a strip in the name of a picture": (
+        [*SAMPLE, "--out={new}/a.png"],
+        "--out={new}/a.png is the name of a file, and a folder is meant",
+    ),
     "a strip where a file is": ([*SAMPLE, "--out={file}"], "--out={file} cannot be written"),
     "a log-SNR that is none": (
         ["launch.evaluate", "--workdir={classifier}", "--accuracy", "--logsnrs=nan"],
@@ -292,6 +296,10 @@ MISTAKES = {
         "{new}/flags.json: [Errno 2] No such file",
     ),
     "a table without a weight": (["launch.exactness", "--w=0", "--out={new}/a.png"], "--w=0"),
+    "a figure in the name of another type": (
+        ["launch.mixture", "--out={new}/a.jpg"],
+        "--out={new}/a.jpg: need a name that ends in .png",
+    ),
     "a figure without spread": (["launch.mixture", "--std=0", "--out={new}/a.png"], "--std=0"),
 }
 

@@ -70,9 +70,22 @@ MOST_LOGSNR = 80
 """Beyond it float32 does not hold sigma^2, or alpha^2, with full precision."""
 
 
+def log_snrs(name: str, value: Any, allowed: str = "numbers") -> Any:
+    """`real` for log-SNRs; ValueError for finite ones beyond MOST_LOGSNR, as timesteps are."""
+    array = real(name, value, allowed)
+    if is_concrete(array):
+        host = np.asarray(array, np.float64)
+        if (beyond := host[(np.abs(host) > MOST_LOGSNR) & np.isfinite(host)]).size:
+            raise ValueError(
+                f"{name}={beyond[0]:g}: need log-SNRs from -{MOST_LOGSNR} (noise) to {MOST_LOGSNR} "
+                "(data); that of timestep t is cfg_jax.linear_timesteps().logsnr(t)"
+            )
+    return array
+
+
 def grid_of(logsnrs: Any, allowed: str) -> Any:
     """`finite` for the log-SNRs of a grid, with -inf, noise alone, as -MOST_LOGSNR."""
-    array = real("logsnrs", logsnrs, allowed)
+    array = log_snrs("logsnrs", logsnrs, allowed)
     where = np.where if isinstance(array, np.ndarray) else jnp.where
     return finite("logsnrs", where(array == -np.inf, -MOST_LOGSNR, array), allowed)
 

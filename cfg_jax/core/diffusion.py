@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfg_jax.core.arguments import flag, real
+from cfg_jax.core.arguments import data, flag, log_snrs, real
 from cfg_jax.core.types import (
     Array,
     ArrayLike,
@@ -50,7 +50,7 @@ def expand(value: ArrayLike, z: Array) -> Array:
 
 def each_logsnr(logsnr: ArrayLike, z: Array) -> Array:
     """logsnr as float32 [B] from [] or [B], for z [B, ...]; ValueError for any other shape."""
-    logsnr = jnp.asarray(real("logsnr", logsnr), jnp.float32)
+    logsnr = jnp.asarray(log_snrs("logsnr", logsnr), jnp.float32)
     if logsnr.shape not in [(), z.shape[:1]]:
         raise ValueError(
             f"logsnr of shape {logsnr.shape} for a batch of {z.shape[0]}: give one number, or one "
@@ -62,27 +62,28 @@ def each_logsnr(logsnr: ArrayLike, z: Array) -> Array:
 def alpha_sigma(logsnr: Array) -> tuple[Array, Array]:
     """alpha = sqrt(sigmoid(logsnr)), sigma = sqrt(sigmoid(-logsnr)); both of logsnr's shape.
 
-    Raises ValueError unless logsnr has numbers.
+    Raises ValueError unless logsnr has numbers from -80 to 80, or infinite ones.
 
     Examples:
       >>> alpha, sigma = cfg_jax.alpha_sigma(jnp.log(jnp.array([9.0, 1.0])))  # alpha^2 = 0.9, 0.5
       >>> print(np.asarray(alpha**2).round(3), np.asarray(alpha**2 + sigma**2).round(3))
       [0.9 0.5] [1. 1.]
     """
-    logsnr = jnp.asarray(real("logsnr", logsnr), jnp.float32)
+    logsnr = jnp.asarray(log_snrs("logsnr", logsnr), jnp.float32)
     return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
 
 
 def diffuse(x: Array, eps: Array, logsnr: Array) -> Array:
     """z = alpha x + sigma eps, a sample of q(z | x) if eps is standard normal.
 
-    Arrays [B, ...]; logsnr [] or [B].
+    Arrays [B, ...]; logsnr [] or [B]. Raises ValueError if x has no floats, as uint8 images.
 
     Examples:
       >>> x, eps = jnp.array([[1.0]]), jnp.array([[-1.0]])
       >>> print(np.asarray(cfg_jax.diffuse(x, eps, jnp.log(9.0))).round(3))  # sqrt(0.9) - sqrt(0.1)
       [[0.632]]
     """
+    x = data("x", x)
     alpha, sigma = alpha_sigma(expand(logsnr, x))
     return alpha * x + sigma * eps
 
@@ -111,6 +112,7 @@ def posterior(
       >>> print(np.asarray(mean).round(3), np.asarray(jnp.exp(logvar)).round(3))  # variance (1 - 1/9) 0.1
       [[0.918]] 0.089
     """  # noqa: E501
+    x = data("x", x)
     logsnr_t = expand(jnp.asarray(logsnr_t, jnp.float32), z_t)
     logsnr_s = expand(jnp.asarray(logsnr_s, jnp.float32), z_t)
     interp = expand(logvar_interp, z_t)
@@ -184,6 +186,7 @@ def predict_eps(z: Array, x_hat: Array, logsnr: Array) -> Array:
       >>> print(np.asarray(cfg_jax.predict_eps(z, x, 2.0)).round(3))
       [[-1.]]
     """
+    x_hat = data("x_hat", x_hat)
     alpha, sigma = alpha_sigma(expand(logsnr, z))
     return (z - alpha * x_hat) / sigma
 
@@ -196,6 +199,7 @@ def predict_v(x: Array, eps: Array, logsnr: Array) -> Array:
       >>> print(np.asarray(cfg_jax.predict_v(x, eps, jnp.log(9.0))).round(3))  # -sqrt(0.1)
       [[-0.316]]
     """
+    x = data("x", x)
     alpha, sigma = alpha_sigma(expand(logsnr, x))
     return alpha * eps - sigma * x
 

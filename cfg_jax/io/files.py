@@ -90,9 +90,9 @@ def check_writable(
 ) -> None:
     """Raises ValueError if a file cannot be made in the folder `place`, and as `check_name`.
 
-    That is an empty path, a folder without permission and a disk without free space. Creates
-    nothing. The nearest existing parent decides for a folder that does not exist; buckets are not
-    checked.
+    That is an empty path, a new folder with the name of a file, as a.png, a folder without
+    permission and a disk without free space. Creates nothing. The nearest existing parent decides
+    for a folder that does not exist; buckets are not checked.
 
     Args:
       place: path of the folder.
@@ -101,19 +101,34 @@ def check_writable(
     """
     if not check_name(place):
         raise ValueError(f"{name} is empty: {remedy}")
-    if not in_bucket(place):
-        _check_place(folder(place).absolute(), f"{name}={place}", remedy)
+    if in_bucket(place):
+        return
+    path = folder(place).absolute()
+    if path.suffix.lower() in _OF_FILES and not path.exists():
+        raise ValueError(f"{name}={place} is the name of a file, and a folder is meant: {remedy}")
+    _check_place(path, f"{name}={place}", remedy)
+
+
+_OF_FILES = (".gif", ".html", ".jpeg", ".jpg", ".json", ".npz", ".png")
+
+
+def check_suffix(path: str | os.PathLike[str], name: str, suffix: str) -> None:
+    """Raises ValueError for the name of a file with another suffix, in lower or upper case."""
+    if os.path.splitext(check_name(path))[1].lower() not in ("", suffix):
+        raise ValueError(f"{name}={path}: need a name that ends in {suffix}")
 
 
 def check_file_writable(
-    path: str | os.PathLike[str], name: str, remedy: str = "give another file"
+    path: str | os.PathLike[str], name: str, suffix: str = "", remedy: str = "give another file"
 ) -> None:
-    """Raises ValueError if `path` is empty or a folder, and as `check_writable` for its folder."""
+    """Raises ValueError if the path is empty, a folder, of another suffix, or not writable."""
     if not check_name(path):
         raise ValueError(f"{name} is empty: {remedy}")
     place = folder(path)
     if place.is_dir():
         raise ValueError(f"{name}={path} cannot be written (it is a folder): {remedy}")
+    if suffix:
+        check_suffix(path, name, suffix)
     if not in_bucket(path):
         _check_place(place.parent.absolute(), f"{name}={path}", remedy)
 

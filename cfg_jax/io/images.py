@@ -7,13 +7,14 @@ import base64
 import dataclasses
 import io
 from collections.abc import Collection
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cfg_jax.io.files import folder, whole_file
+from cfg_jax.io.files import check_suffix, folder, whole_file
 from cfg_jax.io.plots import in_legend as in_legend
 from cfg_jax.io.plots import rendered as rendered
 from cfg_jax.io.plots import scatter as scatter
@@ -40,6 +41,28 @@ def to_images(x: np.ndarray) -> np.ndarray:
         found = "NaN" if x.dtype.kind == "f" else x.dtype
         raise ValueError(f"x has {found}: need floats in [-1, 1]")
     return np.clip(np.rint((x + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def shown(samples: np.ndarray) -> np.ndarray:
+    """uint8 images as they are, floats in [-1, 1] by `to_images`, which clips what is beyond.
+
+    Raises ValueError for another type, and for 8-bit levels as floats: none below 0, some above 2.
+
+    Examples:
+      >>> cfg_jax.images.shown(np.array([-1.2, 0.0])).tolist()
+      [0, 128]
+    """
+    samples = np.asarray(samples)
+    if samples.dtype == np.uint8:
+        return samples
+    floats = samples.dtype.kind == "f"
+    if not floats or (samples.min(initial=0) >= 0 and samples.max(initial=0) > 2):
+        range_of = f" from {samples.min():g} to {samples.max():g}" if floats else ""
+        raise ValueError(
+            f"samples of type {samples.dtype}{range_of}: need uint8, or floats in [-1, 1]; for "
+            "8-bit levels, samples.astype(np.uint8)"
+        )
+    return to_images(samples)
 
 
 def to_x(images: Any) -> Any:
@@ -191,8 +214,8 @@ class Animation:
     width: int
 
     def save(self, path: str | Path) -> None:
-        """Writes the GIF, atomically."""
-        with whole_file(_path(path)) as file:
+        """Writes the GIF, atomically; ValueError for a name of another suffix than .gif."""
+        with whole_file(_path(path, ".gif")) as file:
             file.write(self.gif)
 
     def _repr_html_(self) -> str:
@@ -204,7 +227,7 @@ def animation(frames: np.ndarray, *, seconds: float = 0.15) -> Animation:
     """Frames uint8 [n, B, H, W, C], as from `Model.trajectory`, as a looping animation.
 
     Every frame shows the B images in a row for `seconds`, the last one for a second. Raises
-    ValueError unless frames has this form and seconds is above 0.
+    ValueError unless frames has this form and seconds is from 0.01 to 600.
 
     Examples:
       >>> frames = np.random.default_rng(0).integers(0, 256, (8, 2, 8, 8, 1)).astype(np.uint8)
@@ -212,10 +235,11 @@ def animation(frames: np.ndarray, *, seconds: float = 0.15) -> Animation:
       b'GIF89a'
     """
     frames = np.asarray(frames)
-    if frames.ndim != 5 or not seconds > 0:
+    if frames.ndim != 5:
         raise ValueError(
-            f"frames of shape {frames.shape}, seconds={seconds}: need [n, B, H, W, C], above 0"
+            f"frames of shape {frames.shape}: need uint8 [n, B, H, W, C], as of `Model.trajectory`"
         )
+    _check_seconds(seconds)
     pictures = [Image.fromarray(grid(frame)) for frame in frames]
     times = [int(1000 * seconds)] * (len(pictures) - 1) + [1000]
     options = {"save_all": True, "append_images": pictures[1:], "duration": times, "loop": 0}
@@ -224,8 +248,15 @@ def animation(frames: np.ndarray, *, seconds: float = 0.15) -> Animation:
     return Animation(file.getvalue(), pictures[0].width)
 
 
+def _check_seconds(seconds: Any) -> None:
+    """Raises ValueError unless `seconds` is a time that a GIF can hold, in hundredths."""
+    is_number = isinstance(seconds, Real) and not isinstance(seconds, bool)
+    if not is_number or not 0.01 <= seconds <= 600:
+        raise ValueError(f"seconds={seconds!r}: need a number from 0.01 to 600")
+
+
 def save_gif(path: str | Path, frames: np.ndarray, *, seconds: float = 0.15) -> None:
-    """Writes the `animation` of frames as a file; ValueError as there, and if path is no path.
+    """Writes the `animation` of frames as a file; ValueError as there and for a path not of a GIF.
 
     Examples:
       >>> import tempfile, pathlib
@@ -234,7 +265,7 @@ def save_gif(path: str | Path, frames: np.ndarray, *, seconds: float = 0.15) -> 
       >>> (place / "a.gif").stat().st_size > 100
       True
     """
-    path = _path(path)
+    path = _path(path, ".gif")
     animation(frames, seconds=seconds).save(path)
 
 
@@ -261,7 +292,7 @@ def read_picture(path: Path) -> Picture:
 def save_png(path: str | Path, picture: Picture | np.ndarray) -> None:
     """Writes a picture of Pillow, or one image uint8 [H, W, C], as PNG, atomically.
 
-    Raises ValueError for another value; C is 1 or 3.
+    Raises ValueError for another value, and for a name of another suffix; C is 1 or 3.
 
     Examples:
       >>> import tempfile, pathlib
@@ -271,7 +302,7 @@ def save_png(path: str | Path, picture: Picture | np.ndarray) -> None:
       >>> cfg_jax.images.read_picture(place / "a.png").size
       (136, 68)
     """
-    path, content = _path(path), png(picture)
+    path, content = _path(path, ".png"), png(picture)
     with whole_file(path) as file:
         file.write(content)
 
@@ -299,10 +330,9 @@ def _single(image: Any) -> np.ndarray:
     return image[..., 0] if shape[2] == 1 else image
 
 
-def _path(path: Any) -> Path:
-    """A text as the path of a file, in a bucket too; ValueError for a value of another type."""
-    if isinstance(path, str):
-        return folder(path)
-    if not hasattr(path, "__fspath__"):
+def _path(path: Any, suffix: str) -> Path:
+    """A text as the path of a file, in a bucket too; ValueError for another type or suffix."""
+    if not isinstance(path, str) and not hasattr(path, "__fspath__"):
         raise ValueError(f"path of type {type(path).__name__}: give the name of the file first")
-    return path
+    check_suffix(path, "path", suffix)
+    return folder(path) if isinstance(path, str) else path

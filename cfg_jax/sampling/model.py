@@ -181,7 +181,7 @@ class Model(TrainedPredict):
             names = named(found, self.label_names).tolist()
         if rank == 1:
             return images.scatter_by_name(samples, names)
-        shown = samples if samples.dtype == np.uint8 else images.to_images(samples)
+        shown = images.shown(samples)
         if shown.ndim == 4:
             return images.sheet(shown, names, columns=columns)
         every = names * len(shown) if names else []
