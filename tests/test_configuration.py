@@ -169,6 +169,21 @@ def test_a_misspelt_field_is_refused_and_not_ignored(field, nearest):
         validate(tiny_config(**{field: 3}), num_devices=1)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "meant"),
+    [
+        ("sampling.solver", "DDIM", "ddim"),
+        ("diffusion.prediction", "epsilon", "eps"),
+        ("diffusion.schedule", "continous", "continuous"),
+        ("model.dtype", "bf16", "bfloat16"),
+    ],
+)
+def test_a_name_of_another_library_or_misspelt_is_answered_with_ours(field, value, meant):
+    said = rf"^config\.{field}='{value}': need one of .*; did you mean {meant}\?$"
+    with pytest.raises(ValueError, match=said):
+        validate(tiny_config(**{field: value}), num_devices=1)
+
+
 def test_a_config_without_one_of_the_fields_is_refused():
     config = tiny_config()
     with config.unlocked():

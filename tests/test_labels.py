@@ -39,6 +39,16 @@ def test_an_unknown_name_is_told_the_nearest_ones():
         numbered(["1"], ANIMALS)
 
 
+def test_a_name_like_no_other_is_told_the_classes_of_which_many_are_shortened():
+    with pytest.raises(
+        ValueError, match="need cat, dog, great white shark, no label; classes also"
+    ):
+        numbered(["seven"], ANIMALS)
+    many = [f"class{number}" for number in range(1000)]
+    with pytest.raises(ValueError, match="need class0, class1, class2, ..., class999, no label; "):
+        numbered(["QED"], many)
+
+
 def test_a_name_that_two_classes_have_needs_a_number():
     with pytest.raises(ValueError, match=r"'crane' names the classes \[0, 2\]: give a number"):
         numbered(["crane"], ("crane", "dog", "crane"))

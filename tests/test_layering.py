@@ -43,6 +43,7 @@ PURE = {
     "cfg_jax",
     "collections",
     "dataclasses",
+    "difflib",
     "inspect",
     "math",
     "numbers",

@@ -49,7 +49,49 @@ MISTAKES = {
     ),
     "a solver of another library": (
         lambda m: m.sample(0, [3], solver="euler"),
-        "choose one of ancestral, ddim, dpmpp_2m",
+        r"choose one of ancestral, ddim, dpmpp_2m, .*; did you mean ddim\?",
+    ),
+    "a solver in capitals": (
+        lambda m: m.sample(0, [3], solver="DDIM"),
+        r"did you mean ddim\?",
+    ),
+    "a solver with signs": (
+        lambda m: cfg_jax.plan(LOGSNRS, "DPM++ 2M"),
+        r"did you mean dpmpp_2m\?",
+    ),
+    "a solver without its order": (
+        lambda m: m.sample(0, [3], solver="unipc"),
+        r"did you mean unipc_2\?",
+    ),
+    "a scheduler of diffusers": (
+        lambda m: m.sample(0, [3], solver="DDPMScheduler"),
+        r"did you mean ancestral\?",
+    ),
+    "a grid in capitals": (lambda m: m.sample(0, [3], grid="Karras"), r"did you mean karras\?"),
+    "half a schedule": (lambda m: m.sample(0, [3], schedule="cos"), r"did you mean cosine\?"),
+    "a rule that is a schedule": (
+        lambda m: m.sample(0, [3], rule="cfg++"),
+        r"did you mean schedule='cfgpp'\?",
+    ),
+    "a rule without the name of its number": (
+        lambda m: m.sample(0, [3], rule="rescale:0.7"),
+        "'0.7' is not NAME=NUMBER, as in rescale:phi=0.7",
+    ),
+    "a prediction of another library": (
+        lambda m: cfg_jax.as_predict(lambda *inputs: 0, "epsilon"),
+        "choose one of eps, x, v, .*; did you mean eps",
+    ),
+    "a name that is like none": (
+        lambda m: m.sample(0, [3], solver="plms"),
+        "choose one of ancestral, .*pcg$",
+    ),
+    "a type for its name": (
+        lambda m: m.sample(0, [3], dtype=jnp.bfloat16),
+        "dtype=.*: choose one of float32, bfloat16, as a text: 'float32'",
+    ),
+    "a class by another word": (
+        lambda m: m.sample(0, "seven"),
+        "label 'seven' is not a class: need 0, 1, 2, 3, .*, 9, no label; classes also",
     ),
     "weights of a sweep": (lambda m: m.sample(0, [3, 4], w=[0, 1, 2]), r"\[2\] for one per sample"),
     "an interval the wrong way round": (
@@ -58,7 +100,7 @@ MISTAKES = {
     ),
     "a rule as a value": (
         lambda m: m.sample(0, [3], rule=cfg_jax.apg()),
-        "need a text, such as 'cfg'",
+        "need a text, such as 'cfg', 'rescale:phi=0.7'",
     ),
     "a grid as a value": (
         lambda m: m.sample(0, [3], grid=LOGSNRS),
@@ -181,6 +223,11 @@ def test_a_mistake_in_a_notebook_is_answered_with_the_way_out(model, name):
     with pytest.raises((ValueError, TypeError), match=way_out) as caught:
         call(model)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 350
+
+
+def test_the_name_of_a_pretrained_model_is_no_folder_of_a_run_and_the_reverse(tmp_path):
+    with pytest.raises(ValueError, match="name='runs/a': choose one of digits; cfg_jax.load reads"):
+        cfg_jax.pretrained("runs/a")
 
 
 @pytest.mark.parametrize("given", ["digit", "digits/checkpoints", "digits/checkpoints/900", ""])

@@ -100,7 +100,7 @@ MISTAKES = {
     "a label out of range": (["launch.sample", "--workdir={run}", "--labels=3,11"], "0..9"),
     "a label that is a word": (
         ["launch.sample", "--workdir={run}", "--labels=cat"],
-        "label 'cat' is not a class: did you mean",
+        "label 'cat' is not a class: need 0, 1, 2,",
     ),
     "a w that is no number": (["launch.sample", "--workdir={run}", "--w=1,x"], "--w=1,x"),
     "a w that is not finite": (["launch.sample", "--workdir={run}", "--w=nan"], "finite"),

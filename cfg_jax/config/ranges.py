@@ -10,10 +10,14 @@ import numpy as np
 
 
 class Range(NamedTuple):
-    """`holds(value)` is whether a value is allowed; `allowed` completes "need ..."."""
+    """`holds(value)` is whether a value is allowed; `allowed` completes "need ...".
+
+    names: the allowed values, if they are names.
+    """
 
     holds: Callable[[Any], bool]
     allowed: str
+    names: tuple[str, ...] = ()
 
 
 def _is_number(value: Any) -> bool:
@@ -45,7 +49,8 @@ def one_of(values: Sequence[Any]) -> Range:
     """The values, and no others that compare equal, such as True and 1."""
     kinds = tuple({type(value) for value in values})
     allowed = f"one of {', '.join(map(repr, values))}"
-    return Range(lambda value: type(value) in kinds and value in values, allowed)
+    names = tuple(value for value in values if isinstance(value, str))
+    return Range(lambda value: type(value) in kinds and value in values, allowed, names)
 
 
 def some(each: Range, allowed: str) -> Range:

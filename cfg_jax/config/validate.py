@@ -15,6 +15,7 @@ from cfg_jax.config.build import NETWORKS
 from cfg_jax.config.fields import FIELDS, fields_of
 from cfg_jax.config.nearest import nearest
 from cfg_jax.core.guidance import only_trained_w
+from cfg_jax.core.names import meant
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
@@ -104,7 +105,8 @@ def check_values(config: ConfigDict) -> None:
     for name, field in fields_of(network if isinstance(network, str) else "").items():
         if name in values and not field.range.holds(values[name]):
             found = _SHORT.repr(values[name])
-            raise ValueError(f"config.{name}={found}: need {field.range.allowed}")
+            hint = meant(name.rpartition(".")[2], values[name], field.range.names)
+            raise ValueError(f"config.{name}={found}: need {field.range.allowed}{hint}")
     known = {field.name for field in dataclasses.fields(NETWORKS[values["network"]])}
     if unknown := [name for name in config.model if name not in known]:
         raise ValueError(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfg_jax.core.names import meant
 from cfg_jax.core.types import Array
 
 INT32_MAX = 2**31 - 1
@@ -45,7 +46,9 @@ def flag(name: str, value: Any) -> bool:
 def choice(name: str, value: Any, allowed: Collection[str]) -> str:
     """`value`; ValueError, naming the argument and the choices, unless it is one of `allowed`."""
     if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name}={text_of(value)}: choose one of {', '.join(allowed)}")
+        text = isinstance(value, str)
+        hint = meant(name, value, allowed) if text else f", as a text: {next(iter(allowed))!r}"
+        raise ValueError(f"{name}={text_of(value)}: choose one of {', '.join(allowed)}{hint}")
     return value
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfg_jax.core.arguments import data, flag, log_snrs, real
+from cfg_jax.core.arguments import choice, data, flag, log_snrs, real
 from cfg_jax.core.types import (
     Array,
     ArrayLike,
@@ -262,8 +262,7 @@ def as_predict(
       >>> print(np.asarray(zero(z, jnp.zeros(1), jnp.zeros(1, jnp.int32))).round(3))  # sigma z
       [[1.414]]
     """
-    if prediction not in list(HEADS):
-        raise ValueError(f"prediction={prediction!r}: choose one of {', '.join(HEADS)}")
+    choice("prediction", prediction, HEADS)
     learned_variance = flag("learned_variance", learned_variance)
     head = HEADS[prediction]
     heads_and_variance = 1 + (prediction == "x_and_eps") + learned_variance

@@ -236,18 +236,19 @@ def rule_of(text: str) -> Rule:
     Raises ValueError if the name or an argument is unknown, missing or out of range.
     """
     if not isinstance(text, str):
-        kind = type(text).__name__
-        raise ValueError(f"rule of type {kind}: need a text, such as 'cfg' or 'apg:eta=0,r=15'")
+        examples = ", ".join(map(repr, _EXAMPLES.values()))
+        raise ValueError(f"rule of type {type(text).__name__}: need a text, such as {examples}")
     name, _, given = text.partition(":")
-    if name not in RULES:
-        raise ValueError(f"rule={text!r}: choose one of {', '.join(RULES)}")
+    choice("rule", name, RULES)
     arguments: dict[str, Any] = {}
     for part in filter(None, given.split(",")):
         key, _, value = part.partition("=")
         try:
             arguments[key] = value if key == "space" else float(value)
         except ValueError:
-            raise ValueError(f"rule={text!r}: {part!r} is not NAME=NUMBER") from None
+            raise ValueError(
+                f"rule={text!r}: {part!r} is not NAME=NUMBER, as in {_EXAMPLES[name]}"
+            ) from None
     if (calls := arguments.get("zero_calls")) is not None and calls.is_integer():
         arguments["zero_calls"] = int(calls)
     known = inspect.signature(RULES[name]).parameters

@@ -49,8 +49,11 @@ def _index(name: str, names: Sequence[str]) -> int:
         return found[0]
     if found:
         raise ValueError(f"label {str(name)!r} names the classes {found}: give a number")
-    near = difflib.get_close_matches(name, [*names, NO_LABEL], n=3, cutoff=0) or names[:3]
+    every = [*names, NO_LABEL]
+    near = difflib.get_close_matches(name, every, n=3)
+    shown = every if len(", ".join(every)) <= 100 else [*every[:3], "...", *every[-2:]]
+    advice = f"did you mean {' or '.join(map(repr, near))}" if near else f"need {', '.join(shown)}"
     raise ValueError(
-        f"label {str(name)!r} is not a class: did you mean {' or '.join(map(repr, near))}? Classes "
-        f"also have the numbers 0..{len(names) - 1}"
+        f"label {str(name)!r} is not a class: {advice}; classes also have the numbers "
+        f"0..{len(names) - 1}"
     )

@@ -13,7 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cfg_jax.config.validate import from_json, to_json
-from cfg_jax.core.arguments import choice
+from cfg_jax.core.arguments import text_of
 from cfg_jax.io.files import save_npz
 from cfg_jax.sampling.model import Model
 
@@ -33,7 +33,11 @@ def pretrained(name: str = "digits") -> Model:
       >>> cfg_jax.pretrained("digits")
       Model('digits', step=900, network=UNet, params=354209, shape=(8, 8, 1), num_classes=10)
     """
-    choice("name", name, NAMES)
+    if name not in NAMES:
+        raise ValueError(
+            f"name={text_of(name)}: choose one of {', '.join(NAMES)}; cfg_jax.load reads the "
+            "folder of a run"
+        )
     return unpack(Path(__file__).with_name(f"{name}.npz"), name)
 
 
