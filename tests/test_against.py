@@ -47,6 +47,8 @@ def draw(model, labels=LABELS, **arguments):
         ("no dog: at all:0.25,cat:0.75", "2:0.25,0:0.75"),
         ("0:0.3333333,1:0.3333333,2:0.3333334", "0:0.3333333,3:0.3333333,2:0.3333334"),
         ("02", "2"),
+        (1, "1"),
+        (np.int32(2), "2"),
     ],
 )
 def test_one_setting_has_one_text_with_numbers_for_names(text, expected):
@@ -178,7 +180,7 @@ def test_a_weight_stays_above_its_limit(pixels):
         ({"against": "12"}, "against='12': class 12 is not one of 0..9"),
         ({"against": "null:2,12:-1"}, "class 12 is not one of 0..9"),
         ({"against": "eight"}, "label 'eight' is not a class"),
-        ({"against": 7}, "against=7: need 'null'"),
+        ({"against": 7.0}, "against=7.0: need 'null'"),
         ({"threshold": 1.5}, "threshold=1.5: need a quantile in"),
         ({"threshold": 0.99, "clip_x": False}, "threshold=0.99 with clip_x=False"),
         ({"schedule": "cfgpp:least=1"}, "schedule='cfgpp:least=1': need one of constant, linear"),

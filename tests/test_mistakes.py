@@ -37,6 +37,7 @@ MISTAKES = {
     "a class that is none": (lambda m: m.sample(0, "no_label"), "did you mean 'no label'"),
     "a label too high": (lambda m: m.sample(0, [11]), "need 0..9, or 10 for no label"),
     "no label at all": (lambda m: m.sample(0, []), r"is empty: .* such as \[0, 1\]"),
+    "labels forgotten": (lambda m: m.sample(0), "labels is missing: give one number or name per"),
     "a callback": (lambda m: m.sample(0, [3], callback_on_step_end=print), "use trajectory, for"),
     "an interval of one number": (lambda m: m.sample(0, [3], interval=3), r"such as \(-3, 6\)"),
     "rows of a one-hot matrix": (
@@ -180,6 +181,10 @@ MISTAKES = {
     "timesteps for weights": (
         lambda m: cfg_jax.weights(np.arange(1000), 2.0),
         "logsnrs=81: need log-SNRs",
+    ),
+    "a number of calls for weights": (
+        lambda m: cfg_jax.weights(16, 2.0),
+        r"plan of shape \(\): need a Plan, or finite log-SNRs \[T\], as of `logsnr_grid`",
     ),
     "a timestep of a mixture": (
         lambda m: MIXTURE.predict(np.zeros((1, 2)), 500, [0]),

@@ -63,13 +63,18 @@ def test_a_debugger_that_reads_the_variables_of_sample_changes_nothing(model):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"labels": None}, "labels=None: need integers"),
+        (
+            {"labels": None},
+            r"labels is missing: give one number or name per sample, such as \[0, 1\]",
+        ),
         ({"labels": [1.0]}, r"labels=\[1.0\] of shape \(1,\) and type float64: need integers"),
         ({"labels": [True, 2]}, r"labels=\[True, 2\]: need integers"),
         ({"labels": [1, [2]]}, r"labels=\[1, \[2\]\]: need integers"),
         ({"labels": {1, 2}}, r"labels=\{1, 2\}: need integers"),
         ({"labels": np.array([1, 2], "timedelta64[s]")}, "labels=.*: need integers"),
         ({"labels": np.ma.masked_array([1, 2], [0, 1])}, "labels=.*: need integers"),
+        ({"against": 11}, "against='11': class 11 is not one of 0..9"),
+        ({"against": True}, "against=True: need 'null', 'random', a class"),
         ({"w": [True, 1.5]}, r"w=\[True, 1.5\]: need finite guidance weights"),
         ({"solver": np.array(["ddim", "ddim"])}, "solver=.*: choose one of ancestral, ddim"),
         ({"respacing": False}, "respacing=False: need a text"),
@@ -140,6 +145,12 @@ def test_every_setting_and_input_is_spelt_out_where_completion_reads_it(model, n
         ({"class_labels": [1]}, "class_labels=.*: use labels, one number or name per sample"),
         ({"num_images_per_prompt": 4}, r"num_images_per_prompt=4 .* such as labels=\[7\] \* 4"),
         ({"negative_prompt": "3"}, "negative_prompt='3' .*: use against"),
+        ({"clip_sample": True}, "clip_sample=True .*: use clip_x$"),
+        ({"thresholding": True}, "thresholding=True .*: use threshold, a quantile such as 0.995"),
+        ({"use_karras_sigmas": True}, "use_karras_sigmas=True .*: use grid='karras'"),
+        ({"torch_dtype": "bf16"}, "torch_dtype='bf16' .*: use dtype='bfloat16'"),
+        ({"prediction_type": "sample"}, "prediction_type='sample' .* trained network, see model.c"),
+        ({"num_train_timesteps": 9}, "num_train_timesteps=9 .*: use none, since it belongs to the"),
         ({"nun_steps": 4}, r"nun_steps=4 is not an argument of sample: did you mean num_steps\?"),
         (
             {"colour": 1},

@@ -50,9 +50,11 @@ def parts(text: Any) -> tuple[tuple[str, float], ...]:
 def numbered(text: Any, names: Sequence[str]) -> str:
     """The text with class numbers in place of names, so that one setting has one text.
 
-    A text that is a name and a number means the class of that name, as in --labels. Raises
-    ValueError as `parts`, and for an unknown name.
+    A text that is a name and a number means the class of that name, as in --labels; an integer is
+    the number of a class. Raises ValueError as `parts`, and for an unknown name.
     """
+    if isinstance(text, int | np.integer) and not isinstance(text, bool):
+        return str(int(text))
 
     def number(name: str) -> str:
         if name in (NULL, RANDOM):

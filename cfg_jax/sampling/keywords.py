@@ -28,10 +28,13 @@ _LABELS = "labels, one number or name per sample, such as [0, 1]"
 _MANY = "labels with one entry per sample, such as labels=[7] * 4"
 _ARRAY = "sample for uint8 images, sample_x for floats, and show for a picture"
 _CALLS = "trajectory, for the estimates of the calls, or a step rule of your own as solver"
+_QUANTILE = "threshold, a quantile such as 0.995"
+_TRAINED = "none, since it belongs to the trained network, see model.config"
 _OTHERS = {
     "generator": _SEED,
     "rng": _SEED,
     "seed": _SEED,
+    "manual_seed": _SEED,
     "class_labels": _LABELS,
     "classes": _LABELS,
     "prompt": _LABELS,
@@ -46,6 +49,20 @@ _OTHERS = {
     "scheduler": "solver",
     "sampler": "solver",
     "step": "solver",
+    "use_ddim": "solver='ddim'",
+    "solver_order": "solver='dpmpp_2m' or 'dpmpp_3m'",
+    "use_karras_sigmas": "grid='karras'",
+    "clip_sample": "clip_x",
+    "clip_denoised": "clip_x",
+    "thresholding": _QUANTILE,
+    "dynamic_thresholding_ratio": _QUANTILE,
+    "torch_dtype": "dtype='bfloat16'",
+    "num_train_timesteps": _TRAINED,
+    "beta_schedule": _TRAINED,
+    "prediction_type": _TRAINED,
+    "height": _TRAINED,
+    "width": _TRAINED,
+    "image_size": _TRAINED,
     "negative_prompt": "against, the label or labels to point away from",
     "guidance_rescale": "rule='rescale:phi=0.7'",
     "guidance_interval": "interval, two log-SNRs such as (-3, 6)",

@@ -83,7 +83,7 @@ class Model(TrainedPredict):
         schedule: str | None = None,
         interval: tuple[float, ...] | None = None,
         rule: str | None = None,
-        against: str | None = None,
+        against: str | int | None = None,
         logvar_interp: float | None = None,
         clip_x: bool | None = None,
         threshold: float | None = None,

@@ -95,6 +95,8 @@ def check(
 
 def check_labels(task: Experiment, labels: ArrayLike) -> np.ndarray:
     """Labels as an array; ValueError unless integers [B] in 0..null_label, named or numbered."""
+    if labels is None:
+        raise ValueError("labels is missing: give one number or name per sample, such as [0, 1]")
     found = real("labels", labels, "integers [B], or names, such as [0, 1]")
     labels = np.asarray(found)
     if labels.ndim == 0:
@@ -159,7 +161,8 @@ def request(
     check(task, settings, labels, classifier=classifier, low_res=low_res, weaker=weaker)
     labels = np.asarray(labels, np.int32)
     # see `check`
-    assert settings.solver is not None and settings.rule is not None and settings.against
+    assert settings.solver is not None and settings.rule is not None
+    assert isinstance(settings.against, str)  # see `filled`
     assert settings.dtype is not None
     plan, weights = settings.plan(task), settings.weights(task, labels.size)
     by_rule = () if plan is not None else settings.logsnrs(task)

@@ -55,8 +55,8 @@ class SamplingSettings:
       schedule it concerns w only, not classifier_w.
     rule: how branches are combined, as text for `rule_of`: "cfg", "rescale:phi=0.7", ...
     against: labels that guidance points away from, see `against`: "null" (no label), "random"
-      (a random class in every call, for networks without a null label), a class, or labels
-      with weights that sum to 1: "null:2,7:-1" guides towards class 7 too.
+      (a random class in every call, for networks without a null label), a class by name or
+      number, or labels with weights that sum to 1: "null:2,7:-1" guides towards class 7 too.
     logvar_interp: the paper's v in [0, 1] for ancestral steps; unused if the variance is learned.
     clip_x: whether x_hat is clipped to [-1, 1] after guidance.
     threshold: quantile of |x_hat| for `dynamic_threshold` in place of clipping, such as 0.995; 0
@@ -88,7 +88,7 @@ class SamplingSettings:
     schedule: str | None = None
     interval: tuple[float, ...] | None = None
     rule: str | None = None
-    against: str | None = None
+    against: str | int | None = None
     logvar_interp: float | None = None
     clip_x: bool | None = None
     threshold: float | None = None
@@ -246,7 +246,7 @@ class SamplingSettings:
     @property
     def uses_null(self) -> bool:
         """Whether filled settings guide by the network without a label."""
-        return against_lib.uses_null(self.against or "")
+        return against_lib.uses_null(str(self.against or ""))
 
     def has_branch(self, task: Experiment, weaker: bool = False) -> bool:
         """Whether filled settings have a second branch to guide by, such as no label."""
