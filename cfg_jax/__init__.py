@@ -6,6 +6,7 @@ what it needs to read a checkpoint. It starts no backend and extends $XLA_FLAGS,
 """
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 from cfg_jax.core import keys
 from cfg_jax.core.diffusion import (
@@ -39,6 +40,7 @@ from cfg_jax.core.weighting import linear_weights, weights
 from cfg_jax.io import images
 from cfg_jax.models import MLP, Classifier, Transformer, UNet
 from cfg_jax.runtime import xla_flags
+from cfg_jax.sampling import keywords
 from cfg_jax.sampling.loading import load
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
@@ -52,6 +54,15 @@ xla_flags.set_flags()
 
 # Both are also public as modules: `from cfg_jax.images import grid`.
 sys.modules |= {"cfg_jax.images": images, "cfg_jax.keys": keys}
+
+if not TYPE_CHECKING:  # a type checker would take every name for one of any type
+
+    def __getattr__(name: str) -> Any:
+        """Raises AttributeError, with the function to use for a name of another library."""
+        owner = f"module {__name__!r}"
+        said = keywords.attribute(owner, name, {}) or f"{owner} has no attribute {name!r}"
+        raise AttributeError(said, name=name, obj=sys.modules[__name__])
+
 
 __all__ = [
     "Churn",

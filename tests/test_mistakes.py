@@ -1,11 +1,14 @@
 """Plausible mistakes in a notebook, each answered in one line with the way out."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import cfg_jax
+from cfg_jax.sampling.settings import SamplingSettings
 from tests.tiny import pixel_model, tiny_config
 
 KEY = jax.random.key(0)
@@ -230,7 +233,13 @@ def test_a_mistake_in_a_notebook_is_answered_with_the_way_out(model, name):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 350
 
 
-def test_the_name_of_a_pretrained_model_is_no_folder_of_a_run_and_the_reverse(tmp_path):
+def test_the_name_of_a_pretrained_model_is_no_folder_of_a_run_and_the_reverse(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    said = f"digits does not exist in {tmp_path}: give .*; cfg_jax.pretrained\\('digits'\\) needs"
+    with pytest.raises(ValueError, match=said):
+        cfg_jax.load("digits")
     with pytest.raises(ValueError, match="name='runs/a': choose one of digits; cfg_jax.load reads"):
         cfg_jax.pretrained("runs/a")
 
@@ -243,6 +252,60 @@ def test_a_folder_beside_a_run_is_answered_with_the_run(tmp_path, given):
         cfg_jax.load(tmp_path / given)
     with pytest.raises(ValueError, match="cfg-jax train .*: give the folder of a run"):
         cfg_jax.load(tmp_path / "notes")
+
+
+def test_the_trajectory_of_points_has_another_method():
+    network = cfg_jax.MLP(out_channels=2, num_classes=3, channels=8, num_blocks=1)
+    inputs = jnp.zeros((1, 2)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+    params = network.init(KEY, *inputs)["params"]
+    points = cfg_jax.Model.from_params(network, params, shape=(2,))
+    with pytest.raises(ValueError, match=r"call model.draw\(.*, record='trajectory'\)"):
+        points.trajectory(0, [1])
+    settings = SamplingSettings(num_steps=4)
+    x, estimates = points.draw(0, settings, labels=[1], record="trajectory")
+    np.testing.assert_array_equal(estimates[:, -1], x)
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("from_pretrained", r"cfg_jax.load\(workdir\), or cfg_jax.pretrained\('digits'\)"),
+        ("DiffusionPipeline", r"cfg_jax.load\(workdir\)"),
+        ("DDIMScheduler", "solver='ddim'"),
+    ],
+)
+def test_a_function_of_another_library_is_answered_with_ours(name, use):
+    said = f"module 'cfg_jax' has no attribute '{name}': use .*{use}"
+    with pytest.raises(AttributeError, match=said):
+        getattr(cfg_jax, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("save_pretrained", r"save\(workdir\)"),
+        ("unet", r"predict, a function \(z, logsnr, labels\) -> eps_hat"),
+        ("scheduler", "solver='ddim'"),
+        ("from_pretrained", r"cfg_jax.load\(workdir\)"),
+        ("parameters", "params"),
+        ("to", "parameters are placed on all"),
+    ],
+)
+def test_an_attribute_of_another_library_is_answered_with_ours(model, name, use):
+    with pytest.raises(AttributeError, match=f"Model has no attribute '{name}': use .*{use}"):
+        getattr(model, name)
+    assert not hasattr(model, name) and name not in dir(model)
+
+
+def test_other_attributes_are_missing_as_ever(model, monkeypatch):
+    with pytest.raises(AttributeError, match="object has no attribute 'colour'$"):
+        model.colour  # noqa: B018
+    with pytest.raises(AttributeError, match="^module 'cfg_jax' has no attribute 'colour'$"):
+        cfg_jax.colour  # noqa: B018
+    monkeypatch.setattr(type(model), "schedule", property(lambda self: self.experiment.colour))
+    with pytest.raises(AttributeError, match="has no attribute 'colour'"):
+        model.schedule  # noqa: B018  (the error of a property is kept)
+    assert copy.copy(model).num_classes == model.num_classes == 10
 
 
 def test_images_that_were_not_clipped_are_shown_as_if_they_were(model):

@@ -77,6 +77,23 @@ _OTHERS = {
 }
 """Words of other libraries, with what to use here."""
 
+_LOADED = "cfg_jax.load(workdir), or cfg_jax.pretrained('digits')"
+_SOLVER = "the argument solver of sample, such as solver='ddim'"
+_NETWORK = "predict, a function (z, logsnr, labels) -> eps_hat"
+ATTRIBUTES = {
+    "save_pretrained": "save(workdir)",
+    "scheduler": _SOLVER,
+    "unet": _NETWORK,
+    "transformer": _NETWORK,
+    "forward": _NETWORK,
+    "parameters": "params, nested dicts of arrays",
+    "state_dict": "params, nested dicts of arrays",
+    "to": "no device: parameters are placed on all of them",
+}
+"""Attributes of models in other libraries, with what to use here."""
+
+_ENDS = {"from_pretrained": _LOADED, "Pipeline": _LOADED, "Scheduler": _SOLVER}
+
 
 def checked(method: Callable[P, R]) -> Callable[P, R]:
     """The method, with errors for arguments that it does not have, before it runs."""
@@ -120,6 +137,13 @@ def meant(given: str, value: str | None) -> tuple[str, float | None]:
     with contextlib.suppress(TypeError, ValueError):
         return "w", float(value) - 1  # type: ignore[arg-type]
     return "w", None
+
+
+def attribute(owner: str, name: str, words: Mapping[str, str]) -> str:
+    """The text of the error for a name of another library, one of `words` too; "" for others."""
+    ends = [use for end, use in _ENDS.items() if name.endswith(end)]
+    use = words.get(name) or "".join(ends)
+    return f"{owner} has no attribute {name!r}: use {use}" if use else ""
 
 
 def _is_scale(given: str) -> bool:

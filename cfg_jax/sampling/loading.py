@@ -10,6 +10,7 @@ from cfg_jax.io.files import folder
 from cfg_jax.runtime import processes
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
+from cfg_jax.sampling.pretrained import NAMES
 from cfg_jax.sampling.trained import Trained
 from cfg_jax.storage import manifest
 
@@ -76,7 +77,12 @@ def _check_run(workdir: Path) -> None:
         f"did you mean {' or '.join(map(str, near[:3]))}?" if near else "give the folder of a run"
     )
     if not workdir.exists():
-        raise ValueError(f"{workdir} does not exist: {hint}, as `cfg-jax train` writes it")
+        place = "" if workdir.is_absolute() else f" in {Path.cwd()}"
+        packaged = workdir.name in NAMES
+        other = f"; cfg_jax.pretrained({workdir.name!r}) needs none" if packaged else ""
+        raise ValueError(
+            f"{workdir} does not exist{place}: {hint}, as `cfg-jax train` writes it{other}"
+        )
     raise ValueError(
         f"{workdir} has no folder {manifest.FOLDER}, as `cfg-jax train --workdir=...` writes it: "
         f"{hint}"

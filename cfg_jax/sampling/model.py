@@ -147,7 +147,7 @@ class Model(TrainedPredict):
         The last is the result of `sample`. Other arguments as for `sample`. `images.save_gif`
         writes it as an animation. Raises ValueError if the sampler makes fewer calls.
         """
-        self._check_images()
+        self._check_images("model.draw(key, SamplingSettings(), labels=..., record='trajectory')")
         settings, inputs = keywords.split(arguments)
         total = self.check(settings, labels, **inputs).num_calls(self.experiment)
         whole("calls", calls, 1, total)
@@ -187,9 +187,9 @@ class Model(TrainedPredict):
         every = names * len(shown) if names else []
         return images.sheet(shown.reshape(-1, *self.shape), every, columns=shown.shape[1])
 
-    def _check_images(self) -> None:
+    def _check_images(self, instead: str = "model.sample_x") -> None:
         if len(self.shape) != 3:
-            raise ValueError(f"samples of shape {self.shape} are not images: call model.sample_x")
+            raise ValueError(f"samples of shape {self.shape} are not images: call {instead}")
 
     def telemetry(
         self, key: Key | int, settings: SamplingSettings, **inputs: Any

@@ -7,7 +7,7 @@ model.save("runs/own")
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from cfg_jax.config.validate import to_json
 from cfg_jax.core.arguments import shape_of, text_of, whole
 from cfg_jax.core.schedules import Schedule, cosine_schedule
 from cfg_jax.runtime import devices
-from cfg_jax.sampling import run_folder
+from cfg_jax.sampling import keywords, run_folder
 from cfg_jax.sampling.labels import numbered
 from cfg_jax.storage import manifest
 
@@ -133,6 +133,19 @@ class Trained:
         config = to_json(self.config)
         run_folder.write(workdir, self._held, config=config, meta={"data": data}, step=self.step)
 
+    @property
+    def num_classes(self) -> int:
+        """K, the number of classes; labels are 0..K - 1."""
+        return len(self.label_names)
+
+    if not TYPE_CHECKING:  # a type checker would take every attribute for one of any type
+
+        def __getattr__(self, name: str) -> Any:
+            """Raises AttributeError, with the attribute to use for one of another library."""
+            if said := keywords.attribute(type(self).__name__, name, keywords.ATTRIBUTES):
+                raise AttributeError(said)
+            return object.__getattribute__(self, name)  # the error again, also that of a property
+
     def numbered(self, labels: Any) -> Any:
         """`labels` with class names replaced by numbers; ValueError for an unknown name."""
         return numbered(labels, self.label_names)
@@ -161,7 +174,7 @@ class Trained:
         run = f"{self.run!r}, " if self.run else ""
         return (
             f"{type(self).__name__}({run}step={self.step}, network={network}, params={count}, "
-            f"shape={self.shape}, num_classes={len(self.label_names)})"
+            f"shape={self.shape}, num_classes={self.num_classes})"
         )
 
 
