@@ -265,3 +265,16 @@ def test_a_log_snr_that_fits_no_example_is_refused(function, shape):
     """[3] and [2, 8] would broadcast against the channels or rows of an image."""
     with pytest.raises(ValueError, match="one number per example"):
         function(np.zeros((8, 2, 2, 3), np.float32), np.zeros(shape, np.float32))
+
+
+def test_the_checks_of_log_snrs_take_constants_and_traced_values_inside_jit():
+    x, eps = np.ones((2, 3), np.float32), np.full((2, 3), 0.5, np.float32)
+
+    def both(t, s):
+        z = cfg_jax.diffuse(x, eps, t)
+        return z, cfg_jax.posterior(z, x, t, s)[0]
+
+    expected = both(0.5, 2.0)
+    for found in (jax.jit(lambda: both(0.5, 2.0))(), jax.jit(both)(0.5, np.full(2, 2.0))):
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6)

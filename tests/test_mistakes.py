@@ -197,6 +197,38 @@ MISTAKES = {
         lambda m: cfg_jax.diffuse(IMAGES, IMAGES / 1.0, 0.0),
         r"x=uint8\[3, 8, 8, 1\]: need floats .* images / 127.5 - 1",
     ),
+    "noise and log-SNR swapped": (
+        lambda m: cfg_jax.diffuse(IMAGES / 127.5, 0.0, IMAGES / 1.0),
+        r"eps of shape \(\): need .* \(3, 8, 8, 1\); the order is diffuse\(x, eps, logsnr\)",
+    ),
+    "a step towards noise": (
+        lambda m: cfg_jax.posterior(IMAGES / 1.0, IMAGES / 1.0, 2.0, 1.0),
+        "logsnr_t=2.0, logsnr_s=1.0: need logsnr_s of at least logsnr_t",
+    ),
+    "timesteps of a step": (
+        lambda m: cfg_jax.ddim_step(KEY, IMAGES / 1.0, IMAGES / 1.0, 999, 499),
+        "logsnr=999: need log-SNRs",
+    ),
+    "timesteps of a posterior": (
+        lambda m: cfg_jax.posterior(IMAGES / 1.0, IMAGES / 1.0, 999, 1.0),
+        "logsnr_t=999: need log-SNRs",
+    ),
+    "data for its shape": (
+        lambda m: cfg_jax.bits_per_dim(3.0, IMAGES),
+        r"need the shape \[B, ...\] of a batch, x.shape",
+    ),
+    "a number for a shape": (
+        lambda m: cfg_jax.bits_per_dim(3.0, 64),
+        r"shape=64: need the shape",
+    ),
+    "a schedule for a plan": (
+        lambda m: cfg_jax.plan(cfg_jax.cosine_schedule(), "ddim"),
+        "logsnrs=CosineSchedule.*: need .*, as of `logsnr_grid`",
+    ),
+    "floats to x": (
+        lambda m: cfg_jax.images.to_x(IMAGES / 255),
+        "images of type float64: need an array of integers 0..255",
+    ),
     "images for v": (lambda m: cfg_jax.predict_v(IMAGES, IMAGES / 1.0, 0.0), "images / 127.5 - 1"),
     "images for x_hat": (
         lambda m: cfg_jax.predict_eps(IMAGES / 1.0, IMAGES, 0.0),

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfg_jax.core.arguments import choice, data, flag, log_snrs, real
+from cfg_jax.core.arguments import choice, data, flag, is_concrete, log_snrs, real, text_of
 from cfg_jax.core.types import (
     Array,
     ArrayLike,
@@ -76,7 +76,8 @@ def alpha_sigma(logsnr: Array) -> tuple[Array, Array]:
 def diffuse(x: Array, eps: Array, logsnr: Array) -> Array:
     """z = alpha x + sigma eps, a sample of q(z | x) if eps is standard normal.
 
-    Arrays [B, ...]; logsnr [] or [B]. Raises ValueError if x has no floats, as uint8 images.
+    Arrays [B, ...]; logsnr [] or [B]. Raises ValueError if x has no floats, as uint8 images, or if
+    eps has another shape.
 
     Examples:
       >>> x, eps = jnp.array([[1.0]]), jnp.array([[-1.0]])
@@ -84,6 +85,11 @@ def diffuse(x: Array, eps: Array, logsnr: Array) -> Array:
       [[0.632]]
     """
     x = data("x", x)
+    if jnp.shape(eps) != x.shape:
+        raise ValueError(
+            f"eps of shape {jnp.shape(eps)}: need noise of the shape of x, {x.shape}; the order "
+            "is diffuse(x, eps, logsnr)"
+        )
     alpha, sigma = alpha_sigma(expand(logsnr, x))
     return alpha * x + sigma * eps
 
@@ -105,6 +111,7 @@ def posterior(
       logvar_interp: the paper's v in [0, 1]; [], [B] or the shape of z_t.
 
     Returns mean [B, ...], and logvar that broadcasts against it; -inf if the log-SNRs are equal.
+    Raises ValueError if x has no floats, or if concrete logsnr_s are below logsnr_t.
 
     Examples:
       >>> x, z = jnp.array([[1.0]]), jnp.array([[0.5]])
@@ -113,8 +120,9 @@ def posterior(
       [[0.918]] 0.089
     """  # noqa: E501
     x = data("x", x)
-    logsnr_t = expand(jnp.asarray(logsnr_t, jnp.float32), z_t)
-    logsnr_s = expand(jnp.asarray(logsnr_s, jnp.float32), z_t)
+    logsnr_t = expand(jnp.asarray(log_snrs("logsnr_t", logsnr_t), jnp.float32), z_t)
+    logsnr_s = expand(jnp.asarray(log_snrs("logsnr_s", logsnr_s), jnp.float32), z_t)
+    _check_order(logsnr_t, logsnr_s)
     interp = expand(logvar_interp, z_t)
     log_sigmoid = jax.nn.log_sigmoid
     log_ratio = logsnr_t - logsnr_s
@@ -125,6 +133,17 @@ def posterior(
     mean = weight_z * z_t + noise_share * alpha_s * x
     logvar = jnp.log(noise_share) + (1 - interp) * log_sigmoid(-logsnr_s)
     return mean, logvar + interp * log_sigmoid(-logsnr_t)
+
+
+def _check_order(logsnr_t: Array, logsnr_s: Array) -> None:
+    """Raises ValueError if a concrete step would go towards noise."""
+    if not (is_concrete(logsnr_t) and is_concrete(logsnr_s)):
+        return
+    if np.any(np.asarray(logsnr_s) < np.asarray(logsnr_t)):
+        raise ValueError(
+            f"logsnr_t={text_of(logsnr_t)}, logsnr_s={text_of(logsnr_s)}: need logsnr_s of at "
+            "least logsnr_t, since a step goes towards data"
+        )
 
 
 def predict_x(z: Array, eps_hat: Array, logsnr: Array) -> Array:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from cfg_jax.core import keys as keys_lib
-from cfg_jax.core.arguments import data, finite, flag, function, labels_of, whole
+from cfg_jax.core.arguments import data, finite, flag, function, labels_of, shape_of, whole
 from cfg_jax.core.diffusion import diffuse, expand, x_for
 from cfg_jax.core.schedules import ascending
 from cfg_jax.core.types import Array, ArrayLike, Key, Predict, learned_variance
@@ -304,8 +304,11 @@ def _check_levels(num_levels: int | None) -> None:
 def bits_per_dim(nats: Array, x_shape: tuple[int, ...]) -> Array:
     """nats / (D ln 2), D = prod(x_shape[1:]); nats of any shape, x_shape of a batch.
 
+    Raises ValueError unless x_shape has integers of at least 1.
+
     Examples:
       >>> print(cfg_jax.bits_per_dim(jnp.array([6 * np.log(2.0)]), (5, 1, 3)))  # 6 bits / 3
       [2.]
     """
+    x_shape = shape_of(x_shape, "the shape [B, ...] of a batch, x.shape")
     return nats / (math.prod(x_shape[1:]) * math.log(2))

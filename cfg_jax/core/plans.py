@@ -240,7 +240,8 @@ def _checked_solver(solver: str) -> Solver:
 
 
 def _checked_grid(logsnrs: Sequence[float] | np.ndarray) -> list[float]:
-    grid = on_host("logsnrs", grid_of(logsnrs, "finite log-SNRs [T]"), "finite log-SNRs [T]")
+    allowed = "finite log-SNRs [T], as of `logsnr_grid`"
+    grid = on_host("logsnrs", grid_of(logsnrs, allowed), allowed)
     if grid.ndim != 1 or grid.size < 2 or not np.all(np.diff(grid) > 0):
         raise ValueError(
             f"logsnrs of shape {grid.shape}: a plan needs at least 2, strictly ascending from "

@@ -183,10 +183,10 @@ def _calls(plan: Plan | ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         corrects = corrects.astype(bool)
         starts = corrects if corrects.any() else starts.astype(bool)  # only these are guided
         return logsnr.astype(np.float64), starts, corrects
-    allowed = "a Plan, or finite log-SNRs [T]"
+    allowed = "a Plan, or finite log-SNRs [T], as of `logsnr_grid`"
     logsnr = on_host("logsnrs", grid_of(plan, allowed), allowed)
     if logsnr.ndim != 1:
-        raise ValueError(f"plan of shape {logsnr.shape}: need {allowed}, as of `logsnr_grid`")
+        raise ValueError(f"plan of shape {logsnr.shape}: need {allowed}")
     return logsnr, np.ones(logsnr.shape, bool), np.zeros(logsnr.shape, bool)
 
 

@@ -74,11 +74,10 @@ def to_x(images: Any) -> Any:
       >>> cfg_jax.images.to_x(np.array([0, 255], np.uint8)).tolist()
       [-1.0, 1.0]
     """
-    kind = getattr(images, "dtype", np.dtype(object)).kind
-    if kind not in "ui":
-        raise ValueError(
-            f"images of type {type(images).__name__}: need an array of integers 0..255"
-        )
+    kind = getattr(images, "dtype", None)
+    if kind is None or kind.kind not in "ui":
+        found = kind or type(images).__name__
+        raise ValueError(f"images of type {found}: need an array of integers 0..255")
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
