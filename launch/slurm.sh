@@ -9,7 +9,9 @@
 #
 # Slurm sends SIGTERM to the tasks five minutes before the time limit and on preemption, but not to
 # this shell, because srun would then kill the tasks. They save and exit with code 75; the job is
-# queued again under its number and resumes. DRY_RUN=1 prints the commands instead.
+# queued again under its number and resumes. DRY_RUN=1 prints the commands instead, outside a job too:
+#
+#   DRY_RUN=1 bash launch/slurm.sh launch.train --config=digits --workdir=/shared/digits
 #
 #SBATCH --job-name=cfg_jax
 #SBATCH --nodes=2
@@ -44,14 +46,15 @@ if [ "${1:-}" = cfg-jax ]; then # cfg-jax train is launch.train
   set -- "launch.${1:-}" "${@:2}"
 fi
 case ${1:-} in
-  --help)
+  --help | -h | help)
     sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$0"
     exit
     ;;
   launch.?*) ;;
   *) fail "cannot run '${1:-}': sbatch launch/slurm.sh launch.train --config=... --workdir=..." ;;
 esac
-[ -n "${SLURM_JOB_ID:-}" ] || fail "no Slurm job: start this script with sbatch"
+[ -n "${SLURM_JOB_ID:-}" ] || [ "${DRY_RUN:-0}" != 0 ] \
+  || fail "no Slurm job: start this script with sbatch, or set DRY_RUN=1 to print the commands"
 module=$1
 shift
 cd "${SLURM_SUBMIT_DIR:-.}" # Slurm runs a copy of this script in another folder

@@ -5,13 +5,15 @@
 #
 #   create     request it: --type=v5litepod-16 [--spot] [--runtime=VERSION] [--data_disk=DISK]
 #   wait       wait until it is active
-#   install    install this repository, as committed, and its packages on every worker
+#   install    install this repository, as committed, and its packages on every worker:
+#              [--extras=wandb] [--netrc=FILE]
 #   start      run python -m MODULE --distributed=on ARGS on every worker, in the background, with
 #              --data_disk mounted
 #   status     print the status of the request and of the run
 #   logs       print the last lines of a worker's output: [--worker=0] [--follow]
 #   stop       send SIGTERM to the run, which saves and exits with code 75
-#   restart    request a preempted slice again and restart the run; takes the options of all above
+#   restart    request a preempted slice again and restart the run; takes the options of create,
+#              install and start
 #   watch      restart as needed until the run has ended; the slice stays, and bills
 #   delete     delete the slice and the request
 #
@@ -20,11 +22,15 @@
 #                        TPU_PROJECT and TPU_TYPE are their defaults
 #   --runtime=VERSION    software of the workers; follows from --type if unset
 #   --spot               cheaper, and may be preempted at any time
-#   --data_disk=DISK     disk with prepared data, mounted read-only at /mnt/data
+#   --data_disk=DISK     disk with prepared data, projects/PROJECT/zones/ZONE/disks/NAME, mounted
+#                        read-only at /mnt/data
 #   --data_device=PATH   its device on a worker (default /dev/sdb)
+#   --extras=LIST        extras of setup.py besides tpu, such as wandb
+#   --netrc=FILE         file with the key of Weights & Biases, copied to every worker
 #   --worker=NUMBER      worker whose output logs prints (default 0)
 #   --follow             go on printing
-#   --dry-run            or DRY_RUN=1: print every command, quoted for a shell, and run none
+#   --dry-run            or DRY_RUN=1, before --: print every command, quoted for a shell, and run
+#                        none
 #   --help               print this
 set -euo pipefail
 
@@ -36,12 +42,12 @@ POLL_SECONDS=${POLL_SECONDS:-60}
 REMOTE=cfg_jax # folder on a worker
 DATA_FOLDER=/mnt/data
 
+root=$(dirname "$0")/..
+
 exec 3>&1 # output of a dry run, also from within $(...)
 
-fail() {
-  echo "error: $*" >&2
-  exit 2
-}
+# shellcheck source=launch/tpu_checks.sh
+source "$root/launch/tpu_checks.sh"
 
 # quoted WORDS...: one line that a shell parses back into WORDS.
 quoted() {
@@ -115,20 +121,22 @@ await() {
 }
 
 install() {
-  local archive=/tmp/cfg_jax.tar.gz
+  local archive=/tmp/cfg_jax.tar.gz changed
   [ -n "$dry_run" ] || archive=$(mktemp) || return
-  [ -z "$(run git status --porcelain)" ] \
-    || echo "warning: changes that are not committed are not installed" >&2
+  changed=$(uncommitted) || [ -n "$dry_run" ] || return
+  [ -z "$changed" ] \
+    || echo "warning: changes that are not committed are not installed: $changed" >&2
   run git archive --format=tar.gz --output="$archive" HEAD \
     && tpus tpu-vm scp "$archive" "$name:$REMOTE.tar.gz" --worker=all \
     && run rm "$archive" \
     && tpus tpu-vm ssh "$name" --worker=all \
       --command="mkdir -p $REMOTE && tar -xzf $REMOTE.tar.gz -C $REMOTE" \
-    && on_worker all install
+    && { [ -z "$netrc" ] || tpus tpu-vm scp "$netrc" "$name:.netrc" --worker=all; } \
+    && on_worker all install ${extras:+"$extras"}
 }
 
 start() { # mounts every time, because a restarted host has lost its mounts
-  { [ -z "$data_disk" ] || on_worker all mount "$data_device" "$DATA_FOLDER"; } \
+  { [ -z "$data_disk" ] || on_worker all mount "${data_device:-/dev/sdb}" "$DATA_FOLDER"; } \
     && on_worker all start "$module" --distributed=on ${arguments[@]+"${arguments[@]}"}
 }
 
@@ -239,24 +247,20 @@ watch() { # removes a slice only if the service says that it is gone
 
 # Arguments.
 command="" name=${TPU_NAME:-} zone=${TPU_ZONE:-} project=${TPU_PROJECT:-} type=${TPU_TYPE:-}
-runtime="" spot="" data_disk="" data_device=/dev/sdb worker=0 follow="" module=""
+runtime="" spot="" data_disk="" data_device="" extras="" netrc="" worker=0 follow="" module=""
+given=""
 dry_run=${DRY_RUN:-}
 [ "$dry_run" != 0 ] || dry_run=""
 arguments=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --help)
+    --help | -h | help)
       sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
       exit
       ;;
     --dry-run) dry_run=1 ;;
-    --spot) spot=1 ;;
-    --follow) follow=--follow ;;
-    --name=* | --zone=* | --project=* | --type=* | --runtime=* | --data_disk=* | --data_device=* | --worker=*)
-      [ -n "${1#*=}" ] || fail "${1}: give a value after the ="
-      flag=${1%%=*}
-      printf -v "${flag#--}" %s "${1#*=}"
-      ;;
+    --spot) spot=1 given="$given spot" ;;
+    --follow) follow=--follow given="$given follow" ;;
     --)
       shift
       module=${1:-}
@@ -268,7 +272,13 @@ while [ $# -gt 0 ]; do
       arguments=("$@")
       break
       ;;
-    -*) fail "unknown option $1: launch/tpu_vm.sh --help lists them" ;;
+    -*)
+      flag=${1%%=*}
+      [[ $1 == *=* && $VALUED == *" $flag "* ]] || unknown_option "$1" "${2:-}"
+      [ -n "${1#*=}" ] || fail "${1}: give a value after the ="
+      printf -v "${flag#--}" %s "${1#*=}"
+      given="$given ${flag#--}"
+      ;;
     *)
       [ -z "$command" ] || fail "unexpected argument '$1': one command, then --option=value"
       command=$1
@@ -291,21 +301,16 @@ case $command in
     [ -n "$runtime" ] || runtime=$(runtime_of "$type")
     ;;
 esac
-case $command in
-  start | restart | watch)
-    case $module in
-      launch.?*)
-        [ -e "${0%/*}/${module#launch.}.py" ] || fail "there is no program $module: give one such as launch.train"
-        ;;
-      "") fail "$command needs a module to run: -- launch.train --config=... --workdir=..." ;;
-      *) fail "cannot run '$module': give a module such as launch.train after --" ;;
-    esac
-    ;;
-  *) [ -z "$module" ] || fail "$command runs no module: leave out -- $module" ;;
-esac
+check_options
+check_module
 [ -n "$dry_run" ] || command -v gcloud >/dev/null \
   || fail "gcloud is not installed: see cloud.google.com/sdk/docs/install, or give --dry-run"
-cd "$(dirname "$0")/.."
+case $netrc in
+  "" | /*) ;;
+  *) netrc=$PWD/$netrc ;;
+esac
+cd "$root"
+root=.
 
 case $command in
   create | install | start | restart | watch) "$command" ;;

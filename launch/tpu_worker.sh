@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Commands of launch/tpu_vm.sh on each worker of a TPU slice, in its copy of this repository:
-#   install                make .venv, with its own Python and the [tpu] extra
+#   install [EXTRAS]       make .venv, with its own Python, the extra tpu and others, such as wandb
 #   mount DEVICE FOLDER    mount a disk with prepared data, read-only
 #   start MODULE ARGS...   run python -m MODULE ARGS... in the background, beyond the ssh session
 #   status                 print run: idle, run: running, or run: exited CODE
@@ -44,7 +44,7 @@ install() {
   # Cloud TPU images have an older Python than this package needs.
   python3 -m pip install --quiet --user uv
   python3 -m uv venv --quiet --clear --python "$PYTHON_VERSION" .venv
-  python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu]'
+  python3 -m uv pip install --quiet --python .venv/bin/python -e ".[tpu${1:+,$1}]"
 }
 
 mount_data() {
@@ -93,7 +93,8 @@ command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
   --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" ;;
-  install | status | stop) "$command" ;;
+  status | stop) "$command" ;;
+  install) install "$@" ;;
   mount)
     [ $# -eq 2 ] || fail "mount needs a device and a folder"
     mount_data "$@"

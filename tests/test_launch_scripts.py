@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from cfg_jax.training import preemption
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.sh"))
+SOURCED = {"environment.sh", "tpu_checks.sh"}  # by other scripts
 PODS = (ROOT / "docs" / "pods.md").read_text()
 JOBSET = LAUNCH / "gke_jobset.yaml"
 
@@ -63,7 +65,7 @@ def test_a_script_is_bash(script):
     subprocess.run(["bash", "-n", LAUNCH / script], check=True)
 
 
-@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "environment.sh"])
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name not in SOURCED])
 def test_help_prints_the_comment_at_the_head_of_a_script_and_ends(script):
     done = run(script, "--help")
     assert (done.returncode, done.stderr) == (0, "")
@@ -108,7 +110,6 @@ def ssh(command, worker="all"):
 
 
 INSTALL = [
-    "git status --porcelain".split(),
     "git archive --format=tar.gz --output=/tmp/cfg_jax.tar.gz HEAD".split(),
     "tpu-vm scp /tmp/cfg_jax.tar.gz pod:cfg_jax.tar.gz --worker=all".split(),
     "rm /tmp/cfg_jax.tar.gz".split(),
@@ -125,6 +126,14 @@ SUBCOMMANDS = {
     "create with a disk": ([*SLICE, f"--data_disk={DISK}"], [WITH_DISK]),
     "wait": ([], [DESCRIBE]),
     "install": ([], INSTALL),
+    "install with Weights & Biases": (
+        ["--extras=wandb", "--netrc=key"],
+        [
+            *INSTALL[:-1],
+            ["tpu-vm", "scp", f"{ROOT}/key", "pod:.netrc", "--worker=all"],
+            ssh(f"{WORKER} install wandb"),
+        ],
+    ),
     "start": (RUN, [ssh(STARTED)]),
     "start with a disk": ([f"--data_disk={DISK}", *RUN], [MOUNT, ssh(STARTED)]),
     "start with a disk of another name": (
@@ -219,7 +228,60 @@ MISTAKES = {
     "a program that is none": (["start", *PLACE, "--", "launch.trian"], "no program launch.trian"),
     "a program without a name": (["start", *PLACE, "--", "cfg-jax"], "cannot run 'launch.'"),
     "a run for what runs none": (["delete", *PLACE, *RUN], "delete runs no module"),
+    "a value in the next word": (
+        ["wait", "--name", "pod"],
+        "--name has no value: write --name=pod",
+    ),
+    "no value at all": (["wait", "--zone", "--spot"], "--zone has no value: write --zone=VALUE"),
+    "a value of a switch": (["create", "--spot=1"], "--spot=1: write --spot, without a value"),
+    "hyphens": (["create", "--data-disk=d"], "--data-disk: did you mean --data_disk"),
+    "an underscore": (["create", "--dry_run"], "--dry_run: did you mean --dry-run"),
+    "the name of a disk": (
+        ["create", *PLACE, *SLICE, "--data_disk=d"],
+        "--data_disk=d: give projects/PROJECT/zones/z/disks/NAME",
+    ),
+    "a disk elsewhere": (
+        ["start", *PLACE, "--data_disk=projects/p/zones/y/disks/d", *RUN],
+        "give projects/PROJECT/zones/z/disks/NAME",
+    ),
+    "a device without a disk": (
+        ["start", *PLACE, "--data_device=/dev/sdc", *RUN],
+        "--data_device=/dev/sdc needs --data_disk",
+    ),
+    "a worker that is no number": (
+        ["logs", *PLACE, "--worker=abc"],
+        "--worker=abc: give the number",
+    ),
+    "a worker to stop": (["stop", *PLACE, "--worker=2"], "--worker has no effect on stop"),
+    "the status of a worker": (["status", *PLACE, "--worker=2"], "has no effect on status"),
+    "a type to start": (["start", *PLACE, *SLICE, *RUN], "--type has no effect on start"),
+    "an extra that is none": (
+        ["install", *PLACE, "--extras=wandb,x"],
+        "--extras=x: setup.py has no",
+    ),
 }
+# Arguments of a module, and what is said of them.
+ARGUMENTS = {
+    "--dry-run": "--dry-run is an option of tpu_vm.sh: put it before --",
+    "--dry_run": "did you mean --dry-run; put it before --",
+    "--spot": "--spot is an option of tpu_vm.sh: put it before --",
+    "--distributed=off": "--distributed: leave it out, tpu_vm.sh sets it",
+    "--coordinator_address=h:1": "--coordinator_address: leave it out",
+    "--num_processes=4": "--num_processes: leave it out",
+    "--process_id 0": "--process_id: leave it out",
+    "--config=nothing": "--config=nothing: give a config by name, or a file in this repository",
+    "--config=/tmp/config.py": "--config=/tmp/config.py: give",
+    "--config=../config.py": "--config=../config.py: give",
+    "--config": "--config=: give",
+    "--workdir=runs/x": "--workdir=runs/x: each worker would have its own folder: give gs://BUCKET",
+    "--workdir runs/x": "--workdir=runs/x: each worker would have its own folder",
+    "--classifier_workdir=~/x": "--classifier_workdir=~/x: each worker",
+    "--out=samples": "--out=samples: each worker",
+}
+for words, answer in ARGUMENTS.items():
+    for verb in ("start", "restart", "watch"):
+        before = [verb, *PLACE, *([] if verb == "start" else SLICE)]
+        MISTAKES[f"{verb} with {words}"] = ([*before, *RUN, *words.split()], answer)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -233,9 +295,29 @@ def test_a_mistake_costs_one_line_and_no_command(mistake):
 
 
 def test_a_missing_gcloud_is_told_of(tmp_path):
-    (tmp_path / "bash").symlink_to(shutil.which("bash"))
+    for program in ("bash", "dirname"):
+        (tmp_path / program).symlink_to(shutil.which(program))
     done = run("tpu_vm.sh", "wait", *PLACE, dry=False, PATH=str(tmp_path))
     assert done.returncode == 2 and "gcloud is not installed" in done.stderr
+
+
+def test_a_key_that_is_no_file_is_refused(service):
+    done, code, error = service(["ACTIVE"], [""], "install", "--netrc=~/.netrc")
+    assert (done, code) == ([], 2) and error.startswith("error: --netrc=~/.netrc is no file")
+
+
+@pytest.mark.parametrize("word", ["help", "-h"])
+def test_help_is_printed_however_it_is_asked_for(word):
+    asked = run("tpu_vm.sh", word)
+    assert asked.returncode == 0 and asked.stdout == run("tpu_vm.sh", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    "config", ["digits", "configs/digits.py", "folder:/mnt/data/pictures:64", "./configs/digits.py"]
+)
+def test_a_config_of_this_repository_reaches_the_module(config):
+    (words,) = printed("start", *PLACE, "--", "launch.train", f"--config={config}")
+    assert words[-2].endswith(f"start launch.train --distributed=on --config={config}")
 
 
 # tpu_vm.sh with a service that gives scripted answers.
@@ -278,7 +360,7 @@ def service(tmp_path):
     Commands that contain the entries of `failing`, in this order, fail once.
     """
     stand_in(tmp_path / "bin", "gcloud", ANSWER)
-    stand_in(tmp_path / "bin", "git", 'case $1 in status) printf "$CHANGES" ;; esac')
+    stand_in(tmp_path / "bin", "git", 'case "$*" in *status*) printf "$CHANGES" ;; esac')
 
     def attempt(states, runs, subcommand, *options, failing=(), changes=""):
         (tmp_path / "states").write_text("\n".join(states) + "\n")
@@ -450,11 +532,46 @@ def test_watch_ends_when_nothing_answers_any_more(service, states, runs, last):
     assert f"{polls} polls without an answer" in PODS
 
 
-@pytest.mark.parametrize("changes", ["", "?? new.py\n"])
-def test_install_tells_of_what_is_not_committed_new_files_too(service, changes):
+def test_install_names_what_is_not_committed(service):
+    done, code, error = service(["ACTIVE"], [""], "install")
+    assert (done, code, error) == (["install"], 0, "")
+    changes = "?? new.py\n M launch/train.py\n"
     done, code, error = service(["ACTIVE"], [""], "install", changes=changes)
     assert (done, code) == (["install"], 0)
-    assert ("not committed" in error) == bool(changes)
+    assert error == (
+        "warning: changes that are not committed are not installed: new.py, launch/train.py\n"
+    )
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository with the scripts and one config committed."""
+    shutil.copytree(LAUNCH, tmp_path / "launch", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "known.py").touch()
+    (tmp_path / ".gitignore").write_text("/mine.py\n")
+    identity = "-c user.name=n -c user.email=e".split()
+    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def test_a_config_that_install_would_leave_out_is_named_in_a_warning(checkout):
+    def told(config):
+        done = run("tpu_vm.sh", "start", *PLACE, *RUN[:2], f"--config={config}", cwd=checkout)
+        assert done.returncode == 0
+        return done.stderr
+
+    assert told("known") == ""
+    for name in ("new.py", "mine.py"):  # the second is ignored by git
+        (checkout / name).touch()
+        assert told(name) == (
+            f"warning: {name} has changes that are not committed; install leaves them out\n"
+        )
+    (checkout / "configs" / "known.py").write_text("changed")
+    assert told("known").startswith("warning: configs/known.py has changes")
+    dry = run("tpu_vm.sh", "install", *PLACE, cwd=checkout)
+    assert dry.stderr.strip().endswith("are not installed: configs/known.py, new.py")
 
 
 @pytest.mark.parametrize(
@@ -703,9 +820,11 @@ def test_slurm_tells_of_mistakes_and_runs_dry(slurm):
     for arguments in ([], ["bash"]):
         calls, code, output = slurm(0, *arguments)
         assert (calls, code) == ([], 2) and output.startswith("error: cannot run")
-    assert "start this script with sbatch" in run("slurm.sh", "launch.train").stderr
-    dry = run("slurm.sh", "launch.train", "--x=a b", SLURM_JOB_ID="17")
-    assert shlex.split(dry.stdout)[-2:] == ["--distributed=on", "--x=a b"]
+    assert "start this script with sbatch" in run("slurm.sh", "launch.train", dry=False).stderr
+    for job in ({"SLURM_JOB_ID": "17"}, {}):
+        dry = run("slurm.sh", "launch.train", "--x=a b", **job)
+        assert (dry.returncode, dry.stderr) == (0, "")
+        assert shlex.split(dry.stdout)[-2:] == ["--distributed=on", "--x=a b"]
 
 
 def test_slurm_is_asked_for_a_warning_that_reaches_the_tasks_and_for_requeueing():
@@ -813,7 +932,8 @@ def test_the_page_takes_a_slice_from_request_to_removal_with_commands_that_the_s
     (place,) = page_commands("export")
     place = dict(word.split("=") for word in place[1:])
     for words in commands:
-        assert printed(*words[2:], **place), words
+        given = [string.Template(word).safe_substitute(place) for word in words[2:]]
+        assert printed(*given, **place), words
     order = [words[2] for words in commands]
     assert order[:8] == "create wait install start status logs stop delete".split()
     assert "watch" in order
