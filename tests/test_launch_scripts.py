@@ -951,10 +951,19 @@ def test_the_page_builds_for_and_follows_every_host_of_a_slice(job):
 
 
 @pytest.mark.parametrize(
-    ("device", "code", "installed"),
-    [("cpu", 0, "."), ("cuda", 0, ".[cuda]"), ("tpu", 0, ".[tpu]"), ("npu", 2, None)],
+    ("device", "extras", "code", "installed"),
+    [
+        ("cpu", "", 0, "."),
+        ("cuda", "", 0, ".[cuda]"),
+        ("tpu", "", 0, ".[tpu]"),
+        ("cpu", "wandb", 0, ".[wandb]"),
+        ("tpu", "wandb,tf", 0, ".[tpu,wandb,tf]"),
+        ("npu", "", 2, None),
+    ],
 )
-def test_the_image_is_installed_for_a_device_that_is_known(tmp_path, device, code, installed):
+def test_the_image_is_installed_for_a_device_that_is_known(
+    tmp_path, device, extras, code, installed
+):
     text = (LAUNCH / "Dockerfile").read_text().replace("\\\n", " ")
     (command,) = re.findall(r"^RUN (.*)", text, re.MULTILINE)
     pip = tmp_path / "pip"
@@ -964,10 +973,10 @@ def test_the_image_is_installed_for_a_device_that_is_known(tmp_path, device, cod
         ["sh", "-c", command],
         capture_output=True,
         text=True,
-        env={"DEVICE": device, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        env={"DEVICE": device, "EXTRAS": extras, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
     )
     assert done.returncode == code and (code == 0 or "give cpu, cuda or tpu" in done.stderr)
-    assert not installed or done.stdout.split()[-2:] == ["--editable", installed]
+    assert done.stdout.split()[-2:] == (["--editable", installed] if installed else [])
     assert f"ARG DEVICE={device}" in text or device != "cpu"
 
 
