@@ -51,6 +51,30 @@ def test_an_unknown_pod_slice_is_refused_with_those_that_are_known(name):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),  # from the tables of Cloud TPU's pages "TPU v3" to "TPU v6e"
+    [
+        ("v5litepod-16", "v5e:4x4"),
+        ("v5e-16", "v5e:4x4"),
+        ("v5litepod-8", "v5e:2x4"),
+        ("v6e-256", "v6e:16x16"),
+        ("v4-8", "v4:2x2x1"),
+        ("v4-32", "v4:2x2x4"),
+        ("v5p-32", "v5p:2x2x4"),
+        ("v3-32", "v3:4x4"),
+    ],
+)
+def test_the_name_of_a_slice_is_answered_with_its_topology(name, meant):
+    with pytest.raises(ValueError, match=rf"'{name}' is the name of a slice: .* {meant}$"):
+        topology(name)
+
+
+@pytest.mark.parametrize("name", ["v5litepod-17", "v4-16x", "v5e-", "v4-1"])
+def test_the_name_of_no_slice_is_answered_with_all_topologies(name):
+    with pytest.raises(ValueError, match="is unknown: choose one of"):
+        topology(name)
+
+
 def test_without_the_compiler_the_error_has_the_line_that_installs_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install '\.\[tpu\]'"):

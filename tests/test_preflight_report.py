@@ -190,7 +190,10 @@ def test_a_result_without_code_is_kept_beside_the_one_with_code(tmp_path):
     found = cache.find(tmp_path, {"digest": without.digest, "name": "tiny"})
     assert found[1].compiled == planned
     lines = report.describe(without)
-    assert "unknown code = 2.00 GiB per device" in lines and "none without code" in lines
+    assert (
+        "unknown code = 2.00 GiB per device" in lines
+        and "none, since it needs --code=True" in lines
+    )
     row = report.table([without]).splitlines()[-1]
     assert row.endswith("| unknown | 2.00 GiB | 15.75 GiB | 0 | - | - | yes |")
 
@@ -235,6 +238,22 @@ def test_one_pod_is_reported_in_full_and_speed_is_called_an_estimate():
     assert "2 all-reduce of" in lines and "state donated: yes" in lines
     assert "nothing else communicated: yes" in lines
     assert "FITS: 12.00 GiB of the 15.75 GiB" in lines
+
+
+def test_a_compiler_that_states_no_cycles_is_said_to():
+    silent = Compiled(1.0, 0, 0, memory=Memory(GIB, 0, 0, GIB, 5))
+    assert "none, since this compiler states no cycles" in report.describe(result_of(silent))
+
+
+def test_the_least_time_of_a_training_follows_from_the_peak_of_a_device():
+    config = tiny_config(**{"train.num_steps": 120_000, "train.batch_size": 32})
+    # Of a v5e, 197 TFLOP per second: 3e12 x 120,000 / 197e12 = 1827.4 s.
+    lines = report.describe(result_of(config=config))
+    assert "time, computed: at least 0.508 h for 120,000 steps at the chip's peak" in lines
+    # A device of v3 is a core, with half of 123 TFLOP per second: 5853.7 s.
+    lines = report.describe(result_of(config=config, where="v3:2x2"))
+    assert "at least 1.63 h for 120,000 steps" in lines
+    assert "at least" not in report.describe(result_of(config=config, program="sample"))
 
 
 def test_a_program_without_a_remedy_needs_a_larger_chip():

@@ -29,6 +29,7 @@ def describe(result: Result) -> str:
         lines += [
             f"memory: {_memory(result)}",
             f"computation: {_computation(found)} per device (matrix products and convolutions)",
+            *_least_time(result),
             f"communication: {_communication(result)}",
             f"the compiler's estimate, not a measurement: {_estimate(result)}",
         ]
@@ -109,6 +110,15 @@ def _computation(found: Compiled) -> str:
     return f"{found.flops / 1e12:.3g} TFLOP"
 
 
+def _least_time(result: Result) -> list[str]:
+    """Lower bound of a training's time, as a line: FLOPs x steps / peak; empty for a sampler."""
+    if result.program != "train":
+        return []
+    steps = result.config["train"]["num_steps"]
+    hours = result.compiled.flops * steps / result.where.peak_flops / 3600
+    return [f"time, computed: at least {hours:.3g} h for {steps:,} steps at the chip's peak"]
+
+
 def _communication(result: Result) -> str:
     moved = result.compiled.collectives.items()
     lines = [f"{of['count']} {kind} of {_gib(of['bytes'])} in total" for kind, of in moved]
@@ -118,7 +128,9 @@ def _communication(result: Result) -> str:
 def _estimate(result: Result) -> str:
     cycles, where = result.compiled.estimated_cycles, result.where
     if not cycles:
-        return "none without code or from this compiler"
+        generated = result.compiled.memory.code is not None
+        why = "this compiler states no cycles" if generated else "it needs --code=True"
+        return f"none, since {why}"
     fraction = result.compiled.fraction_of_peak(where.flops_per_cycle)
     return (
         f"{cycles / 1e6:.1f} M cycles, or {cycles / where.chip.clock:.3g} s at "

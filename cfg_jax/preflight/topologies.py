@@ -69,6 +69,8 @@ SHAPES = {
     "v6e": _FLAT,
     "tpu7x": _DEEP,
 }
+# gcloud counts cores in the name of a slice of these chips, and chips in that of others.
+_CORES = {"v3": 2, "v4": 2, "v5p": 2}
 # Without "megacore" the compiler counts a v4 chip as two devices, JAX on a v4 as one.
 _SETTINGS = {"v4": {"chip_config_name": "megacore"}}
 
@@ -95,14 +97,31 @@ class Topology(NamedTuple):
         """bfloat16 FLOPs per cycle of one device."""
         return self.chip.flops_per_cycle / self.chip.devices
 
+    @property
+    def peak_flops(self) -> float:
+        """bfloat16 FLOPs per second of one device."""
+        return self.chip.peak_flops / self.chip.devices
+
 
 def topology(name: str) -> Topology:
     """The topology called `name`; raises ValueError if there is none."""
     kind, _, shape = name.partition(":")
     if shape not in SHAPES.get(kind, ()):
+        if meant := _of_slice(name):
+            raise ValueError(f"topology {name!r} is the name of a slice: its topology is {meant}")
         known = ", ".join(f"{kind}:{shape}" for kind in SHAPES for shape in SHAPES[kind])
         raise ValueError(f"topology {name!r} is unknown: choose one of {known}")
     return Topology(name, CHIPS[kind], math.prod(map(int, shape.split("x"))))
+
+
+def _of_slice(name: str) -> str | None:
+    """The topology of a slice that gcloud calls `name`, such as v5litepod-16; None for another."""
+    kind, _, size = name.partition("-")
+    kind = {"v5litepod": "v5e"}.get(kind, kind)
+    for shape in SHAPES.get(kind, ()):
+        if size == str(math.prod(map(int, shape.split("x"))) * _CORES.get(kind, 1)):
+            return f"{kind}:{shape}"
+    return None
 
 
 def check_compiler() -> None:
