@@ -18,7 +18,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cfg_jax.preflight.topologies import topology
+from cfg_jax.runtime.peaks import TPU_CHIPS
 from cfg_jax.training import preemption
+from configs.imagenet64 import get_config
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -924,7 +927,7 @@ def page_commands(start):
     for block in re.findall(r"```bash\n(.*?)```", PODS, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             if line.startswith(start):
-                yield shlex.split(line)
+                yield shlex.split(line, comments=True)
 
 
 def test_the_page_takes_a_slice_from_request_to_removal_with_commands_that_the_script_takes():
@@ -940,6 +943,29 @@ def test_the_page_takes_a_slice_from_request_to_removal_with_commands_that_the_s
     for words in commands:  # commands that read data mount its disk
         if any("data_dir=/mnt/data" in word for word in words):
             assert "DISK" in place and "--data_disk=$DISK" in words
+
+
+def test_the_page_has_the_topology_of_every_slice_in_its_table():
+    rows = re.findall(r"^\| v\w.* \| `(v\w+-\d+)` \| `(v\w+:[\dx]+)` \|", PODS, re.MULTILINE)
+    assert len(rows) == 4
+    for name, place in rows:
+        assert topology(place).num_chips == 16
+        with pytest.raises(ValueError, match=f"{place}$"):
+            topology(name)
+
+
+def test_the_bounds_of_time_on_the_page_follow_from_their_numbers():
+    flops, steps, peak, hours = (
+        float(number.replace(",", ""))
+        for number in re.search(r"(\S+e12) x (\S+) / (\S+e12) / 3600 = (\S+) hours", PODS).groups()
+    )
+    config = get_config()
+    assert (steps, peak) == (config.train.num_steps, TPU_CHIPS["v5e"])
+    assert hours == pytest.approx(flops * steps / peak / 3600, abs=0.05)
+    (minutes,) = map(int, re.findall(r"at least (\d+)\s+minutes", PODS))
+    assert minutes == round(flops * config.train.checkpoint_every / peak / 60)
+    (fraction,) = re.findall(r"reach (\d+) % of the peak", PODS)
+    assert f"That would make it {round(hours / int(fraction) * 100)} hours" in PODS
 
 
 def test_the_page_builds_for_and_follows_every_host_of_a_slice(job):
