@@ -30,7 +30,10 @@ _OTHER_W = flags.DEFINE_string(
     "unset.",
 )
 _STRIP_W = flags.DEFINE_string(
-    "strip_w", "0,1,4", "Comma-separated guidance weights w of the samples shown in the report."
+    "strip_w",
+    None,
+    "Comma-separated guidance weights w of the samples shown in the report. If unset, those of the "
+    "measured cells; of more than five the lowest, that of the lowest distance, and the highest.",
 )
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; <first workdir>/sweep if unset.")
 _NUM_SEEDS = flags.DEFINE_integer(
@@ -69,22 +72,17 @@ def main(argv: list[str]) -> None:
     out = folder(_OUT.value or f"{_WORKDIR.value[0]}/sweep")
     check_writable(out, "--out")
     cells = _cells()
-    shown = numbers("strip_w"), cells[0].sampling, sampling.SEED.value, cells[0].weaker
     runs = {
         f"p_uncond = {each.model.config.diffusion.p_uncond:g}, {each.workdir}": each
         for each in sweep.runs_of(cells)
     }
-    strips = {
-        name: tiles.strip_of(each.model, *shown)
-        for name, each in runs.items()
-        if each.model.guides_itself
-    }
-    for each in strips.values():  # before hours are spent on the cells
-        each.check()
+    strips = _strips(cells, runs)
     results = _measured(cells, out)
     if not processes.is_first():
         return
     sampling.report_first_samples(cells[0].run.model)
+    if not _STRIP_W.value:
+        strips = {k: tiles.at_measured_weights(each, results) for k, each in strips.items()}
     records = {}
     for name, each in runs.items():
         if losses := figures.read_losses(each.workdir):
@@ -124,6 +122,22 @@ def _cells() -> list:
         weaker=solver.load_weaker(),
         older=baselines.requested(),
     )
+
+
+def _strips(cells: list, runs: dict) -> dict:
+    """A strip of samples of every run that w guides, checked before hours are spent on cells."""
+    from cfg_jax.study import tiles
+
+    weights = numbers("strip_w") or numbers("w")
+    shown = weights, cells[0].sampling, sampling.SEED.value, cells[0].weaker
+    strips = {
+        name: tiles.strip_of(each.model, *shown)
+        for name, each in runs.items()
+        if each.model.guides_itself
+    }
+    for each in strips.values():
+        each.check()
+    return strips
 
 
 def _measured(cells: list, out: Path) -> list:

@@ -1,7 +1,9 @@
 import csv
+import itertools
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -358,6 +360,30 @@ def test_a_sweep_measures_every_cell_once(model, tmp_path, capsys, monkeypatch):
     assert len(list(tmp_path.glob("samples_*.png"))) == 1 and len(calls) == 5
     assert drawn.captions == ["w = 0", "w = 1"] and drawn.images.shape == (10, 2, 64, 64, 3)
     np.testing.assert_array_equal(drawn.images, stored.images)
+
+
+def test_the_report_shows_samples_at_weights_that_were_measured(model):
+    def shown(fids):
+        results = [made_result(w, fid, 8, model=model.sha256) for w, fid in fids.items()]
+        others = [made_result(9, 0.1, 8), made_result(0, 0.1, 8, noise_temperature=0.9)]
+        strip = tiles.strip_of(model, [0, 1, 4], SamplingSettings(), 0)
+        return tiles.at_measured_weights(strip, others + results).weights
+
+    assert shown({0: 3, 3: 1, 1: 2}) == [0, 1, 3]
+    assert shown({0: 3, 0.1: 2, 0.3: 1, 1: 2, 2: 3, 4: 9}) == [0, 0.3, 4]
+    assert shown({0: 3, 0.1: 4, 0.3: 5, 1: 6, 2: 7, 4: 9}) == [0, 4]
+
+
+def test_the_time_left_of_a_sweep_is_in_seconds_below_two_minutes(model, monkeypatch, capsys):
+    run = sweep.Run(Path("a"), model)
+    cells = sweep.plan([run], weights=[0, 1, 2, 3, 4], num_steps=[2])
+    clock = itertools.count(0.0, 40.0)
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(sweep.evaluation, "evaluate", lambda *_, **__: made_result(0, 1, 2))
+    list(sweep.measure(cells, None, None, num_samples=20))
+    said = [line.rpartition("  ")[2] for line in capsys.readouterr().out.splitlines()]
+    left = [f"40 s, {rest} left" for rest in ("2.7 min", "2.0 min", "80 s", "40 s")]
+    assert said == [*left, "40 s"]
 
 
 def test_means_over_seeds_have_errors_in_tables_plots_and_files(tmp_path):

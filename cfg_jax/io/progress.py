@@ -109,7 +109,7 @@ class Progress:
         said = self._said or (_speed(rate, self._unit) if rate else "")
         rest = self._total - self._done
         told = rate and rest > 0 and seconds > SECONDS_WITHOUT_LEFT
-        left = f"{_duration(rest / rate)} left" if told else ""
+        left = f"{duration(rest / rate)} left" if told else ""
         note = f"[{self._note}]" if self._note else ""
         return "  ".join(filter(None, (said, left, note)))
 
@@ -128,7 +128,7 @@ def _speed(rate: float, unit: str) -> str:
     return f"{rate:.1f} {unit}{'es' if unit.endswith('ch') else 's'}/s"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A duration in the largest unit of which it has at least two."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 2 * size:

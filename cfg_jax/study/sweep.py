@@ -18,6 +18,7 @@ from cfg_jax import evaluation
 from cfg_jax.core.arguments import seed_of, whole
 from cfg_jax.evaluation import Reference, Result, Samples, SamplingSettings, title
 from cfg_jax.evaluation.networks import FeatureNetwork
+from cfg_jax.io.progress import duration
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 from cfg_jax.study import curves, seeds
@@ -181,7 +182,7 @@ def measure(
         if seconds > 1:  # a loaded cell does not predict the time of others
             done, spent = done + _calls(cell), spent + seconds
         rest = sum(map(_calls, cells[number:]))
-        left = f", {spent / done * rest / 60:.0f} min left" if done and rest else ""
+        left = f", {duration(spent / done * rest)} left" if done and rest else ""
         print(f"cell {number}/{len(cells)}  {_said(result)}  {seconds:.0f} s{left}", flush=True)
         yield result
 

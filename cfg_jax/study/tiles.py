@@ -1,18 +1,22 @@
 """Samples of a run for the report: the same noise at several weights, drawn once."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from cfg_jax.evaluation.result import Result
 from cfg_jax.io import images
 from cfg_jax.sampling import strips
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.storage import manifest
+from cfg_jax.study.curves import lowest, moved
 
 MOST_LABELS = 10
+MOST_WEIGHTS = 5
 
 
 def strip_of(
@@ -30,6 +34,19 @@ def strip_of(
     settings = sampling.replace(w=0.0, classifier_w=0.0, classifier_form="eps")
     settings = settings.replace(noise_temperature=1.0, score_temperature=1.0)
     return strips.Strip(model, labels, weights, settings=settings, seed=seed, weaker=weaker)
+
+
+def at_measured_weights(strip: strips.Strip, results: Sequence[Result]) -> strips.Strip:
+    """The strip at the weights that were measured with its model.
+
+    Of more than MOST_WEIGHTS these are the lowest, that of the lowest distance, and the highest.
+    """
+    model = strip.model.sha256
+    own = [each for each in results if moved(each) is None and each.swept["model"] == model]
+    weights = sorted({each.swept["w"] for each in own})
+    if len(weights) > MOST_WEIGHTS:
+        weights = sorted({weights[0], lowest(own).swept["w"], weights[-1]})
+    return dataclasses.replace(strip, weights=weights)
 
 
 class Tiles(NamedTuple):
