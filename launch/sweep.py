@@ -100,6 +100,8 @@ def main(argv: list[str]) -> None:
         if name != "table_cells":
             print(f"\n{table.text()}", end="")
     print(f"\n{claims.summary(claims.check_claims(results))}\n")
+    for line in claims.cautions(results):
+        print(f"warning: {line}")
     print(out / "report.html")
 
 

@@ -163,6 +163,8 @@ def test_samples_of_every_weight_are_on_the_page(page):
 
 def test_the_page_has_verdicts_numbers_protocol_and_what_differs_between_the_runs(page):
     said = "\n".join(page[1].said)
+    assert "10 cells of 5000 samples each, from the checkpoint of step 900, compared" in said
+    assert "Warning: one seed: differences may be chance" in said
     assert "holds: 2, holds in part: 1, not measured: 1" in said
     assert "p_uncond = 0.5: 8.000 at w = 0 to 9.100 at w = 4, but 9.200 at w = 1 to 9.100" in said
     assert "1.500* / 8.500" in said
@@ -196,6 +198,19 @@ def drawn_labels(plot):
     (axes,) = plot.figure.axes
     plot.figure.draw_without_rendering()
     return axes, {text: text.get_window_extent() for text in axes.texts}
+
+
+def test_distances_that_hardly_differ_look_alike():
+    def heights(distances):
+        cells = zip((8, 32), distances, strict=True)
+        results = [made_result(0, fid, 8, num_steps=steps) for steps, fid in cells]
+        (axes,) = figures.frontiers(results)["calls"].figure.axes
+        low, high = axes.get_ylim()
+        return (distances[0] - distances[1]) / (high - low)
+
+    assert heights((174.45, 173.11)) < 0.2
+    assert heights((137.0, 132.0)) > 0.6  # nearly 4 per cent
+    assert heights((20.0, 10.0)) > 0.8
 
 
 def test_labels_of_points_overlap_neither_each_other_nor_a_point_nor_the_frame():

@@ -109,7 +109,22 @@ def test_steps_that_still_help_at_the_greatest_t_break_the_fourth_claim():
 
 
 def test_claims_without_their_cells_are_not_measured():
-    assert verdicts(line([2.0], [8.0], [0])) == [NOT_MEASURED] * 4
+    found = claims.check_claims(line([2.0], [8.0], [0]))
+    assert [claim.verdict for claim in found] == [NOT_MEASURED] * 4
+    needed = ("two weights w", "a w above 0 and up to 0.5", "p_uncond = 0.5", "two or more T")
+    assert all(need in claim.numbers[0] for need, claim in zip(needed, found, strict=True))
+
+
+def test_reasons_for_chance_are_said_once():
+    def cells(count):
+        return [seeds.mean([made_result(w, 2, 8)] * count) for w in (0, 1)]
+
+    one, several = cells(1), cells(2)
+    assert [line.partition(":")[0] for line in claims.cautions(one)] == ["one seed"]
+    assert claims.cautions(several) == []
+    for result in several:
+        result.record["warnings"].append("fid: 60 samples for features of 64 numbers")
+    assert claims.cautions(several) == ["fid: 60 samples for features of 64 numbers"]
 
 
 def test_temperatures_and_classifiers_are_judged_against_the_cells_without_them():

@@ -6,6 +6,7 @@ Sources: Ho & Salimans 2022, section 4, whose tables pass all their claims; Dhar
 appendix G, on temperatures.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cfg_jax.evaluation.result import Result
+from cfg_jax.study import seeds
 from cfg_jax.study.curves import Curve, families, is_alongside, moved
 
 HOLDS, IN_PART, FAILS, NOT_MEASURED = "holds", "holds in part", "does not hold", "not measured"
@@ -43,30 +45,51 @@ def check_claims(results: Sequence[Result]) -> list[Claim]:
     classifiers = [curve for curve in others if curve.parameter == "classifier_w"]
     temperatures = [curve for curve in others if curve.parameter != "classifier_w"]
     found = [
-        _claim("The score rises with the guidance weight w.", curves, _score_rises),
+        _claim(
+            "The score rises with the guidance weight w.",
+            curves,
+            _score_rises,
+            needs="needs two weights w of 0 or more: add one",
+        ),
         _claim(
             f"The Frechet distance is lowest at a small w, 0 < w <= {SMALL_W:g}, and rises with w "
             "beyond it.",
             curves,
             _distance_dips,
+            needs=f"needs a w above 0 and up to {SMALL_W:g}, and one above {SMALL_W:g}: add them",
         ),
         _claim(
             "p_uncond = 0.5 is worse than 0.1 and 0.2: larger distance at equal score.",
             lower if halves else [],
             lambda curve: _half_is_worse(curve, halves[0]),
+            needs="needs a run with p_uncond = 0.5 and one with less: add the other",
         ),
         _steps_saturate(over_t),
     ]
     if classifiers:
         sentence = "Classifier guidance makes the same trade-off."
-        found.append(_claim(sentence, classifiers, lambda c: _classifier_trades(c, results)))
+        judge = functools.partial(_classifier_trades, results=results)
+        needs = "needs a second classifier weight, or the cell without a classifier: add it"
+        found.append(_claim(sentence, classifiers, judge, needs))
     if temperatures:
         sentence = (
             "Noise and score temperatures do not replace guidance: it reaches their score at no "
             "larger distance."
         )
-        found.append(_claim(sentence, temperatures, lambda c: _temperatures_lose(c, results)))
+        judge = functools.partial(_temperatures_lose, results=results)
+        needs = "needs cells guided by w alone at the same T: add them"
+        found.append(_claim(sentence, temperatures, judge, needs))
     return found
+
+
+def cautions(results: Sequence[Result]) -> list[str]:
+    """Reasons why differences between the results may be chance, a line each."""
+    found = dict.fromkeys(line for result in results for line in result.record["warnings"])
+    if max(map(seeds.count, results)) == 1:
+        found["one seed: differences may be chance; use num_seeds=3 or more for their errors"] = (
+            None
+        )
+    return list(found)
 
 
 def summary(claims: Sequence[Claim]) -> str:
@@ -77,15 +100,16 @@ def summary(claims: Sequence[Claim]) -> str:
     )
 
 
-def _claim(sentence: str, curves: Iterable[Curve], judge: Callable) -> Claim:
+def _claim(sentence: str, curves: Iterable[Curve], judge: Callable, needs: str) -> Claim:
     """The verdict that all curves share, otherwise IN_PART.
 
     judge: curve -> (HOLDS, IN_PART or FAILS, the numbers as text), or None if cells are missing.
+    needs: the cells that the claim needs, as text.
     """
     found = [(curve.name, judge(curve)) for curve in curves]
     found = [(name, *verdict) for name, verdict in found if verdict is not None]
     if not found:
-        return Claim(sentence, NOT_MEASURED, ["not enough cells"])
+        return Claim(sentence, NOT_MEASURED, [needs])
     verdicts = {verdict for _, verdict, _ in found}
     verdict = verdicts.pop() if len(verdicts) == 1 else IN_PART
     return Claim(sentence, verdict, [f"{name}: {text}" for name, _, text in found])
@@ -142,7 +166,7 @@ def _steps_saturate(curves: Sequence[Curve]) -> Claim:
     sentence = f"Beyond some T, more steps lower the distance by at most {100 * LITTLE:g} per cent."
     shared = set.intersection(*({w for w, _ in _guided(curve, "fid")} for curve in curves))
     if len(curves) < 2 or not shared:
-        return Claim(sentence, NOT_MEASURED, ["needs cells at the same w for two or more T"])
+        return Claim(sentence, NOT_MEASURED, ["needs the same w at two or more T: add a T"])
     least = [min(value for w, value in _guided(curve, "fid") if w in shared) for curve in curves]
     gains = [1 - min(least[i + 1 :]) / least[i] for i in range(len(least) - 1)]
     enough = next((i for i, gain in enumerate(gains) if gain <= LITTLE), None)

@@ -26,6 +26,7 @@ Losses = list[tuple[int, float]]
 
 _PARAMETERS = {"num_steps": "T", "classifier_w": "classifier weight"}
 _LARGE_FACTOR = 8.0  # between distances on a logarithmic axis
+_LEAST_RANGE = 0.05  # of an axis of distances, as a fraction of the largest
 
 
 class Plot(NamedTuple):
@@ -200,10 +201,18 @@ def _axes(num_curves: int, *, xlabel: str, ylabel: str, height: float = 3.2) -> 
 
 
 def _spread(axes: Any, name: str, curves: Sequence[Curve]) -> None:
-    """Makes the axis of distances logarithmic where they differ by a large factor."""
+    """Makes the axis of distances logarithmic where they differ by a large factor.
+
+    Where they hardly differ, its range is a fraction of them, so that they look alike.
+    """
     distances = [value for curve in curves for value in curve.metric("fid")]
-    if 0 < _LARGE_FACTOR * min(distances) < max(distances):
+    low, high = min(distances), max(distances)
+    if 0 < _LARGE_FACTOR * low < high:
         _logarithmic(axes, name)
+    elif high - low < _LEAST_RANGE * high:
+        centre, half = (low + high) / 2, _LEAST_RANGE * high / 2
+        ends = [(centre - half,) * 2, (centre + half,) * 2]
+        axes.update_datalim(ends, updatex=name == "x", updatey=name == "y")
 
 
 def _logarithmic(axes: Any, name: str) -> None:

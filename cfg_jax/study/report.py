@@ -66,16 +66,17 @@ def write_report(
     differing, config = _configs(results)
     found = {
         "title": f"Guidance: {title('is', protocol)} against {title('fid', protocol)}",
-        "about": f"{len(results)} cells of {protocol['num_samples']} samples each, compared with "
-        f"{protocol['reference']}. The claims and the layout of the tables are from Ho & Salimans "
-        "2022, Classifier-Free Diffusion Guidance; w = 0 is the conditional model.",
+        "about": f"{len(results)} cells of {protocol['num_samples']} samples each, from the "
+        f"checkpoint of {_steps(results)}, compared with {protocol['reference']}. The claims and "
+        "the layout of the tables are from Ho & Salimans 2022, Classifier-Free Diffusion Guidance; "
+        "w = 0 is the conditional model.",
         "claims": (verdicts := claims.check_claims(results)),
         "tally": _tally(verdicts),
         "plots": [_plot(name, plot) for name, plot in plots.items()],
         "tables": [(CAPTIONS.get(name, name), table) for name, table in tables(results).items()],
         "strips": [_strip(name, tiles) for name, tiles in strips.items()],
         "losses": _plot("loss", losses) if losses else None,
-        "warnings": _warnings(results),
+        "cautions": claims.cautions(results),
         "protocol": _texts(_shared(results)),
         "differing": differing,
         "config": config,
@@ -91,6 +92,12 @@ def write_report(
         found, colors=COLORS, script=script, policy=_policy(script)
     )
     save_text(path, printable(page))
+
+
+def _steps(results: Sequence[Result]) -> str:
+    """Training steps of the checkpoints, "step 900"."""
+    found = sorted({result.swept["checkpoint"] for result in results})
+    return f"step{'s' if len(found) > 1 else ''} {', '.join(map(str, found))}"
 
 
 def _policy(script: str) -> str:
@@ -146,11 +153,6 @@ def _shared(results: Sequence[Result]) -> dict[str, Any]:
     most = max(map(seeds.count, results))
     fields |= {"seed": firsts[0] if len(firsts) == 1 else firsts, "num_seeds": most}
     return fields | results[0].record["versions"]
-
-
-def _warnings(results: Sequence[Result]) -> list[str]:
-    """Warnings of all results, each once."""
-    return list(dict.fromkeys(line for result in results for line in result.record["warnings"]))
 
 
 def _configs(results: Sequence[Result]) -> tuple[list, list]:
