@@ -78,12 +78,14 @@ def test_tables_of_the_report_are_sorted_by_keys(browser, report_page):
     table = page.locator("table.numbers").first
     first = table.locator("tbody tr td:first-child")
     assert first.all_inner_texts() == ["0", "0.1", "0.3", "1", "4"]
+    widths = [each.bounding_box()["width"] for each in table.locator("th").all()]
     heading = table.get_by_role("button").nth(1)
     heading.press("Enter")  # distances 2.0, 1.5, 1.8, 3.0, 6.0
     assert first.all_inner_texts() == ["0.1", "0.3", "0", "1", "4"]
     heading.press("Enter")
     assert first.all_inner_texts() == ["4", "1", "0", "0.3", "0.1"]
     assert table.locator("th").nth(1).get_attribute("aria-sort") == "descending"
+    assert [each.bounding_box()["width"] for each in table.locator("th").all()] == widths
     assert not errors
     page.close()
 

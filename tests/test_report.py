@@ -234,6 +234,16 @@ def test_every_label_of_points_that_lie_apart_is_written():
     assert sorted(text.get_text() for text in labels) == sorted(f"{w:g}" for w in WEIGHTS * 2)
 
 
+def test_plots_of_one_and_of_two_curves_have_one_height():
+    coarse = [made_result(w, 4, 8, num_steps=8) for w in WEIGHTS]
+    found = figures.frontiers(digits_results()[:5] + coarse)
+    curves = [
+        len(found[name].figure.legends[0].get_texts()) for name in ("frontier_w", "frontier_T")
+    ]
+    assert curves == [1, 2]
+    assert len({plot.figure.get_figheight() for plot in found.values()}) == 1
+
+
 def test_a_star_marks_the_lowest_distance():
     (axes,) = figures.frontiers(digits_results())["frontier_w"].figure.axes
     (star,) = [line for line in axes.lines if line.get_marker() == "*"]
@@ -243,6 +253,7 @@ def test_a_star_marks_the_lowest_distance():
 def test_no_number_of_another_network_is_called_fid(page):
     said = " ".join(page[1].said)
     assert "Frechet distance in digits_features" in said
+    assert "Guidance: score against Frechet distance" in said
     assert not re.search(r"\bFID\b", said)
 
 

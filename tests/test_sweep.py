@@ -179,6 +179,18 @@ def test_columns_are_steps_in_the_other_table_and_cells_of_other_samplers_stay_o
     assert tables.tables(several)["table_cells"].head[-1] == "IS, deviation over splits"
 
 
+def test_cells_that_differ_in_steps_and_weight_only_are_in_ascending_order():
+    cells = [(1, 32), (0, 32), (0, 8), (1, 8)]
+    results = [made_result(w, 2, 8, num_steps=steps) for w, steps in cells]
+    results.insert(1, made_result(0, 3, 8, noise_temperature=0.9))
+    rows = [
+        row[0].removeprefix("p_uncond = 0.1, ")
+        for row in tables.tables(results)["table_cells"].rows
+    ]
+    assert rows[:4] == ["T = 8, w = 0", "T = 8, w = 1", "T = 32, w = 0", "T = 32, w = 1"]
+    assert rows[4:] == ["T = 32, w = 0, noise temperature 0.9"]
+
+
 def test_solvers_and_kinds_of_guidance_are_columns_and_are_named():
     others = [
         line([1.9, 1.8], [8.0, 8.5], (0, 0.1), solver="unipc_2", grid="karras"),

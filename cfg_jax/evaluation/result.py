@@ -92,11 +92,16 @@ def check_comparable(*results: Result) -> None:
                 )
 
 
+def short_title(metric: str, protocol: dict[str, Any]) -> str:
+    """Name of a metric: "FID" with Inception, else e.g. "Frechet distance"."""
+    with_inception, otherwise = NAMES[metric]
+    return with_inception if protocol["network"] == INCEPTION else otherwise
+
+
 def title(metric: str, protocol: dict[str, Any]) -> str:
     """Title of a metric: "FID" with Inception, else e.g. "Frechet distance in digits_features"."""
-    with_inception, otherwise = NAMES[metric]
     network = protocol["network"]
-    return with_inception if network == INCEPTION else f"{otherwise} in {network}"
+    return short_title(metric, protocol) + (f" in {network}" if network != INCEPTION else "")
 
 
 def shown(result: Result) -> dict[str, float]:

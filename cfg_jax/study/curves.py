@@ -91,7 +91,7 @@ def families(results: Sequence[Result]) -> Families:
     others = []
     for parameter, neutral in NEUTRAL.items():
         cells = [result for result in results if moved(result) == parameter]
-        for group in _grouped(cells, [parameter]):
+        for group in grouped(cells, [parameter]):
             start = group[0].swept | neutral
             group = [result for result in results if result.swept == start] + group
             others.append(_curve(_other_name(parameter, group[-1].swept), parameter, group))
@@ -104,8 +104,8 @@ def families(results: Sequence[Result]) -> Families:
 def _over_calls(guided: Sequence[Result]) -> list[Curve]:
     """Curves over T, one per sampler, at the w with most of them; [] if none has several T."""
     families = [
-        [group for group in _grouped(cells, ["num_steps"]) if len({_calls(r) for r in group}) > 1]
-        for cells in _grouped(guided, ["num_steps", *SAMPLER])
+        [group for group in grouped(cells, ["num_steps"]) if len({_calls(r) for r in group}) > 1]
+        for cells in grouped(guided, ["num_steps", *SAMPLER])
     ]
     largest = max(families, key=lambda groups: (len(groups), sum(map(len, groups))))
     return [_curve(_sampler(group[0].swept), "num_steps", group) for group in largest]
@@ -143,9 +143,9 @@ def lowest(results: Iterable[Result]) -> Result:
 
 def _family(guided: Sequence[Result], *over: str) -> list[Curve]:
     """The largest family over w whose curves differ in the fields `over`, sorted by the first."""
-    groups = _grouped(guided, ["w", *over])
-    largest = max(groups, key=lambda group: (len(_grouped(group, ["w"])), len(group)))
-    found = sorted(_grouped(largest, ["w"]), key=lambda group: group[0].swept[over[0]])
+    groups = grouped(guided, ["w", *over])
+    largest = max(groups, key=lambda group: (len(grouped(group, ["w"])), len(group)))
+    found = sorted(grouped(largest, ["w"]), key=lambda group: group[0].swept[over[0]])
     first = [group[0].swept for group in found]
     name_of = {"p_uncond": _run, "num_steps": grid, "solver": _sampler}[over[0]]
     names = [name_of(swept) for swept in first]
@@ -156,7 +156,7 @@ def _family(guided: Sequence[Result], *over: str) -> list[Curve]:
     return [_curve(name, "w", group) for name, group in zip(unique, found, strict=True)]
 
 
-def _grouped(results: Iterable[Result], without: Sequence[str]) -> list[list[Result]]:
+def grouped(results: Iterable[Result], without: Sequence[str]) -> list[list[Result]]:
     """Results grouped by all swept fields except `without`, in order of appearance."""
     groups: dict[str, list[Result]] = {}
     for result in results:

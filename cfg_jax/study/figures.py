@@ -4,6 +4,7 @@ Score against Frechet distance, with the guidance weight along each curve, as in
 Ho & Salimans 2022, and training loss against step.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +66,7 @@ def frontier(curves: Sequence[Curve]) -> Plot:
     Raises ValueError if protocols differ.
     """
     protocol = _protocol(curves)
-    axes = _axes(len(curves), xlabel=title("fid", protocol), ylabel=title("is", protocol))
+    axes = _axes(xlabel=title("fid", protocol), ylabel=title("is", protocol))
     _spread(axes, "x", curves)
     for i, curve in enumerate(curves):
         x, y = curve.metric("fid"), curve.metric("is")
@@ -90,7 +91,7 @@ def calls(curves: Sequence[Curve]) -> Plot:
     protocol = _protocol(curves)
     w = curves[0].results[0].swept["w"]
     ylabel = f"{short(title('fid', protocol), 40)}, w = {w:g}"
-    axes = _axes(len(curves), xlabel="T, number of network calls", ylabel=ylabel)
+    axes = _axes(xlabel="T, number of network calls", ylabel=ylabel)
     _spread(axes, "y", curves)
     for i, curve in enumerate(curves):
         errors = {"yerr": curve.errors("fid")}
@@ -106,7 +107,7 @@ def calls(curves: Sequence[Curve]) -> Plot:
 
 def loss_curves(runs: Mapping[str, Losses]) -> Plot:
     """Training loss of every run against step, with a logarithmic loss axis."""
-    axes = _axes(len(runs), height=2.2, xlabel="step", ylabel="training loss")
+    axes = _axes(height=2.2, xlabel="step", ylabel="training loss")
     _logarithmic(axes, "y")
     for i, (name, losses) in enumerate(runs.items()):
         look = _style(i) | {"marker": ""}
@@ -183,12 +184,11 @@ def read_losses(workdir: str | Path) -> Losses:
     return [(record["step"], record["loss"]) for record in records if "loss" in record]
 
 
-def _axes(num_curves: int, *, xlabel: str, ylabel: str, height: float = 3.2) -> Any:
-    """Axes of a figure as wide as a telephone's page, with room below them for the legend."""
+def _axes(*, xlabel: str, ylabel: str, height: float = 3.2) -> Any:
+    """Axes of a figure as wide as a telephone's page."""
     from matplotlib.figure import Figure
 
-    size = (4.6, height + 0.16 * num_curves)
-    figure = Figure(figsize=size, dpi=170, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(4.6, height), dpi=170, layout="constrained", facecolor="white")
     axes = figure.add_subplot(xlabel=short(xlabel))
     axes.set_title(short(ylabel), loc="left", fontsize=9, color=INK)  # upright, unlike a ylabel
     axes.grid(alpha=0.2, which="both", color=INK, linewidth=0.6)
@@ -265,12 +265,14 @@ def _finished(axes: Any) -> Any:
 
     figure = axes.figure
     names = axes.get_legend_handles_labels()[1]
+    columns = 2 if all(len(name) < 28 for name in names) else 1
+    figure.set_figheight(figure.get_figheight() + 0.16 * math.ceil(len(names) / columns))
     figure.legend(
         loc="outside lower left",
         fontsize=8,
         frameon=False,
         labelcolor=INK,
-        ncols=2 if all(len(name) < 28 for name in names) else 1,
+        ncols=columns,
     )
     for text in figure.findobj(Text):
         text.set_parse_math(False)

@@ -17,7 +17,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cfg_jax.config.validate import flatten
-from cfg_jax.evaluation.result import Result, title
+from cfg_jax.evaluation.result import Result, short_title
 from cfg_jax.io import images
 from cfg_jax.io.files import save_text
 from cfg_jax.io.text import printable
@@ -65,11 +65,11 @@ def write_report(
     script = (_HERE / "report.js").read_text("utf-8")
     differing, config = _configs(results)
     found = {
-        "title": f"Guidance: {title('is', protocol)} against {title('fid', protocol)}",
+        "title": f"Guidance: {short_title('is', protocol)} against {short_title('fid', protocol)}",
         "about": f"{len(results)} cells of {protocol['num_samples']} samples each, from the "
-        f"checkpoint of {_steps(results)}, compared with {protocol['reference']}. The claims and "
-        "the layout of the tables are from Ho & Salimans 2022, Classifier-Free Diffusion Guidance; "
-        "w = 0 is the conditional model.",
+        f"checkpoint of {_steps(results)}, compared with {protocol['reference']} by features of "
+        f"{protocol['network']}. The claims and the layout of the tables are from Ho & Salimans "
+        "2022, Classifier-Free Diffusion Guidance; w = 0 is the conditional model.",
         "claims": (verdicts := claims.check_claims(results)),
         "tally": _tally(verdicts),
         "plots": [_plot(name, plot) for name, plot in plots.items()],

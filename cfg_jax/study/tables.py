@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cfg_jax.evaluation.result import Result, check_comparable, shown, title
 from cfg_jax.study import seeds
-from cfg_jax.study.curves import Curve, describe, families, lowest
+from cfg_jax.study.curves import Curve, describe, families, grouped, lowest
 from cfg_jax.study.paper_tables import published
 
 
@@ -108,8 +108,13 @@ def _pair_caption(results: Sequence[Result]) -> str:
 
 
 def _cell_table(results: Sequence[Result]) -> Table:
-    """One row per result, with all its metrics."""
+    """One row per result, with all its metrics; in ascending T and w where only these differ."""
     protocol = results[0].protocol
+    results = [
+        result
+        for group in grouped(results, ["num_steps", "w"])
+        for result in sorted(group, key=lambda each: (each.swept["num_steps"], each.swept["w"]))
+    ]
     names = list(dict.fromkeys(name for result in results for name in shown(result)))
     rows = [
         [describe(result.swept)]
@@ -118,7 +123,7 @@ def _cell_table(results: Sequence[Result]) -> Table:
     ]
     caption = f"All cells, {protocol['num_samples']} samples each{_over_seeds(results)}"
     head = ["cell", *(title(name, protocol) for name in names)]
-    return Table(caption, head, rows, list(results).index(lowest(results)))
+    return Table(caption, head, rows, results.index(lowest(results)))
 
 
 def _over_seeds(results: Sequence[Result]) -> str:
