@@ -130,7 +130,7 @@ MISTAKES = {
     "a strip that cannot be drawn": (
         [
             *("launch.sweep", "--workdir={run}", "--w=0,1", "--num_samples=20"),
-            *("--solver=ddim", "--schedule=cfgpp", "--num_steps=4"),
+            *("--solver=ddim", "--schedule=cfgpp", "--num_steps=4", "--strip_w=4"),
         ],
         "w=4.0 with schedule='cfgpp': need w in [0, 1]",
     ),
