@@ -76,6 +76,8 @@ def _check_port() -> None:
 
 def main(argv: list[str]) -> None:
     del argv
+    from cfg_jax.io.files import folder
+    from cfg_jax.io.text import one_line
     from cfg_jax.sampling.loading import load_model
     from cfg_jax.study import explorer, explorer_page
 
@@ -85,10 +87,12 @@ def main(argv: list[str]) -> None:
     explorer.check_model(model)
     steps = whole_numbers("num_steps") or explorer.default_steps(model)
     solvers = explorer.solvers(model, steps)
+    print("compiling every program of the page, once, which takes minutes for a large network")
     for program in explorer.warm_up(model, solvers, steps):
         print(f"compiling {program}", flush=True)
     blocks = explorer_page.page(
         model,
+        name=one_line(folder(_WORKDIR.value).resolve().name),
         solvers=solvers,
         num_steps=steps,
         command=lambda choice: explorer.command(

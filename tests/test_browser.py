@@ -126,7 +126,17 @@ def test_a_slider_of_the_explorer_changes_its_pictures_and_nothing_is_loaded_fro
             for picture, source in zip(shown, before, strict=True):
                 expect(picture).not_to_have_attribute("src", source)
         page.get_by_role("slider", name="Guided from log-SNR").press("End")
-        expect(page.get_by_text("move the first below the second")).to_be_visible()
+        error = page.locator(".error")
+        expect(error).to_contain_text("move the first below the second")
+        assert (
+            shown[0].evaluate("(each) => getComputedStyle(each.closest('.picture')).opacity") < "1"
+        )
+        page.get_by_role("slider", name="Guided from log-SNR").press("Home")
+        expect(error).to_have_count(0)
+        page.set_viewport_size({"width": 400, "height": 900})
+        controls = ("Guidance weight w", "Seed")
+        w, seed = (page.get_by_role("slider", name=name).bounding_box()["y"] for name in controls)
+        assert w < shown[0].bounding_box()["y"] < seed
         assert servers == {f"127.0.0.1:{port}"} and not errors
         page.close()
         program.send_signal(signal.SIGINT)

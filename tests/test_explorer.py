@@ -1,6 +1,7 @@
 """The explorer's pictures and its command line; `test_browser` moves its sliders."""
 
 import dataclasses
+import re
 import shlex
 import socket
 import sys
@@ -15,6 +16,7 @@ from cfg_jax.sampling.settings import SamplingSettings
 from cfg_jax.study import explorer, explorer_page
 from cfg_jax.study.explorer import Choice
 from tests.programs import run_program
+from tests.terminal import Terminal
 from tests.tiny import pixel_model, tiny_config
 
 CHOICE = Choice((3, 0, 7), 2.3, (-4.5, 6.0), "unipc_2", 4, seed=5)
@@ -59,7 +61,10 @@ def test_after_the_start_no_choice_compiles_the_network(monkeypatch):
     model = pixel_model(tiny_config())
     solvers = explorer.solvers(model, [4])
     assert solvers[0] == "ancestral" and "unipc_2" in solvers and "ddim" not in solvers
-    assert list(explorer.warm_up(model, solvers, [4])) == ["T = 4, ancestral", "T = 4, dpmpp_2m"]
+    assert list(explorer.warm_up(model, solvers, [4])) == [
+        "1 of 2: T = 4, ancestral",
+        "2 of 2: T = 4, dpmpp_2m",
+    ]
     compiled = len(traced)
     assert compiled == 6  # samples, trajectory and telemetry, of two kinds of solvers
     everything = explorer.interval_of_all_calls(model)
@@ -132,6 +137,18 @@ def test_values_of_the_page_that_cannot_be_shown_cost_one_line(pixels):
         explorer.samples(pixels, explorer_page.choice_of([], 1, -3, 3, "unipc_2", 4, 0))
 
 
+def test_an_error_is_a_line_of_the_page_and_the_pictures_stay(pixels):
+    crossed = ([1], 1, 3, -3, "unipc_2", 4, 0)
+    said, *rest = explorer_page._draws("as before", pixels, lambda choice: "a > b", *crossed)
+    assert said.startswith('<p class="error">guided from 3 to -3: move the first below the second.')
+    assert rest == ["as before"] * 2
+    assert explorer_page._follows("as before", pixels, *crossed) == ("as before",) * 2
+    right = ([1], 1, -3, 3, "unipc_2", 4, 0)
+    said, picture, line = explorer_page._draws(None, pixels, lambda choice: "a line", *right)
+    assert (said, line) == ("", "a line") and picture.width > 100
+    assert explorer_page._element("p", "a < b") == "<p>a &lt; b</p>"
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -151,6 +168,29 @@ def test_numbers_of_calls_are_those_that_the_solver_of_the_run_can_make(pixels):
     assert "dpmpp_2s" not in explorer.solvers(pixels, [4, 1])
     with pytest.raises(ValueError, match=r"num_steps=\[0\]: no solver fits this run"):
         explorer.solvers(pixels, [0])
+
+
+def test_solvers_that_are_left_out_are_named_with_the_reason(pixels):
+    found = explorer.solvers(pixels, [4])
+    said = explorer.left_out(pixels, found, [4])
+    assert said.startswith(
+        "Left out: heun, pcg (not with these T and the grid of the run); ddim (a"
+    )
+    named = [name for name in explorer.SOLVERS if name in re.findall(r"\w+", said)]
+    assert sorted(found + named) == sorted(explorer.SOLVERS)
+    assert explorer.left_out(pixels, [*explorer.SOLVERS], [4]) == ""
+
+
+def test_every_measurement_of_the_page_is_explained():
+    assert explorer.MEANINGS.keys() == explorer.figures.MEASURED.keys()
+
+
+def test_a_choice_leaves_no_line_in_the_terminal(pixels, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
+    explorer.samples(pixels, CHOICE)
+    assert screen.getvalue() == ""
 
 
 def test_without_gradio_one_line_says_how_to_get_it(monkeypatch):

@@ -25,6 +25,17 @@ BATCH = 2
 
 MOST_FRAMES = 8
 
+MEANINGS = {
+    "gap_ratio": "how much the class changes eps_hat; 0 where guidance has no effect.",
+    "cosine": "1 where both branches point the same way.",
+    "parallel": "above 0 where guidance enlarges the estimate, near 0 where it turns it.",
+    "saturation": "pixels of the guided estimate outside the range of images, before clipping.",
+    "std_ratio": "contrast that guidance adds; 1 for none.",
+    "log_prob": "evidence for the class since the first call, in nats. It is defined along "
+    "ancestral steps, so other solvers have no plot of it.",
+}
+"""What the measurements of `figures.MEASURED` say about guidance."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
@@ -99,6 +110,19 @@ def solvers(model: Model, num_steps: Sequence[int]) -> list[str]:
     return found
 
 
+def left_out(model: Model, found: Sequence[str], num_steps: Sequence[int]) -> str:
+    """The solvers that are not among those found by `solvers`, and why; "" if all are."""
+    missing = [name for name in SOLVERS if name not in found]
+    fits = {name: all(_fits(model, name, count, True) for count in num_steps) for name in missing}
+    reasons = {
+        False: "not with these T and the grid of the run",
+        True: "a program of its own: use cfg-jax sample",
+    }
+    names = {fit: ", ".join(name for name in missing if fits[name] is fit) for fit in reasons}
+    parts = [f"{names[fit]} ({why})" for fit, why in reasons.items() if names[fit]]
+    return f"Left out: {'; '.join(parts)}." if parts else ""
+
+
 def _fits(model: Model, solver: str, num_steps: int, may_be_rule: bool) -> bool:
     settings = SamplingSettings(solver=solver, num_steps=num_steps)
     try:
@@ -109,19 +133,18 @@ def _fits(model: Model, solver: str, num_steps: int, may_be_rule: bool) -> bool:
 
 
 def warm_up(model: Model, solvers: Sequence[str], num_steps: Sequence[int]) -> Iterator[str]:
-    """Compiles what any `Choice` of these needs; yields what is next, "T = 16, ancestral"."""
-    interval = interval_of_all_calls(model)
+    """Compiles what any `Choice` of these needs; yields what is next, "1 of 4: T = 16, ddim"."""
+    interval, kinds = interval_of_all_calls(model), {}
     for count in num_steps:
-        kinds = {}
         for name in solvers:
             filled = model.filled(SamplingSettings(solver=name, num_steps=count))
-            kinds.setdefault(name if filled.follows_rule else "", name)
-        for name in kinds.values():
-            yield f"T = {count}, {name}"
-            choice = Choice((0,), 1.0, interval, name, count)
-            samples(model, choice)
-            trajectory(model, choice)
-            telemetry(model, choice)
+            kinds.setdefault((count, name if filled.follows_rule else ""), name)
+    for i, ((count, _), name) in enumerate(kinds.items(), 1):
+        yield f"{i} of {len(kinds)}: T = {count}, {name}"
+        choice = Choice((0,), 1.0, interval, name, count)
+        samples(model, choice)
+        trajectory(model, choice)
+        telemetry(model, choice)
 
 
 def strip(model: Model, choice: Choice) -> Strip:
@@ -144,7 +167,11 @@ def samples(model: Model, choice: Choice) -> Picture:
     Raises ValueError as `Strip.check`, and without a class.
     """
     drawn = strip(model, choice)
-    return drawn.picture(drawn.draw())
+    drawn.check()
+    settings = choice.settings.replace(w=_weights(choice), classifier_w=np.zeros(BATCH, np.float32))
+    # Not `Strip.draw`, whose progress would be a line in the terminal for every choice.
+    x = [model.draw(keys, settings, labels=labels) for keys, labels in _rows(drawn)]
+    return drawn.picture(np.stack(x)[:, None])
 
 
 def trajectory(model: Model, choice: Choice) -> Picture:
