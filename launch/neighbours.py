@@ -3,9 +3,9 @@
     cfg-jax neighbours --workdir=runs/digits --w=0,1,3 --num_samples=200
 
 Prints at each w the fraction of samples that are closer to a training image than the closest tenth
-and half of the held-out images are. A model that copies nothing has about 0.10 and 0.50. Writes a
-PNG at each w, samples beside their nearest training images, from the closest to the farthest, and
-distances.json.
+and half of the held-out images are, and a verdict. A model that copies nothing has about 10% and
+50%. Writes a PNG at each w, samples beside their nearest training images, from the closest to the
+farthest, and distances.json, which keeps the other w of earlier commands.
 """
 
 import json
@@ -35,7 +35,6 @@ _OUT = flags.DEFINE_string("out", None, "Folder to write to; <workdir>/neighbour
 adapt("num_samples", also="About 200 if unset.")
 adapt("split", also="The training split if unset.")
 _WITHOUT_EFFECT = ("metrics", "reference")
-QUANTILES = (0.1, 0.5)
 ABOUT = 200  # samples if --num_samples is unset, rounded up to a multiple of the classes
 
 
@@ -55,6 +54,7 @@ def main(argv: list[str]) -> None:
 
     out = files.folder(_OUT.value or f"{_WORKDIR.value}/neighbours")
     files.check_writable(out, "--out")
+    described = neighbours.read_distances(out / "distances.json")
     model = load_model(_WORKDIR.value, sampling.CHECKPOINT.value)
     cells = _cells(model)
     training, held_out = _splits(model)
@@ -62,17 +62,31 @@ def main(argv: list[str]) -> None:
     if _SPACE.value == "features":
         network = features.network(model, files.folder(_WORKDIR.value))
         options["embed"] = lambda pictures: network.function(pictures).features
-    described = {}
-    print(f"fraction of samples closer than a fraction of the held-out images, {_SPACE.value}")
-    print(f"{'':16}" + "".join(f"{quantile:>10.2f}" for quantile in QUANTILES))
+    print(_heading(len(held_out)))
     for name, cell in cells.items():
         found = neighbours.neighbours(cell, training, held_out, **options)
-        shares = {f"{quantile:.2f}": found.closer(quantile) for quantile in QUANTILES}
-        print(f"{name:16}" + "".join(f"{share:>10.2f}" for share in shares.values()), flush=True)
+        shares = {f"{quantile:.2f}": found.closer(quantile) for quantile in neighbours.QUANTILES}
+        columns = "".join(f"{share:>12.0%}" for share in shares.values())
+        print(f"{name:16}{columns}   {found.verdict()}", flush=True)
         images.save_png(out / f"{_file_name(name)}.png", neighbours.strip(found))
         described[name] = {"closer": shares, "space": _SPACE.value} | _record(cell, found)
-    files.save_text(out / "distances.json", json.dumps(described, indent=1))
+        files.save_text(out / "distances.json", json.dumps(described, indent=1))
     print(out)
+
+
+def _heading(num_held_out: int) -> str:
+    """Lines above the fractions, with a warning where few held-out images make these coarse."""
+    from cfg_jax.evaluation.neighbours import FEW, QUANTILES
+
+    lines = [
+        f"samples closer to a training image than the closest held-out images, in {_SPACE.value}",
+        "".join([f"{'held-out images':16}", *(f"{f'closest {q:.0%}':>12}" for q in QUANTILES)]),
+    ]
+    if num_held_out < FEW:
+        lines.insert(
+            0, f"warning: {num_held_out} held-out images: fractions are coarse below {FEW}"
+        )
+    return "\n".join(lines)
 
 
 def _cells(model) -> dict:

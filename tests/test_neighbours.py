@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cfg_jax.evaluation import GivenImages
-from cfg_jax.evaluation.neighbours import check_splits, neighbours, strip
+from cfg_jax.evaluation.neighbours import check_splits, neighbours, read_distances, strip
 from cfg_jax.io.images import to_x
 from cfg_jax.metrics.neighbors import nearest
 
@@ -98,6 +98,14 @@ def test_copies_are_closer_than_held_out_images_and_new_images_are_not():
         assert abs(new.closer(quantile) - quantile) < 3 * np.sqrt(quantile * (1 - quantile) / 40)
 
 
+def test_a_verdict_says_in_words_what_the_fractions_say():
+    copies = np.clip(TRAINING[:50] + 2.0, 0, 255).astype(np.uint8)
+    assert look(copies).verdict().startswith("closer than held-out images")
+    assert look(images(400, 4)).verdict().startswith("as close as held-out images")
+    black_and_white = np.where(images(50, 7) > 127, 255, 0).astype(np.uint8)
+    assert look(black_and_white).verdict().startswith("farther than held-out images")
+
+
 def test_copies_are_found_where_held_out_images_are_copies_too(monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "HELD_OUT", TRAINING[:40])
     assert look(TRAINING[40:]).closer(0.1) == 0.5  # all distances are zero
@@ -144,3 +152,14 @@ def test_splits_that_share_images_are_refused(training, held_out, apart):
     else:
         with pytest.raises(ValueError, match="has images of the training split"):
             check_splits(training, held_out)
+
+
+def test_distances_of_earlier_commands_are_kept_and_a_foreign_file_is_refused(tmp_path):
+    path = tmp_path / "distances.json"
+    assert read_distances(path) == {}
+    path.write_text('{"w = 0": {"closer": {"0.10": 0.5}}}')
+    assert list(read_distances(path)) == ["w = 0"]
+    for foreign in ("[1]", '{"w = 0"', ""):
+        path.write_text(foreign)
+        with pytest.raises(ValueError, match="distances.json has no distances of neighbours: rem"):
+            read_distances(path)

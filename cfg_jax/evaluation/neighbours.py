@@ -7,8 +7,10 @@ A model that has learned the distribution, and not the images, has closer(q) = q
 root mean squares over pixels, in grey levels of 0..255, or distances of features.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,11 +18,16 @@ from cfg_jax import data
 from cfg_jax.evaluation.given import GivenImages, images_of
 from cfg_jax.io import images
 from cfg_jax.io.progress import track
+from cfg_jax.io.reading import UNREADABLE, read_json
 from cfg_jax.metrics.neighbors import Nearest, nearest
 from cfg_jax.runtime import devices
 from cfg_jax.sampling.samples import Samples
 
 NEIGHBOURS = 3
+QUANTILES = (0.1, 0.5)
+FEW = 100
+"""Below this number of held-out images, fractions are coarse."""
+
 _AT_ONCE = 256  # images embedded at a time
 
 Embed = Callable[[np.ndarray], np.ndarray]
@@ -46,6 +53,19 @@ class Neighbours(NamedTuple):
         distance, bound = self.nearest.distance[:, 0], np.quantile(self.held_out, quantile)
         # Half of the ties: a copy has distance 0, as a held-out image may.
         return float((np.mean(distance < bound) + np.mean(distance <= bound)) / 2)
+
+    def verdict(self) -> str:
+        """Comparison of closer(q) with q at QUANTILES, in words, at three standard errors."""
+        counts = 1 / len(self.images) + 1 / len(self.held_out)
+        apart = [
+            (self.closer(quantile) - quantile) / np.sqrt(quantile * (1 - quantile) * counts)
+            for quantile in QUANTILES
+        ]
+        if max(apart) > 3:
+            return "closer than held-out images: look at the picture for copies"
+        if min(apart) < -3:
+            return "farther than held-out images: no copies seen, but noise is far, too"
+        return "as close as held-out images: no copies seen"
 
 
 def pixels(pictures: np.ndarray) -> np.ndarray:
@@ -109,6 +129,18 @@ def neighbours(
     pictures = [[_view(training, i, views) for i in row] for row in index[:count].tolist()]
     own = Nearest(distance[:count], index[:count] // views)
     return Neighbours(drawn, own, np.array(pictures), distance[count:, 0])
+
+
+def read_distances(path: Path) -> dict[str, Any]:
+    """Distances of `cfg-jax neighbours` by caption, {} without a file; ValueError for another."""
+    found = None
+    with contextlib.suppress(*UNREADABLE):
+        found = read_json(path) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{path} has no distances of neighbours: remove it, or give another folder"
+        )
+    return found
 
 
 def check_splits(training: str, held_out: str) -> None:
