@@ -52,7 +52,8 @@ def measure(workdir: str | Path) -> None:
             "logsnr_max": _LOGSNR_MAX.value,
             "logvar_interp": sampling.LOGVAR_INTERP.value,
         }
-        print(likelihood.likelihood(trained, source, **options).report())
+        found = likelihood.likelihood(trained, source, **options)
+        print(found.report(images=len(trained.shape) == 3))
         return
     levels = numbers("logsnrs") or logsnr_grid(trained.experiment.schedule, 11).tolist()
     found = likelihood.accuracy(trained, source, levels, **options)

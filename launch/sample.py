@@ -72,6 +72,8 @@ def check() -> None:
     sampling.check()
     for name in ("w", "classifier_w") if many else ():
         if len(numbers(name)) > 1:
+            if not flags.FLAGS[name].present:
+                raise ValueError("--num_samples draws at one weight: give it, as --w=1")
             given = flags.FLAGS[name].value
             raise ValueError(f"--{name}={given}: give one weight with --num_samples")
     if many and _OUT.value is None:

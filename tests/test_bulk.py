@@ -368,7 +368,8 @@ for line in sys.stdin:
 
 def test_flags_that_do_not_go_together_are_refused_before_anything_is_read():
     cases = {
-        "--num_samples=50 --out=o": "--w=0,1,3: give one weight with --num_samples",
+        "--num_samples=50 --out=o": "--num_samples draws at one weight: give it, as --w=1",
+        "--num_samples=50 --w=0,1 --out=o": "--w=0,1: give one weight with --num_samples",
         "--num_samples=50 --w=1": "--num_samples needs --out: give the folder",
         "--num_samples=50 --w=1 --out=o --labels=3": "--labels conflicts with --num_samples",
         "--num_samples=50 --w=1 --out=o --upsampler_workdir=u": "--upsampler_workdir conflicts",

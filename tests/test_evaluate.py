@@ -31,6 +31,13 @@ def found(model, digits):
     return likelihood.likelihood(model, digits, batch_size=8, **options)
 
 
+def test_a_bound_above_the_bits_of_raw_images_is_remarked():
+    bound = likelihood.Likelihood(1.0, 6.0, 1.5, 0.1, num_examples=4, num_steps=3)
+    assert "warning: images as they are need 8 bits/dim" in bound.report(images=True)
+    assert "warning" not in bound.report()  # of points
+    assert "warning" not in bound._replace(diffusion=5.5).report(images=True)
+
+
 def alone(params):
     return jax.device_put(jax.device_get(params), jax.devices()[0])
 

@@ -295,6 +295,7 @@ def test_the_manifest_says_how_to_measure_again(result, model):
 def test_numbers_are_called_fid_with_inception_only(result):
     lines = evaluation.report(result).splitlines()
     assert lines[0].startswith("Frechet distance in pixels ")
+    assert lines[0].endswith(" (lower is better)")
     assert "FID" not in evaluation.report(result)
     with_inception = evaluation.report(changed(result, network=networks.INCEPTION)).splitlines()
     assert [line.split()[0] for line in with_inception[:3]] == ["FID", "sFID", "IS"]

@@ -25,6 +25,9 @@ from cfg_jax.runtime import devices, processes
 from cfg_jax.sampling.model import Model
 from cfg_jax.sampling.noisy_classifier import NoisyClassifier
 
+RAW_BITS = 8
+"""Bits per dimension of images without any model."""
+
 
 class Likelihood(NamedTuple):
     """Upper bound on -log2 p(x | label) of a model, in bits per dimension.
@@ -47,12 +50,18 @@ class Likelihood(NamedTuple):
         """prior + diffusion + decoder."""
         return self.prior + self.diffusion + self.decoder
 
-    def report(self) -> str:
-        """The parts and the total, one per line."""
+    def report(self, *, images: bool = False) -> str:
+        """The parts and the total, one per line, and a warning if raw images need fewer bits."""
         parts = ("prior", "diffusion", "decoder")
         lines = [f"{part:10}{getattr(self, part):9.4f}" for part in parts]
         total = f"{'total':10}{self.total:9.4f} +- {self.standard_error:.4f} bits/dim, "
-        return "\n".join([*lines, f"{total}{self.num_examples} examples, T = {self.num_steps}"])
+        lines.append(f"{total}{self.num_examples} examples, T = {self.num_steps}")
+        if images and self.total > RAW_BITS:
+            lines.append(
+                f"warning: images as they are need {RAW_BITS} bits/dim: this model is hardly "
+                "trained, or T is too small"
+            )
+        return "\n".join(lines)
 
 
 def likelihood(

@@ -25,6 +25,9 @@ NAMES = {
 }
 """Title of each metric, with Inception and with another network."""
 
+_BETTER = {"fid": "lower", "sfid": "lower", "is": "higher", "precision": "higher"}
+_BETTER |= {"recall": "higher"}
+
 
 class Result(NamedTuple):
     """Metrics and settings of one cell: one model sampled with one setting.
@@ -114,7 +117,7 @@ def report(result: Result) -> str:
     """Metrics with titles and the protocol, as lines of text."""
     protocol = result.protocol
     split = min(protocol["num_samples"], protocol["score_split"])
-    lines = {title(name, protocol): f"{value:.4f}" for name, value in shown(result).items()}
+    lines = {title(name, protocol): _number(name, value) for name, value in shown(result).items()}
     of = "an unknown number of" if protocol["reference_count"] is None else "all"
     lines |= {
         "network": f"{protocol['network']} {protocol['network_sha256'][:12]}, resize "
@@ -132,6 +135,11 @@ def report(result: Result) -> str:
     width = max(map(len, lines)) + 2
     text = [f"{name:{width}}{value}" for name, value in lines.items()]
     return "\n".join(text + [f"warning: {said}" for said in result.record["warnings"]])
+
+
+def _number(name: str, value: float) -> str:
+    """A metric as text, and which way is better."""
+    return f"{value:.4f}" + (f" ({_BETTER[name]} is better)" if name in _BETTER else "")
 
 
 def grid(swept: dict[str, Any]) -> str:
