@@ -651,6 +651,17 @@ def test_stop_lets_a_run_save_and_a_second_run_is_refused_before(worker):
     assert eventually(lambda: worker("status"), "run: exited 0")
 
 
+@pytest.mark.parametrize(
+    ("extras", "installed"), [([], ".[tpu]"), (["wandb,tf"], ".[tpu,wandb,tf]")]
+)
+def test_a_worker_installs_the_extras_that_are_given(tmp_path, extras, installed):
+    stand_in(tmp_path, "python3", 'echo "$*"')
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = run("tpu_worker.sh", "install", *extras, dry=False, PATH=path)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1].endswith(f" -e {installed}")
+
+
 def process_state(pid):  # state, e.g. S or Z, and parent
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
 
