@@ -164,7 +164,7 @@ def test_samples_of_every_weight_are_on_the_page(page):
 def test_the_page_has_verdicts_numbers_protocol_and_what_differs_between_the_runs(page):
     said = "\n".join(page[1].said)
     assert "10 cells of 5000 samples each, from the checkpoint of step 900, compared" in said
-    assert "Warning: one seed: differences may be chance" in said
+    assert "Warning: one seed of 5000 samples: differences may be chance" in said
     assert "holds: 2, holds in part: 1, not measured: 1" in said
     assert "p_uncond = 0.5: 8.000 at w = 0 to 9.100 at w = 4, but 9.200 at w = 1 to 9.100" in said
     assert "1.500* / 8.500" in said

@@ -120,7 +120,7 @@ def test_reasons_for_chance_are_said_once():
         return [seeds.mean([made_result(w, 2, 8)] * count) for w in (0, 1)]
 
     one, several = cells(1), cells(2)
-    assert [line.partition(":")[0] for line in claims.cautions(one)] == ["one seed"]
+    assert [line.partition(":")[0] for line in claims.cautions(one)] == ["one seed of 5000 samples"]
     assert claims.cautions(several) == []
     for result in several:
         result.record["warnings"].append("fid: 60 samples for features of 64 numbers")

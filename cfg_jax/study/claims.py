@@ -56,13 +56,13 @@ def check_claims(results: Sequence[Result]) -> list[Claim]:
             "beyond it.",
             curves,
             _distance_dips,
-            needs=f"needs a w above 0 and up to {SMALL_W:g}, and one above {SMALL_W:g}: add them",
+            needs=f"needs a w above 0 and up to {SMALL_W:g}, and one above it: add what is missing",
         ),
         _claim(
             "p_uncond = 0.5 is worse than 0.1 and 0.2: larger distance at equal score.",
             lower if halves else [],
             lambda curve: _half_is_worse(curve, halves[0]),
-            needs="needs a run with p_uncond = 0.5 and one with less: add the other",
+            needs="needs a run with p_uncond = 0.5 and one with less: add what is missing",
         ),
         _steps_saturate(over_t),
     ]
@@ -84,12 +84,13 @@ def check_claims(results: Sequence[Result]) -> list[Claim]:
 
 def cautions(results: Sequence[Result]) -> list[str]:
     """Reasons why differences between the results may be chance, a line each."""
-    found = dict.fromkeys(line for result in results for line in result.record["warnings"])
+    found = list(dict.fromkeys(said for result in results for said in result.record["warnings"]))
     if max(map(seeds.count, results)) == 1:
-        found["one seed: differences may be chance; use num_seeds=3 or more for their errors"] = (
-            None
+        count = results[0].protocol["num_samples"]
+        found.append(
+            f"one seed of {count} samples: differences may be chance; num_seeds=3 shows errors"
         )
-    return list(found)
+    return found
 
 
 def summary(claims: Sequence[Claim]) -> str:
