@@ -9,6 +9,7 @@ data, so one program is compiled per network and T. All cells share the noise of
 `plots`, `claims`, `report` and `files` process the results.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -163,7 +164,7 @@ def measure(
     """
     check_measurable(cells, metrics, num_seeds, **numbered)
     first = numbered.pop("seed", 0)
-    done, spent = 0.0, 0.0
+    pace = math.inf  # seconds per call of the fastest cell, since others also compile
     for number, cell in enumerate(cells, 1):
         begun = time.monotonic()
         found = [
@@ -180,9 +181,9 @@ def measure(
         result = seeds.mean(found)
         seconds = time.monotonic() - begun
         if seconds > 1:  # a loaded cell does not predict the time of others
-            done, spent = done + _calls(cell), spent + seconds
+            pace = min(pace, seconds / _calls(cell))
         rest = sum(map(_calls, cells[number:]))
-        left = f", {duration(spent / done * rest)} left" if done and rest else ""
+        left = f", {duration(pace * rest)} left" if rest and pace < math.inf else ""
         print(f"cell {number}/{len(cells)}  {_said(result)}  {seconds:.0f} s{left}", flush=True)
         yield result
 
