@@ -101,7 +101,7 @@ def test_copies_are_closer_than_held_out_images_and_new_images_are_not():
 def test_a_verdict_says_in_words_what_the_fractions_say():
     copies = np.clip(TRAINING[:50] + 2.0, 0, 255).astype(np.uint8)
     assert look(copies).verdict().startswith("closer than held-out images")
-    assert look(images(400, 4)).verdict().startswith("as close as held-out images")
+    assert look(images(400, 4)).verdict().startswith("about as close as held-out images")
     black_and_white = np.where(images(50, 7) > 127, 255, 0).astype(np.uint8)
     assert look(black_and_white).verdict().startswith("farther than held-out images")
 

@@ -55,17 +55,17 @@ class Neighbours(NamedTuple):
         return float((np.mean(distance < bound) + np.mean(distance <= bound)) / 2)
 
     def verdict(self) -> str:
-        """Comparison of closer(q) with q at QUANTILES, in words, at three standard errors."""
+        """Comparison of closer(q) with q at QUANTILES, in words, at two standard errors."""
         counts = 1 / len(self.images) + 1 / len(self.held_out)
         apart = [
             (self.closer(quantile) - quantile) / np.sqrt(quantile * (1 - quantile) * counts)
             for quantile in QUANTILES
         ]
-        if max(apart) > 3:
+        if max(apart) > 2:
             return "closer than held-out images: look at the picture for copies"
-        if min(apart) < -3:
+        if min(apart) < -2:
             return "farther than held-out images: no copies seen, but noise is far, too"
-        return "as close as held-out images: no copies seen"
+        return "about as close as held-out images: no copies seen"
 
 
 def pixels(pictures: np.ndarray) -> np.ndarray:
