@@ -137,6 +137,9 @@ def test_a_slider_of_the_explorer_changes_its_pictures_and_nothing_is_loaded_fro
         controls = ("Guidance weight w", "Seed")
         w, seed = (page.get_by_role("slider", name=name).bounding_box()["y"] for name in controls)
         assert w < shown[0].bounding_box()["y"] < seed
+        assert page.evaluate("document.documentElement.scrollWidth") == 400
+        sizes = page.evaluate("((each) => [each.scrollWidth, each.clientWidth])(telemetry)")
+        assert sizes[0] >= shown[2].bounding_box()["width"] > 700 and sizes[1] < 400
         assert servers == {f"127.0.0.1:{port}"} and not errors
         page.close()
         program.send_signal(signal.SIGINT)

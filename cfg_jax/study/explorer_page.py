@@ -31,6 +31,9 @@ body:has(.error) :is(.picture, #command) { opacity: 0.25; }
   #page { display: flex; flex-direction: column; flex-wrap: nowrap; }
   #controls, #pictures { display: contents; }
   #first { order: 0; } #drawn { order: 1; } #others { order: 2; } #along { order: 3; }
+  /* The plots keep a readable size and scroll; gradio hides what is wider. */
+  #telemetry { overflow-x: auto !important; }
+  #telemetry .image-container { min-width: 46rem; }
 }
 """
 
