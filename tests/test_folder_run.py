@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import cfg_jax
+from cfg_jax.evaluation.likelihood import open_data
 from cfg_jax.training.run import train
 from tests.programs import ROOT, run_program
 from tests.tiny import parameters, pixel_networks, tiny_config
@@ -34,6 +35,17 @@ def forty(tmp_path):
 def config(folder, **changes):
     data = {"data.name": "folder", "data.data_dir": str(folder), "data.split": "all"}
     return tiny_config(**data, **changes)
+
+
+def test_a_program_in_another_folder_finds_the_pictures_of_a_run(forty, tmp_path, monkeypatch):
+    monkeypatch.chdir(forty.parent)
+    with pixel_networks():
+        short = {"data.on_error": "skip", "train.num_steps": 2}
+        train(config("pictures", **short), tmp_path / "run")
+        monkeypatch.chdir("/")
+        model = cfg_jax.load(tmp_path / "run")
+    assert model.config.data.data_dir == str(forty)
+    assert len(open_data(model, "all")) == 39
 
 
 def test_a_picture_cut_short_stops_the_run_before_a_step_or_is_left_out(forty, tmp_path, caplog):

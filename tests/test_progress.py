@@ -108,6 +108,14 @@ def test_the_bar_says_compiling_until_the_first_item_is_finished(clock):
         assert terminal.lines()[-1].endswith("loss 0.4  8 s left")
 
 
+def test_a_terminal_that_does_not_know_its_width_has_a_bar(monkeypatch):
+    monkeypatch.setattr("cfg_jax.io.progress._columns", lambda: 0)
+    with on_terminal() as terminal, Progress(0, 3) as progress:
+        progress.advance()
+        progress.report("loss 0.5")
+        assert "step 1/3" in terminal.lines()[-1] and "loss 0.5" in terminal.lines()[-1]
+
+
 def test_everything_written_beside_a_bar_is_a_whole_line_above_it():
     with on_terminal() as terminal, Progress(0, 3) as progress:
         print("printed")

@@ -190,6 +190,14 @@ def test_a_workdir_of_another_run_is_refused_and_left_as_it_was(finished, tmp_pa
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.parametrize(("decay", "warns"), [(0.9, True), (0.5, False)])
+def test_a_run_shorter_than_the_average_of_its_parameters_is_told_so(
+    tmp_path, caplog, decay, warns
+):
+    train(tiny_points(**{"optim.ema_decay": decay, "train.num_steps": 4}), tmp_path)
+    assert ("average over about 10 steps" in caplog.text) == warns
+
+
 def test_an_empty_workdir_is_refused_and_not_taken_for_the_current_folder():
     with pytest.raises(ValueError, match="^workdir is empty"):
         train(tiny_points(), "")

@@ -60,8 +60,8 @@ def train(
     data is missing or invalid, or `workdir` is not writable or holds another run. Raises
     FloatingPointError after too many steps in a row with a loss, gradient or update that is not
     finite. Raises SaveError if the last checkpoint, or any checkpoint of several processes, could
-    not be saved. Raises preemption.Interrupted after SIGTERM or SIGHUP, once the current step is
-    saved.
+    not be saved. Raises preemption.Interrupted after SIGTERM, SIGHUP or Ctrl-C (see `preemption`),
+    once the current step is saved.
     """
     check_writable(workdir, "workdir")
     check_writable(f"{workdir}/{FOLDER}", "the folder of checkpoints")
@@ -115,13 +115,13 @@ def _described(run: Run) -> str:
 
 
 def _warn_of_a_short_run(config: ConfigDict) -> None:
-    """Warns if samples would be noise, since the averaged parameters hold mostly the first ones."""
+    """Warns if the average of the parameters, which samples use, stays near their first values."""
     steps, decay = config.train.num_steps, config.optim.ema_decay
     if processes.is_first() and steps * (1 - decay) < 1:
         logging.warning(
-            "train.num_steps=%d is less than the average over about %.0f steps of "
-            "optim.ema_decay=%g: samples will be noise, except for a lower decay such as %.2g",
-            *(steps, 1 / (1 - decay), decay, max(1 - 5 / steps, 0)),
+            "train.num_steps=%d is short for optim.ema_decay=%g, an average over about %.0f steps: "
+            "it stays near the first parameters, and samples near noise; try a decay of %.2g",
+            *(steps, decay, 1 / (1 - decay), max(1 - 5 / steps, 0)),
         )
 
 
