@@ -18,6 +18,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "eulerdiscrete": "ddim",
         "dpm": "dpmpp_2m",
         "dpmsolver": "dpmpp_2m",
+        "dpmsolverpp": "dpmpp_2m",
         "dpmpp2mkarras": "dpmpp_2m, with grid='karras'",
         "dpmsolvermultistep": "dpmpp_2m",
         "dpmsolversinglestep": "dpmpp_2s",
