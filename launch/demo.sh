@@ -25,11 +25,12 @@ python -m launch.evaluate --workdir="$classifier" --accuracy
 
 part 4 "draw digits: classifier-free guidance at w = 0, 1, 3, then classifier guidance"
 # The last three columns guide the unconditional model by the classifier at w + 1.
-picture=$(
+said=$(
   python -m launch.sample --workdir="$workdir" --labels=all --w=0,1,3,-1,-1,-1 \
-    --classifier_workdir="$classifier" --classifier_w=0,0,0,1,2,4 \
-    | tee /dev/stderr | sed -n '/[.]png$/p'
+    --classifier_workdir="$classifier" --classifier_w=0,0,0,1,2,4
 )
+echo "$said"
+picture=$(sed -n '/[.]png$/p' <<<"$said")
 
 part 5 "does a support vector machine read the digits as what they should be?"
 python -m launch.judge --workdir="$workdir" --w=0,1,3 --min_accuracy=0.97,0.99,0.99

@@ -1036,3 +1036,9 @@ def test_what_the_page_starts_is_there_with_its_flags_and_configs():
             assert name != "config" or (ROOT / value).is_file()
     for part in re.findall(r"launch/[\w.]+|\.\./launch/[\w.]+", PODS):
         assert (ROOT / part.removeprefix("../")).exists(), part
+
+
+def test_no_script_opens_a_standard_stream_by_its_path():
+    # A log file that the stream is redirected to would be emptied.
+    for path in (*ROOT.glob("launch/*.sh"), ROOT / ".ci" / "run"):
+        assert not re.search(r"/dev/std(out|err)", path.read_text()), path
