@@ -78,10 +78,8 @@ def unknown(arguments: Sequence[str]) -> str | None:
     `arguments` have --config=PATH; the line names the field and those most like it.
     """
     from cfg_jax.config.nearest import nearest
-    from cfg_jax.config.validate import flatten
 
-    given = _given(arguments)
-    fields = [field for field, _ in flatten(_config(given["config"]).to_dict())]
+    given, fields = _given(arguments), names(arguments)
     sections = {field.rpartition(".")[0] for field in fields}
     for name in given:
         field = name.removeprefix("config.")

@@ -26,7 +26,6 @@ _ALSO = (
     "--helpfull lists the flags of libraries"
 )
 
-
 _OTHERS = {
     "output_dir": "workdir",
     "max_train_steps": "config.train.num_steps",
@@ -48,9 +47,8 @@ def asked(arguments: Iterable[str]) -> bool:
 def page(program: str, hidden: Iterable[str] = ()) -> str:
     """The docstring of `program`, sys.argv[0], and all its flags but those `hidden`, in groups."""
     lines = [(sys.modules["__main__"].__doc__ or "").strip()]
-    for heading, found in _groups(program):
-        shown = [flag for flag in found if flag.name not in {*hidden, *_pointless()}]
-        lines += [f"\n{heading}:"] if shown else []
+    for heading, shown in _groups(program, hidden):
+        lines.append(f"\n{heading}:")
         for flag in sorted(shown, key=lambda flag: flag.name):
             lines += entry(*_described(flag))
     return "\n".join([*lines, "", *textwrap.wrap(_ALSO, 80)])
@@ -72,8 +70,7 @@ def entry(head: str, text: str) -> list[str]:
 
 def known(program: str, hidden: Iterable[str] = ()) -> list[str]:
     """Names of the flags on the `page`."""
-    out = {*hidden, *_pointless()}
-    return [flag.name for _, found in _groups(program) for flag in found if flag.name not in out]
+    return [flag.name for _, shown in _groups(program, hidden) for flag in shown]
 
 
 def unknown(error: flags.UnrecognizedFlagError, names: Sequence[str]) -> str:
@@ -104,12 +101,13 @@ def program_meant(given: str, programs: Sequence[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(programs)}"
 
 
-def _groups(program: str) -> Iterator[tuple[str, list[flags.Flag]]]:
-    """(heading, flags) of the program and of each module of this package."""
-    defined = flags.FLAGS.flags_by_module_dict()
-    yield "flags", defined.get(program, [])
-    for module, heading in _HEADINGS.items():
-        yield heading, defined.get(f"{__package__}.{module}", [])
+def _groups(program: str, hidden: Iterable[str]) -> Iterator[tuple[str, list[flags.Flag]]]:
+    """(heading, flags to show) of the program and of each module of this package that has some."""
+    defined, out = flags.FLAGS.flags_by_module_dict(), {*hidden, *_pointless()}
+    headings = {f"{__package__}.{module}": heading for module, heading in _HEADINGS.items()}
+    for module, heading in ({program: "flags"} | headings).items():
+        if shown := [flag for flag in defined.get(module, []) if flag.name not in out]:
+            yield heading, shown
 
 
 def _pointless() -> list[str]:

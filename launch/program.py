@@ -225,18 +225,21 @@ def _parse(argv: list[str], hidden: Sequence[str]) -> list[str]:
         refuse_empty()
         return rest
     except flags.UnrecognizedFlagError as error:
-        if error.flagname.startswith("config.") and fields.has_config_file():
-            if not fields.is_given(argv):
-                sys.exit(_fail(f"--config is missing, which has the field --{error.flagname}"))
-        names = help.known(argv[0], hidden)
-        if fields.has_config_file():
-            names += [f"config.{name}" for name in fields.names(argv)]
-        sys.exit(_fail(f"{help.unknown(error, names)} (--help lists the flags)"))
+        sys.exit(_fail(_unknown(error, argv, hidden)))
     except Exception as error:  # a config file is code
         message = fields.fault(argv, error) if fields.has_config_file() else None
         if not message and not isinstance(error, flags.Error | ValueError):
             raise
         sys.exit(_fail(message or f"{flag_error(error)} (--help lists the flags)"))
+
+
+def _unknown(error: flags.UnrecognizedFlagError, argv: list[str], hidden: Sequence[str]) -> str:
+    names = help.known(argv[0], hidden)
+    if fields.has_config_file():
+        if error.flagname.startswith("config.") and not fields.is_given(argv):
+            return f"--config is missing, which has the field --{error.flagname}"
+        names += [f"config.{name}" for name in fields.names(argv)]
+    return f"{help.unknown(error, names)} (--help lists the flags)"
 
 
 def _unexpected(argument: str) -> str:
