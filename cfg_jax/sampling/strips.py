@@ -92,8 +92,11 @@ class Strip:
             settings = self.settings.replace(w=w, classifier_w=classifier_w)
             self.model.check(settings, np.asarray(self.labels), **self._guides)
 
-    def draw(self) -> np.ndarray:
-        """Checks, then draws x [labels, samples_per_label, columns, ...], float32."""
+    def draw(self, *, progress: bool = True) -> np.ndarray:
+        """Checks, then draws x [labels, samples_per_label, columns, ...], float32.
+
+        Shows the number of finished batches if `progress` is True.
+        """
         self.check()
         pairs = np.asarray(self.columns, np.float32)
         keys, labels = self.rows()
@@ -103,7 +106,7 @@ class Strip:
             settings = self.settings.replace(w=w, classifier_w=classifier_w)
             return self.model.draw(keys[row], settings, labels=labels[row], **self._guides)
 
-        x = _in_batches(draw, len(labels) * len(pairs), self.batch_size)
+        x = _in_batches(draw, len(labels) * len(pairs), self.batch_size, progress=progress)
         return x.reshape(-1, self.samples_per_label, len(pairs), *self.model.shape)
 
     def telemetry(self) -> dict[str, Telemetry]:
@@ -294,8 +297,9 @@ def _settings(stage: Strip | Upsampler) -> dict[str, Any]:
 
 
 def _in_batches(
-    draw: Callable[[np.ndarray], np.ndarray], count: int, batch_size: int
+    draw: Callable[[np.ndarray], np.ndarray], count: int, batch_size: int, *, progress: bool = True
 ) -> np.ndarray:
     """Evaluates draw(place [B]) for places 0..count - 1, B at a time: [count, ...]."""
-    batches = track(devices.index_batches(0, count, min(batch_size, count)), "batch")
+    batches = devices.index_batches(0, count, min(batch_size, count))
+    batches = track(batches, "batch") if progress else iter(batches)
     return np.concatenate([draw(place)[:num_new] for place, num_new in batches])

@@ -167,11 +167,8 @@ def samples(model: Model, choice: Choice) -> Picture:
     Raises ValueError as `Strip.check`, and without a class.
     """
     drawn = strip(model, choice)
-    drawn.check()
-    settings = choice.settings.replace(w=_weights(choice), classifier_w=np.zeros(BATCH, np.float32))
-    # Not `Strip.draw`, whose progress would be a line in the terminal for every choice.
-    x = [model.draw(keys, settings, labels=labels) for keys, labels in _rows(drawn)]
-    return drawn.picture(np.stack(x)[:, None])
+    # Progress would be a line in the terminal for every choice.
+    return drawn.picture(drawn.draw(progress=False))
 
 
 def trajectory(model: Model, choice: Choice) -> Picture:
